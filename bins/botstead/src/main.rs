@@ -1,0 +1,3 @@
+//! The Botstead server.
+
+fn main() {}

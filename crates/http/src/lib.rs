@@ -1,0 +1,1 @@
+//! Botstead's HTTP API: routes, shapes, errors, OpenAPI.

@@ -1,0 +1,1 @@
+//! The snapshot graph: lineage, listing, tree, retention and flattening plans, as pure functions.

@@ -1,0 +1,1 @@
+//! An in-memory runtime and the conformance suite that every backend passes.

@@ -1,0 +1,101 @@
+//! Images.
+
+use crate::Result;
+use async_trait::async_trait;
+use botstead_types::{ImageRef, LeaseId, ResolvedImage, SnapshotKey};
+use chrono::{DateTime, Utc};
+use std::path::Path;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// An image that is local.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// Reference, digest and configuration.
+    pub resolved: ResolvedImage,
+    /// The size of its compressed layers for this platform, in bytes.
+    pub size_bytes: u64,
+    /// When it was pulled or imported.
+    pub created_at: DateTime<Utc>,
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Every layer known so far, in the manifest's order; empty until the manifest was read.
+    pub layers: Vec<LayerProgress>,
+}
+
+/// How far one layer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerProgress {
+    /// The layer's digest.
+    pub digest: String,
+    /// Bytes that are here already, at most `total`.
+    pub offset: u64,
+    /// The layer's size in bytes.
+    pub total: u64,
+}
+
+/// Images of the runtime.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// Pulls an image from its registry, all layers for this machine's platform, checks every
+    /// digest, unpacks it, and only then lets the name point at it. Tries again with back-off what
+    /// can succeed later. Again: takes what is local already, and follows a moved tag.
+    ///
+    /// Progress is sent whenever it changes, the latest value only. `cancel` ends it within a
+    /// second; what was downloaded completely may stay until it is collected.
+    ///
+    /// # Errors
+    /// `NotFound` when the registry does not have it, `PermissionDenied` when it wants a sign-in,
+    /// `Unavailable` when it cannot be reached, `Corrupt` when a digest does not match,
+    /// `ResourceExhausted` when the disk is full, `Cancelled`, `InvalidArgument` when it has
+    /// nothing for this platform.
+    async fn pull(
+        &self,
+        lease: &LeaseId,
+        reference: &ImageRef,
+        progress: &watch::Sender<PullProgress>,
+        cancel: &CancellationToken,
+    ) -> Result<Image>;
+
+    /// Imports every image of an OCI or docker archive (a tar file, perhaps compressed with gzip
+    /// or zstd). An image without a name of its own gets `name`. Again: no change.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what is no such archive or an image without any name, `Corrupt` when
+    /// a digest does not match, `ResourceExhausted` when the disk is full, `Cancelled`.
+    async fn import(
+        &self,
+        lease: &LeaseId,
+        archive: &Path,
+        name: Option<&ImageRef>,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Image>>;
+
+    /// A local image. Never asks a registry.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn get(&self, reference: &ImageRef) -> Result<Image>;
+
+    /// All local images, by name.
+    ///
+    /// # Errors
+    /// `Unavailable` when the runtime does not answer.
+    async fn list(&self) -> Result<Vec<Image>>;
+
+    /// The committed snapshot of the image's top layer, unpacking it first where it is not.
+    ///
+    /// # Errors
+    /// `NotFound` when the image is not local, `Corrupt` when its content is incomplete.
+    async fn unpack(&self, lease: &LeaseId, reference: &ImageRef) -> Result<SnapshotKey>;
+
+    /// Removes the name; content that nothing else uses is collected. Workspaces that were made
+    /// from it go on. Again: `NotFound`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn delete(&self, reference: &ImageRef) -> Result<()>;
+}

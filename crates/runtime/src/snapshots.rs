@@ -1,0 +1,137 @@
+//! Filesystem states.
+
+use crate::Result;
+use async_trait::async_trait;
+use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A snapshot as the runtime has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its key.
+    pub key: SnapshotKey,
+    /// The snapshot that it was prepared from; `None` for a base layer.
+    pub parent: Option<SnapshotKey>,
+    /// What it is.
+    pub kind: SnapshotKind,
+    /// Its labels, without those by which the adapter protects it.
+    pub labels: BTreeMap<String, String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed its kind or labels.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// How a snapshot is mounted on this host (the arguments of mount(2)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotMount {
+    /// The filesystem type: `overlay` or `bind`.
+    pub kind: String,
+    /// The device or directory.
+    pub source: String,
+    /// The options.
+    pub options: Vec<String>,
+}
+
+impl SnapshotMount {
+    /// The directory that holds what the active snapshot changed, where there is one.
+    pub fn upper_dir(&self) -> Option<PathBuf> {
+        self.options
+            .iter()
+            .find_map(|option| option.strip_prefix("upperdir="))
+            .map(PathBuf::from)
+    }
+}
+
+/// What a snapshot occupies itself, without its parents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotUsage {
+    /// Bytes on disk.
+    pub size_bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+/// Filesystem states.
+///
+/// An active snapshot is protected from collection while a container names it or the lease that it
+/// was prepared under lives. A snapshot made by [`Snapshots::commit`] is protected from that very
+/// call on until [`Snapshots::release`]. A parent lives as long as anything builds on it.
+#[async_trait]
+pub trait Snapshots: Send + Sync {
+    /// Prepares an active snapshot on a committed parent, or an empty one. Again:
+    /// `AlreadyExists`.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such parent, `InvalidArgument` when the parent is not
+    /// committed.
+    async fn prepare(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()>;
+
+    /// Freezes the active snapshot `key` under the name `name`; the key is free afterwards. The
+    /// parent and the labels given here are the new one's. Again: `NotFound` for the key, and
+    /// `AlreadyExists` when the key was prepared anew in between.
+    ///
+    /// The caller makes sure that nothing writes to it: a snapshot committed under a running task
+    /// would go on changing.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such active snapshot, `AlreadyExists` when the name is taken.
+    async fn commit(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()>;
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn get(&self, key: &SnapshotKey) -> Result<Snapshot>;
+
+    /// All snapshots of the backend's snapshotter, image layers included, in no order.
+    ///
+    /// # Errors
+    /// `Unavailable` when the runtime does not answer.
+    async fn list(&self) -> Result<Vec<Snapshot>>;
+
+    /// How an active snapshot is mounted.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unsupported` where [`crate::Capabilities::host_mounts`] is false.
+    async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>>;
+
+    /// What it occupies. Walks the files of an active one: not for a request's path.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage>;
+
+    /// Replaces its labels, without those by which the adapter protects it.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn set_labels(&self, key: &SnapshotKey, labels: &BTreeMap<String, String>) -> Result<()>;
+
+    /// Removes an active snapshot and its files. Again: `NotFound`.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` for one on which others build.
+    async fn remove(&self, key: &SnapshotKey) -> Result<()>;
+
+    /// Gives up the protection of a committed snapshot: it is collected once nothing builds on it.
+    /// Again: no change, also when it was collected.
+    ///
+    /// # Errors
+    /// `Unavailable` when the runtime does not answer.
+    async fn release(&self, key: &SnapshotKey) -> Result<()>;
+}

@@ -1,0 +1,1 @@
+//! The conformance suite: one named test per promise.

@@ -1,0 +1,64 @@
+//! Changes that happen together.
+
+use crate::{
+    BotPatch, ContainerPatch, ContainerRecord, NewEvent, OperationError, OperationState, Result,
+    VersionPatch, VersionRecord,
+};
+use async_trait::async_trait;
+use botstead_types::{BotId, OperationId, VersionNumber};
+use serde_json::Value;
+
+/// One change. A transaction is a list of them, so that a use case says in one place what belongs
+/// together.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Adds a container's row. Fails with `AlreadyExists`.
+    InsertContainer(Box<ContainerRecord>),
+    /// Changes a container's row. Fails with `NotFound`.
+    PatchContainer(BotId, Box<ContainerPatch>),
+    /// Removes a container's row where there is one; versions stay.
+    DeleteContainer(BotId),
+    /// Adds a version. Fails with `AlreadyExists`.
+    InsertVersion(Box<VersionRecord>),
+    /// Changes a version. Fails with `NotFound`.
+    PatchVersion(BotId, VersionNumber, VersionPatch),
+    /// Removes a version where there is one; its number is not used again.
+    DeleteVersion(BotId, VersionNumber),
+    /// Changes a bot. Fails with `NotFound`.
+    PatchBot(BotId, BotPatch),
+    /// Removes a bot where there is one, with its container's row, versions, operations, events
+    /// and address.
+    DeleteBot(BotId),
+    /// Releases a bot's address where it has one.
+    ReleaseAddress(BotId),
+    /// Records how far an operation is, and its input where that changed. Fails with `NotFound`.
+    AdvanceOperation {
+        /// The operation.
+        id: OperationId,
+        /// The step that was done.
+        step: String,
+        /// A new input.
+        input: Option<Value>,
+    },
+    /// Records how an operation ended. No change when its bot was deleted in the meantime.
+    FinishOperation {
+        /// The operation.
+        id: OperationId,
+        /// Any state but `Running`.
+        state: OperationState,
+        /// Why, when it failed.
+        error: Option<OperationError>,
+    },
+    /// Adds an event. No change when its bot was deleted in the meantime.
+    AppendEvent(NewEvent),
+}
+
+/// Changes that happen together.
+#[async_trait]
+pub trait Transactions: Send + Sync {
+    /// Applies all changes, in their order, or none. When it returns they are durable.
+    ///
+    /// # Errors
+    /// Those of the changes; `Unavailable` when the database stays locked.
+    async fn apply(&self, changes: Vec<Change>) -> Result<()>;
+}

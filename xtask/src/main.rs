@@ -1,0 +1,3 @@
+//! Set-up, tests and chores of the repository.
+
+fn main() {}
