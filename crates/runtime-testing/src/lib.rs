@@ -4,6 +4,7 @@
 //! records, tasks and namespaces. It has no processes and no files on disk, so tests of what
 //! is above the ports run anywhere, and it can be told to fail, to hang or to go away.
 
+pub mod conformance;
 pub mod memory;
 
 pub use memory::{ImageContent, InMemoryRuntime, PullScript};
