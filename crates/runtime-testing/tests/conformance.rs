@@ -1,6 +1,8 @@
 //! The in-memory runtime keeps every promise of the ports, also when garbage is collected at
 //! every moment.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Runtime};
 use botstead_runtime_testing::conformance::{Fixture, ImageFixture, Program};
