@@ -18,6 +18,15 @@ pub enum Packing {
     Zstd,
 }
 
+/// What can be wrong with an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// The layer's bytes are not those of its digest.
+    Blob,
+    /// The unpacked layer is not what the configuration says.
+    DiffId,
+}
+
 /// An archive of one image, whose only layer has a file `/imported` with `text` in it.
 #[derive(Debug, Clone)]
 pub struct ImageArchive<'a> {
@@ -27,8 +36,8 @@ pub struct ImageArchive<'a> {
     pub text: &'a str,
     /// How the archive is compressed.
     pub packing: Packing,
-    /// Whether the layer's bytes are not those of its digest.
-    pub corrupt: bool,
+    /// What is wrong with it.
+    pub damage: Option<Damage>,
 }
 
 impl ImageArchive<'_> {
@@ -54,7 +63,10 @@ impl ImageArchive<'_> {
         add(&mut layer, "imported", self.text.as_bytes())?;
         let layer = layer.into_inner()?;
         let mut blobs = Vec::new();
-        let diff_id = digest(&layer);
+        let diff_id = match self.damage {
+            Some(Damage::DiffId) => digest(b"another layer"),
+            _ => digest(&layer),
+        };
         let layer = self.blob(
             &mut blobs,
             "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -86,7 +98,7 @@ impl ImageArchive<'_> {
             });
         }
         let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
-        if self.corrupt
+        if self.damage == Some(Damage::Blob)
             && let Some((_, layer)) = blobs.first_mut()
             && let Some(last) = layer.last_mut()
         {

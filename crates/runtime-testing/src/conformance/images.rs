@@ -1,7 +1,7 @@
 //! Promises of [`botstead_runtime::Images`].
 #![allow(missing_docs, reason = "the name of a test is its promise")]
 
-use super::archive::{ImageArchive, Packing};
+use super::archive::{Damage, ImageArchive, Packing};
 use super::{Context, ImageFixture, done, labels, refused};
 use botstead_runtime::ErrorKind::{
     Cancelled, Corrupt, InvalidArgument, NotFound, Unavailable, Unsupported,
@@ -24,7 +24,7 @@ fn archive(text: &str) -> ImageArchive<'_> {
         name: None,
         text,
         packing: Packing::Plain,
-        corrupt: false,
+        damage: None,
     }
 }
 
@@ -168,13 +168,15 @@ pub async fn a_wrong_digest_is_corrupt(cx: Context) {
     if images_of(&cx).await.is_none() {
         return;
     }
-    let (name, text) = (unused_name(), OperationId::generate().to_string());
-    let given = ImageArchive {
-        corrupt: true,
-        ..archive(&text)
-    };
-    refused(import(&cx, &given, Some(&name)).await, Corrupt);
-    refused(cx.images.get(&name).await, NotFound);
+    for damage in [Damage::Blob, Damage::DiffId] {
+        let (name, text) = (unused_name(), OperationId::generate().to_string());
+        let given = ImageArchive {
+            damage: Some(damage),
+            ..archive(&text)
+        };
+        refused(import(&cx, &given, Some(&name)).await, Corrupt);
+        refused(cx.images.get(&name).await, NotFound);
+    }
 }
 
 pub async fn a_deleted_image_leaves_what_was_made_from_it(cx: Context) {

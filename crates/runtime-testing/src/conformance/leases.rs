@@ -68,9 +68,17 @@ pub async fn a_lease_protects_its_own_only(cx: Context) {
 
 pub async fn what_is_protected_protects_its_parents(cx: Context) {
     let version = cx.version("one").await;
-    let child = cx.active_on(&version).await;
+    // Only the child is under this lease.
+    let (child, lease) = (cx.key(), cx.another_lease().await);
+    let prepared = cx
+        .snapshots
+        .prepare(&lease, &child, Some(&version), &labels([]))
+        .await;
+    done(prepared);
     done(cx.snapshots.release(&version).await);
+    cx.end_lease(&cx.lease).await;
     cx.collect().await;
+    assert!(cx.exists(&version).await);
     let shown = cx.fixture().read_file(&child, "/version").await;
     assert_eq!(shown.as_deref(), Some(&b"one"[..]));
 }
