@@ -49,6 +49,7 @@ macro_rules! conformance_tests {
             a_parent_is_not_removed,
             a_released_version_is_collected,
             releasing_again_changes_nothing,
+            layers_are_merged_or_that_is_unsupported,
         );
     };
     (@port $new:expr, leases) => {

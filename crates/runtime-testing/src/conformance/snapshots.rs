@@ -229,3 +229,42 @@ pub async fn releasing_again_changes_nothing(cx: Context) {
     done(cx.snapshots.release(&version).await);
     done(cx.snapshots.release(&cx.key()).await);
 }
+
+/// There is no capability for it: a backend that cannot merge must say so, and nothing else.
+pub async fn layers_are_merged_or_that_is_unsupported(cx: Context) {
+    let base = cx.fixture().base();
+    let lower = cx.version("lower").await;
+    let upper = cx.active_on(&lower).await;
+    cx.fixture().put_file(&upper, "/upper", b"upper").await;
+    let upper = cx.commit(&upper).await;
+    let (name, given) = (cx.key(), labels([("flat", "1")]));
+    for _ in 0..2 {
+        let flattened = cx
+            .snapshots
+            .flatten(&cx.lease, &upper, &base, &name, &given)
+            .await;
+        if matches!(&flattened, Err(error) if error.kind() == Unsupported) {
+            assert!(!cx.exists(&name).await);
+            return;
+        }
+        done(flattened);
+    }
+    cx.end_lease(&cx.lease).await;
+    done(cx.snapshots.release(&upper).await);
+    done(cx.snapshots.release(&lower).await);
+    cx.collect().await;
+    assert!(!cx.exists(&lower).await && !cx.exists(&upper).await);
+    let found = done(cx.snapshots.get(&name).await);
+    assert_eq!(found.kind, SnapshotKind::Committed);
+    assert_eq!((found.parent, found.labels), (Some(base), given));
+    let (child, lease) = (cx.key(), cx.another_lease().await);
+    let prepared = cx
+        .snapshots
+        .prepare(&lease, &child, Some(&name), &labels([]))
+        .await;
+    done(prepared);
+    for (path, text) in [("/version", "lower"), ("/upper", "upper")] {
+        let shown = cx.fixture().read_file(&child, path).await;
+        assert_eq!(shown.as_deref(), Some(text.as_bytes()));
+    }
+}
