@@ -1,4 +1,8 @@
 //! The conformance suite of the store, on SQLite.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a fixture that cannot be made is a failed test"
+)]
 
 use botstead_store::Store;
 use botstead_store::conformance::Fixture;

@@ -163,11 +163,8 @@ pub async fn pages_walk_all_bots_once(fixture: &mut dyn Fixture) {
     expected.sort();
     let walked = walk(
         4,
-        |page| {
-            let bots = store.bots.clone();
-            async move { bots.list(None, &page).await }
-        },
-        || async {
+        async |page| store.bots.list(None, &page).await,
+        async || {
             let mut bot = bot(owner);
             bot.created_at = at(1_000);
             store.bots.create(&bot).await.unwrap();
@@ -196,11 +193,8 @@ pub async fn pages_of_an_owner_have_no_other_bots(fixture: &mut dyn Fixture) {
     for limit in [1, 3, 7, 100] {
         let walked = walk(
             limit,
-            |page| {
-                let bots = store.bots.clone();
-                async move { bots.list(Some(ann), &page).await }
-            },
-            || async {},
+            async |page| store.bots.list(Some(ann), &page).await,
+            async || {},
         )
         .await;
         let walked: Vec<_> = walked.iter().map(|bot| bot.id).collect();

@@ -64,11 +64,8 @@ pub async fn the_newest_thousand_are_kept(fixture: &mut dyn Fixture) {
     for (bot, last, least) in [(noisy, 1_499, 1_000), (quiet, 9, 10)] {
         let events = walk(
             100,
-            |page| {
-                let events = store.events.clone();
-                async move { events.list(bot, &page).await }
-            },
-            || async {},
+            async |page| store.events.list(bot, &page).await,
+            async || {},
         )
         .await;
         assert!(events.len() >= least, "only {} are left", events.len());
@@ -86,11 +83,8 @@ pub async fn pages_walk_all_events_once(fixture: &mut dyn Fixture) {
     store.transactions.apply(changes.collect()).await.unwrap();
     let walked = walk(
         4,
-        |page| {
-            let events = store.events.clone();
-            async move { events.list(bot, &page).await }
-        },
-        || async {
+        async |page| store.events.list(bot, &page).await,
+        async || {
             apply(&store, Change::AppendEvent(event(bot, 1_000)))
                 .await
                 .unwrap();

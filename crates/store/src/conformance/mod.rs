@@ -27,7 +27,6 @@ pub mod versions;
 use crate::{ErrorKind, Result, Store};
 use async_trait::async_trait;
 use botstead_types::{Page, PageRequest};
-use std::future::Future;
 
 /// A store under test.
 #[async_trait]
@@ -58,13 +57,11 @@ pub(crate) fn request(limit: u32, cursor: Option<String>) -> PageRequest {
 }
 
 /// Walks all pages and returns their items; `between` runs after each page.
-pub(crate) async fn walk<T, L, LF, B, BF>(limit: u32, list: L, between: B) -> Vec<T>
-where
-    L: Fn(PageRequest) -> LF,
-    LF: Future<Output = Result<Page<T>>>,
-    B: Fn() -> BF,
-    BF: Future<Output = ()>,
-{
+pub(crate) async fn walk<T>(
+    limit: u32,
+    list: impl AsyncFn(PageRequest) -> Result<Page<T>>,
+    between: impl AsyncFn(),
+) -> Vec<T> {
     let mut all = Vec::new();
     let mut cursor = None;
     // A walk that does not end would otherwise hang the suite.

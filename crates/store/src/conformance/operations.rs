@@ -302,11 +302,8 @@ pub async fn pages_walk_all_operations_once(fixture: &mut dyn Fixture) {
     expected.reverse();
     let walked = walk(
         4,
-        |page| {
-            let operations = store.operations.clone();
-            async move { operations.list(bot, &page).await }
-        },
-        || async {
+        async |page| store.operations.list(bot, &page).await,
+        async || {
             let mut operation = operation(bot);
             operation.created_at = at(1_000);
             store.operations.begin(&operation, false).await.unwrap();

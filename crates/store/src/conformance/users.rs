@@ -185,11 +185,8 @@ pub async fn pages_walk_all_accounts_once(fixture: &mut dyn Fixture) {
     expected.sort();
     let walked = walk(
         4,
-        |page| {
-            let users = store.users.clone();
-            async move { users.list(&page).await }
-        },
-        || async {
+        async |page| store.users.list(&page).await,
+        async || {
             let mut user = user(&format!("late-{}", UserId::generate()));
             user.created_at = at(1_000);
             store.users.create(&user).await.unwrap();
