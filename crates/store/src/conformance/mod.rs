@@ -92,7 +92,7 @@ pub(crate) const STRANGE_CURSORS: &[&str] = &[
 ];
 
 /// Emits the tests: `store_conformance!(factory)`, where `factory` is the name of an async
-/// function in scope that makes a [`Fixture`](conformance::Fixture) with an empty store.
+/// function in scope that makes a [`Fixture`] with an empty store.
 #[macro_export]
 macro_rules! store_conformance {
     ($factory:ident) => {
