@@ -134,12 +134,12 @@ mod tests {
     fn empty_sets_leave_no_rule() {
         let mut config = BridgeConfig::for_installation("x", "/run/x");
         let full = table(&config, &info(&["192.0.2.1", "2001:db8::1"]));
-        assert_eq!(count(&full), 17, "{full}");
+        assert_eq!(count(&full), 19, "{full}");
         assert!(full.contains("ip daddr { 192.0.2.1 } meta"), "{full}");
         assert!(full.contains("ip daddr { 169.254.0.0/16 } drop"), "{full}");
         config.blocked.clear();
         let empty = table(&config, &info(&[]));
-        assert_eq!(count(&empty), 14, "{empty}");
+        assert_eq!(count(&empty), 16, "{empty}");
         assert!(!empty.contains("{  }"), "{empty}");
     }
 }
