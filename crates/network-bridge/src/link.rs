@@ -156,7 +156,12 @@ fn ensure_pair(
                 (Some(port), Some(eth0))
                     if eth0.peer == Some(port.index) && port.peer == Some(eth0.index) =>
                 {
-                    host.all(vec![change(port_settings(port.index, wiring, bridge))])?;
+                    // Down while it moves: it must not pass frames before it is isolated again.
+                    if port.controller != Some(bridge) {
+                        let message = LinkUnspec::new_with_index(port.index).down();
+                        host.all(vec![change(message.controller(bridge).build())])?;
+                    }
+                    host.all(vec![change(port_settings(port.index, wiring))])?;
                     return Ok((port, eth0));
                 }
                 (port, eth0) => {
@@ -173,7 +178,7 @@ fn ensure_pair(
         }
         created?;
         let port = host.link(name)?.ok_or_else(missing)?;
-        host.all(vec![change(port_settings(port.index, wiring, bridge))])?;
+        host.all(vec![change(port_settings(port.index, wiring))])?;
         let eth0 = inside.link(INSIDE)?.ok_or_else(missing)?;
         return Ok((port, eth0));
     }
@@ -203,13 +208,12 @@ fn create_pair(
     host.all(vec![(RouteNetlinkMessage::NewLink(pair), CREATE)])
 }
 
-fn port_settings(index: u32, wiring: &Wiring, bridge: u32) -> LinkMessage {
+fn port_settings(index: u32, wiring: &Wiring) -> LinkMessage {
     LinkBridgePort::new(index)
         .isolated(true)
         .locked(true)
         .learning(false)
         .flood(false)
-        .controller(bridge)
         .alias(wiring.alias())
         .up()
         .build()

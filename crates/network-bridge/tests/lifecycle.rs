@@ -26,7 +26,7 @@ fn a_namespace_is_made_once_and_removed_without_a_trace() {
         let inode = path.metadata().unwrap().ino();
         assert_eq!(network.create_namespace(&id).await.unwrap(), path);
         assert_eq!(path.metadata().unwrap().ino(), inode);
-        assert_eq!(network.list().await.unwrap(), [id.clone()]);
+        assert_eq!(network.list().await.unwrap(), std::slice::from_ref(&id));
         let endpoint = Endpoint {
             address: address(&network, 1),
         };
@@ -166,7 +166,7 @@ fn what_breaks_is_seen_and_mended() {
             format!("ip link del {bridge}"),
             format!("ip addr flush dev {bridge}; ip link set {bridge} down"),
             format!(
-                "umount {}",
+                "umount -l {}",
                 network
                     .config()
                     .namespace_dir
@@ -218,7 +218,7 @@ fn a_link_name_that_is_taken_is_left_alone() {
         network.remove(&workspace.id).await.unwrap();
         // Another container whose hash begins alike.
         sh(&format!(
-            "ip link add {port} type dummy && ip link set {port} alias workspace-other@10.201.0.9"
+            "ip link add {port} type bridge && ip link set {port} alias workspace-other@10.201.0.9"
         ));
         network.create_namespace(&workspace.id).await.unwrap();
         network
@@ -235,7 +235,7 @@ fn a_link_name_that_is_taken_is_left_alone() {
         network.remove(&workspace.id).await.unwrap();
         let link = sh(&format!("ip -d link show {port}"));
         assert!(
-            link.contains("dummy") && link.contains("workspace-other"),
+            link.contains("bridge") && link.contains("workspace-other"),
             "{link}"
         );
     });

@@ -3,7 +3,7 @@
 //! firewall are never touched.
 
 // Not every test file uses every part, and a test file has nobody to be public for.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
 use botstead_runtime::{Endpoint, Network};
