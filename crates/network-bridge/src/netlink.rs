@@ -13,7 +13,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
@@ -34,6 +34,8 @@ pub(crate) type Request = (RouteNetlinkMessage, u16);
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) up: bool,
+    /// Whether it passes packets: up, and so is its other end, as far as the kernel has noticed.
+    pub(crate) running: bool,
     pub(crate) mtu: Option<u32>,
     pub(crate) mac: Vec<u8>,
     pub(crate) alias: Option<String>,
@@ -55,7 +57,11 @@ pub(crate) struct Route {
 pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,
+    received: Vec<u8>,
 }
+
+/// The kernel's answers are at most half as large (`netlink_dump` of its sources).
+const LONGEST_ANSWER: usize = 64 * 1024;
 
 impl Netlink {
     pub(crate) fn open() -> io::Result<Self> {
@@ -65,6 +71,7 @@ impl Netlink {
         Ok(Self {
             socket,
             sequence: 0,
+            received: Vec::with_capacity(LONGEST_ANSWER),
         })
     }
 
@@ -115,7 +122,10 @@ impl Netlink {
         self.one_link(message)
     }
 
-    fn one_link(&mut self, message: LinkMessage) -> io::Result<Option<Link>> {
+    fn one_link(&mut self, mut message: LinkMessage) -> io::Result<Option<Link>> {
+        // Counters are most of an answer.
+        let brief = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+        message.attributes.push(brief);
         let sequence = self.send(RouteNetlinkMessage::GetLink(message), 0)?;
         let mut answer = None;
         while answer.is_none() {
@@ -214,8 +224,9 @@ impl Netlink {
         &mut self,
         mut take: impl FnMut(u32, NetlinkPayload<RouteNetlinkMessage>),
     ) -> io::Result<()> {
-        let (bytes, _) = self.socket.recv_from_full()?;
-        let mut rest = &bytes[..];
+        self.received.clear();
+        self.socket.recv(&mut self.received, 0)?;
+        let mut rest = &self.received[..];
         while rest.len() >= 16 {
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -236,6 +247,7 @@ fn link_of(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Running),
         mtu: None,
         mac: Vec::new(),
         alias: None,

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Instant;
-use support::{Workspace, address, dial, is_there, on_own_host, serve, sh};
+use support::{Workspace, address, dial, is_there, on_own_host, serve, sh, within};
 
 fn new_id() -> ContainerId {
     ContainerId::for_bot(BotId::generate())
@@ -264,6 +264,37 @@ fn a_network_that_is_not_set_up_says_so() {
         );
         network.ensure_host().await.unwrap();
         network.attach(&id, &endpoint).await.unwrap();
+    });
+}
+
+#[test]
+fn a_workspace_comes_back_at_once() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let server = lab.internet_server();
+        let id = new_id();
+        let endpoint = Endpoint {
+            address: address(&network, 1),
+        };
+        for _ in 0..20 {
+            let path = network.create_namespace(&id).await.unwrap();
+            network.attach(&id, &endpoint).await.unwrap();
+            let status = network.status(&id, &endpoint).await.unwrap();
+            assert_eq!(status, EndpointStatus::Up);
+            // A process that outlives the workspace keeps the old namespace.
+            let namespace = File::open(path).unwrap();
+            within(&namespace, || dial(server)).unwrap();
+            network.remove(&id).await.unwrap();
+            assert!(within(&namespace, || dial(server)).is_err());
+        }
+        // And its address serves another one.
+        for number in 0..20 {
+            let workspace = Workspace::connect(&network, 1).await;
+            workspace
+                .dial(server)
+                .unwrap_or_else(|error| panic!("{number}: {error}"));
+            network.remove(&workspace.id).await.unwrap();
+        }
     });
 }
 
