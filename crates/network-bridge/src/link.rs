@@ -3,8 +3,8 @@
 //!
 //! A workspace may run hostile code as root, so its port is *isolated* (frames go to the host only,
 //! never to another isolated port), *locked* (frames count only with the hardware address that the
-//! driver gave it) and learns nothing; the host knows its hardware address from a permanent entry
-//! instead of asking. Kernels before 5.18 ignore the lock.
+//! driver gave it) and learns nothing; the two ends know each other's hardware address from permanent
+//! entries instead of asking. Kernels before 5.18 ignore the lock.
 
 use crate::config::mac;
 use crate::netlink::{CHANGE, CREATE, Link, Netlink, Request, SET, is};
@@ -137,11 +137,13 @@ pub(crate) fn connect(
         ),
     ])?;
     wait_until_running(inside, eth0.index)?;
-    wait_until_running(host, port.index)
+    wait_until_running(host, port.index)?;
+    // It stops with its last port and starts again with its first.
+    wait_until_running(host, bridge.index)
 }
 
 /// Waits until a link passes packets. The kernel notices later that the other end is up, and until
-/// then a port of the bridge and a new link drop what they get: a workspace's first connection
+/// then a new link, its port and the bridge drop what they get: a workspace's first connection
 /// would take a second longer. From Linux 6.8 on asking makes it notice.
 fn wait_until_running(netlink: &mut Netlink, index: u32) -> io::Result<()> {
     let deadline = Instant::now() + LONGEST_WAIT;
@@ -267,6 +269,12 @@ fn configure_inside(inside: &mut Netlink, eth0: &Link, wiring: &Wiring) -> io::R
         change(LinkUnspec::new_with_index(eth0.index).up().build()),
         (RouteNetlinkMessage::NewAddress(address), SET),
         (RouteNetlinkMessage::NewRoute(route), SET),
+        // What still comes for the address's last owner makes this one ask for the gateway before
+        // its port passes packets; the next question would be a second later.
+        (
+            RouteNetlinkMessage::NewNeighbour(arp_entry(eth0.index, wiring.gateway)),
+            SET,
+        ),
     ]);
     inside.all(requests)
 }
@@ -294,7 +302,7 @@ pub(crate) fn examine(
         .iter()
         .any(|route| route.destination.prefix_len() == 0 && route.link == Some(eth0.index));
     let found = [
-        (bridge.up, "the bridge is down"),
+        (bridge.running, "the bridge is down"),
         (
             port.controller == Some(bridge.index),
             "its link is not on the bridge",
@@ -365,11 +373,11 @@ fn forwarding_entry(port: u32, address: Ipv4Addr) -> NeighbourMessage {
     entry
 }
 
-/// The host does not ask for the hardware address of this address.
-fn arp_entry(bridge: u32, address: Ipv4Addr) -> NeighbourMessage {
+/// The hardware address of this address is known on the link and never asked for.
+fn arp_entry(link: u32, address: Ipv4Addr) -> NeighbourMessage {
     let mut entry = NeighbourMessage::default();
     entry.header.family = AddressFamily::Inet;
-    entry.header.ifindex = bridge;
+    entry.header.ifindex = link;
     entry.header.state = NeighbourState::Permanent;
     entry.header.kind = RouteType::Unicast;
     entry.attributes = vec![

@@ -13,7 +13,10 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage, State,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
@@ -34,7 +37,8 @@ pub(crate) type Request = (RouteNetlinkMessage, u16);
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) up: bool,
-    /// Whether it passes packets: up, and so is its other end, as far as the kernel has noticed.
+    /// Whether it passes packets: up, and so is its other end, as far as the kernel has noticed,
+    /// and so does its bridge.
     pub(crate) running: bool,
     pub(crate) mtu: Option<u32>,
     pub(crate) mac: Vec<u8>,
@@ -247,15 +251,25 @@ fn link_of(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
-        running: message.header.flags.contains(LinkFlags::Running),
+        running: false,
         mtu: None,
         mac: Vec::new(),
         alias: None,
         controller: None,
         peer: None,
     };
+    let mut blocked = false;
     for attribute in message.attributes {
         match attribute {
+            LinkAttribute::OperState(state) => link.running = state == State::Up,
+            LinkAttribute::LinkInfo(infos) => {
+                blocked = infos.iter().any(|info| match info {
+                    LinkInfo::PortData(InfoPortData::BridgePort(port)) => port.iter().any(|port| {
+                        matches!(port, InfoBridgePort::State(state) if *state != BridgePortState::Forwarding)
+                    }),
+                    _ => false,
+                });
+            }
             LinkAttribute::Mtu(mtu) => link.mtu = Some(mtu),
             LinkAttribute::Address(mac) => link.mac = mac,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
@@ -264,6 +278,7 @@ fn link_of(message: LinkMessage) -> Link {
             _ => {}
         }
     }
+    link.running &= !blocked;
     link
 }
 

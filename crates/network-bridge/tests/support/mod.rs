@@ -58,6 +58,11 @@ pub fn on_own_host<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send + 
             ));
         });
         sh(&format!("ip route add default via {INTERNET}"));
+        // The kernel notices with a delay that the other end is up.
+        sh("until ip link show up0 | grep -q 'state UP'; do sleep 0.01; done");
+        within(&internet, || {
+            sh("until ip link show in0 | grep -q 'state UP'; do sleep 0.01; done");
+        });
         let lab = Lab {
             internet,
             directory: tempfile::tempdir().unwrap(),
