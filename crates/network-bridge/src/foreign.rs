@@ -218,3 +218,100 @@ pub(crate) fn iptables_removals(listing: &str, bridge: &str) -> Vec<Vec<String>>
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_and_ufw_are_told_from_a_host_without_a_firewall() {
+        let cases = [
+            ("-P INPUT DROP\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n", None),
+            ("-P FORWARD DROP\n", Some("FORWARD")),
+            (
+                "-P FORWARD ACCEPT\n-A FORWARD -j ufw-before-forward\n",
+                Some("FORWARD"),
+            ),
+            (
+                "-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN\n",
+                Some("DOCKER-USER"),
+            ),
+            // Left from a Docker that is gone: nothing leads there.
+            ("-P FORWARD DROP\n-N DOCKER-USER\n", Some("FORWARD")),
+        ];
+        for (listing, expected) in cases {
+            assert_eq!(iptables_chain(listing), expected, "{listing}");
+        }
+    }
+
+    #[test]
+    fn only_own_rules_are_removed_from_iptables() {
+        let listing = "-P FORWARD DROP\n\
+            -A FORWARD -s 10.201.0.0/20 -i bs-1 ! -o bs-1 -m comment --comment \"botstead bs-1\" -j ACCEPT\n\
+            -A FORWARD -i bs-12 -m comment --comment \"botstead bs-12\" -j ACCEPT\n\
+            -A FORWARD -j ACCEPT\n";
+        let removals = iptables_removals(listing, "bs-1");
+        let expected = "-D FORWARD -s 10.201.0.0/20 -i bs-1 ! -o bs-1 -m comment --comment";
+        let mut words: Vec<&str> = expected.split(' ').collect();
+        words.extend(["botstead bs-1", "-j", "ACCEPT"]);
+        assert_eq!(removals, [words]);
+    }
+
+    #[test]
+    fn chains_that_stop_packets_are_found_wherever_they_lead() {
+        let chain = |table: &str, name: &str, rest: &str| {
+            format!(
+                r#"{{"chain":{{"family":"inet","table":"{table}","name":"{name}","handle":1{rest}}}}}"#
+            )
+        };
+        let base = r#","type":"filter","hook":"forward","prio":0,"policy":"accept""#;
+        let rule = |table: &str, name: &str, expr: &str, comment: &str| {
+            format!(
+                r#"{{"rule":{{"family":"inet","table":"{table}","chain":"{name}","handle":7,"comment":"{comment}","expr":[{expr}]}}}}"#
+            )
+        };
+        let objects = [
+            // Ends in a reject two jumps away, one of them in a verdict map.
+            chain("a", "forward", base),
+            chain("a", "one", ""),
+            chain("a", "two", ""),
+            rule("a", "forward", r#"{"accept":null}"#, "botstead bs-1"),
+            rule(
+                "a",
+                "forward",
+                r#"{"vmap":{"key":{"meta":{"key":"iifname"}},"data":{"set":[["eth0",{"goto":{"target":"one"}}]]}}}"#,
+                "",
+            ),
+            rule("a", "one", r#"{"jump":{"target":"two"}}"#, ""),
+            rule("a", "two", r#"{"reject":null}"#, ""),
+            // Jumps in a circle and drops nothing.
+            chain("b", "forward", base),
+            rule("b", "forward", r#"{"jump":{"target":"forward"}}"#, ""),
+            // By policy.
+            chain("c", "forward", &base.replace("accept", "drop")),
+            // Other hooks do not matter, nor does the own table.
+            chain(
+                "d",
+                "input",
+                &base.replace("forward", "input").replace("accept", "drop"),
+            ),
+            chain("own", "forwarded", &base.replace("accept", "drop")),
+        ];
+        let ruleset = format!(
+            r#"{{"nftables":[{{"metainfo":{{}}}},{}]}}"#,
+            objects.join(",")
+        );
+        let found = chains(&ruleset, "own", "bs-1").unwrap();
+        let names: Vec<_> = found
+            .iter()
+            .map(|chain| (chain.table.as_str(), chain.own_rules.as_slice()))
+            .collect();
+        assert_eq!(names, [("a", &[7][..]), ("c", &[])]);
+        // One rule is missing: both are made anew in the same transaction.
+        let script = insertion(&found[0], "bs-1", "10.201.0.0/20".parse().unwrap());
+        let lines: Vec<&str> = script.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0], "delete rule inet a forward handle 7");
+        assert!(chains("no json", "own", "bs-1").is_err());
+    }
+}
