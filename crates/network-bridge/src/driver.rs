@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use botstead_runtime::{Endpoint, EndpointStatus, Error, ErrorKind, Network, NetworkInfo, Result};
 use botstead_types::ContainerId;
 use ipnet::Ipv4Net;
-use nix::libc::{ENFILE, ENOMEM, ENOSPC, EPERM, EXFULL};
+use nix::libc::{ENETDOWN, ENFILE, ENODEV, ENOMEM, ENOSPC, EPERM, EXFULL};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -238,10 +238,9 @@ impl Network for BridgeNetwork {
                 link::connect(&mut host, &namespace, &mut Netlink::open()?, &wiring)
             })()
             .map_err(|error| {
-                if is(&error, nix::libc::ENODEV) {
-                    failed(error).because(
-                        "the bridge or the link is missing; set up the host's network again",
-                    )
+                if is(&error, ENODEV) || is(&error, ENETDOWN) {
+                    failed(error)
+                        .because("the bridge is missing or down; set up the host's network again")
                 } else {
                     failed(error)
                 }

@@ -9,7 +9,7 @@
 use crate::config::mac;
 use crate::netlink::{CHANGE, CREATE, Link, Netlink, Request, SET, is};
 use ipnet::Ipv4Net;
-use nix::libc::{EEXIST, ENODEV, ENOENT};
+use nix::libc::{EEXIST, ENETDOWN, ENODEV, ENOENT};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
@@ -123,6 +123,9 @@ pub(crate) fn connect(
     wiring: &Wiring,
 ) -> io::Result<()> {
     let bridge = host.link(&wiring.bridge)?.ok_or_else(missing)?;
+    if !bridge.up {
+        return Err(io::Error::from_raw_os_error(ENETDOWN));
+    }
     let (port, eth0) = ensure_pair(host, namespace, inside, wiring, bridge.index)?;
     configure_inside(inside, &eth0, wiring)?;
     let address = wiring.address.addr();

@@ -264,6 +264,15 @@ fn a_network_that_is_not_set_up_says_so() {
         );
         network.ensure_host().await.unwrap();
         network.attach(&id, &endpoint).await.unwrap();
+        sh(&format!(
+            "ip link set {} down",
+            network.config().bridge_name
+        ));
+        let error = network.attach(&id, &endpoint).await.unwrap_err();
+        assert!(
+            error.to_string().contains("set up the host's network"),
+            "{error}"
+        );
     });
 }
 
@@ -303,6 +312,9 @@ fn fifty_connect_at_once() {
     on_own_host(|lab| async move {
         let network = Arc::new(lab.network().await);
         let server = lab.internet_server();
+        let started = Instant::now();
+        network.ensure_host().await.unwrap();
+        println!("host again: {:?}", started.elapsed());
         let mut alone = Vec::new();
         for number in 101..=120 {
             let started = Instant::now();
