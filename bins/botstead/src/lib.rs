@@ -6,6 +6,5 @@
 
 pub mod admin;
 pub mod config;
-pub mod doctor;
 pub mod installation;
 pub mod process;
