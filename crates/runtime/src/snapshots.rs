@@ -120,7 +120,11 @@ pub trait Snapshots: Send + Sync {
         labels: &BTreeMap<String, String>,
     ) -> Result<()> {
         let _ = (lease, base, name, labels);
-        Err(Error::new(ErrorKind::Unsupported, "flatten snapshot", source))
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "flatten snapshot",
+            source,
+        ))
     }
 
     /// How an active snapshot is mounted.

@@ -99,10 +99,9 @@ impl Workspaces {
         let wishes = inner.wishes(&bot, record.as_ref(), &request)?;
         match &record {
             Some(record) => refuse_other(record, &request)?,
-            None => disk::require_free_space(
-                &inner.config.storage_path,
-                inner.config.min_free_bytes,
-            )?,
+            None => {
+                disk::require_free_space(&inner.config.storage_path, inner.config.min_free_bytes)?
+            }
         }
         inner.join_or_begin(bot.id, request, wishes)
     }
@@ -114,7 +113,9 @@ impl Inner {
         match asked {
             Some(asked) if asked != own => Err(Error::InvalidRequest {
                 code: "unknown_snapshotter",
-                message: format!("snapshotter {asked:?} is not served here; this server uses {own:?}"),
+                message: format!(
+                    "snapshotter {asked:?} is not served here; this server uses {own:?}"
+                ),
             }),
             _ => Ok(()),
         }
@@ -149,7 +150,9 @@ impl Inner {
     }
 
     fn creations(&self) -> MutexGuard<'_, std::collections::HashMap<BotId, Arc<Creation>>> {
-        self.creations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.creations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn join_or_begin(
@@ -201,10 +204,18 @@ impl Inner {
 
 /// Refuses a request that does not fit the workspace that exists.
 fn refuse_other(record: &ContainerRecord, request: &CreateRequest) -> Result<()> {
-    if request.image.as_ref().is_some_and(|image| *image != record.image.reference) {
+    if request
+        .image
+        .as_ref()
+        .is_some_and(|image| *image != record.image.reference)
+    {
         return Err(Error::ContainerExists("image"));
     }
-    if request.devices.as_ref().is_some_and(|devices| *devices != record.devices) {
+    if request
+        .devices
+        .as_ref()
+        .is_some_and(|devices| *devices != record.devices)
+    {
         return Err(Error::ContainerExists("set of devices"));
     }
     Ok(())

@@ -32,12 +32,15 @@ impl Workspaces {
     /// of the server cannot do: nothing is deleted then.
     pub async fn delete(&self, actor: &Actor, bot: BotId, request: DeleteRequest) -> Result<()> {
         let inner = &self.inner;
-        inner.authorized(actor, Action::DeleteWorkspace, bot).await?;
+        inner
+            .authorized(actor, Action::DeleteWorkspace, bot)
+            .await?;
         if request.preserve_data && inner.record(bot).await?.is_none() {
             return Err(Error::WorkspaceNotFound(bot));
         }
         refuse_preserving(request.preserve_data)?;
-        self.remove(bot, OperationKind::Delete, request.delete_versions).await
+        self.remove(bot, OperationKind::Delete, request.delete_versions)
+            .await
     }
 
     /// Removes the bot with its workspace, versions and history.
@@ -63,7 +66,8 @@ impl Workspaces {
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
                 let record = work.record(bot).await?;
                 if record.is_none() && !delete_bot {
-                    let versions = delete_versions && !work.store.versions.list(bot).await?.is_empty();
+                    let versions =
+                        delete_versions && !work.store.versions.list(bot).await?.is_empty();
                     if !versions {
                         return Ok(());
                     }
@@ -121,12 +125,18 @@ impl Inner {
                 status: Some(BotStatus::Deleting),
                 ..BotPatch::default()
             };
-            self.store.transactions.apply(vec![Change::PatchBot(bot, patch)]).await?;
+            self.store
+                .transactions
+                .apply(vec![Change::PatchBot(bot, patch)])
+                .await?;
         }
         let container = ContainerId::for_bot(bot);
         if let Some(active) = &active {
             let grace = self.config.stop_grace;
-            self.runtime.tasks.stop(&container, Signal::TERM, grace).await?;
+            self.runtime
+                .tasks
+                .stop(&container, Signal::TERM, grace)
+                .await?;
             fault_point!("delete.stopped");
             if let Err(error) = self.runtime.network.remove(&container).await {
                 tracing::warn!(%container, error = %error.chain(), "cannot remove the network");

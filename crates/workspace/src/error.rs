@@ -189,14 +189,12 @@ impl Error {
             | Self::NotCancellable(_)
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_) | Self::InvalidRequest { .. } => ErrorKind::Invalid,
-            Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => {
-                ErrorKind::Unprocessable
-            },
+            Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. } => ErrorKind::ResourceExhausted,
             Self::ShuttingDown | Self::Interrupted | Self::PullTimedOut { .. } => {
                 ErrorKind::Unavailable
-            },
+            }
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) => match error.kind() {

@@ -32,7 +32,9 @@ impl Workspaces {
         inner.refuse_when_closing()?;
         check(&request)?;
         let version = if request.snapshot_before {
-            let made = self.snapshot_from(actor, bot, None, VersionSource::PreExec).await?;
+            let made = self
+                .snapshot_from(actor, bot, None, VersionSource::PreExec)
+                .await?;
             Some(made.version.number)
         } else {
             None
@@ -65,13 +67,30 @@ fn check(request: &ExecRequest) -> Result<()> {
         return invalid("invalid_command", "the command is empty");
     }
     if request.command.iter().any(nul) || request.env.iter().any(|(k, v)| nul(k) || nul(v)) {
-        return invalid("invalid_command", "command and environment cannot contain NUL");
+        return invalid(
+            "invalid_command",
+            "command and environment cannot contain NUL",
+        );
     }
-    if request.env.keys().any(|key| key.is_empty() || key.contains('=')) {
-        return invalid("invalid_env", "a variable's name is not empty and has no '='");
+    if request
+        .env
+        .keys()
+        .any(|key| key.is_empty() || key.contains('='))
+    {
+        return invalid(
+            "invalid_env",
+            "a variable's name is not empty and has no '='",
+        );
     }
-    if request.cwd.as_ref().is_some_and(|cwd| !cwd.starts_with('/') || nul(cwd)) {
-        return invalid("invalid_cwd", "cwd is an absolute path inside the workspace");
+    if request
+        .cwd
+        .as_ref()
+        .is_some_and(|cwd| !cwd.starts_with('/') || nul(cwd))
+    {
+        return invalid(
+            "invalid_cwd",
+            "cwd is an absolute path inside the workspace",
+        );
     }
     Ok(())
 }
@@ -83,8 +102,19 @@ fn as_exec(record: &ContainerRecord, request: ExecRequest) -> Exec {
     let ours = std::mem::take(&mut env);
     for variable in ours
         .into_iter()
-        .chain(config.env.iter().filter(|variable| !variable.starts_with("HOME=")).cloned())
-        .chain(request.env.iter().map(|(key, value)| format!("{key}={value}")))
+        .chain(
+            config
+                .env
+                .iter()
+                .filter(|variable| !variable.starts_with("HOME="))
+                .cloned(),
+        )
+        .chain(
+            request
+                .env
+                .iter()
+                .map(|(key, value)| format!("{key}={value}")),
+        )
     {
         let name = |variable: &str| variable.split('=').next().map(str::to_owned);
         env.retain(|other| name(other) != name(&variable));

@@ -59,10 +59,8 @@ pub(crate) use fault_point;
 pub(crate) fn hit(name: &str) {
     assert!(FAULT_POINTS.contains(&name), "unlisted fault point {name}");
     if std::env::var("BOTSTEAD_FAULT_POINT").is_ok_and(|armed| armed == name) {
-        let _ = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         // The signal arrives before this thread runs on, but other threads may still work.
         loop {
             std::thread::park();

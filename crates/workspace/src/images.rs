@@ -60,7 +60,9 @@ impl Workspaces {
             let _ = sender.send(pulled);
         });
         let begin = stream::once(async move { ImageEvent::Pulling { image } });
-        Ok(begin.chain(stream::unfold(Some((shown, result)), next_event)).boxed())
+        Ok(begin
+            .chain(stream::unfold(Some((shown, result)), next_event))
+            .boxed())
     }
 
     /// Imports every image of an OCI or docker archive.
@@ -83,7 +85,9 @@ impl Workspaces {
                 let images = Arc::clone(&work.runtime.images);
                 work.with_lease(|lease| async move {
                     let cancel = CancellationToken::new();
-                    Ok(images.import(&lease, &archive, name.as_ref(), &cancel).await?)
+                    Ok(images
+                        .import(&lease, &archive, name.as_ref(), &cancel)
+                        .await?)
                 })
                 .await
             })
@@ -120,7 +124,10 @@ impl Inner {
     }
 }
 
-type Pull = (watch::Receiver<PullProgress>, oneshot::Receiver<Result<Image>>);
+type Pull = (
+    watch::Receiver<PullProgress>,
+    oneshot::Receiver<Result<Image>>,
+);
 
 async fn next_event(pull: Option<Pull>) -> Option<(ImageEvent, Option<Pull>)> {
     let (mut shown, mut result) = pull?;

@@ -1,10 +1,10 @@
 //! What a workspace is like now. Reads come from the database and never wait for a lock; the
 //! runtime is asked only what the database cannot know.
 
+use crate::Result;
 use crate::model::{Health, WorkspaceInfo};
 use crate::service::{Inner, Workspaces};
 use crate::spec::DATA_PATH;
-use crate::Result;
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Endpoint, EndpointStatus};
 use botstead_store::ContainerRecord;
@@ -36,8 +36,12 @@ impl Workspaces {
         );
         let late = |_| format!("no answer within {} s", PATIENCE.as_secs());
         Health {
-            database: database.map_err(late).and_then(|ping| ping.map_err(|e| e.to_string())),
-            runtime: runtime.map_err(late).and_then(|version| version.map_err(|e| e.chain())),
+            database: database
+                .map_err(late)
+                .and_then(|ping| ping.map_err(|e| e.to_string())),
+            runtime: runtime
+                .map_err(late)
+                .and_then(|version| version.map_err(|e| e.chain())),
         }
     }
 }
@@ -98,7 +102,11 @@ impl Inner {
             return false;
         };
         let endpoint = Endpoint { address };
-        let status = self.runtime.network.status(&record.container, &endpoint).await;
+        let status = self
+            .runtime
+            .network
+            .status(&record.container, &endpoint)
+            .await;
         matches!(status, Ok(EndpointStatus::Up))
     }
 }

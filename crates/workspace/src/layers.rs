@@ -5,8 +5,8 @@
 //! near 500 of them, so a chain that reached [`MAX_LAYERS`] is merged into one layer before a
 //! writable snapshot is prepared on it.
 
-use crate::service::Inner;
 use crate::Result;
+use crate::service::Inner;
 use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind};
 use botstead_types::{LeaseId, OperationId, SnapshotKey};
 use std::collections::BTreeMap;
@@ -60,8 +60,13 @@ impl Inner {
             layers: 0,
             base: Some(base.clone()),
         };
-        let prepared = self.runtime.snapshots.prepare(lease, key, Some(base), &place.labels(bot));
-        Ok(unless_exists(prepared.await)?)
+        let labels = place.labels(bot);
+        let prepared = self
+            .runtime
+            .snapshots
+            .prepare(lease, key, Some(base), &labels)
+            .await;
+        Ok(unless_exists(prepared)?)
     }
 
     /// Prepares a writable snapshot on a version, merging the version's layers first when they are
@@ -86,7 +91,10 @@ impl Inner {
                 base: Some(base.clone()),
             };
             let labels = merged.labels(bot);
-            match snapshots.flatten(lease, version, base, &flat, &labels).await {
+            match snapshots
+                .flatten(lease, version, base, &flat, &labels)
+                .await
+            {
                 Ok(()) => {
                     let prepared = snapshots.prepare(lease, key, Some(&flat), &labels).await;
                     unless_exists(prepared)?;
@@ -100,7 +108,9 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             }
         }
-        let prepared = snapshots.prepare(lease, key, Some(version), &place.labels(bot)).await;
+        let prepared = snapshots
+            .prepare(lease, key, Some(version), &place.labels(bot))
+            .await;
         Ok(unless_exists(prepared)?)
     }
 
@@ -125,7 +135,9 @@ impl Inner {
             base: None,
         });
         place.layers += 1;
-        let committed = snapshots.commit(lease, active, version, &place.labels(bot)).await;
+        let committed = snapshots
+            .commit(lease, active, version, &place.labels(bot))
+            .await;
         Ok(unless_exists(committed)?)
     }
 

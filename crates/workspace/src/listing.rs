@@ -1,8 +1,8 @@
 //! Snapshots and versions of a workspace, as lists and as a tree.
 
+use crate::Result;
 use crate::model::{ListedSnapshot, SnapshotList, VersionTree};
 use crate::service::Workspaces;
-use crate::Result;
 use botstead_authz::{Action, Actor};
 use botstead_lineage::{self as lineage, Source};
 use botstead_runtime::Snapshot;
@@ -26,16 +26,33 @@ impl Workspaces {
         inner.authorized(actor, Action::ReadWorkspace, bot).await?;
         inner.refuse_unknown_snapshotter(snapshotter)?;
         let record = inner.record(bot).await?;
-        let versions: Vec<_> =
-            inner.store.versions.list(bot).await?.iter().map(as_version).collect();
-        let all: Vec<_> =
-            inner.runtime.snapshots.list().await?.into_iter().map(as_snapshot).collect();
+        let versions: Vec<_> = inner
+            .store
+            .versions
+            .list(bot)
+            .await?
+            .iter()
+            .map(as_version)
+            .collect();
+        let all: Vec<_> = inner
+            .runtime
+            .snapshots
+            .list()
+            .await?
+            .into_iter()
+            .map(as_snapshot)
+            .collect();
         let graph = lineage::Graph::new(&all);
         // Between a commit and the switch the recorded snapshot is missing: then the head version
         // stands for it, and the list is as it was a moment ago.
         let roots = record.iter().flat_map(|record| {
-            let head = versions.iter().rfind(|version| Some(version.number) == record.head_version);
-            [Some(&record.snapshot), head.map(|version| &version.snapshot)]
+            let head = versions
+                .iter()
+                .rfind(|version| Some(version.number) == record.head_version);
+            [
+                Some(&record.snapshot),
+                head.map(|version| &version.snapshot),
+            ]
         });
         let chain = roots
             .flatten()
@@ -45,7 +62,9 @@ impl Workspaces {
         if !listing.missing.is_empty() {
             tracing::warn!(%bot, missing = ?listing.missing, "versions are missing in the runtime");
         }
-        inner.versions_missing.store(listing.missing.len() as u64, Ordering::Relaxed);
+        inner
+            .versions_missing
+            .store(listing.missing.len() as u64, Ordering::Relaxed);
         Ok(SnapshotList {
             snapshotter: inner.runtime.backend.capabilities().snapshotter.clone(),
             snapshots: listing.entries.iter().map(as_listed).collect(),
@@ -59,7 +78,10 @@ impl Workspaces {
     pub async fn tree(&self, actor: &Actor, bot: BotId) -> Result<VersionTree> {
         let inner = &self.inner;
         inner.authorized(actor, Action::ReadWorkspace, bot).await?;
-        let head = inner.record(bot).await?.and_then(|record| record.head_version);
+        let head = inner
+            .record(bot)
+            .await?
+            .and_then(|record| record.head_version);
         let records = inner.store.versions.list(bot).await?;
         let versions: Vec<_> = records.iter().map(as_version).collect();
         let tree = lineage::tree(&versions, head);
@@ -67,7 +89,9 @@ impl Workspaces {
             .nodes
             .iter()
             .filter_map(|node| {
-                let record = records.iter().find(|record| record.number == node.version.number)?;
+                let record = records
+                    .iter()
+                    .find(|record| record.number == node.version.number)?;
                 Some(VersionRecord {
                     parent: node.parent,
                     ..record.clone()

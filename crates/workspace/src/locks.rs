@@ -92,7 +92,10 @@ impl BotLocks {
     fn forget_unused(&self, bot: BotId) {
         let mut table = self.table();
         // Whoever waits or holds has a clone, and clones are made under this table's lock.
-        if table.get(&bot).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+        if table
+            .get(&bot)
+            .is_some_and(|lock| Arc::strong_count(lock) == 1)
+        {
             table.remove(&bot);
         }
     }
@@ -100,7 +103,11 @@ impl BotLocks {
 
 impl Drop for BotGuard {
     fn drop(&mut self) {
-        *self.lock.holder.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self
+            .lock
+            .holder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
         self.guard = None;
         // Count two: the table's and this guard's own.
         let mut table = self.owner.table();

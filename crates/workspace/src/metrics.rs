@@ -4,9 +4,9 @@
 //! earlier reading, so that no request waits between two. The writable layer is measured in the
 //! background, at most once a minute, because that walks its files.
 
+use crate::Result;
 use crate::model::{StorageUsage, WorkspaceMetrics};
 use crate::service::{Inner, Workspaces};
-use crate::Result;
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{ErrorKind, Usage};
 use botstead_store::ContainerRecord;
@@ -61,7 +61,10 @@ impl Samples {
     }
 
     pub(crate) fn running(&self) -> u64 {
-        self.table().values().filter(|sample| sample.running).count() as u64
+        self.table()
+            .values()
+            .filter(|sample| sample.running)
+            .count() as u64
     }
 
     /// Takes a reading in and tells the percentage since the one before.
@@ -151,7 +154,9 @@ impl Inner {
         container: &ContainerId,
     ) -> Result<(Usage, f64), botstead_runtime::Error> {
         let usage = self.runtime.metrics.usage(container).await?;
-        let percent = self.samples.percent(bot, Instant::now(), usage.cpu.usage_nanoseconds);
+        let percent = self
+            .samples
+            .percent(bot, Instant::now(), usage.cpu.usage_nanoseconds);
         Ok((usage, percent))
     }
 
@@ -178,7 +183,11 @@ impl Inner {
             tokio::time::sleep(SAMPLE_EVERY).await;
             let running: Vec<BotId> = {
                 let table = self.samples.table();
-                table.iter().filter(|(_, sample)| sample.running).map(|(bot, _)| *bot).collect()
+                table
+                    .iter()
+                    .filter(|(_, sample)| sample.running)
+                    .map(|(bot, _)| *bot)
+                    .collect()
             };
             for bot in running {
                 let container = ContainerId::for_bot(bot);
@@ -203,7 +212,10 @@ mod tests {
         let half = samples.percent(bot, start + Duration::from_secs(2), 6_000_000_000);
         assert!((half - 50.0).abs() < 0.001);
         let soon = samples.percent(bot, start + Duration::from_millis(2100), 9_000_000_000);
-        assert!((soon - 50.0).abs() < 0.001, "a reading too close changes nothing");
+        assert!(
+            (soon - 50.0).abs() < 0.001,
+            "a reading too close changes nothing"
+        );
         samples.forget_task(bot);
         assert_eq!(samples.percent(bot, start + Duration::from_secs(4), 1), 0.0);
     }
@@ -214,7 +226,10 @@ mod tests {
         let (bot, now) = (BotId::generate(), Utc::now());
         assert_eq!(samples.storage(bot, now), (None, true));
         assert_eq!(samples.storage(bot, now), (None, false));
-        let storage = StorageUsage { used_bytes: 7, sampled_at: now };
+        let storage = StorageUsage {
+            used_bytes: 7,
+            sampled_at: now,
+        };
         samples.measured(bot, Some(storage));
         assert_eq!(samples.storage(bot, now), (Some(storage), false));
         let later = now + chrono::TimeDelta::seconds(60);

@@ -117,7 +117,11 @@ impl Inner {
     }
 
     /// Writes the end of a failed operation, which was undone.
-    pub(crate) async fn finish_failed(&self, operation: &Operation, error: &Error) -> OperationState {
+    pub(crate) async fn finish_failed(
+        &self,
+        operation: &Operation,
+        error: &Error,
+    ) -> OperationState {
         let state = match error {
             Error::Cancelled => OperationState::Cancelled,
             _ => OperationState::Failed,
@@ -171,8 +175,14 @@ impl Inner {
             return;
         };
         self.drop_lease(operation.id);
-        if !matches!(operation.kind, OperationKind::Delete | OperationKind::DeleteBot) {
-            for key in [SnapshotKey::version(operation.id), SnapshotKey::flattened(operation.id)] {
+        if !matches!(
+            operation.kind,
+            OperationKind::Delete | OperationKind::DeleteBot
+        ) {
+            for key in [
+                SnapshotKey::version(operation.id),
+                SnapshotKey::flattened(operation.id),
+            ] {
                 let recorded = self.store.versions.list(bot).await;
                 if recorded.is_ok_and(|all| all.iter().all(|version| version.snapshot != key))
                     && let Err(error) = self.runtime.snapshots.release(&key).await
@@ -181,7 +191,8 @@ impl Inner {
                 }
             }
         }
-        self.finish_failed(&operation, &Error::WorkspaceNotFound(bot)).await;
+        self.finish_failed(&operation, &Error::WorkspaceNotFound(bot))
+            .await;
     }
 
     /// Gives up the operation's lease in the background: its record is written, so nothing
@@ -289,12 +300,14 @@ impl Workspaces {
         let workspaces = inner.store.containers.list().await?.len() as u64;
         let mut operations: Vec<_> = lock(&inner.running.finished)
             .iter()
-            .map(|(&(kind, outcome), &(count, seconds))| OperationStatistics {
-                kind,
-                outcome,
-                count,
-                seconds,
-            })
+            .map(
+                |(&(kind, outcome), &(count, seconds))| OperationStatistics {
+                    kind,
+                    outcome,
+                    count,
+                    seconds,
+                },
+            )
             .collect();
         operations.sort_by_key(|entry| (kind_name(entry.kind), entry.outcome as u8));
         Ok(Statistics {

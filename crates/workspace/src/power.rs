@@ -24,7 +24,9 @@ impl Workspaces {
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
         inner.refuse_when_closing()?;
         if inner.record(bot).await?.is_none() {
-            return self.create_and_wait(actor, bot, CreateRequest::default()).await;
+            return self
+                .create_and_wait(actor, bot, CreateRequest::default())
+                .await;
         }
         let work = Arc::clone(inner);
         inner
@@ -125,7 +127,11 @@ impl Inner {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
-        let _turn = self.starts.acquire().await.map_err(|_| Error::ShuttingDown)?;
+        let _turn = self
+            .starts
+            .acquire()
+            .await
+            .map_err(|_| Error::ShuttingDown)?;
         match self.run_task(record).await {
             Err(Error::Runtime(error)) if error.is_not_found() => {
                 tracing::warn!(bot = %record.bot, error = %error.chain(),
@@ -149,10 +155,11 @@ impl Inner {
             started: Some(true),
             ..ContainerPatch::default()
         };
+        let endpoint = Endpoint { address };
         let set_up = async {
             let (task, network, recorded) = tokio::join!(
                 self.runtime.tasks.create(id),
-                self.runtime.network.attach(id, &Endpoint { address }),
+                self.runtime.network.attach(id, &endpoint),
                 self.store.transactions.apply(vec![
                     Change::PatchContainer(record.bot, Box::new(about_to_run)),
                     event(record.bot, "started", json!({})),
@@ -234,7 +241,10 @@ impl Inner {
 
     /// Makes the container again after the runtime lost it: on the recorded active snapshot where
     /// that is still there, else on the head version, else from the image.
-    pub(crate) async fn rebuild(self: &Arc<Self>, record: &ContainerRecord) -> Result<ContainerRecord> {
+    pub(crate) async fn rebuild(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+    ) -> Result<ContainerRecord> {
         let operation = OperationId::generate();
         let lease = LeaseId::for_operation(operation);
         self.runtime.leases.create(&lease).await?;
@@ -253,10 +263,15 @@ impl Inner {
             "snapshot"
         } else {
             record.snapshot = botstead_types::SnapshotKey::active(operation);
-            self.prepare_from_head_or_image(operation, lease, &record).await?
+            self.prepare_from_head_or_image(operation, lease, &record)
+                .await?
         };
         let address = self.address(record.bot).await?;
-        let namespace = self.runtime.network.create_namespace(&record.container).await?;
+        let namespace = self
+            .runtime
+            .network
+            .create_namespace(&record.container)
+            .await?;
         let spec = self.spec(&record, address, namespace);
         unless_missing(self.runtime.containers.delete(&record.container).await)?;
         self.runtime.containers.create(lease, &spec).await?;
@@ -289,12 +304,21 @@ impl Inner {
                 return Ok("version");
             }
         }
-        let base = self.runtime.images.unpack(lease, &record.image.reference).await?;
-        self.prepare_on_image(lease, &record.snapshot, &bot, &base).await?;
+        let base = self
+            .runtime
+            .images
+            .unpack(lease, &record.image.reference)
+            .await?;
+        self.prepare_on_image(lease, &record.snapshot, &bot, &base)
+            .await?;
         Ok("image")
     }
 
-    pub(crate) async fn patch(&self, record: &ContainerRecord, patch: ContainerPatch) -> Result<()> {
+    pub(crate) async fn patch(
+        &self,
+        record: &ContainerRecord,
+        patch: ContainerPatch,
+    ) -> Result<()> {
         let change = Change::PatchContainer(record.bot, Box::new(patch));
         Ok(self.store.transactions.apply(vec![change]).await?)
     }

@@ -1,13 +1,11 @@
 //! Reconciliation: what should run, runs and can be reached; what the user stopped stays stopped;
 //! what an interrupted operation left is finished or undone.
 
+use crate::Result;
 use crate::locks::Holder;
 use crate::service::Inner;
-use crate::Result;
 use botstead_runtime::TaskEvent;
-use botstead_store::{
-    ContainerRecord, ErrorKind as StoreErrorKind, Operation, OperationKind,
-};
+use botstead_store::{ContainerRecord, ErrorKind as StoreErrorKind, Operation, OperationKind};
 use botstead_types::{BotId, ContainerId, DesiredState, LeaseId, OperationId, TaskStatus};
 use chrono::{Days, Utc};
 use futures_util::stream::{self, StreamExt};
@@ -40,9 +38,16 @@ impl Inner {
         self.remove_unknown_leases().await?;
         let records = self.store.containers.list().await?;
         self.remove_unknown_networks(&records).await;
-        stream::iter(records.into_iter().filter(|record| record.desired == DesiredState::Running))
-            .for_each_concurrent(PARALLEL, |record| async move { self.look_after(&record).await })
-            .await;
+        stream::iter(
+            records
+                .into_iter()
+                .filter(|record| record.desired == DesiredState::Running),
+        )
+        .for_each_concurrent(
+            PARALLEL,
+            |record| async move { self.look_after(&record).await },
+        )
+        .await;
         let long_ago = Utc::now() - Days::new(KEEP_OPERATIONS_DAYS);
         let forgotten = self.store.operations.forget_finished(long_ago).await?;
         tracing::debug!(forgotten, "forgot finished operations");
@@ -73,12 +78,25 @@ impl Inner {
 
     /// Leases of operations that ended, or that nobody knows.
     async fn remove_unknown_leases(&self) -> Result<()> {
-        let unfinished: HashSet<OperationId> =
-            self.store.operations.unfinished().await?.iter().map(|operation| operation.id).collect();
+        let unfinished: HashSet<OperationId> = self
+            .store
+            .operations
+            .unfinished()
+            .await?
+            .iter()
+            .map(|operation| operation.id)
+            .collect();
         for lease in self.runtime.leases.list().await? {
-            let operation = lease.id.parse::<LeaseId>().ok().and_then(|id| id.operation());
+            let operation = lease
+                .id
+                .parse::<LeaseId>()
+                .ok()
+                .and_then(|id| id.operation());
             if operation.is_some_and(|operation| !unfinished.contains(&operation)) {
-                tracing::info!(lease = lease.id, "removing the lease of an operation that ended");
+                tracing::info!(
+                    lease = lease.id,
+                    "removing the lease of an operation that ended"
+                );
                 self.runtime.leases.delete(&lease.id).await?;
             }
         }
@@ -225,7 +243,10 @@ impl Inner {
             .collect();
         let records = self.store.containers.list().await?;
         let mut due = Vec::new();
-        for record in records.into_iter().filter(|record| record.desired == DesiredState::Running) {
+        for record in records
+            .into_iter()
+            .filter(|record| record.desired == DesiredState::Running)
+        {
             if running.contains(&record.container) {
                 self.samples.set_running(record.bot);
                 pauses.runs(record.bot);
@@ -240,7 +261,10 @@ impl Inner {
             self.runtime.network.ensure_host().await?;
         }
         stream::iter(due)
-            .for_each_concurrent(PARALLEL, |record| async move { self.look_after(&record).await })
+            .for_each_concurrent(
+                PARALLEL,
+                |record| async move { self.look_after(&record).await },
+            )
             .await;
         Ok(())
     }

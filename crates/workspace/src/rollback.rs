@@ -78,7 +78,11 @@ impl Workspaces {
 
 impl Inner {
     /// A version of the bot.
-    pub(crate) async fn version(&self, bot: BotId, version: VersionNumber) -> Result<VersionRecord> {
+    pub(crate) async fn version(
+        &self,
+        bot: BotId,
+        version: VersionNumber,
+    ) -> Result<VersionRecord> {
         match self.store.versions.get(bot, version).await {
             Err(error) if error.kind() == StoreErrorKind::NotFound => {
                 Err(Error::VersionNotFound { bot, version })
@@ -97,11 +101,21 @@ impl Inner {
         })
     }
 
-    async fn foresee_rollback(&self, bot: BotId, version: VersionNumber) -> Result<RollbackOutcome> {
+    async fn foresee_rollback(
+        &self,
+        bot: BotId,
+        version: VersionNumber,
+    ) -> Result<RollbackOutcome> {
         let target = self.version(bot, version).await?;
         self.require_snapshot(&target).await?;
         let keep = self.record(bot).await?.is_some_and(|record| record.dirty);
-        let last = self.store.versions.list(bot).await?.last().map(|version| version.number);
+        let last = self
+            .store
+            .versions
+            .list(bot)
+            .await?
+            .last()
+            .map(|version| version.number);
         let next = last.map_or(1, |last| i64::from(last.get()) + 1);
         Ok(RollbackOutcome {
             rolled_back_to: version,
@@ -157,7 +171,11 @@ impl Inner {
     ) -> Result<RollbackOutcome> {
         let (id, bot) = (operation.id, operation.bot);
         let RollbackInput { active, keep, .. } = input(operation)?;
-        let safety_version = if keep { Some(reserved(operation)?) } else { None };
+        let safety_version = if keep {
+            Some(reserved(operation)?)
+        } else {
+            None
+        };
         let fresh = SnapshotKey::active(id);
         let mut record = match self.record(bot).await? {
             Some(record) => record,
@@ -178,13 +196,17 @@ impl Inner {
                 fault_point!("rollback.stopped");
             }
             fault_point!("rollback.committed");
-            self.prepare_on_version(id, &fresh, &bot.to_string(), &target.snapshot).await?;
+            self.prepare_on_version(id, &fresh, &bot.to_string(), &target.snapshot)
+                .await?;
             fault_point!("rollback.prepared");
             record.snapshot = fresh;
             record.image = target.image.clone();
             self.switch_to(&lease, &record).await?;
             fault_point!("rollback.switched");
-            changes.push(self.rolled_back(&mut record, target.number, active.is_none()).await?);
+            changes.push(
+                self.rolled_back(&mut record, target.number, active.is_none())
+                    .await?,
+            );
             changes.push(Change::AdvanceOperation {
                 id,
                 step: RECORDED.to_owned(),
@@ -204,7 +226,10 @@ impl Inner {
             self.bring_up(&record).await?;
             fault_point!("rollback.started");
         }
-        self.store.transactions.apply(vec![finished(operation)]).await?;
+        self.store
+            .transactions
+            .apply(vec![finished(operation)])
+            .await?;
         fault_point!("rollback.finished");
         Ok(RollbackOutcome {
             rolled_back_to: target.number,

@@ -82,7 +82,9 @@ impl Workspaces {
             background: CancellationToken::new(),
         });
         let start_up = Arc::clone(&inner);
-        inner.detached(async move { start_up.reconcile_at_start().await }).await?;
+        inner
+            .detached(async move { start_up.reconcile_at_start().await })
+            .await?;
         Inner::watch(&inner);
         Ok(Self { inner })
     }
@@ -94,7 +96,9 @@ impl Workspaces {
         self.inner.closing.store(true, Ordering::SeqCst);
         self.inner.background.cancel();
         self.inner.tracker.close();
-        tokio::time::timeout(grace, self.inner.tracker.wait()).await.is_ok()
+        tokio::time::timeout(grace, self.inner.tracker.wait())
+            .await
+            .is_ok()
     }
 }
 
@@ -104,7 +108,9 @@ impl Inner {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        self.spawn(work).await.unwrap_or_else(|error| Err(Error::Aborted(error)))
+        self.spawn(work)
+            .await
+            .unwrap_or_else(|error| Err(Error::Aborted(error)))
     }
 
     /// Starts work that [`Workspaces::close`] waits for.
@@ -123,7 +129,12 @@ impl Inner {
     }
 
     /// The bot, when the actor may do this to it.
-    pub(crate) async fn authorized(&self, actor: &Actor, action: Action, bot: BotId) -> Result<Bot> {
+    pub(crate) async fn authorized(
+        &self,
+        actor: &Actor,
+        action: Action,
+        bot: BotId,
+    ) -> Result<Bot> {
         let bot = match self.store.bots.get(bot).await {
             Err(error) if error.kind() == StoreErrorKind::NotFound => {
                 return Err(Error::BotNotFound(bot));

@@ -47,7 +47,8 @@ impl Workspaces {
         bot: BotId,
         name: Option<String>,
     ) -> Result<CreatedVersion> {
-        self.snapshot_from(actor, bot, name, VersionSource::Manual).await
+        self.snapshot_from(actor, bot, name, VersionSource::Manual)
+            .await
     }
 
     pub(crate) async fn snapshot_from(
@@ -168,7 +169,11 @@ impl Inner {
         operation: &Operation,
     ) -> Result<VersionRecord> {
         let (id, bot) = (operation.id, operation.bot);
-        let SnapshotInput { name, source, active } = input(operation)?;
+        let SnapshotInput {
+            name,
+            source,
+            active,
+        } = input(operation)?;
         let number = reserved(operation)?;
         let mut record = self.required_record(bot).await?;
         // An active snapshot that is not the one to freeze any more means that this was recorded.
@@ -179,7 +184,8 @@ impl Inner {
             self.capture(&lease, &record, &version).await?;
             fault_point!("snapshot.committed");
             record.snapshot = SnapshotKey::active(id);
-            self.prepare_on_version(id, &record.snapshot, &bot.to_string(), &version).await?;
+            self.prepare_on_version(id, &record.snapshot, &bot.to_string(), &version)
+                .await?;
             fault_point!("snapshot.prepared");
             self.switch_to(&lease, &record).await?;
             fault_point!("snapshot.switched");
@@ -210,7 +216,10 @@ impl Inner {
             self.bring_up(&record).await?;
             fault_point!("snapshot.started");
         }
-        self.store.transactions.apply(vec![finished(operation)]).await?;
+        self.store
+            .transactions
+            .apply(vec![finished(operation)])
+            .await?;
         fault_point!("snapshot.finished");
         Ok(self.store.versions.get(bot, number).await?)
     }
@@ -226,14 +235,19 @@ impl Inner {
     ) -> Result<()> {
         self.power_down(record).await?;
         fault_point!("snapshot.stopped");
-        self.commit(lease, &record.snapshot, version, &record.bot.to_string()).await
+        self.commit(lease, &record.snapshot, version, &record.bot.to_string())
+            .await
     }
 
     /// Lets the runtime's container have the record's snapshot and image, in one step; one that is
     /// missing is made.
     pub(crate) async fn switch_to(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
         let address = self.address(record.bot).await?;
-        let namespace = self.runtime.network.create_namespace(&record.container).await?;
+        let namespace = self
+            .runtime
+            .network
+            .create_namespace(&record.container)
+            .await?;
         let spec = self.spec(record, address, namespace);
         match self.runtime.containers.switch(lease, &spec).await {
             Err(error) if error.is_not_found() => {
@@ -306,7 +320,10 @@ mod tests {
     #[test]
     fn names_are_trimmed_and_bounded() {
         let kept = |name: &str| checked_name(Some(name.to_owned()));
-        assert_eq!(kept(" before the upgrade ").unwrap().unwrap(), "before the upgrade");
+        assert_eq!(
+            kept(" before the upgrade ").unwrap().unwrap(),
+            "before the upgrade"
+        );
         assert_eq!(kept("  ").unwrap(), None);
         assert_eq!(checked_name(None).unwrap(), None);
         assert_eq!(kept("a\nb").unwrap_err().code(), "invalid_snapshot_name");

@@ -78,7 +78,9 @@ fn labels(bot: BotId, devices: &[CdiDevice]) -> BTreeMap<String, String> {
 
 /// Whether a container of the runtime is the bot's workspace as this server makes it.
 pub(crate) fn is_workspace_of(labels: &BTreeMap<String, String>, id: &ContainerId) -> bool {
-    labels.get(LABEL_WORKSPACE).is_some_and(|value| value == "v1")
+    labels
+        .get(LABEL_WORKSPACE)
+        .is_some_and(|value| value == "v1")
         && id.bot().is_some_and(|bot| {
             labels
                 .get(LABEL_BOT)

@@ -9,9 +9,7 @@ use crate::service::Inner;
 use crate::spec::is_workspace_of;
 use crate::{Error, Result};
 use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
-use botstead_store::{
-    BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation,
-};
+use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
 use botstead_types::{ContainerId, DesiredState, LeaseId, ResolvedImage, SnapshotKey};
 use chrono::Utc;
 use serde_json::json;
@@ -70,14 +68,20 @@ impl Inner {
         let lease = LeaseId::for_operation(id);
         let (leased, shown) = tokio::join!(
             self.runtime.leases.create(&lease),
-            self.store.transactions.apply(vec![bot_status(operation, BotStatus::Creating)])
+            self.store
+                .transactions
+                .apply(vec![bot_status(operation, BotStatus::Creating)])
         );
         leased?;
         shown?;
         let image = self.local_image(&lease, &wishes, &creation.live).await?;
         fault_point!("create.pulled");
         creation.phase.send_replace(Phase::Creating);
-        let _turn = self.starts.acquire().await.map_err(|_| Error::ShuttingDown)?;
+        let _turn = self
+            .starts
+            .acquire()
+            .await
+            .map_err(|_| Error::ShuttingDown)?;
 
         let now = Utc::now();
         let capabilities = self.runtime.backend.capabilities();
@@ -132,9 +136,10 @@ impl Inner {
         address: Ipv4Addr,
     ) -> Result<()> {
         let id = &record.container;
+        let endpoint = Endpoint { address };
         let (task, network, recorded) = tokio::join!(
             self.runtime.tasks.create(id),
-            self.runtime.network.attach(id, &Endpoint { address }),
+            self.runtime.network.attach(id, &endpoint),
             self.store.transactions.apply(vec![
                 Change::InsertContainer(Box::new(record.clone())),
                 Change::AdvanceOperation {
@@ -156,7 +161,11 @@ impl Inner {
             .apply(vec![
                 finished(operation),
                 bot_status(operation, BotStatus::Ready),
-                event(operation.bot, "created", json!({"image": record.image.reference})),
+                event(
+                    operation.bot,
+                    "created",
+                    json!({"image": record.image.reference}),
+                ),
             ])
             .await?;
         fault_point!("create.finished");
@@ -178,7 +187,10 @@ impl Inner {
         }
         live.cancellable.store(true, Ordering::SeqCst);
         let budget = self.config.pull_timeout;
-        let pull = self.runtime.images.pull(lease, &wishes.image, &live.pull, &live.cancel);
+        let pull = self
+            .runtime
+            .images
+            .pull(lease, &wishes.image, &live.pull, &live.cancel);
         let pulled = tokio::time::timeout(budget, pull).await;
         live.cancellable.store(false, Ordering::SeqCst);
         match pulled {
@@ -209,7 +221,10 @@ impl Inner {
                 message: format!("the runtime has a container {id} that is no workspace"),
             });
         }
-        self.runtime.tasks.stop(&id, Signal::TERM, self.config.stop_grace).await?;
+        self.runtime
+            .tasks
+            .stop(&id, Signal::TERM, self.config.stop_grace)
+            .await?;
         let prepared = record.snapshot.clone();
         if theirs != prepared && self.snapshot_exists(&theirs).await? {
             tracing::warn!(%id, snapshot = %theirs, "adopting a workspace that was not recorded");
@@ -225,10 +240,17 @@ impl Inner {
     }
 
     /// Removes everything that a creation made. Can be repeated.
-    async fn undo_creation(self: &Arc<Self>, operation: &Operation, status: BotStatus) -> Result<()> {
+    async fn undo_creation(
+        self: &Arc<Self>,
+        operation: &Operation,
+        status: BotStatus,
+    ) -> Result<()> {
         let container = ContainerId::for_bot(operation.bot);
         let prepared = SnapshotKey::active(operation.id);
-        self.runtime.tasks.stop(&container, Signal::KILL, Duration::ZERO).await?;
+        self.runtime
+            .tasks
+            .stop(&container, Signal::KILL, Duration::ZERO)
+            .await?;
         if let Err(error) = self.runtime.network.remove(&container).await {
             tracing::warn!(%container, error = %error.chain(), "cannot remove the network");
         }
