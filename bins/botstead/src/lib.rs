@@ -6,5 +6,6 @@
 
 pub mod admin;
 pub mod config;
+pub mod doctor;
 pub mod installation;
 pub mod process;

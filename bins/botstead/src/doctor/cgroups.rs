@@ -60,7 +60,10 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nosuid 0 0
 
     #[test]
     fn version_2_is_judged_by_its_controllers() {
-        assert_eq!(judge(Some("cpuset cpu io memory pids\n"), "").status, Status::Ok);
+        assert_eq!(
+            judge(Some("cpuset cpu io memory pids\n"), "").status,
+            Status::Ok
+        );
         let check = judge(Some("cpu pids"), V1);
         assert_eq!(check.status, Status::Fail);
         assert_eq!(check.detail, "version 2 without memory");

@@ -73,13 +73,26 @@ mod tests {
     #[test]
     fn containerd_is_judged_by_its_version() {
         for (output, status) in [
-            ("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+b1\n", Status::Ok),
+            (
+                "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+b1\n",
+                Status::Ok,
+            ),
             ("containerd containerd.io v2.1.9 abcdef\n", Status::Ok),
-            ("containerd github.com/containerd/containerd/v2 2.0.0-rc.1 x\n", Status::Ok),
-            ("containerd github.com/containerd/containerd v1.5.11 abc\n", Status::Fail),
+            (
+                "containerd github.com/containerd/containerd/v2 2.0.0-rc.1 x\n",
+                Status::Ok,
+            ),
+            (
+                "containerd github.com/containerd/containerd v1.5.11 abc\n",
+                Status::Fail,
+            ),
             ("something else\n", Status::Warn),
         ] {
-            assert_eq!(judge(version_of(output), "managed").status, status, "{output}");
+            assert_eq!(
+                judge(version_of(output), "managed").status,
+                status,
+                "{output}"
+            );
         }
     }
 

@@ -68,7 +68,11 @@ fn kind(directory: &Path) -> Check {
         Ok(stat) => judge_kind(i64::from(stat.f_type)),
         Err(error) => {
             let detail = format!("{}: {error}", directory.display());
-            Check::fail("file system", detail, "set data_dir to a readable directory")
+            Check::fail(
+                "file system",
+                detail,
+                "set data_dir to a readable directory",
+            )
         }
     }
 }

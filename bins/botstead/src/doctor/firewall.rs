@@ -49,7 +49,14 @@ fn judge(chains: &Value, legacy: &str) -> Check {
         .iter()
         .filter(|c| text(c, "hook") == "forward" && text(c, "policy") == "drop")
         .filter(|c| matches!(text(c, "family").as_str(), "ip" | "inet"))
-        .map(|c| format!("{} {} {}", text(c, "family"), text(c, "table"), text(c, "name")))
+        .map(|c| {
+            format!(
+                "{} {} {}",
+                text(c, "family"),
+                text(c, "table"),
+                text(c, "name")
+            )
+        })
         .collect();
     let firewalld = chains.iter().any(|c| text(c, "table") == "firewalld");
     let mut owners = Vec::new();
@@ -85,7 +92,10 @@ fn judge(chains: &Value, legacy: &str) -> Check {
         Check::ok("firewall", "forwarding is not dropped")
     } else {
         let detail = format!("{owners} drops forwarding ({})", drops.join("; "));
-        Check::ok("firewall", format!("{detail}; the server adds its accepts there"))
+        Check::ok(
+            "firewall",
+            format!("{detail}; the server adds its accepts there"),
+        )
     }
 }
 
@@ -134,11 +144,15 @@ mod tests {
     #[test]
     fn who_drops_is_named() {
         let drop = chain("ip", "filter", "FORWARD", "drop");
-        let plain = |name: &str| json!({"chain": {"family": "ip", "table": "filter", "name": name}});
+        let plain =
+            |name: &str| json!({"chain": {"family": "ip", "table": "filter", "name": name}});
         for (others, expected) in [
             (vec![], "a firewall drops forwarding (ip filter FORWARD)"),
             (vec![plain("DOCKER-USER")], "Docker drops"),
-            (vec![plain("ufw-before-forward"), plain("DOCKER")], "Docker, ufw drops"),
+            (
+                vec![plain("ufw-before-forward"), plain("DOCKER")],
+                "Docker, ufw drops",
+            ),
         ] {
             let check = judge(&listing(&[vec![drop.clone()], others].concat()), "");
             assert!(check.detail.starts_with(expected), "{}", check.detail);

@@ -32,7 +32,11 @@ fn judge_version(release: &str) -> Check {
     if numbers.as_slice() < OLDEST {
         Check::fail(name, release, "install Linux 5.10 or newer")
     } else if numbers.as_slice() < OLDEST_TESTED {
-        Check::warn(name, release, "use Linux 5.10 or newer: this one was not tested")
+        Check::warn(
+            name,
+            release,
+            "use Linux 5.10 or newer: this one was not tested",
+        )
     } else {
         Check::ok(name, release)
     }
@@ -46,7 +50,11 @@ pub(super) fn overlayfs() -> Check {
     if lists_filesystem(&listed, "overlay") {
         Check::ok("overlayfs", "available")
     } else if module.exists() {
-        Check::warn("overlayfs", "its module is not loaded", "run: modprobe overlay")
+        Check::warn(
+            "overlayfs",
+            "its module is not loaded",
+            "run: modprobe overlay",
+        )
     } else {
         let advice = "run: modprobe overlay, or use a kernel with CONFIG_OVERLAY_FS";
         Check::fail("overlayfs", "the kernel does not have it", advice)
@@ -54,7 +62,9 @@ pub(super) fn overlayfs() -> Check {
 }
 
 fn lists_filesystem(proc_filesystems: &str, name: &str) -> bool {
-    let names = proc_filesystems.lines().filter_map(|l| l.split_whitespace().last());
+    let names = proc_filesystems
+        .lines()
+        .filter_map(|l| l.split_whitespace().last());
     names.into_iter().any(|listed| listed == name)
 }
 
@@ -77,9 +87,11 @@ pub(super) fn openat2() -> Check {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     match open_beneath(CWD, "/", flags, Mode::empty(), ResolveFlags::IN_ROOT) {
         Ok(_) => Check::ok("openat2", "available"),
-        Err(Errno::NOSYS) => {
-            Check::fail("openat2", "the kernel does not have it", "use Linux 5.6 or newer")
-        }
+        Err(Errno::NOSYS) => Check::fail(
+            "openat2",
+            "the kernel does not have it",
+            "use Linux 5.6 or newer",
+        ),
         Err(error) => Check::fail(
             "openat2",
             format!("refused: {error}"),

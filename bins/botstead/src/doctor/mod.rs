@@ -133,7 +133,10 @@ fn version_numbers(text: &str) -> Vec<u64> {
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
-    text[..end].split('.').map_while(|n| n.parse().ok()).collect()
+    text[..end]
+        .split('.')
+        .map_while(|n| n.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -157,7 +160,10 @@ mod tests {
     #[test]
     fn a_report_fails_only_on_failures() {
         let mut report = Report {
-            checks: vec![Check::ok("a", "fine"), Check::warn("bcd", "slow", "buy a disk")],
+            checks: vec![
+                Check::ok("a", "fine"),
+                Check::warn("bcd", "slow", "buy a disk"),
+            ],
         };
         assert!(!report.failed());
         assert_eq!(
@@ -168,7 +174,10 @@ mod tests {
         assert!(report.failed());
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
         assert_eq!(json["ok"], false);
-        assert_eq!(json["checks"][0], serde_json::json!({"name":"a","status":"ok","detail":"fine"}));
+        assert_eq!(
+            json["checks"][0],
+            serde_json::json!({"name":"a","status":"ok","detail":"fine"})
+        );
         assert_eq!(json["checks"][2]["advice"], "install it");
     }
 
@@ -183,7 +192,11 @@ mod tests {
         let names: std::collections::BTreeSet<_> = report.checks.iter().map(|c| c.name).collect();
         assert_eq!(names.len(), report.checks.len(), "{names:?}");
         for check in &report.checks {
-            assert_eq!(check.status == Status::Ok, check.advice.is_none(), "{check:?}");
+            assert_eq!(
+                check.status == Status::Ok,
+                check.advice.is_none(),
+                "{check:?}"
+            );
         }
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }

@@ -18,7 +18,11 @@ pub(super) fn version_output(program: &Path) -> Result<String, String> {
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(format!("{} --version: {}", program.display(), output.status))
+        Err(format!(
+            "{} --version: {}",
+            program.display(),
+            output.status
+        ))
     }
 }
 
@@ -67,7 +71,11 @@ pub(super) fn agent(config: &Config) -> Check {
             format!("{shown} is not linked statically"),
             "it must run in any image: build it with cargo xtask up",
         ),
-        None => Check::fail("agent", format!("{shown} is no 64-bit Linux program"), advice),
+        None => Check::fail(
+            "agent",
+            format!("{shown} is no 64-bit Linux program"),
+            advice,
+        ),
     }
 }
 
@@ -113,7 +121,10 @@ mod tests {
         ] {
             assert_eq!(judge_runc(output).status, status, "{output:?}");
         }
-        assert_eq!(judge_runc(Ok("runc version 1.1.5+ds1\ncommit: x\n")).detail, "runc version 1.1.5+ds1");
+        assert_eq!(
+            judge_runc(Ok("runc version 1.1.5+ds1\ncommit: x\n")).detail,
+            "runc version 1.1.5+ds1"
+        );
     }
 
     #[test]
