@@ -199,7 +199,7 @@ section! {
 }
 
 fn default_image() -> ImageRef {
-    // A constant that parses; `every_key_has_its_default` parses it.
+    // A constant that parses; `every_key_is_listed_with_its_default` parses it.
     #[allow(clippy::unwrap_used)]
     "localhost/botstead/workspace".parse().unwrap()
 }
