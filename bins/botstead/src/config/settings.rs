@@ -28,7 +28,7 @@ macro_rules! section {
         }
 
         impl $name {
-            pub(super) const DOCS: &[(&str, &[&str])] =
+            pub(super) const DOCS: &[super::keys::FieldDoc] =
                 &[$((stringify!($field), &[$($doc),+]),)+];
         }
     };

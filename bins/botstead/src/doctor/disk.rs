@@ -65,7 +65,7 @@ fn judge_free(free: u64, total: u64, min_bytes: u64, min_percent: u8) -> Check {
 
 fn kind(directory: &Path) -> Check {
     match statfs(directory) {
-        Ok(stat) => judge_kind(i64::from(stat.f_type)),
+        Ok(stat) => judge_kind(stat.f_type),
         Err(error) => {
             let detail = format!("{}: {error}", directory.display());
             Check::fail(
