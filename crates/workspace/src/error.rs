@@ -49,6 +49,14 @@ pub enum Error {
         /// The version that was asked for.
         version: VersionNumber,
     },
+    /// The version is recorded and the runtime does not have its files any more.
+    #[error("version {version} of bot {bot} is recorded, but the runtime has lost its files")]
+    VersionMissing {
+        /// The bot.
+        bot: BotId,
+        /// The version.
+        version: VersionNumber,
+    },
     /// No such operation.
     #[error("bot {bot} has no operation {operation}")]
     OperationNotFound {
@@ -118,6 +126,9 @@ pub enum Error {
     /// The server is shutting down.
     #[error("the server is shutting down; try again in a moment")]
     ShuttingDown,
+    /// The server was restarted in the middle of it.
+    #[error("the server was restarted before this was done; it was undone, ask again")]
+    Interrupted,
     /// The operation was cancelled and undone.
     #[error("the operation was cancelled and undone")]
     Cancelled,
@@ -178,10 +189,12 @@ impl Error {
             | Self::NotCancellable(_)
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_) | Self::InvalidRequest { .. } => ErrorKind::Invalid,
-            Self::PreferenceUnreadable(_) => ErrorKind::Unprocessable,
+            Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. } => ErrorKind::ResourceExhausted,
-            Self::ShuttingDown | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
+            Self::ShuttingDown | Self::Interrupted | Self::PullTimedOut { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) => match error.kind() {
@@ -216,6 +229,7 @@ impl Error {
             Self::BotNotFound(_) => "bot_not_found",
             Self::WorkspaceNotFound(_) => "workspace_not_found",
             Self::VersionNotFound { .. } => "version_not_found",
+            Self::VersionMissing { .. } => "version_missing",
             Self::OperationNotFound { .. } => "operation_not_found",
             Self::ImageNotFound(_) => "image_not_found",
             Self::Forbidden(_) => "forbidden",
@@ -230,6 +244,7 @@ impl Error {
             Self::Unsupported(_) => "unsupported",
             Self::InsufficientStorage { .. } => "insufficient_storage",
             Self::ShuttingDown => "shutting_down",
+            Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
             Self::PullTimedOut { .. } => "pull_timed_out",
             Self::Runtime(error) => match error.kind() {
