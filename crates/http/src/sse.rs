@@ -17,11 +17,19 @@ use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often progress is sent at most.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// The pace of a stream.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// How often progress is sent at most.
+    progress: Duration,
+    /// How long a stream is silent before a comment is sent, so that proxies keep it open.
+    silence: Duration,
+}
 
-/// How long a stream is silent before a comment is sent, so that proxies keep it open.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const PACE: Pace = Pace {
+    progress: Duration::from_millis(100),
+    silence: Duration::from_secs(15),
+};
 
 /// How long before the end of the shutdown's grace streams end, so that their last event arrives.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -60,7 +68,7 @@ pub(crate) fn reply<E: Serialize + 'static>(
         .content_type("text/event-stream")
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .insert_header(("X-Accel-Buffering", "no"))
-        .streaming(frames(id, steps, over).map(Ok::<_, Infallible>))
+        .streaming(frames(id, steps, over, PACE).map(Ok::<_, Infallible>))
 }
 
 /// What happens next in a stream.
@@ -75,6 +83,7 @@ fn frames<E: Serialize + 'static>(
     id: RequestId,
     mut steps: BoxStream<'static, Step<E>>,
     over: impl Future<Output = ()> + 'static,
+    pace: Pace,
 ) -> impl Stream<Item = Bytes> {
     async_stream::stream! {
         tokio::pin!(over);
@@ -86,7 +95,7 @@ fn frames<E: Serialize + 'static>(
                 step = steps.next() => Turn::Step(step),
                 () = tokio::time::sleep_until(progress_at), if held.is_some() => Turn::ProgressDue,
                 () = &mut over => Turn::ShutDown,
-                () = tokio::time::sleep(KEEP_ALIVE) => Turn::Silence,
+                () = tokio::time::sleep(pace.silence) => Turn::Silence,
             };
             let now = Instant::now();
             let failure = match turn {
@@ -121,7 +130,7 @@ fn frames<E: Serialize + 'static>(
                 Turn::ShutDown => Some(going_down()),
             };
             if let Some(layers) = held.take() {
-                progress_at = now + PROGRESS_INTERVAL;
+                progress_at = now + pace.progress;
                 yield progress(&layers);
             }
             if let Some(problem) = failure {
@@ -170,6 +179,12 @@ mod tests {
         Complete,
     }
 
+    /// No test should wait for 15 s.
+    const QUICK: Pace = Pace {
+        progress: Duration::from_millis(50),
+        silence: Duration::from_millis(100),
+    };
+
     fn layers(offset: u64) -> Vec<LayerProgress> {
         vec![LayerProgress {
             digest: "sha256:a".to_owned(),
@@ -183,32 +198,31 @@ mod tests {
     }
 
     async fn all(steps: BoxStream<'static, Step<Event>>) -> Vec<String> {
-        frames(id(), steps, std::future::pending())
+        frames(id(), steps, std::future::pending(), QUICK)
             .map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
             .collect()
             .await
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn progress_is_thinned_out_and_its_last_value_kept() {
         let steps = async_stream::stream! {
-            for offset in 0..1000 {
+            for offset in 0..=500 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 yield Step::Progress(layers(offset));
             }
             yield Step::Event(Event::Creating);
             yield Step::Last(Event::Complete);
         };
+        let begun = Instant::now();
         let frames = all(steps.boxed()).await;
         let (progress, rest) = frames.split_at(frames.len() - 2);
-        assert!(
-            (9..=12).contains(&progress.len()),
-            "{} events",
-            progress.len()
-        );
+        let most = begun.elapsed().as_millis() / QUICK.progress.as_millis() + 2;
+        assert!(progress.len() >= 3, "only {} events", progress.len());
+        assert!(progress.len() as u128 <= most, "{} events", progress.len());
         assert_eq!(
             progress.last().unwrap(),
-            "data: {\"type\":\"pull_progress\",\"layers\":[{\"ref\":\"sha256:a\",\"offset\":999,\"total\":1000}]}\n\n"
+            "data: {\"type\":\"pull_progress\",\"layers\":[{\"ref\":\"sha256:a\",\"offset\":500,\"total\":1000}]}\n\n"
         );
         assert_eq!(
             rest,
@@ -219,32 +233,38 @@ mod tests {
         );
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn held_progress_is_sent_although_nothing_follows() {
         let steps = async_stream::stream! {
             yield Step::Progress(layers(1));
             yield Step::Progress(layers(2));
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
             yield Step::Last(Event::Complete);
         };
-        let frames = frames(id(), steps.boxed(), std::future::pending());
+        let frames = frames(id(), steps.boxed(), std::future::pending(), QUICK);
         tokio::pin!(frames);
         let begun = Instant::now();
         frames.next().await.unwrap();
         let second = frames.next().await.unwrap();
-        assert!(begun.elapsed() <= PROGRESS_INTERVAL);
+        assert!(begun.elapsed() < Duration::from_secs(1));
         assert!(second.windows(10).any(|part| part == b"\"offset\":2"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_is_broken_by_comments() {
         let steps = async_stream::stream! {
-            tokio::time::sleep(Duration::from_secs(50)).await;
+            tokio::time::sleep(Duration::from_millis(350)).await;
             yield Step::Last(Event::Complete);
         };
         let frames = all(steps.boxed()).await;
-        assert_eq!(frames[..3], [": keep-alive\n\n"; 3]);
-        assert_eq!(frames.len(), 4);
+        let (last, comments) = frames.split_last().unwrap();
+        assert!(
+            (2..=3).contains(&comments.len()),
+            "{} comments",
+            comments.len()
+        );
+        assert!(comments.iter().all(|frame| frame == ": keep-alive\n\n"));
+        assert!(last.starts_with("data: "));
     }
 
     #[tokio::test]
@@ -268,7 +288,9 @@ mod tests {
     #[tokio::test]
     async fn shutdown_ends_a_stream_with_an_error() {
         let steps: BoxStream<'static, Step<Event>> = stream::pending().boxed();
-        let frames: Vec<Bytes> = frames(id(), steps, std::future::ready(())).collect().await;
+        let frames: Vec<Bytes> = frames(id(), steps, std::future::ready(()), QUICK)
+            .collect()
+            .await;
         assert_eq!(frames.len(), 1);
         assert!(String::from_utf8_lossy(&frames[0]).contains("\"code\":\"shutting_down\""));
     }

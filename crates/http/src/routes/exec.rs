@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub(super) fn configure(config: &mut ServiceConfig<'_>) {
-    config.service(exec);
+    config.service(run_command);
 }
 
 /// A command to run.
@@ -187,7 +187,7 @@ fn unsupported(detail: &str) -> Problem {
     ),
 )]
 #[post("/bots/{bot_id}/container/exec")]
-async fn exec(
+async fn run_command(
     caller: Caller,
     id: IdOf<BotId>,
     request: HttpRequest,

@@ -116,7 +116,7 @@ async fn metrics(
             return Err(Problem::from_status(StatusCode::FORBIDDEN));
         }
     }
-    let statistics = state.services.workspaces.statistics().await;
+    let statistics = state.services.workspaces.statistics().await?;
     let process = web::block(ProcessUsage::read).await;
     let process = process.map_err(Problem::internal)?;
     let text = state.monitoring.text(&statistics, process.as_ref());
