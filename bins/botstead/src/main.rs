@@ -112,7 +112,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Doctor { json } => {
             let report = runtime()?.block_on(doctor::examine(&config));
-            print(&if json { report.to_json() } else { report.to_table() })?;
+            print(&if json {
+                report.to_json()
+            } else {
+                report.to_table()
+            })?;
             Ok(ExitCode::from(u8::from(report.failed())))
         }
     }
@@ -131,7 +135,13 @@ fn run_admin(config: &Config, command: Admin) -> anyhow::Result<serde_json::Valu
         } => {
             let password = password(&account)?;
             let name = account.username;
-            runtime()?.block_on(admin::create_user(config, name, display_name, role, password))
+            runtime()?.block_on(admin::create_user(
+                config,
+                name,
+                display_name,
+                role,
+                password,
+            ))
         }
         Admin::SetPassword { account } => {
             let password = password(&account)?;

@@ -31,7 +31,10 @@ fn file_and_environment_are_read_and_the_environment_wins() {
     std::fs::write(file.path(), text).unwrap();
     let environment = [
         ("BOTSTEAD_WORKSPACE__LIMITS__PIDS", "77"),
-        ("BOTSTEAD_NETWORK__NAMESERVERS", "[\"9.9.9.9\", \"1.1.1.1\"]"),
+        (
+            "BOTSTEAD_NETWORK__NAMESERVERS",
+            "[\"9.9.9.9\", \"1.1.1.1\"]",
+        ),
         ("BOTSTEAD_NETWORK__SUBNET", "10.9.0.0/16"),
         ("BOTSTEAD_DATABASE__PATH", "/tmp/x.db"),
         ("BOTSTEAD_RUNTIME__CONTAINERD__NAMESPACE", "1234"),
@@ -42,7 +45,13 @@ fn file_and_environment_are_read_and_the_environment_wins() {
     let config = load(Some(file.path()), environment).unwrap();
     assert_eq!(config.listen.to_string(), "0.0.0.0:1");
     assert_eq!(config.runtime.containerd.mode, ContainerdMode::External);
-    assert_eq!((config.workspace.limits.pids, config.workspace.limits.memory_bytes), (77, 0));
+    assert_eq!(
+        (
+            config.workspace.limits.pids,
+            config.workspace.limits.memory_bytes
+        ),
+        (77, 0)
+    );
     assert_eq!(config.network.nameservers.len(), 2);
     assert_eq!(config.network.subnet.unwrap().to_string(), "10.9.0.0/16");
     assert_eq!(config.database.path.unwrap().to_str(), Some("/tmp/x.db"));
@@ -52,9 +61,18 @@ fn file_and_environment_are_read_and_the_environment_wins() {
 #[test]
 fn unknown_keys_are_refused_with_the_nearest_name() {
     for (text, expected) in [
-        ("lisen = \"x\"", "there is no key \"lisen\", did you mean \"listen\"?"),
-        ("[runtime.containerd]\nmod = 1", "did you mean \"runtime.containerd.mode\"?"),
-        ("[workspace]\nlimit = { pids = 1 }", "there is no key \"workspace.limit\""),
+        (
+            "lisen = \"x\"",
+            "there is no key \"lisen\", did you mean \"listen\"?",
+        ),
+        (
+            "[runtime.containerd]\nmod = 1",
+            "did you mean \"runtime.containerd.mode\"?",
+        ),
+        (
+            "[workspace]\nlimit = { pids = 1 }",
+            "there is no key \"workspace.limit\"",
+        ),
         ("[netwrk]\nmtu = 1400", "there is no key \"netwrk\""),
         ("zzz = 1", "see docs/CONFIGURATION.md"),
     ] {
@@ -76,23 +94,59 @@ fn what_cannot_work_is_refused_by_name() {
         ("log.format = \"xml\"", "log.format: "),
         ("log.filter = \"botstead=loud\"", "log.filter is not valid"),
         ("data_dir = \"data\"", "data_dir is not valid"),
-        ("run_dir = \"/run/a-name-that-leaves-no-room-for-the-sockets-in-it\"", "run_dir"),
-        ("auth.token_ttl_seconds = 0", "auth.token_ttl_seconds is not valid"),
+        (
+            "run_dir = \"/run/a-name-that-leaves-no-room-for-the-sockets-in-it\"",
+            "run_dir",
+        ),
+        (
+            "auth.token_ttl_seconds = 0",
+            "auth.token_ttl_seconds is not valid",
+        ),
         ("auth.token_ttl_seconds = -1", "auth.token_ttl_seconds: "),
-        ("auth.max_concurrent_hashes = 0", "auth.max_concurrent_hashes"),
+        (
+            "auth.max_concurrent_hashes = 0",
+            "auth.max_concurrent_hashes",
+        ),
         ("runtime = 5", "runtime"),
-        ("runtime.cgroup_parent = \"/a/../b\"", "runtime.cgroup_parent"),
-        ("runtime.containerd.namespace = \"a/b\"", "runtime.containerd.namespace"),
-        ("runtime.containerd.binary = \"./containerd\"", "runtime.containerd.binary"),
+        (
+            "runtime.cgroup_parent = \"/a/../b\"",
+            "runtime.cgroup_parent",
+        ),
+        (
+            "runtime.containerd.namespace = \"a/b\"",
+            "runtime.containerd.namespace",
+        ),
+        (
+            "runtime.containerd.binary = \"./containerd\"",
+            "runtime.containerd.binary",
+        ),
         ("registry.insecure = [\"http://a\"]", "registry.insecure"),
-        ("network.subnet = \"10.0.0.1/16\"", "did you mean 10.0.0.0/16?"),
-        ("network.nameservers = [\"127.0.0.53\"]", "network.nameservers"),
-        ("network.bridge = \"a-bridge-with-a-long-name\"", "network.bridge"),
+        (
+            "network.subnet = \"10.0.0.1/16\"",
+            "did you mean 10.0.0.0/16?",
+        ),
+        (
+            "network.nameservers = [\"127.0.0.53\"]",
+            "network.nameservers",
+        ),
+        (
+            "network.bridge = \"a-bridge-with-a-long-name\"",
+            "network.bridge",
+        ),
         ("network.mtu = 100", "network.mtu"),
-        ("workspace.default_image = \"Not An Image\"", "workspace.default_image: "),
-        ("workspace.allowed_images = [\"a*b\"]", "workspace.allowed_images"),
+        (
+            "workspace.default_image = \"Not An Image\"",
+            "workspace.default_image: ",
+        ),
+        (
+            "workspace.allowed_images = [\"a*b\"]",
+            "workspace.allowed_images",
+        ),
         ("workspace.limits.pids = 3", "workspace.limits"),
-        ("workspace.timezone = \"../etc/passwd\"", "workspace.timezone"),
+        (
+            "workspace.timezone = \"../etc/passwd\"",
+            "workspace.timezone",
+        ),
         ("limits.min_free_percent = 99", "limits.min_free_percent"),
         ("http.body_limit_bytes = 10", "http.body_limit_bytes"),
         ("listen = ", "is not TOML"),
@@ -135,7 +189,12 @@ fn every_key_is_listed_with_its_default() {
     for key in keys() {
         assert!(key.description.ends_with(['.', ')']), "{}", key.name);
         let pointer = format!("/{}", key.name.replace('.', "/"));
-        assert_eq!(defaults.pointer(&pointer), Some(&key.default), "{}", key.name);
+        assert_eq!(
+            defaults.pointer(&pointer),
+            Some(&key.default),
+            "{}",
+            key.name
+        );
     }
 }
 

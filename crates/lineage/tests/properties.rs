@@ -1,5 +1,7 @@
 //! What holds for every graph and every history, also for broken ones.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use botstead_lineage::*;
 use botstead_types::{SnapshotKey, SnapshotKind, VersionNumber, VersionSource};
 use chrono::DateTime;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use botstead_store::{Bot, BotPatch, Bots, Error, ErrorKind, Result};
 use botstead_types::{BotId, Page, PageRequest, UserId};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel,
     QueryFilter, QueryOrder, QuerySelect, Set,
 };
 use serde_json::{Map, Value};
@@ -123,13 +123,7 @@ impl Bots for SqlBots {
         }
         if let Some(after) = ByAge::of(LIST, page)? {
             query = query.filter(
-                Condition::any()
-                    .add(bots::Column::CreatedAt.gt(after.created_at))
-                    .add(
-                        Condition::all()
-                            .add(bots::Column::CreatedAt.eq(after.created_at))
-                            .add(bots::Column::Id.gt(after.id)),
-                    ),
+                ByAge::columns(bots::Column::CreatedAt, bots::Column::Id).gt(after.values()),
             );
         }
         let rows = query

@@ -2,6 +2,7 @@
 
 use botstead_store::{Error, ErrorKind, Result};
 use botstead_types::{Page, PageRequest};
+use sea_orm::sea_query::{Expr, IntoColumnRef};
 
 /// A place in a list that is ordered by time and id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,17 @@ impl ByAge {
             (id_is_uuid && place.write(list) == text).then_some(place)
         };
         read(list, page, parse)
+    }
+
+    /// The columns of a place, to compare with [`Self::values`]. They are compared as one row: an
+    /// index over them is then entered at the place itself.
+    pub(crate) fn columns<C: IntoColumnRef>(created_at: C, id: C) -> Expr {
+        Expr::tuple([Expr::col(created_at), Expr::col(id)])
+    }
+
+    /// The values of this place, in the order of [`Self::columns`].
+    pub(crate) fn values(self) -> Expr {
+        Expr::tuple([Expr::val(self.created_at), Expr::val(self.id)])
     }
 
     /// The cursor that continues after this place.

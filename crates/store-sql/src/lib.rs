@@ -34,6 +34,8 @@ mod migrations;
 mod operations;
 mod schema;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 mod transactions;
 mod users;
 mod versions;

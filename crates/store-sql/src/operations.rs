@@ -13,7 +13,7 @@ use botstead_types::{BotId, OperationId, Page, PageRequest, VersionNumber};
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
     QuerySelect, Set,
 };
 use serde_json::Value;
@@ -180,13 +180,8 @@ impl Operations for SqlOperations {
             operations::Entity::find().filter(operations::Column::BotId.eq(bot.to_string()));
         if let Some(after) = ByAge::of(LIST, page)? {
             query = query.filter(
-                Condition::any()
-                    .add(operations::Column::CreatedAt.lt(after.created_at))
-                    .add(
-                        Condition::all()
-                            .add(operations::Column::CreatedAt.eq(after.created_at))
-                            .add(operations::Column::Id.lt(after.id)),
-                    ),
+                ByAge::columns(operations::Column::CreatedAt, operations::Column::Id)
+                    .lt(after.values()),
             );
         }
         let rows = query

@@ -10,7 +10,7 @@ use botstead_store::{Error, ErrorKind, Result, User, UserPatch, Users};
 use botstead_types::{Page, PageRequest, Role, UserId};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel,
     PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Set,
 };
 use std::sync::Arc;
@@ -101,13 +101,7 @@ impl Users for SqlUsers {
         let mut query = users::Entity::find();
         if let Some(after) = ByAge::of(LIST, page)? {
             query = query.filter(
-                Condition::any()
-                    .add(users::Column::CreatedAt.gt(after.created_at))
-                    .add(
-                        Condition::all()
-                            .add(users::Column::CreatedAt.eq(after.created_at))
-                            .add(users::Column::Id.gt(after.id)),
-                    ),
+                ByAge::columns(users::Column::CreatedAt, users::Column::Id).gt(after.values()),
             );
         }
         let rows = query

@@ -6,7 +6,7 @@ use crate::entities::{bots, versions};
 use crate::error::failed;
 use async_trait::async_trait;
 use botstead_store::{Error, ErrorKind, Result, VersionPatch, VersionRecord, Versions};
-use botstead_types::{BotId, VersionNumber};
+use botstead_types::{BotId, ResolvedImage, VersionNumber};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait,
     QueryFilter, QueryOrder, Set,
@@ -29,24 +29,44 @@ fn size(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-fn read(row: versions::Model) -> Result<VersionRecord> {
-    let of = Row {
-        operation: "read version of bot",
-        key: &row.bot_id,
-    };
-    Ok(VersionRecord {
-        bot: of.text(&row.bot_id)?,
-        number: of.number(row.number)?,
-        source: of.text(&row.source)?,
-        snapshot: of.text(&row.snapshot_key)?,
-        parent: row.parent.map(|n| of.number(n)).transpose()?,
-        image: of.json(&row.image)?,
-        size_bytes: row.size_bytes.map(|n| of.number(n)).transpose()?,
-        created_at: of.time(row.created_at)?,
-        name: row.name,
-        snapshotter: row.snapshotter,
-        pinned: row.pinned,
-    })
+/// Reads rows. Most versions of a bot have the same image, and reading one costs more than the
+/// rest of a row, so that an image is only read where it differs from the row's before.
+#[derive(Default)]
+struct Reader {
+    last: Option<(String, ResolvedImage)>,
+}
+
+impl Reader {
+    fn image(&mut self, of: Row<'_>, text: &str) -> Result<ResolvedImage> {
+        match &self.last {
+            Some((last, image)) if last == text => Ok(image.clone()),
+            _ => {
+                let image: ResolvedImage = of.json(text)?;
+                self.last = Some((text.to_owned(), image.clone()));
+                Ok(image)
+            }
+        }
+    }
+
+    fn read(&mut self, row: versions::Model) -> Result<VersionRecord> {
+        let of = Row {
+            operation: "read version of bot",
+            key: &row.bot_id,
+        };
+        Ok(VersionRecord {
+            bot: of.text(&row.bot_id)?,
+            number: of.number(row.number)?,
+            source: of.text(&row.source)?,
+            snapshot: of.text(&row.snapshot_key)?,
+            parent: row.parent.map(|n| of.number(n)).transpose()?,
+            image: self.image(of, &row.image)?,
+            size_bytes: row.size_bytes.map(|n| of.number(n)).transpose()?,
+            created_at: of.time(row.created_at)?,
+            name: row.name,
+            snapshotter: row.snapshotter,
+            pinned: row.pinned,
+        })
+    }
 }
 
 /// Adds a version in a transaction.
@@ -151,10 +171,12 @@ impl Versions for SqlVersions {
             .one(&self.0.reader)
             .await
             .map_err(failed("read version", name(bot, number)))?;
-        read(row.ok_or_else(|| Error::new(ErrorKind::NotFound, "read version", name(bot, number)))?)
+        let missing = || Error::new(ErrorKind::NotFound, "read version", name(bot, number));
+        Reader::default().read(row.ok_or_else(missing)?)
     }
 
     async fn list(&self, bot: BotId) -> Result<Vec<VersionRecord>> {
+        let mut reader = Reader::default();
         versions::Entity::find()
             .filter(versions::Column::BotId.eq(bot.to_string()))
             .order_by_asc(versions::Column::Number)
@@ -162,7 +184,7 @@ impl Versions for SqlVersions {
             .await
             .map_err(failed("list versions of bot", bot))?
             .into_iter()
-            .map(read)
+            .map(|row| reader.read(row))
             .collect()
     }
 }

@@ -150,6 +150,9 @@ pub enum Error {
         /// Its text.
         message: String,
     },
+    /// The image could not be pulled.
+    #[error("{0}")]
+    Pull(#[source] runtime::Error),
     /// A call to the runtime failed.
     #[error("{0}")]
     Runtime(#[source] runtime::Error),
@@ -197,7 +200,7 @@ impl Error {
             }
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Joined { kind, .. } => *kind,
-            Self::Runtime(error) => match error.kind() {
+            Self::Runtime(error) | Self::Pull(error) => match error.kind() {
                 runtime::ErrorKind::Conflict | runtime::ErrorKind::AlreadyExists => {
                     ErrorKind::Conflict
                 }
@@ -247,7 +250,11 @@ impl Error {
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
             Self::PullTimedOut { .. } => "pull_timed_out",
-            Self::Runtime(error) => match error.kind() {
+            Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
+            Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {
+                "registry_unreachable"
+            }
+            Self::Runtime(error) | Self::Pull(error) => match error.kind() {
                 runtime::ErrorKind::NotFound => "runtime_not_found",
                 runtime::ErrorKind::AlreadyExists | runtime::ErrorKind::Conflict => {
                     "runtime_conflict"

@@ -48,7 +48,7 @@ impl Workspaces {
                 .with_lease(|lease| async move {
                     let pull = images.pull(&lease, &reference, &progress, &cancel);
                     match tokio::time::timeout(budget, pull).await {
-                        Ok(image) => Ok(image?),
+                        Ok(image) => image.map_err(Error::Pull),
                         Err(_) => Err(Error::PullTimedOut {
                             image: reference.clone(),
                             seconds: budget.as_secs(),

@@ -23,23 +23,24 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
         inner.refuse_when_closing()?;
-        if inner.record(bot).await?.is_none() {
-            return self
-                .create_and_wait(actor, bot, CreateRequest::default())
-                .await;
-        }
         let work = Arc::clone(inner);
-        inner
+        let found = inner
             .detached(async move {
                 let id = OperationId::generate();
                 let _guard = work.lock(bot, id, "start").await?;
-                let record = work.required_record(bot).await?;
+                let Some(record) = work.record(bot).await? else {
+                    return Ok(false);
+                };
                 let live = work.register(new_operation(id, bot, OperationKind::Start, &())?);
                 let done = work.bring_up(&record).await;
                 work.unregister(&live, outcome(&done));
-                done
+                done.map(|()| true)
             })
-            .await
+            .await?;
+        if found {
+            return Ok(());
+        }
+        self.create_and_wait(actor, bot, CreateRequest::default()).await
     }
 
     /// Stops the workspace; it stays stopped until it is started, whatever restarts meanwhile. One

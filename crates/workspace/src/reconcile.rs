@@ -38,16 +38,12 @@ impl Inner {
         self.remove_unknown_leases().await?;
         let records = self.store.containers.list().await?;
         self.remove_unknown_networks(&records).await;
-        stream::iter(
-            records
-                .into_iter()
-                .filter(|record| record.desired == DesiredState::Running),
-        )
-        .for_each_concurrent(
-            PARALLEL,
-            |record| async move { self.look_after(&record).await },
-        )
-        .await;
+        stream::iter(records)
+            .for_each_concurrent(
+                PARALLEL,
+                |record| async move { self.look_after(&record).await },
+            )
+            .await;
         let long_ago = Utc::now() - Days::new(KEEP_OPERATIONS_DAYS);
         let forgotten = self.store.operations.forget_finished(long_ago).await?;
         tracing::debug!(forgotten, "forgot finished operations");
@@ -120,7 +116,7 @@ impl Inner {
         }
     }
 
-    /// Brings one workspace up that should run, unless somebody is busy with it.
+    /// Makes true what the user wants of one workspace, unless somebody is busy with it.
     async fn look_after(self: &Arc<Self>, record: &ContainerRecord) {
         let holder = Holder {
             operation: OperationId::generate(),
@@ -135,17 +131,25 @@ impl Inner {
         }
         // Read again: it may have changed before the bot was free.
         let record = match self.record(record.bot).await {
-            Ok(Some(record)) if record.desired == DesiredState::Running => record,
-            Ok(_) => return,
+            Ok(Some(record)) => record,
+            Ok(None) => return,
             Err(error) => {
                 tracing::warn!(bot = %record.bot, %error, "cannot read the workspace");
                 return;
             }
         };
-        match self.bring_up(&record).await {
-            Ok(()) => self.samples.set_running(record.bot),
+        let done = match record.desired {
+            DesiredState::Running => self.bring_up(&record).await,
+            DesiredState::Stopped => self.power_down(&record).await,
+        };
+        match done {
+            Ok(()) if record.desired == DesiredState::Running => {
+                self.samples.set_running(record.bot);
+            }
+            Ok(()) => {}
             Err(error) => {
-                tracing::error!(bot = %record.bot, %error, "a workspace that should run does not");
+                tracing::error!(bot = %record.bot, desired = %record.desired, %error,
+                    "a workspace is not as it should be");
             }
         }
     }
@@ -243,11 +247,12 @@ impl Inner {
             .collect();
         let records = self.store.containers.list().await?;
         let mut due = Vec::new();
-        for record in records
-            .into_iter()
-            .filter(|record| record.desired == DesiredState::Running)
-        {
-            if running.contains(&record.container) {
+        for record in records {
+            if record.desired == DesiredState::Stopped {
+                if running.contains(&record.container) {
+                    due.push(record);
+                }
+            } else if running.contains(&record.container) {
                 self.samples.set_running(record.bot);
                 pauses.runs(record.bot);
                 if !self.reachable(&record).await {

@@ -86,7 +86,7 @@ fn read(
         let reference = own
             .or_else(|| name.cloned())
             .ok_or_else(|| invalid("an image has no name"))?;
-        images.push((reference, image(&files, &descriptor.digest().to_string())?));
+        images.push((reference, image(&files, descriptor.digest().as_ref())?));
     }
     if images.is_empty() {
         return Err(invalid("it holds no image"));
@@ -97,7 +97,7 @@ fn read(
 /// One image, by the digest of its manifest.
 fn image(files: &Files, digest: &str) -> std::result::Result<ImageContent, Refusal> {
     let manifest: ImageManifest = serde_json::from_slice(blob(files, digest)?).map_err(invalid)?;
-    let config = blob(files, &manifest.config().digest().to_string())?;
+    let config = blob(files, manifest.config().digest().as_ref())?;
     let configuration: ImageConfiguration = serde_json::from_slice(config).map_err(invalid)?;
     let diff_ids = configuration.rootfs().diff_ids();
     if diff_ids.len() != manifest.layers().len() {
@@ -105,7 +105,7 @@ fn image(files: &Files, digest: &str) -> std::result::Result<ImageContent, Refus
     }
     let mut layers = Vec::new();
     for (layer, diff_id) in manifest.layers().iter().zip(diff_ids) {
-        let blob = blob(files, &layer.digest().to_string())?;
+        let blob = blob(files, layer.digest().as_ref())?;
         let tar = decompress(blob).map_err(corrupt)?;
         if digest_of(&tar) != *diff_id {
             return Err(corrupt(format!("a layer is not {diff_id}")));

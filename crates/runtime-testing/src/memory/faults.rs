@@ -29,6 +29,7 @@ pub const OPERATIONS: &[&str] = &[
     "network.remove",
     "network.status",
     "snapshots.commit",
+    "snapshots.flatten",
     "snapshots.get",
     "snapshots.list",
     "snapshots.mounts",

@@ -103,6 +103,44 @@ impl Snapshots for Shared {
         })
     }
 
+    async fn flatten(
+        &self,
+        lease: &LeaseId,
+        source: &SnapshotKey,
+        base: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let op = Op("snapshots.flatten", "flatten snapshot");
+        self.call(op, source, |state| {
+            lease_of(state, op, lease)?;
+            record(state, op, base)?;
+            let mut files = BTreeMap::new();
+            let mut next = Some(source.clone());
+            while next.as_ref() != Some(base) {
+                let Some(key) = next else {
+                    return Err(op
+                        .error(ErrorKind::InvalidArgument, source)
+                        .because(format!("{base} is no ancestor of it")));
+                };
+                let layer = record(state, op, &key)?;
+                next = layer.snapshot.parent.clone();
+                for (path, content) in &layer.files {
+                    // What is above counts.
+                    let above = files.entry(path.clone());
+                    above.or_insert_with(|| content.clone());
+                }
+            }
+            protect(state, op, lease, name)?;
+            if !state.snapshots.contains_key(name) {
+                let (parent, kind) = (Some(base.clone()), SnapshotKind::Committed);
+                state.insert_snapshot(name.clone(), parent, kind, labels.clone(), files, true);
+            }
+            state.changed();
+            Ok(())
+        })
+    }
+
     async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
         let op = Op("snapshots.mounts", "mount snapshot");
         self.call(op, key, |_| {

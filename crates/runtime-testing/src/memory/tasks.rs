@@ -9,7 +9,7 @@ use botstead_runtime::{
 use botstead_types::{ContainerId, Limits, TaskStatus};
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, BoxStream, StreamExt};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 /// Programs that a task in memory knows. Every other program runs until a signal ends it.
 pub mod programs {
@@ -231,14 +231,11 @@ impl Tasks for Shared {
             return stream::once(async { Err(error) }).boxed();
         }
         stream::unfold(events, |mut events| async {
-            loop {
-                match events.recv().await {
-                    Ok(Notice::Event(event)) => return Some((Ok(event), events)),
-                    // Who reads too slowly misses events, and with them the reason to trust
-                    // the stream: it ends, and the reader looks at the state again.
-                    Ok(Notice::Away) | Err(broadcast::error::RecvError::Lagged(_)) => return None,
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                }
+            match events.recv().await {
+                Ok(Notice::Event(event)) => Some((Ok(event), events)),
+                // Who reads too slowly misses events, and with them the reason to trust the
+                // stream: it ends, and the reader looks at the state again.
+                Ok(Notice::Away) | Err(_) => None,
             }
         })
         .boxed()

@@ -196,7 +196,7 @@ impl Inner {
         match pulled {
             Ok(Ok(image)) => Ok(image),
             Ok(Err(error)) if error.kind() == RuntimeErrorKind::Cancelled => Err(Error::Cancelled),
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Err(error)) => Err(Error::Pull(error)),
             Err(_) => Err(Error::PullTimedOut {
                 image: wishes.image.clone(),
                 seconds: budget.as_secs(),
