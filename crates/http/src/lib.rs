@@ -1,1 +1,33 @@
 //! Botstead's HTTP API: routes, shapes, errors, OpenAPI.
+//!
+//! This crate owns everything that is HTTP or JSON: routes, request and reply shapes, how an error
+//! becomes a problem reply, sign-in headers, event streams, the OpenAPI document and the page that
+//! shows it. What a request *does* is in `botstead-workspace` and `botstead-accounts`; nothing is
+//! decided here.
+//!
+//! ```no_run
+//! # async fn example(services: botstead_http::Services) -> Result<(), botstead_http::Error> {
+//! let config = botstead_http::HttpConfig::default();
+//! let server = botstead_http::Server::bind(config, services)?;
+//! println!("listening on {:?}", server.addresses());
+//! server.run(std::future::pending()).await
+//! # }
+//! ```
+
+mod auth;
+mod config;
+mod context;
+mod docs;
+mod extract;
+mod monitoring;
+mod openapi;
+mod problem;
+mod routes;
+mod server;
+mod shapes;
+mod sse;
+mod state;
+
+pub use config::{HttpConfig, MetricsAccess};
+pub use openapi::openapi;
+pub use server::{Error, Server, Services, serve};

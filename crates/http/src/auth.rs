@@ -1,0 +1,274 @@
+//! Who calls: credentials in a request, and the caller that they prove.
+//!
+//! Every route needs a caller unless it is named in [`PUBLIC`]. What the caller may do is decided
+//! by the services, beside each effect.
+
+use crate::MetricsAccess;
+use crate::problem::Problem;
+use crate::state::SharedState;
+use actix_web::body::BoxBody;
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::middleware::Next;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
+use botstead_accounts as accounts;
+use botstead_authz::Actor;
+use botstead_types::UserId;
+use std::future::{Ready, ready};
+
+/// The routes that need no caller.
+pub(crate) const PUBLIC: &[&str] = &[
+    "/auth/login",
+    "/healthz",
+    "/readyz",
+    "/openapi.json",
+    "/docs",
+];
+
+/// The route whose need of a caller is the operator's choice.
+const METRICS: &str = "/metrics";
+
+/// The routes that stream a file to a browser, which cannot send a header there: they take a
+/// ticket.
+const DOWNLOADS: &[&str] = &["/bots/{bot_id}/container/fs/download"];
+
+/// The user who sent the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    /// Who asks, for the services.
+    pub(crate) actor: Actor,
+    /// Their id, for the log.
+    pub(crate) user: UserId,
+}
+
+impl FromRequest for Caller {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let caller = request.extensions().get::<Self>().copied();
+        // Only a route that is public and asks for a caller gets here.
+        ready(caller.ok_or_else(|| Problem::internal("the route asks for a caller and is public")))
+    }
+}
+
+/// What proves who calls. A secret: it has no `Debug`.
+#[derive(PartialEq, Eq)]
+enum Credential {
+    Token(String),
+    Ticket(String),
+}
+
+/// Finds the caller of every request to a route that needs one, before anything else of the
+/// request is looked at.
+pub(crate) async fn authenticate(
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    match identify(&request).await {
+        Ok(caller) => {
+            if let Some(caller) = caller {
+                tracing::Span::current().record("user", tracing::field::display(caller.user));
+                request.extensions_mut().insert(caller);
+            }
+            next.call(request).await
+        }
+        Err(problem) => Ok(request.into_response(problem.error_response())),
+    }
+}
+
+async fn identify(request: &ServiceRequest) -> Result<Option<Caller>, Problem> {
+    let Some(state) = request.app_data::<web::Data<SharedState>>() else {
+        return Err(Problem::internal("the server has no state"));
+    };
+    let Some(route) = request.match_pattern() else {
+        return Ok(None);
+    };
+    let open = route == METRICS && state.config.metrics == MetricsAccess::Open;
+    if open || PUBLIC.contains(&route.as_str()) {
+        return Ok(None);
+    }
+    let credential = credential(
+        request.headers(),
+        request.query_string(),
+        request.method(),
+        &route,
+    )?;
+    let accounts = &state.services.accounts;
+    let user = match credential {
+        Credential::Token(token) => accounts.authenticate(&token).await,
+        Credential::Ticket(ticket) => {
+            accounts
+                .redeem_ticket(&ticket, request.method().as_str(), request.path())
+                .await
+        }
+    };
+    let user: accounts::User = user?;
+    Ok(Some(Caller {
+        actor: user.actor(),
+        user: user.id,
+    }))
+}
+
+fn credential(
+    headers: &HeaderMap,
+    query: &str,
+    method: &Method,
+    route: &str,
+) -> Result<Credential, Problem> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let token = value.to_str().ok().and_then(|value| {
+            let (scheme, token) = value.trim().split_once(' ')?;
+            let token = token.trim();
+            (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+        });
+        return match token {
+            Some(token) => Ok(Credential::Token(token.to_owned())),
+            None => Err(Problem::unauthenticated(
+                "the Authorization header is not of the form: Bearer <token>",
+            )),
+        };
+    }
+    if let Some(value) = headers.get("x-api-key") {
+        return match value.to_str().map(str::trim) {
+            Ok(token) if !token.is_empty() => Ok(Credential::Token(token.to_owned())),
+            _ => Err(Problem::unauthenticated("the X-API-Key header is empty")),
+        };
+    }
+    let upgrade = is_websocket_upgrade(headers, method);
+    let ticket_allowed = upgrade || (method == Method::GET && DOWNLOADS.contains(&route));
+    let mut elsewhere = false;
+    // A query that cannot be read has no credential in it.
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
+    for (name, value) in pairs {
+        match name.as_str() {
+            "ticket" if ticket_allowed => return Ok(Credential::Ticket(value)),
+            "token" if upgrade => return Ok(Credential::Token(value)),
+            "ticket" | "token" => elsewhere = true,
+            _ => {}
+        }
+    }
+    Err(Problem::unauthenticated(if elsewhere {
+        "this request takes no token or ticket in its query; send the header Authorization: \
+         Bearer <token>"
+    } else {
+        "send the header Authorization: Bearer <token>; POST /auth/login gives a token"
+    }))
+}
+
+/// RFC 6455, section 4.1: a GET with `Connection: Upgrade` and `Upgrade: websocket`.
+fn is_websocket_upgrade(headers: &HeaderMap, method: &Method) -> bool {
+    let has = |name, word: &str| {
+        headers.get_all(name).any(|value| {
+            value.to_str().is_ok_and(|value| {
+                value
+                    .split(',')
+                    .any(|part| part.trim().eq_ignore_ascii_case(word))
+            })
+        })
+    };
+    method == Method::GET && has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    const DOWNLOAD: &str = DOWNLOADS[0];
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    fn found(
+        pairs: &[(&'static str, &'static str)],
+        query: &str,
+        method: Method,
+        route: &str,
+    ) -> Option<String> {
+        match credential(&headers(pairs), query, &method, route) {
+            Ok(Credential::Token(token)) => Some(format!("token {token}")),
+            Ok(Credential::Ticket(ticket)) => Some(format!("ticket {ticket}")),
+            Err(problem) => {
+                assert_eq!(problem.status(), 401);
+                assert!(!problem.detail().contains("s3cret"), "{problem}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_proves_the_caller() {
+        for (pairs, expected) in [
+            (vec![("authorization", "Bearer abc")], Some("token abc")),
+            (vec![("authorization", "bearer  abc ")], Some("token abc")),
+            (vec![("x-api-key", "abc")], Some("token abc")),
+            (
+                vec![("authorization", "Bearer a"), ("x-api-key", "b")],
+                Some("token a"),
+            ),
+            (vec![("authorization", "Bearer ")], None),
+            (vec![("authorization", "Basic s3cret")], None),
+            (vec![("x-api-key", " ")], None),
+            (vec![], None),
+        ] {
+            assert_eq!(
+                found(&pairs, "", Method::GET, "/bots").as_deref(),
+                expected,
+                "{pairs:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_query_proves_the_caller_only_where_a_browser_can_send_no_header() {
+        let upgrade = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+        ];
+        for (pairs, query, method, route, expected) in [
+            (
+                &upgrade[..],
+                "token=s3cret",
+                Method::GET,
+                "/x",
+                Some("token s3cret"),
+            ),
+            (
+                &upgrade[..],
+                "ticket=s3cret",
+                Method::GET,
+                "/x",
+                Some("ticket s3cret"),
+            ),
+            (&upgrade[..], "token=s3cret", Method::POST, "/x", None),
+            (&upgrade[1..], "token=s3cret", Method::GET, "/x", None),
+            (&[][..], "token=s3cret", Method::GET, DOWNLOAD, None),
+            (
+                &[][..],
+                "ticket=s3cret",
+                Method::GET,
+                DOWNLOAD,
+                Some("ticket s3cret"),
+            ),
+            (&[][..], "ticket=s3cret", Method::POST, DOWNLOAD, None),
+            (&[][..], "ticket=s3cret", Method::GET, "/bots", None),
+        ] {
+            assert_eq!(
+                found(pairs, query, method.clone(), route).as_deref(),
+                expected,
+                "{pairs:?} {query} {method} {route}"
+            );
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What an operator may choose about the HTTP server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Who may read `/metrics`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MetricsAccess {
+    /// Callers with an admin's token. The default, also on loopback: behind a reverse proxy every
+    /// caller looks local.
+    #[default]
+    Admin,
+    /// Everyone who reaches the port, for scrapers that cannot hold a token.
+    Open,
+}
+
+/// The HTTP server's settings. The defaults are fit for production behind a reverse proxy.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Where to listen. Port 0 takes a free one; [`crate::Server::addresses`] tells which.
+    pub listen: Vec<SocketAddr>,
+    /// Threads that serve requests; each is a runtime of its own. `None` is one per core.
+    pub workers: Option<usize>,
+    /// The largest JSON body, in bytes.
+    pub max_json_bytes: usize,
+    /// The largest image archive that may be uploaded, in bytes.
+    pub max_import_bytes: u64,
+    /// Where uploads are kept while they are used; made when missing, readable by the server only.
+    pub spool_dir: PathBuf,
+    /// How long a client may take to send the headers of its request.
+    pub header_timeout: Duration,
+    /// How long a client may take to send a JSON body, and how long an upload may stand still.
+    pub body_timeout: Duration,
+    /// How long an idle connection is kept.
+    pub keep_alive: Duration,
+    /// How long requests under way may go on after shutdown began; rounded up to seconds.
+    pub shutdown_grace: Duration,
+    /// Who may read `/metrics`.
+    pub metrics: MetricsAccess,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            workers: None,
+            max_json_bytes: 1 << 20,
+            max_import_bytes: 16 << 30,
+            spool_dir: std::env::temp_dir().join("botstead-spool"),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(75),
+            shutdown_grace: Duration::from_secs(30),
+            metrics: MetricsAccess::Admin,
+        }
+    }
+}

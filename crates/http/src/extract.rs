@@ -1,0 +1,333 @@
+//! What handlers take from a request: ids in the path, the query, a JSON body. Every refusal is a
+//! problem reply that names the field.
+
+use crate::problem::Problem;
+use crate::state::SharedState;
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use botstead_types::{BotId, InvalidValue, OperationId, PageRequest, UserId};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use std::future::{Ready, ready};
+use std::str::FromStr;
+use utoipa::IntoParams;
+
+/// An id that is a segment of the path.
+pub(crate) trait PathId: FromStr<Err = InvalidValue> {
+    /// The segment's name in the route.
+    const SEGMENT: &'static str;
+}
+
+impl PathId for BotId {
+    const SEGMENT: &'static str = "bot_id";
+}
+
+impl PathId for UserId {
+    const SEGMENT: &'static str = "user_id";
+}
+
+impl PathId for OperationId {
+    const SEGMENT: &'static str = "operation_id";
+}
+
+/// An id from the path; 400 when it has not the form of one.
+#[derive(Debug)]
+pub(crate) struct IdOf<T>(pub(crate) T);
+
+impl<T: PathId> FromRequest for IdOf<T> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let text = request.match_info().get(T::SEGMENT).unwrap_or_default();
+        ready(text.parse().map(Self).map_err(Problem::from))
+    }
+}
+
+/// The query; 400 when it does not fit.
+#[derive(Debug)]
+pub(crate) struct QueryOf<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest for QueryOf<T> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let query = request.query_string();
+        ready(
+            serde_urlencoded::from_str(query)
+                .map(Self)
+                .map_err(|error| Problem::invalid("invalid_query", error.to_string())),
+        )
+    }
+}
+
+/// A part of a list that can grow.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// At most this many items, 1 to 100; 100 when absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl TryFrom<PageQuery> for PageRequest {
+    type Error = Problem;
+
+    fn try_from(query: PageQuery) -> Result<Self, Problem> {
+        let limit = query.limit.unwrap_or(Self::MAX_LIMIT);
+        if !(1..=Self::MAX_LIMIT).contains(&limit) {
+            return Err(InvalidValue::new("limit", &limit.to_string(), "1 to 100").into());
+        }
+        Ok(Self {
+            limit,
+            cursor: query.cursor.filter(|cursor| !cursor.is_empty()),
+        })
+    }
+}
+
+/// A flag in a query: `true` or `false`, `1` or `0`, or the bare name for true.
+pub(crate) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.as_str() {
+        "true" | "1" | "" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(serde::de::Error::custom(format!(
+            "{text:?} is not a flag: true or false is expected"
+        ))),
+    }
+}
+
+/// A field that may be absent, `null` or a value, for partial updates: `None`, `Some(None)` and
+/// `Some(Some(_))`. Use with `#[serde(default, deserialize_with = ...)]`.
+pub(crate) fn nullable<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// A JSON body.
+#[derive(Debug)]
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            match read(&request, payload).await? {
+                Some(body) => Ok(Self(body)),
+                None => Err(Problem::invalid(
+                    "invalid_body",
+                    "this request needs a JSON body",
+                )),
+            }
+        })
+    }
+}
+
+/// A JSON body that may be absent, which means an empty object.
+#[derive(Debug)]
+pub(crate) struct BodyOrDefault<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default + 'static> FromRequest for BodyOrDefault<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move { Ok(Self(read(&request, payload).await?.unwrap_or_default())) })
+    }
+}
+
+/// Reads a JSON body: `None` when there are no bytes.
+async fn read<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<Option<T>, Problem> {
+    let Some(state) = request.app_data::<web::Data<SharedState>>() else {
+        return Err(Problem::internal("the server has no state"));
+    };
+    let limit = state.config.max_json_bytes;
+    let collected = tokio::time::timeout(
+        state.config.body_timeout,
+        collect(payload, content_length(request), limit),
+    );
+    let bytes = collected
+        .await
+        .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))??;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    if !is_json(request) {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "the body must have the header Content-Type: application/json",
+        ));
+    }
+    parse(&bytes).map(Some)
+}
+
+pub(crate) fn content_length(request: &HttpRequest) -> Option<u64> {
+    let value = request.headers().get(header::CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
+}
+
+async fn collect(
+    mut payload: Payload,
+    announced: Option<u64>,
+    limit: usize,
+) -> Result<BytesMut, Problem> {
+    let too_large = || {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body is larger than {limit} bytes"),
+        )
+    };
+    if announced.is_some_and(|announced| announced > limit as u64) {
+        return Err(too_large());
+    }
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|error| {
+            Problem::invalid("invalid_body", "the body could not be read").caused_by(error)
+        })?;
+        if bytes.len() + chunk.len() > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+fn is_json(request: &HttpRequest) -> bool {
+    let kind = request.content_type();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json")
+        || kind
+            .rsplit_once('+')
+            .is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case("json"))
+}
+
+/// Parses JSON; a refusal names the field.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if matches!(inner.classify(), serde_json::error::Category::Data) && path != "." {
+            Problem::invalid("invalid_body", format!("{path}: {inner}"))
+        } else {
+            Problem::invalid("invalid_body", format!("the body is not right: {inner}"))
+        }
+    })?;
+    deserializer.end().map_err(|error| {
+        Problem::invalid("invalid_body", format!("the body is not right: {error}"))
+    })?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        count: u8,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        inner: Inner,
+        #[serde(default, deserialize_with = "nullable")]
+        name: Option<Option<String>>,
+    }
+
+    #[test]
+    fn a_refused_body_names_the_field() {
+        for (body, expected) in [
+            (r#"{"inner":{"count":"x"}}"#, "inner.count: invalid type"),
+            (
+                r#"{"inner":{"count":1,"more":2}}"#,
+                "inner.more: unknown field `more`",
+            ),
+            (r#"{"inner":{}}"#, "missing field `count`"),
+            (r#"{}"#, "missing field `inner`"),
+            (r#"{"inner":"#, "EOF"),
+            (r#"{"inner":{"count":1}} x"#, "trailing characters"),
+            ("[", "EOF"),
+        ] {
+            let problem = parse::<Outer>(body.as_bytes()).unwrap_err();
+            assert_eq!(
+                (problem.status().as_u16(), problem.code()),
+                (400, "invalid_body")
+            );
+            assert!(problem.detail().contains(expected), "{body}: {problem}");
+        }
+    }
+
+    #[test]
+    fn absent_null_and_a_value_differ() {
+        for (body, expected) in [
+            (r#"{"inner":{"count":1}}"#, None),
+            (r#"{"inner":{"count":1},"name":null}"#, Some(None)),
+            (
+                r#"{"inner":{"count":1},"name":"n"}"#,
+                Some(Some("n".to_owned())),
+            ),
+        ] {
+            assert_eq!(parse::<Outer>(body.as_bytes()).unwrap().name, expected);
+        }
+    }
+
+    #[test]
+    fn pages_have_one_to_a_hundred_items() {
+        let page = |limit| {
+            PageRequest::try_from(PageQuery {
+                limit,
+                cursor: Some(String::new()),
+            })
+        };
+        assert_eq!(page(None).unwrap(), PageRequest::default());
+        assert_eq!(page(Some(1)).unwrap().limit, 1);
+        for bad in [0, 101] {
+            assert_eq!(page(Some(bad)).unwrap_err().status(), 400);
+        }
+    }
+
+    #[test]
+    fn flags_have_the_usual_spellings() {
+        #[derive(Deserialize)]
+        struct Flags {
+            #[serde(default, deserialize_with = "flag")]
+            on: bool,
+        }
+        for (query, expected) in [
+            ("on=true", Some(true)),
+            ("on=1", Some(true)),
+            ("on", Some(true)),
+            ("on=false", Some(false)),
+            ("on=0", Some(false)),
+            ("", Some(false)),
+            ("on=maybe", None),
+        ] {
+            let flags = serde_urlencoded::from_str::<Flags>(query).ok();
+            assert_eq!(flags.map(|flags| flags.on), expected, "{query}");
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! /bots/{bot_id}/container: create, look, start, stop, delete.
+//!
+//! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
+//! are ignored for the same reason.
+
+use crate::auth::Caller;
+use crate::context::RequestId;
+use crate::extract::{BodyOrDefault, IdOf, QueryOf, flag};
+use crate::problem::Problem;
+use crate::shapes::LimitsShape;
+use crate::sse::{self, Step};
+use crate::state::SharedState;
+use actix_web::{HttpResponse, delete, get, post, web};
+use botstead_types::{BotId, CdiDevice, InvalidValue};
+use botstead_workspace::{
+    CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, PullPolicy, WorkspaceInfo,
+};
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_actix_web::service_config::ServiceConfig;
+
+mod metrics;
+
+pub(super) fn configure(config: &mut ServiceConfig<'_>) {
+    config
+        .service(create)
+        .service(get_container)
+        .service(metrics::get_metrics)
+        .service(start)
+        .service(stop)
+        .service(delete_container);
+}
+
+/// Wishes for a new workspace. What is absent comes from the bot's `metadata.workspace`, then from
+/// the server's defaults.
+#[derive(Default, Deserialize, ToSchema)]
+struct CreateContainer {
+    /// The snapshotter; anything but the backend's own is refused.
+    snapshotter: Option<String>,
+    /// Whether preserved data is brought back: absent or `true` does, `false` keeps it preserved.
+    restore_data: Option<bool>,
+    /// The image, as in `docker pull`.
+    #[schema(example = "debian:12")]
+    image: Option<String>,
+    /// Devices.
+    gpu: Option<Gpu>,
+    /// Limits.
+    limits: Option<LimitsShape>,
+    /// When to ask the registry.
+    pull: Option<Pull>,
+}
+
+/// Devices for a workspace.
+#[derive(Default, Deserialize, ToSchema)]
+struct Gpu {
+    /// CDI names such as `nvidia.com/gpu=0`; an empty list means none, whatever the bot prefers.
+    devices: Option<Vec<String>>,
+}
+
+/// When to ask the registry for an image.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Pull {
+    /// Only when it is not local.
+    IfNotPresent,
+    /// Always: a moved tag is followed.
+    Always,
+}
+
+impl TryFrom<CreateContainer> for CreateRequest {
+    type Error = InvalidValue;
+
+    fn try_from(body: CreateContainer) -> Result<Self, InvalidValue> {
+        let filled = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        let devices = body.gpu.and_then(|gpu| gpu.devices).map(|names| {
+            let parsed = names.into_iter().map(CdiDevice::try_from);
+            parsed.collect::<Result<Vec<_>, _>>()
+        });
+        Ok(Self {
+            snapshotter: filled(body.snapshotter),
+            restore_data: body.restore_data,
+            image: filled(body.image).map(|image| image.parse()).transpose()?,
+            devices: devices.transpose()?,
+            limits: body.limits.map(LimitsShape::check).transpose()?,
+            pull: match body.pull {
+                None | Some(Pull::IfNotPresent) => PullPolicy::IfNotPresent,
+                Some(Pull::Always) => PullPolicy::Always,
+            },
+        })
+    }
+}
+
+/// An event of a creation, besides `pull_progress` and `error`.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum CreationEvent {
+    Pulling { image: String },
+    Creating,
+    Complete { container: CreatedContainer },
+}
+
+/// The workspace at the end of a creation.
+#[derive(Serialize, ToSchema)]
+struct CreatedContainer {
+    /// The container's id.
+    container_id: String,
+    /// Its image.
+    image: String,
+    /// Its snapshotter.
+    snapshotter: String,
+    /// Its devices, by their CDI names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    cdi_devices: Vec<String>,
+    /// Whether it runs.
+    started: bool,
+    /// Whether preserved data was brought back.
+    data_restored: bool,
+    /// Whether preserved data exists now.
+    has_preserved_data: bool,
+}
+
+impl From<CreatedWorkspace> for CreatedContainer {
+    fn from(created: CreatedWorkspace) -> Self {
+        Self {
+            container_id: created.container.into(),
+            image: created.image.into(),
+            snapshotter: created.snapshotter,
+            cdi_devices: created.devices.into_iter().map(String::from).collect(),
+            started: created.started,
+            data_restored: created.data_restored,
+            has_preserved_data: created.has_preserved_data,
+        }
+    }
+}
+
+fn creation_step(event: CreateEvent) -> Step<CreationEvent> {
+    match event {
+        CreateEvent::Pulling { image } => Step::Event(CreationEvent::Pulling {
+            image: image.into(),
+        }),
+        CreateEvent::PullProgress { layers } => Step::Progress(layers),
+        CreateEvent::Creating => Step::Event(CreationEvent::Creating),
+        CreateEvent::Complete(created) => Step::Last(CreationEvent::Complete {
+            container: created.into(),
+        }),
+        CreateEvent::Failed(error) => Step::Failed(error.into()),
+    }
+}
+
+/// Create and start a bot's workspace.
+///
+/// The reply is a stream of events, one JSON object per `data:` line, in this order:
+/// `{"type":"pulling","image"}`; `{"type":"pull_progress","layers":[{"ref","offset","total"}]}`
+/// repeatedly; `{"type":"creating"}`; `{"type":"restoring"}` only when preserved data is brought
+/// back; then exactly one of `{"type":"complete","container"}` and
+/// `{"type":"error","message","code","request_id"}`. Comments come every 15 s.
+///
+/// On an existing workspace the same or no image and devices make sure that it runs. A second
+/// request with the same body joins a creation under way. The creation goes on when its client
+/// leaves.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    request_body = CreateContainer,
+    responses(
+        (status = 200, description = "The events.", content_type = "text/event-stream", body = String),
+        (status = 400, description = "A value is not valid, such as the image or another snapshotter than the backend's."),
+        (status = 404, description = "`bot_not_found`."),
+        (status = 409, description = "`container_exists` with another image or devices, `creation_under_way` with another body, or `busy`."),
+        (status = 422, description = "`preference_unreadable`: the bot's `metadata.workspace` cannot be used."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container")]
+async fn create(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request_id: RequestId,
+    body: BodyOrDefault<CreateContainer>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let request = CreateRequest::try_from(body.0)?;
+    let workspaces = &state.services.workspaces;
+    let events = workspaces.create(&caller.actor, id.0, request).await?;
+    let steps = events.map(creation_step).boxed();
+    Ok(sse::reply(&state, request_id, steps))
+}
+
+/// A workspace as it is.
+#[derive(Serialize, ToSchema)]
+struct Container {
+    /// The container's id.
+    container_id: String,
+    /// Its image.
+    image: String,
+    /// `created`, `running`, `stopped`, `error` or `unknown`.
+    #[schema(example = "running")]
+    status: &'static str,
+    /// The runtime's namespace.
+    namespace: String,
+    /// Where the bot's own files live inside.
+    container_path: String,
+    /// Its devices, by their CDI names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    cdi_devices: Vec<String>,
+    /// Its limits, defaults applied.
+    limits: LimitsShape,
+    /// Whether its task runs.
+    task_running: bool,
+    /// Whether it runs and its network is up.
+    reachable: bool,
+    /// Whether preserved data exists.
+    has_preserved_data: bool,
+    /// Always `false`: there are no workspaces of an older layout.
+    legacy: bool,
+    /// The version that its state came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_version: Option<u32>,
+    /// Why the last operation failed, until one succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+    /// When it was made.
+    created_at: DateTime<Utc>,
+    /// When it last changed.
+    updated_at: DateTime<Utc>,
+}
+
+impl From<WorkspaceInfo> for Container {
+    fn from(info: WorkspaceInfo) -> Self {
+        Self {
+            container_id: info.container.into(),
+            image: info.image.into(),
+            status: info.status.as_str(),
+            namespace: info.namespace,
+            container_path: info.container_path,
+            cdi_devices: info.devices.into_iter().map(String::from).collect(),
+            limits: info.limits.into(),
+            task_running: info.task_running,
+            reachable: info.reachable,
+            has_preserved_data: info.has_preserved_data,
+            legacy: false,
+            head_version: info.head_version.map(|version| version.get()),
+            last_error: info.last_error,
+            created_at: info.created_at,
+            updated_at: info.updated_at,
+        }
+    }
+}
+
+/// A bot's workspace.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    responses(
+        (status = 200, body = Container),
+        (status = 404, description = "`bot_not_found`, or `workspace_not_found` when it has none."),
+    ),
+)]
+#[get("/bots/{bot_id}/container")]
+async fn get_container(
+    caller: Caller,
+    id: IdOf<BotId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let info = state.services.workspaces.get(&caller.actor, id.0).await?;
+    Ok(HttpResponse::Ok().json(Container::from(info)))
+}
+
+/// The reply of a start.
+#[derive(Serialize, ToSchema)]
+struct Started {
+    /// Always `true`.
+    started: bool,
+}
+
+/// Start a workspace. A missing container is made from what is recorded, or from the defaults.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    responses(
+        (status = 200, body = Started),
+        (status = 404, description = "`bot_not_found`."),
+        (status = 409, description = "`busy`: another operation is under way."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/start")]
+async fn start(
+    caller: Caller,
+    id: IdOf<BotId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    workspaces.start(&caller.actor, id.0).await?;
+    Ok(HttpResponse::Ok().json(Started { started: true }))
+}
+
+/// The reply of a stop.
+#[derive(Serialize, ToSchema)]
+struct Stopped {
+    /// Always `true`.
+    stopped: bool,
+}
+
+/// Stop a workspace. It stays stopped, also after a restart of the server.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    responses(
+        (status = 200, body = Stopped),
+        (status = 404, description = "`bot_not_found`, or `workspace_not_found` when it has none."),
+        (status = 409, description = "`busy`: another operation is under way."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/stop")]
+async fn stop(
+    caller: Caller,
+    id: IdOf<BotId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    workspaces.stop(&caller.actor, id.0).await?;
+    Ok(HttpResponse::Ok().json(Stopped { stopped: true }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DeleteQuery {
+    /// Keep `/data` as an archive; nothing is deleted unless that was done.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    preserve_data: bool,
+    /// Remove the versions too.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    delete_versions: bool,
+}
+
+/// Remove a workspace. Its versions stay unless asked otherwise, and a rollback rebuilds it from
+/// one.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot."), DeleteQuery),
+    responses(
+        (status = 204, description = "There is no workspace any more."),
+        (status = 404, description = "`bot_not_found`, or `workspace_not_found` when data was to be kept of none."),
+        (status = 409, description = "`busy`: another operation is under way."),
+    ),
+)]
+#[delete("/bots/{bot_id}/container")]
+async fn delete_container(
+    caller: Caller,
+    id: IdOf<BotId>,
+    query: QueryOf<DeleteQuery>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let request = DeleteRequest {
+        preserve_data: query.0.preserve_data,
+        delete_versions: query.0.delete_versions,
+    };
+    let workspaces = &state.services.workspaces;
+    workspaces.delete(&caller.actor, id.0, request).await?;
+    Ok(HttpResponse::NoContent().finish())
+}

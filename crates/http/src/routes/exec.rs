@@ -1,0 +1,255 @@
+//! /bots/{bot_id}/container/exec: run a command and wait for it.
+//!
+//! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
+//! are ignored for the same reason.
+
+use crate::auth::Caller;
+use crate::extract::{Body, IdOf};
+use crate::problem::Problem;
+use crate::state::SharedState;
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, post, web};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use botstead_types::{BotId, InvalidValue, VersionNumber};
+use botstead_workspace::{ExecOutcome, ExecRequest};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+pub(super) fn configure(config: &mut ServiceConfig<'_>) {
+    config.service(run_command);
+}
+
+/// A command to run.
+#[derive(Deserialize, ToSchema)]
+struct Exec {
+    /// The program and its arguments, or a line for `/bin/sh`.
+    command: Command,
+    /// The working directory; `/data` when absent.
+    #[serde(default)]
+    cwd: Option<String>,
+    /// Variables beside the image's.
+    #[serde(default)]
+    env: Option<BTreeMap<String, String>>,
+    /// Who runs it, such as `user`, `uid` or `uid:gid`; the image's user when absent.
+    #[serde(default)]
+    user: Option<String>,
+    /// What it reads, as text.
+    #[serde(default)]
+    stdin: Option<String>,
+    /// After this many seconds it is killed; no limit when absent.
+    #[serde(default)]
+    #[schema(exclusive_minimum = 0)]
+    timeout_seconds: Option<f64>,
+    /// How `stdout` and `stderr` are given.
+    #[serde(default)]
+    encoding: Encoding,
+    /// Make a version first.
+    #[serde(default)]
+    snapshot_before: bool,
+    /// Not supported yet: the reply is 501 when true.
+    #[serde(default)]
+    detach: bool,
+}
+
+/// What to run.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a list of strings or a shell line")]
+enum Command {
+    /// The program and its arguments.
+    Words(Vec<String>),
+    /// A line for `/bin/sh -c`.
+    Line(String),
+}
+
+/// How output is given.
+#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
+enum Encoding {
+    /// As text; what is not UTF-8 is replaced by U+FFFD.
+    #[default]
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// As base64 of the bytes.
+    #[serde(rename = "base64")]
+    Base64,
+}
+
+impl Encoding {
+    fn encode(self, bytes: &[u8]) -> String {
+        match self {
+            Self::Utf8 => String::from_utf8_lossy(bytes).into_owned(),
+            Self::Base64 => STANDARD.encode(bytes),
+        }
+    }
+}
+
+impl TryFrom<Exec> for ExecRequest {
+    type Error = InvalidValue;
+
+    fn try_from(body: Exec) -> Result<Self, InvalidValue> {
+        let command = match body.command {
+            Command::Words(words) => words,
+            Command::Line(line) if line.trim().is_empty() => Vec::new(),
+            Command::Line(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+        };
+        if command.first().is_none_or(|program| program.is_empty()) {
+            return Err(InvalidValue::new("command", "", "it names no program"));
+        }
+        let timeout = body.timeout_seconds.map(|seconds| {
+            Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|timeout| !timeout.is_zero())
+                .ok_or_else(|| {
+                    let given = seconds.to_string();
+                    InvalidValue::new("timeout_seconds", &given, "more than 0 is expected")
+                })
+        });
+        Ok(Self {
+            command,
+            cwd: body.cwd.filter(|cwd| !cwd.is_empty()),
+            env: body.env.unwrap_or_default(),
+            user: body.user.filter(|user| !user.is_empty()),
+            stdin: Bytes::from(body.stdin.unwrap_or_default()),
+            timeout: timeout.transpose()?,
+            snapshot_before: body.snapshot_before,
+        })
+    }
+}
+
+/// What a command did.
+#[derive(Serialize, ToSchema)]
+struct ExecReply {
+    /// An id for logs.
+    exec_id: String,
+    /// The exit code; 128 + the signal's number when one ended it, 127 when the program was not
+    /// found, 126 when it could not be executed.
+    exit_code: u32,
+    /// What it wrote to its standard output, up to a limit.
+    stdout: String,
+    /// What it wrote to its standard error, up to a limit.
+    stderr: String,
+    /// Whether output was dropped.
+    truncated: bool,
+    /// Whether it was killed because its time was over.
+    timed_out: bool,
+    /// How long it ran, in milliseconds.
+    duration_ms: u64,
+    /// The version that was made first, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+}
+
+impl ExecReply {
+    fn new(outcome: ExecOutcome, encoding: Encoding) -> Self {
+        Self {
+            exec_id: outcome.exec_id,
+            exit_code: outcome.output.exit_code,
+            stdout: encoding.encode(&outcome.output.stdout),
+            stderr: encoding.encode(&outcome.output.stderr),
+            truncated: outcome.output.truncated,
+            timed_out: outcome.output.timed_out,
+            duration_ms: u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX),
+            version: outcome.version.map(VersionNumber::get),
+        }
+    }
+}
+
+fn wants_stream(request: &HttpRequest) -> bool {
+    let mut accepts = request.headers().get_all(header::ACCEPT);
+    accepts.any(|value| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.to_ascii_lowercase().contains("text/event-stream"))
+    })
+}
+
+fn unsupported(detail: &str) -> Problem {
+    Problem::new(StatusCode::NOT_IMPLEMENTED, "unsupported", detail)
+}
+
+/// Run a command in a running workspace and wait until it ends.
+///
+/// A client that leaves, or a timeout, kills the whole process group.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    request_body = Exec,
+    responses(
+        (status = 200, body = ExecReply, description = "The command ran, whatever its exit code."),
+        (status = 404, description = "`bot_not_found`, or `workspace_not_found` when it has none."),
+        (status = 409, description = "`workspace_not_running`."),
+        (status = 501, description = "`unsupported`: `detach`, or `Accept: text/event-stream`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/exec")]
+async fn run_command(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request: HttpRequest,
+    body: Body<Exec>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    if body.0.detach {
+        return Err(unsupported(
+            "this version of the server cannot detach commands; leave `detach` out",
+        ));
+    }
+    if wants_stream(&request) {
+        return Err(unsupported(
+            "this version of the server cannot stream a command's output; accept application/json",
+        ));
+    }
+    let encoding = body.0.encoding;
+    let request = ExecRequest::try_from(body.0)?;
+    let workspaces = &state.services.workspaces;
+    let outcome = workspaces.exec(&caller.actor, id.0, request).await?;
+    Ok(HttpResponse::Ok().json(ExecReply::new(outcome, encoding)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn request(body: Value) -> Result<ExecRequest, String> {
+        let exec: Exec = serde_json::from_value(body).map_err(|error| error.to_string())?;
+        ExecRequest::try_from(exec).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_command_is_words_or_a_shell_line() {
+        for (command, expected) in [
+            (json!(["ls", "-l"]), vec!["ls", "-l"]),
+            (json!("echo $HOME"), vec!["/bin/sh", "-c", "echo $HOME"]),
+        ] {
+            let request = request(json!({"command": command, "some_other_field": 1})).unwrap();
+            assert_eq!(request.command, expected);
+        }
+        for bad in [json!([]), json!([""]), json!(" "), json!(7), json!([1])] {
+            assert!(request(json!({"command": bad})).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_more_than_nothing() {
+        let timeout = |seconds| request(json!({"command": "x", "timeout_seconds": seconds}));
+        assert_eq!(
+            timeout(json!(1.5)).unwrap().timeout,
+            Some(Duration::from_millis(1500))
+        );
+        for bad in [json!(0), json!(-1), json!(1e300), json!("1")] {
+            assert!(timeout(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn output_that_is_no_text_survives_as_base64() {
+        assert_eq!(Encoding::Utf8.encode(b"a\xffb"), "a\u{fffd}b");
+        assert_eq!(Encoding::Base64.encode(b"a\xffb"), "Yf9i");
+    }
+}

@@ -1,0 +1,26 @@
+//! The routes, one module per resource: paths, request and reply shapes, and their translation.
+
+mod bots;
+mod container;
+mod exec;
+mod images;
+mod operations;
+mod server;
+mod sign_in;
+mod snapshots;
+mod users;
+
+use utoipa_actix_web::service_config::ServiceConfig;
+
+/// Adds every route.
+pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
+    sign_in::configure(config);
+    users::configure(config);
+    bots::configure(config);
+    container::configure(config);
+    snapshots::configure(config);
+    operations::configure(config);
+    exec::configure(config);
+    images::configure(config);
+    server::configure(config);
+}

@@ -1,0 +1,341 @@
+//! /bots/{bot_id}/container/snapshots: versions of a workspace.
+//!
+//! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
+//! are ignored for the same reason.
+
+use crate::auth::Caller;
+use crate::extract::{Body, BodyOrDefault, IdOf, QueryOf};
+use crate::problem::Problem;
+use crate::state::SharedState;
+use actix_web::{HttpResponse, get, post, web};
+use botstead_store::VersionRecord;
+use botstead_types::{BotId, VersionNumber};
+use botstead_workspace::{
+    CreatedVersion, ListedSnapshot, RollbackOutcome, SnapshotList, VersionTree,
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_actix_web::service_config::ServiceConfig;
+
+/// The source of a snapshot that is no version.
+const IMAGE_LAYER: &str = "image_layer";
+
+pub(super) fn configure(config: &mut ServiceConfig<'_>) {
+    config
+        .service(create_snapshot)
+        .service(list_snapshots)
+        .service(rollback)
+        .service(get_tree);
+}
+
+/// A version to be made.
+#[derive(Default, Deserialize, ToSchema)]
+struct CreateSnapshot {
+    /// A name for it.
+    snapshot_name: Option<String>,
+}
+
+/// The version that was made.
+#[derive(Serialize, ToSchema)]
+struct CreatedSnapshot {
+    /// The container's id.
+    container_id: String,
+    /// The name that was asked for, else `Version <number>`.
+    snapshot_name: String,
+    /// The runtime's name of the snapshot.
+    runtime_snapshot_name: String,
+    /// The same as `snapshot_name`.
+    display_name: String,
+    /// The snapshotter.
+    snapshotter: String,
+    /// Its number.
+    version: u32,
+    /// Why it was made.
+    #[schema(example = "manual")]
+    source: &'static str,
+}
+
+impl From<CreatedVersion> for CreatedSnapshot {
+    fn from(created: CreatedVersion) -> Self {
+        let version = created.version;
+        let name = name_of(&version);
+        Self {
+            container_id: created.container.into(),
+            snapshot_name: name.clone(),
+            runtime_snapshot_name: version.snapshot.into(),
+            display_name: name,
+            snapshotter: version.snapshotter,
+            version: version.number.get(),
+            source: version.source.as_str(),
+        }
+    }
+}
+
+/// A version's name: the user's, else one from its number, as in listings.
+fn name_of(version: &VersionRecord) -> String {
+    match &version.name {
+        Some(name) => name.clone(),
+        None => format!("Version {}", version.number),
+    }
+}
+
+/// Keep the workspace's present state as a version. A running workspace goes on running.
+#[utoipa::path(
+    tag = "snapshots",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    request_body = CreateSnapshot,
+    responses(
+        (status = 201, body = CreatedSnapshot),
+        (status = 404, description = "`bot_not_found`, or `workspace_not_found` when it has none."),
+        (status = 409, description = "`busy`: another operation is under way."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/snapshots")]
+async fn create_snapshot(
+    caller: Caller,
+    id: IdOf<BotId>,
+    body: BodyOrDefault<CreateSnapshot>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let name = body.0.snapshot_name.filter(|name| !name.trim().is_empty());
+    let workspaces = &state.services.workspaces;
+    let created = workspaces.snapshot(&caller.actor, id.0, name).await?;
+    Ok(HttpResponse::Created().json(CreatedSnapshot::from(created)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct SnapshotsQuery {
+    /// The container's snapshotter; any other is refused.
+    snapshotter: Option<String>,
+}
+
+/// A bot's snapshots.
+#[derive(Serialize, ToSchema)]
+struct Snapshots {
+    /// The container's snapshotter.
+    snapshotter: String,
+    /// The snapshots that the workspace's state is made of, and its other versions; oldest first.
+    snapshots: Vec<Snapshot>,
+}
+
+/// A snapshot in the list.
+#[derive(Serialize, ToSchema)]
+struct Snapshot {
+    /// The snapshotter.
+    snapshotter: String,
+    /// The name to show.
+    name: String,
+    /// The name that the user gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<String>,
+    /// The runtime's name.
+    runtime_snapshot_name: String,
+    /// The runtime's name of the parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
+    /// `Active`, `Committed` or `View`.
+    #[schema(example = "Committed")]
+    kind: &'static str,
+    /// When it was made.
+    created_at: DateTime<Utc>,
+    /// When it last changed.
+    updated_at: DateTime<Utc>,
+    /// Its labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
+    labels: BTreeMap<String, String>,
+    /// Why a version was made: `manual`, `pre_exec`, `rollback`, `import`, `image`, `inherited`;
+    /// `image_layer` for a snapshot that is no version.
+    #[schema(example = "manual")]
+    source: &'static str,
+    /// Whether it is a recorded version.
+    managed: bool,
+    /// The version that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+}
+
+impl From<SnapshotList> for Snapshots {
+    fn from(list: SnapshotList) -> Self {
+        let shape = |snapshot: ListedSnapshot| Snapshot {
+            snapshotter: list.snapshotter.clone(),
+            name: snapshot.name,
+            display_name: snapshot.display_name,
+            runtime_snapshot_name: snapshot.runtime_name.into(),
+            parent: snapshot.parent.map(String::from),
+            kind: snapshot.kind.as_str(),
+            created_at: snapshot.created_at,
+            updated_at: snapshot.updated_at,
+            labels: snapshot.labels,
+            source: snapshot
+                .source
+                .map_or(IMAGE_LAYER, |source| source.as_str()),
+            managed: snapshot.managed,
+            version: snapshot.version.map(VersionNumber::get),
+        };
+        Self {
+            snapshots: list.snapshots.into_iter().map(shape).collect(),
+            snapshotter: list.snapshotter,
+        }
+    }
+}
+
+/// List a bot's snapshots.
+#[utoipa::path(
+    tag = "snapshots",
+    params(("bot_id" = Uuid, Path, description = "The bot."), SnapshotsQuery),
+    responses(
+        (status = 200, body = Snapshots),
+        (status = 400, description = "Another snapshotter than the container's."),
+        (status = 404, description = "`bot_not_found`, or `workspace_not_found` when it has none."),
+    ),
+)]
+#[get("/bots/{bot_id}/container/snapshots")]
+async fn list_snapshots(
+    caller: Caller,
+    id: IdOf<BotId>,
+    query: QueryOf<SnapshotsQuery>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let snapshotter = query
+        .0
+        .snapshotter
+        .as_deref()
+        .filter(|name| !name.is_empty());
+    let workspaces = &state.services.workspaces;
+    let list = workspaces
+        .snapshots(&caller.actor, id.0, snapshotter)
+        .await?;
+    Ok(HttpResponse::Ok().json(Snapshots::from(list)))
+}
+
+/// The version to bring back.
+#[derive(Deserialize, ToSchema)]
+struct Rollback {
+    /// Its number, at least 1.
+    #[schema(minimum = 1)]
+    version: i64,
+    /// Only tell what would be done.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What a rollback did or would do.
+#[derive(Serialize, ToSchema)]
+struct RolledBack {
+    /// The version whose state the workspace has now.
+    rolled_back_to: u32,
+    /// The version that keeps the state before, where that differed from every version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safety_version: Option<u32>,
+}
+
+impl From<RollbackOutcome> for RolledBack {
+    fn from(outcome: RollbackOutcome) -> Self {
+        Self {
+            rolled_back_to: outcome.rolled_back_to.get(),
+            safety_version: outcome.safety_version.map(VersionNumber::get),
+        }
+    }
+}
+
+/// Bring a version back. The present state is kept as a version first, and a running workspace
+/// runs again afterwards.
+#[utoipa::path(
+    tag = "snapshots",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    request_body = Rollback,
+    responses(
+        (status = 200, body = RolledBack),
+        (status = 400, description = "A version below 1."),
+        (status = 404, description = "`bot_not_found` or `version_not_found`."),
+        (status = 409, description = "`busy`: another operation is under way."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/snapshots/rollback")]
+async fn rollback(
+    caller: Caller,
+    id: IdOf<BotId>,
+    body: Body<Rollback>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let version = VersionNumber::try_from(body.0.version)?;
+    let workspaces = &state.services.workspaces;
+    let outcome = workspaces
+        .rollback(&caller.actor, id.0, version, body.0.dry_run)
+        .await?;
+    Ok(HttpResponse::Ok().json(RolledBack::from(outcome)))
+}
+
+/// The versions of a workspace and how they grew from each other.
+#[derive(Serialize, ToSchema)]
+struct Tree {
+    /// The version that the present state came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_version: Option<u32>,
+    /// All versions, parents before children.
+    versions: Vec<Version>,
+}
+
+/// A version.
+#[derive(Serialize, ToSchema)]
+struct Version {
+    /// Its number.
+    version: u32,
+    /// The version that its state grew from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_version: Option<u32>,
+    /// The user's name for it, else `Version <number>`.
+    name: String,
+    /// Why it was made.
+    #[schema(example = "manual")]
+    source: &'static str,
+    /// When it was made.
+    created_at: DateTime<Utc>,
+    /// What it occupies without its parents, in bytes; 0 until that was measured.
+    size_bytes: u64,
+    /// A pinned version is not deleted.
+    pinned: bool,
+}
+
+impl From<VersionTree> for Tree {
+    fn from(tree: VersionTree) -> Self {
+        let shape = |version: VersionRecord| Version {
+            version: version.number.get(),
+            parent_version: version.parent.map(VersionNumber::get),
+            name: name_of(&version),
+            source: version.source.as_str(),
+            created_at: version.created_at,
+            size_bytes: version.size_bytes.unwrap_or(0),
+            pinned: version.pinned,
+        };
+        Self {
+            head_version: tree.head_version.map(VersionNumber::get),
+            versions: tree.versions.into_iter().map(shape).collect(),
+        }
+    }
+}
+
+/// The versions of a workspace as a tree: a rollback makes a branch.
+#[utoipa::path(
+    tag = "snapshots",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    responses(
+        (status = 200, body = Tree),
+        (status = 404, description = "`bot_not_found`."),
+    ),
+)]
+#[get("/bots/{bot_id}/container/snapshots/tree")]
+async fn get_tree(
+    caller: Caller,
+    id: IdOf<BotId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let tree = state.services.workspaces.tree(&caller.actor, id.0).await?;
+    Ok(HttpResponse::Ok().json(Tree::from(tree)))
+}

@@ -1,0 +1,128 @@
+//! Shapes that several resources share.
+
+use crate::context::RequestId;
+use crate::problem::Problem;
+use botstead_runtime::LayerProgress;
+use botstead_types::{InvalidValue, Limits, Page};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct List<T> {
+    /// The items.
+    pub(crate) items: Vec<T>,
+    /// Where the next page begins; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next_cursor: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A whole list.
+    pub(crate) fn whole(items: Vec<T>) -> Self {
+        Self {
+            items,
+            next_cursor: None,
+        }
+    }
+}
+
+impl<T> From<Page<T>> for List<T> {
+    fn from(page: Page<T>) -> Self {
+        Self {
+            items: page.items,
+            next_cursor: page.next_cursor,
+        }
+    }
+}
+
+/// How far one layer of an image is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Layer {
+    /// The layer's digest.
+    #[serde(rename = "ref")]
+    digest: String,
+    /// Bytes that are here already, at most `total`.
+    offset: u64,
+    /// The layer's size in bytes.
+    total: u64,
+}
+
+impl From<&LayerProgress> for Layer {
+    fn from(layer: &LayerProgress) -> Self {
+        Self {
+            digest: layer.digest.clone(),
+            offset: layer.offset,
+            total: layer.total,
+        }
+    }
+}
+
+/// The last event of a stream that failed.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "type", rename = "error")]
+pub(crate) struct StreamError {
+    /// What is wrong, in words for a person.
+    message: String,
+    /// A stable machine word.
+    code: String,
+    /// The id under which the server's log has more.
+    request_id: String,
+}
+
+impl StreamError {
+    /// The event that tells of a problem.
+    pub(crate) fn new(problem: &Problem, id: &RequestId) -> Self {
+        Self {
+            message: problem.detail().to_owned(),
+            code: problem.code().to_owned(),
+            request_id: id.0.clone(),
+        }
+    }
+}
+
+/// What a workspace may use. An absent field means the server's default, 0 no limit.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = Limits)]
+pub(crate) struct LimitsShape {
+    /// Memory in bytes, page cache included; at least 16777216.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
+    /// Processes and threads; at least 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pids: Option<u64>,
+    /// Processor time in thousandths of a core; at least 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cpu_millis: Option<u64>,
+}
+
+impl LimitsShape {
+    /// The limits, unless no workspace can start under them.
+    pub(crate) fn check(self) -> Result<Limits, InvalidValue> {
+        let limits = Limits {
+            memory_bytes: self.memory_bytes,
+            pids: self.pids,
+            cpu_millis: self.cpu_millis,
+        };
+        limits.check()?;
+        Ok(limits)
+    }
+}
+
+impl From<Limits> for LimitsShape {
+    fn from(limits: Limits) -> Self {
+        Self {
+            memory_bytes: limits.memory_bytes,
+            pids: limits.pids,
+            cpu_millis: limits.cpu_millis,
+        }
+    }
+}
+
+/// Adds the methods that the words of an enumeration need to stand in a reply: the word itself.
+pub(crate) fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => "unknown".to_owned(),
+    }
+}

@@ -1,0 +1,29 @@
+//! What every handler may use.
+
+use crate::monitoring::Monitoring;
+use crate::{HttpConfig, Services};
+use actix_web::http::Method;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// The server's state, shared by all workers.
+pub(crate) struct State {
+    /// The services behind the routes.
+    pub(crate) services: Services,
+    /// The operator's choices.
+    pub(crate) config: HttpConfig,
+    /// Counters of requests.
+    pub(crate) monitoring: Monitoring,
+    /// Cancelled when shutdown begins.
+    pub(crate) shutdown: CancellationToken,
+    /// The OpenAPI document as JSON.
+    pub(crate) openapi: String,
+    /// The page that renders it.
+    pub(crate) docs: String,
+    /// The methods of every documented path, for 405 replies.
+    pub(crate) methods: HashMap<String, Vec<Method>>,
+}
+
+/// The state as a request carries it.
+pub(crate) type SharedState = Arc<State>;

@@ -1,0 +1,43 @@
+//! The committed OpenAPI document is the one that the routes give.
+
+use std::path::Path;
+
+#[test]
+fn the_committed_document_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    let mut expected = botstead_http::openapi().to_pretty_json().unwrap();
+    expected.push('\n');
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &expected).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == expected,
+        "docs/openapi.json differs from the routes; run: UPDATE=1 cargo test -p botstead-http \
+         --test openapi"
+    );
+}
+
+#[test]
+fn every_operation_is_described() {
+    let document = serde_json::to_value(botstead_http::openapi()).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let name = format!("{method} {path}");
+            assert!(operation["summary"].is_string(), "{name} has no summary");
+            assert!(operation["tags"][0].is_string(), "{name} has no tag");
+            let responses = operation["responses"].as_object().unwrap();
+            let problem = &responses["default"]["content"]["application/problem+json"];
+            assert_eq!(
+                problem["schema"]["$ref"], "#/components/schemas/Problem",
+                "{name} does not say how it fails"
+            );
+        }
+    }
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let text = document.to_string();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(schemas.contains_key(name), "there is no schema {name}");
+    }
+}
