@@ -3,6 +3,8 @@
 
 mod oci;
 
+pub(crate) use oci::write_archive;
+
 use crate::apt::{self, Source};
 use crate::{command, progress};
 use anyhow::{Context, Result, bail};
@@ -52,7 +54,7 @@ pub(crate) fn ensure(folder: &Path, rebuild: bool) -> Result<PathBuf> {
     progress::note("building the image takes a minute or two, once");
     bootstrap(&sources, &rootfs)?;
     let unfinished = work.path().join("image.tar");
-    oci::write_archive(&rootfs, &unfinished, NAME)?;
+    write_archive(&rootfs, &unfinished, NAME)?;
     // The name appears only when the archive is whole.
     fs::rename(&unfinished, &archive)
         .with_context(|| format!("cannot move the image to {}", archive.display()))?;

@@ -13,7 +13,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Turns a root filesystem in a tar file into an image archive that names itself `name`.
-pub(super) fn write_archive(rootfs: &Path, archive: &Path, name: &str) -> Result<()> {
+pub(crate) fn write_archive(rootfs: &Path, archive: &Path, name: &str) -> Result<()> {
     let compressed = archive.with_extension("layer");
     let (diff_id, layer) = compress(rootfs, &compressed)?;
     let config = config(&diff_id).to_string();
