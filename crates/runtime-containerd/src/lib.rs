@@ -1,1 +1,3 @@
 //! The runtime ports on containerd 1.6, 1.7 and 2.x.
+
+pub mod images;

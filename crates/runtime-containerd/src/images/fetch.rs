@@ -1,0 +1,139 @@
+//! Downloading one layer into the content store.
+
+use super::ContainerdImages;
+use super::content::{CHUNK, Committed, Ingest};
+use crate::op::Op;
+use super::progress::Progress;
+use super::registry::Repository;
+use super::retry::{Attempts, Fault};
+use super::tree::Layer;
+use botstead_runtime::{ErrorKind, Result};
+use botstead_types::LeaseId;
+use std::collections::HashMap;
+
+/// An attempt that got on by this much starts the counting of attempts again.
+const WORTH_MORE_ATTEMPTS: u64 = 1 << 20;
+/// How much is collected before it is handed to containerd.
+const PIECE: usize = 512 << 10;
+
+/// What a download needs to know.
+pub(super) struct Download<'a> {
+    pub(super) op: &'a Op,
+    pub(super) lease: &'a LeaseId,
+    pub(super) repository: &'a Repository<'a>,
+    pub(super) progress: Progress<'a>,
+}
+
+impl ContainerdImages {
+    /// Makes sure that a layer is in the content store and kept by the lease.
+    pub(super) async fn download(
+        &self,
+        download: &Download<'_>,
+        number: usize,
+        layer: &Layer,
+    ) -> Result<()> {
+        let _one_at_a_time = self.locks.lock(&layer.digest).await;
+        let mut attempts = Attempts::new(&self.config);
+        let mut best = 0;
+        loop {
+            let mut reached = 0;
+            match self.attempt(download, number, layer, &mut reached).await {
+                Ok(()) => {
+                    download.progress.at(number, layer.size);
+                    return Ok(());
+                }
+                Err(fault) => {
+                    if reached >= best + WORTH_MORE_ATTEMPTS {
+                        best = reached;
+                        attempts.progressed();
+                    }
+                    attempts.next(download.op, fault).await?;
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        download: &Download<'_>,
+        number: usize,
+        layer: &Layer,
+        reached: &mut u64,
+    ) -> Result<(), Fault> {
+        let Download {
+            op,
+            lease,
+            repository,
+            progress,
+        } = download;
+        let opened = Ingest::open(&self.client, op, lease, &layer.digest, layer.size).await?;
+        let Some(mut ingest) = opened else {
+            return Ok(());
+        };
+        let left_before = ingest.offset();
+        if left_before < layer.size {
+            let (mut response, start) = repository
+                .blob(&layer.digest, left_before, layer.size)
+                .await?;
+            if start < left_before {
+                ingest.restart();
+            }
+            progress.at(number, ingest.offset());
+            let mut piece = Vec::with_capacity(PIECE);
+            loop {
+                let chunk = response
+                    .chunk()
+                    .await
+                    .map_err(|error| repository.broken(error));
+                let chunk = match chunk {
+                    Ok(chunk) => chunk,
+                    Err(fault) => {
+                        // What arrived is kept: the next attempt goes on behind it.
+                        ingest.write(piece).await?;
+                        *reached = ingest.offset();
+                        return Err(fault);
+                    }
+                };
+                let Some(chunk) = chunk else { break };
+                let received = ingest.offset() + (piece.len() + chunk.len()) as u64;
+                if received > layer.size {
+                    ingest.abort().await;
+                    let reason = format!(
+                        "the layer {} is longer than its manifest says",
+                        layer.digest
+                    );
+                    return Err(op.corrupt(reason).into());
+                }
+                if piece.len() + chunk.len() > CHUNK {
+                    ingest.write(std::mem::take(&mut piece)).await?;
+                }
+                piece.extend_from_slice(&chunk);
+                if piece.len() >= PIECE {
+                    let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE));
+                    ingest.write(full).await?;
+                    progress.at(number, ingest.offset());
+                    *reached = ingest.offset();
+                }
+            }
+            if !piece.is_empty() {
+                ingest.write(piece).await?;
+            }
+            if ingest.offset() < layer.size {
+                let reason = format!(
+                    "the layer {} is shorter than its manifest says",
+                    layer.digest
+                );
+                ingest.abort().await;
+                return Err(op.corrupt(reason).into());
+            }
+        }
+        match ingest.commit(HashMap::new()).await {
+            Ok(Committed::Now | Committed::Before) => Ok(()),
+            // What an earlier download left can be what is wrong; it is gone now.
+            Err(error) if error.kind() == ErrorKind::Corrupt && left_before > 0 => {
+                Err(Fault::transient(error))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

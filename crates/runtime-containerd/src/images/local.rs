@@ -1,0 +1,243 @@
+//! What is local: names, what they point at, and what that consists of.
+
+use super::ContainerdImages;
+use super::content;
+use crate::op::Op;
+use super::tree::{self, Documents, Role, Stored, Tree};
+use async_trait::async_trait;
+use botstead_runtime::{ErrorKind, Image, Result};
+use botstead_types::{ImageRef, LeaseId, ResolvedImage};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use containerd_client::services::v1::{
+    CreateImageRequest, DeleteImageRequest, GetImageRequest, Image as Record, ListImagesRequest,
+    UpdateImageRequest,
+};
+use containerd_client::types::Descriptor;
+use prost_types::{FieldMask, Timestamp};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use tonic::Code;
+
+/// How many images' documents are remembered.
+const CACHED: usize = 128;
+
+/// Documents of images by the digest of their top: content never changes under its digest, so that
+/// nothing here can be out of date.
+#[derive(Debug, Default)]
+pub(super) struct Trees(Mutex<BTreeMap<String, Arc<Tree>>>);
+
+impl Trees {
+    fn get(&self, digest: &str) -> Option<Arc<Tree>> {
+        let trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.get(digest).cloned()
+    }
+
+    pub(super) fn put(&self, tree: &Arc<Tree>) {
+        let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if trees.len() >= CACHED {
+            // Reading them again costs a millisecond each.
+            trees.clear();
+        }
+        trees.insert(tree.top().digest.clone(), Arc::clone(tree));
+    }
+}
+
+struct Local<'a> {
+    images: &'a ContainerdImages,
+    op: &'a Op,
+}
+
+#[async_trait]
+impl Documents for Local<'_> {
+    async fn document(&self, digest: &str, _size: u64, _role: Role) -> Result<Bytes> {
+        content::read(&self.images.daemon, self.op, digest)
+            .await?
+            .ok_or_else(|| incomplete(self.op, digest))
+    }
+}
+
+fn incomplete(op: &Op, digest: &str) -> botstead_runtime::Error {
+    op.corrupt(format!(
+        "its local content is incomplete, {digest} is missing; pull it again"
+    ))
+}
+
+impl ContainerdImages {
+    /// The record of a name.
+    pub(super) async fn record(&self, op: &Op, reference: &ImageRef) -> Result<Record> {
+        let request = GetImageRequest {
+            name: reference.as_str().to_owned(),
+        };
+        match self.client.images().get(self.client.request(request)).await {
+            Ok(response) => response.into_inner().image.ok_or_else(|| not_local(op)),
+            Err(status) if status.code() == Code::NotFound => Err(not_local(op)),
+            Err(status) => Err(op.status(status)),
+        }
+    }
+
+    /// All records of this namespace.
+    pub(super) async fn records(&self, op: &Op) -> Result<Vec<Record>> {
+        let request = self.client.request(ListImagesRequest::default());
+        let response = self.client.images().list(request).await;
+        Ok(response
+            .map_err(|status| op.status(status))?
+            .into_inner()
+            .images)
+    }
+
+    /// What a record's image consists of.
+    pub(super) async fn tree_of(&self, op: &Op, record: &Record) -> Result<Arc<Tree>> {
+        let target = record.target.clone().unwrap_or_default();
+        if let Some(tree) = self.trees.get(&target.digest) {
+            return Ok(tree);
+        }
+        let bytes = content::read(&self.client, op, &target.digest)
+            .await?
+            .ok_or_else(|| incomplete(op, &target.digest))?;
+        tree::check_bytes(op, &bytes, &target.digest)?;
+        let top = Stored {
+            digest: target.digest,
+            media_type: target.media_type,
+            bytes,
+        };
+        let tree = Arc::new(tree::resolve(op, &Local { images: self, op }, top).await?);
+        self.trees.put(&tree);
+        Ok(tree)
+    }
+
+    /// Stores the documents of an image, each with labels that keep what it refers to: the index
+    /// keeps the chosen manifest, that the configuration and the layers, and the configuration the
+    /// top layer's snapshot, which keeps those below.
+    pub(super) async fn store_documents(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        tree: &Tree,
+    ) -> Result<()> {
+        let mut labels = HashMap::from([(
+            format!("containerd.io/gc.ref.snapshot.{}", self.client.snapshotter),
+            tree.chain_id().to_owned(),
+        )]);
+        self.store(op, lease, &tree.config, labels).await?;
+        labels = HashMap::from([(
+            "containerd.io/gc.ref.content.config".to_owned(),
+            tree.config.digest.clone(),
+        )]);
+        for (number, layer) in tree.layers.iter().enumerate() {
+            let key = format!("containerd.io/gc.ref.content.l.{number}");
+            labels.insert(key, layer.digest.clone());
+        }
+        self.store(op, lease, &tree.manifest, labels).await?;
+        let mut below = &tree.manifest.digest;
+        for (index, entry) in tree.indexes.iter().rev() {
+            let key = format!("containerd.io/gc.ref.content.m.{entry}");
+            let labels = HashMap::from([(key, below.clone())]);
+            self.store(op, lease, index, labels).await?;
+            below = &index.digest;
+        }
+        Ok(())
+    }
+
+    async fn store(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        document: &Stored,
+        labels: HashMap<String, String>,
+    ) -> Result<()> {
+        let _one_at_a_time = self.locks.lock(&document.digest).await;
+        content::store(&self.client, op, lease, document, labels).await
+    }
+
+    /// Lets a name point at an image whose content and snapshots are all there.
+    pub(super) async fn point(
+        &self,
+        op: &Op,
+        reference: &ImageRef,
+        tree: &Arc<Tree>,
+    ) -> Result<Image> {
+        let top = tree.top();
+        let record = Record {
+            name: reference.as_str().to_owned(),
+            target: Some(Descriptor {
+                media_type: top.media_type.clone(),
+                digest: top.digest.clone(),
+                // At most `MAX_DOCUMENT`.
+                size: i64::try_from(top.bytes.len()).unwrap_or_default(),
+                annotations: HashMap::new(),
+            }),
+            ..Record::default()
+        };
+        let mut images = self.client.images();
+        let create = CreateImageRequest {
+            image: Some(record.clone()),
+            ..CreateImageRequest::default()
+        };
+        let stored = match images.create(self.client.request(create)).await {
+            Ok(response) => response.into_inner().image,
+            Err(status) if status.code() == Code::AlreadyExists => {
+                let update = UpdateImageRequest {
+                    image: Some(record),
+                    update_mask: Some(FieldMask {
+                        paths: vec!["target".to_owned()],
+                    }),
+                    ..UpdateImageRequest::default()
+                };
+                let response = images.update(self.client.request(update)).await;
+                response
+                    .map_err(|status| op.status(status))?
+                    .into_inner()
+                    .image
+            }
+            Err(status) => return Err(op.status(status)),
+        };
+        self.trees.put(tree);
+        Ok(describe(
+            reference.clone(),
+            &stored.unwrap_or_default(),
+            tree,
+        ))
+    }
+
+    /// Removes a name.
+    pub(super) async fn forget(&self, op: &Op, reference: &ImageRef) -> Result<()> {
+        let request = DeleteImageRequest {
+            name: reference.as_str().to_owned(),
+            ..DeleteImageRequest::default()
+        };
+        match self
+            .daemon
+            .images()
+            .delete(self.client.request(request))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Err(not_local(op)),
+            Err(status) => Err(op.status(status)),
+        }
+    }
+}
+
+fn not_local(op: &Op) -> botstead_runtime::Error {
+    op.fail(ErrorKind::NotFound, "it is not here")
+}
+
+/// An image as the port shows it.
+pub(super) fn describe(reference: ImageRef, record: &Record, tree: &Tree) -> Image {
+    Image {
+        resolved: ResolvedImage {
+            reference,
+            digest: tree.top().digest.clone(),
+            config: tree.parsed.clone(),
+        },
+        size_bytes: tree.size(),
+        created_at: time(record.updated_at.as_ref().or(record.created_at.as_ref())),
+    }
+}
+
+fn time(timestamp: Option<&Timestamp>) -> DateTime<Utc> {
+    timestamp
+        .and_then(|at| DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?))
+        .unwrap_or_default()
+}

@@ -1,0 +1,161 @@
+//! Images on containerd, the way that works alike on 1.6, 1.7 and 2.x: this process downloads into
+//! containerd's content store, lets containerd unpack layer by layer, and sets the name last.
+//!
+//! - `registry` talks to registries, `retry` decides what is tried again, `fetch` downloads a layer;
+//! - `tree` reads what an image consists of and refuses what is wrong with it, `platform` chooses;
+//! - `content` writes and reads containerd's content store, `unpack` makes snapshots of layers;
+//! - `archive` reads tar files, `import` imports them;
+//! - `local` is what is here already.
+//!
+//! Everything is made under the caller's lease and hangs together by garbage collection labels, so
+//! that a failed pull leaves nothing when its lease ends, and a complete one is kept by its name
+//! alone: name, index, manifest, configuration, snapshot of the top layer and those below it.
+//!
+//! What is deliberately absent: containerd's transfer service (1.6 does not have it) and any copy of
+//! a layer outside of containerd.
+
+mod archive;
+mod config;
+mod content;
+
+mod fetch;
+mod import;
+mod local;
+mod locks;
+
+mod platform;
+mod progress;
+mod pull;
+mod registry;
+mod retry;
+mod tree;
+mod unpack;
+
+pub use config::{Credentials, RegistryConfig};
+
+use async_trait::async_trait;
+use botstead_runtime::{Image, Images, PullProgress, Result};
+use botstead_types::{ImageRef, LeaseId, SnapshotKey};
+use crate::client::Client;
+use local::{Trees, describe};
+use locks::Locks;
+use crate::op::Op;
+use progress::Progress;
+use std::path::Path;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// The [`Images`] of a containerd namespace.
+#[derive(Debug)]
+pub struct ContainerdImages {
+    client: Client,
+    config: RegistryConfig,
+    http: reqwest::Client,
+    locks: Locks,
+    trees: Trees,
+}
+
+impl ContainerdImages {
+    /// Images of `namespace`, unpacked with `snapshotter`. Nothing is asked of containerd yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a namespace that is no name, `Internal` when TLS cannot be set up.
+    pub fn new(
+        channel: Channel,
+        namespace: &str,
+        snapshotter: &str,
+        config: RegistryConfig,
+    ) -> Result<Self> {
+        Ok(Self {
+            client: Client::new(channel, namespace, snapshotter)?,
+            http: registry::http_client(&config)?,
+            config,
+            locks: Locks::default(),
+            trees: Trees::default(),
+        })
+    }
+}
+
+#[async_trait]
+impl Images for ContainerdImages {
+    async fn pull(
+        &self,
+        lease: &LeaseId,
+        reference: &ImageRef,
+        progress: &watch::Sender<PullProgress>,
+        cancel: &CancellationToken,
+    ) -> Result<Image> {
+        let op = Op::new("pull image", reference);
+        let pull = self.pull_image(&op, lease, reference, Progress::to(progress));
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(op.cancelled()),
+            image = pull => image,
+        }
+    }
+
+    async fn import(
+        &self,
+        lease: &LeaseId,
+        archive: &Path,
+        name: Option<&ImageRef>,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Image>> {
+        let op = Op::new("import images from", archive.display());
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(op.cancelled()),
+            images = self.import_archive(&op, lease, archive, name) => images,
+        }
+    }
+
+    async fn get(&self, reference: &ImageRef) -> Result<Image> {
+        let op = Op::new("find image", reference);
+        let record = self.record(&op, reference).await?;
+        let tree = self.tree_of(&op, &record).await?;
+        Ok(describe(reference.clone(), &record, &tree))
+    }
+
+    async fn list(&self) -> Result<Vec<Image>> {
+        let op = Op::new("list", "images");
+        let mut images = Vec::new();
+        for record in self.records(&op).await? {
+            // Names that others gave in a form of their own cannot be asked for here.
+            let Ok(reference) = record.name.parse::<ImageRef>() else {
+                continue;
+            };
+            if reference.as_str() != record.name {
+                continue;
+            }
+            match self.tree_of(&op, &record).await {
+                Ok(tree) => images.push(describe(reference, &record, &tree)),
+                // One broken image does not hide the others.
+                Err(error) => {
+                    tracing::warn!(image = record.name, error = error.chain(), "skipped");
+                }
+            }
+        }
+        images.sort_by(|a, b| a.resolved.reference.cmp(&b.resolved.reference));
+        Ok(images)
+    }
+
+    async fn unpack(&self, lease: &LeaseId, reference: &ImageRef) -> Result<SnapshotKey> {
+        let op = Op::new("unpack image", reference);
+        let record = self.record(&op, reference).await?;
+        let tree = self.tree_of(&op, &record).await?;
+        self.unpack_tree(&op, lease, &tree).await?;
+        tree.chain_id().parse().map_err(|error| {
+            op.fail_with(
+                botstead_runtime::ErrorKind::Internal,
+                "its snapshot has no right name",
+                error,
+            )
+        })
+    }
+
+    async fn delete(&self, reference: &ImageRef) -> Result<()> {
+        let op = Op::new("delete image", reference);
+        self.forget(&op, reference).await
+    }
+}

@@ -1,0 +1,117 @@
+//! Pulling: documents first, then layers several at a time, each unpacked as soon as it and those
+//! below it are here, and the name last.
+
+use super::ContainerdImages;
+use super::fetch::Download;
+use crate::op::Op;
+use super::progress::Progress;
+use super::registry::Repository;
+use super::tree::{self, Layer, Tree};
+use botstead_runtime::{ErrorKind, Image, Result};
+use botstead_types::{ImageRef, LeaseId};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+impl ContainerdImages {
+    pub(super) async fn pull_image(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        reference: &ImageRef,
+        progress: Progress<'_>,
+    ) -> Result<Image> {
+        let repository = Repository::new(op, &self.config, self.http.clone(), reference)?;
+        let top = repository.top().await?;
+        let tree = Arc::new(tree::resolve(op, &repository, top).await?);
+        progress.layers(&tree.layers);
+        let download = Download {
+            op,
+            lease,
+            repository: &repository,
+            progress,
+        };
+        let unpacked = self.is_unpacked(op, &tree).await?;
+        let (arrived, arrivals): (Vec<_>, Vec<_>) =
+            tree.layers.iter().map(|_| oneshot::channel()).unzip();
+        let waiting: Vec<BoxFuture<'_, Result<()>>> = tree
+            .layers
+            .iter()
+            .zip(arrived)
+            .enumerate()
+            .map(|(number, (layer, arrived))| {
+                let download = &download;
+                async move {
+                    self.download(download, number, layer).await?;
+                    // Nobody waits for it where all is unpacked already.
+                    let _ = arrived.send(());
+                    Ok(())
+                }
+                .boxed()
+            })
+            .collect();
+        let downloads = stream::iter(waiting)
+            .buffer_unordered(self.config.parallel_layers.max(1))
+            .try_collect::<()>();
+        let unpacks = async {
+            if unpacked {
+                return Ok(());
+            }
+            self.unpack_arriving(op, lease, &tree.layers, arrivals)
+                .await
+        };
+        tokio::try_join!(downloads, unpacks)?;
+        self.finish(op, lease, reference, &tree).await
+    }
+
+    /// Unpacks layers in order, each when it has arrived.
+    async fn unpack_arriving(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        layers: &[Layer],
+        arrivals: Vec<oneshot::Receiver<()>>,
+    ) -> Result<()> {
+        let mut parent = "";
+        for (layer, arrival) in layers.iter().zip(arrivals) {
+            arrival.await.map_err(|_| {
+                // The download's own failure is what is reported: it ends both.
+                op.fail(ErrorKind::Internal, "a layer did not arrive")
+            })?;
+            self.unpack_layer(op, lease, layer, parent).await?;
+            parent = &layer.chain_id;
+        }
+        Ok(())
+    }
+
+    /// Unpacks layers that are all in the content store.
+    pub(super) async fn unpack_tree(&self, op: &Op, lease: &LeaseId, tree: &Tree) -> Result<()> {
+        if self.is_unpacked(op, tree).await? {
+            return Ok(());
+        }
+        let mut parent = "";
+        for layer in &tree.layers {
+            self.unpack_layer(op, lease, layer, parent).await?;
+            parent = &layer.chain_id;
+        }
+        Ok(())
+    }
+
+    /// Stores the documents, looks whether everything is still unpacked, and sets the name.
+    pub(super) async fn finish(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        reference: &ImageRef,
+        tree: &Arc<Tree>,
+    ) -> Result<Image> {
+        self.store_documents(op, lease, tree).await?;
+        let image = self.point(op, reference, tree).await?;
+        // Where another name's deletion took snapshots that were there at the beginning, they are
+        // made again; from here on the name keeps them.
+        self.unpack_tree(op, lease, tree).await?;
+        Ok(image)
+    }
+}

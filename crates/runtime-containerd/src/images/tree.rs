@@ -1,0 +1,361 @@
+//! What an image consists of: from the digest that its name points at, over indexes, to the
+//! manifest, the configuration and the layers for this machine. Everything read here is hostile.
+
+use crate::op::Op;
+use super::platform;
+use async_trait::async_trait;
+use botstead_runtime::Result;
+use botstead_types::ImageConfig;
+use bytes::Bytes;
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// The most bytes that an index, manifest or configuration may have, as containerd limits them.
+pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
+/// More layers than this leave no room in the mount options for versions above them.
+const MAX_LAYERS: usize = 256;
+const MAX_NESTED: usize = 3;
+
+/// What a document is, which decides how a registry is asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Manifest,
+    Config,
+}
+
+/// Where the documents of an image come from.
+#[async_trait]
+pub(super) trait Documents: Sync {
+    /// The bytes of a document of at most `size` bytes. They need not be checked.
+    async fn document(&self, digest: &str, size: u64, role: Role) -> Result<Bytes>;
+}
+
+/// A document as it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) digest: String,
+    pub(super) media_type: String,
+    pub(super) bytes: Bytes,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    pub(super) digest: String,
+    pub(super) size: u64,
+    /// The OCI media type of its format, whatever family the manifest uses: containerd 1.6 does not
+    /// know Docker's name for zstd.
+    pub(super) media_type: &'static str,
+    pub(super) diff_id: String,
+    /// The name of the committed snapshot that holds it and all below it.
+    pub(super) chain_id: String,
+}
+
+/// An image for this machine.
+#[derive(Debug)]
+pub(super) struct Tree {
+    /// The indexes on the way to the manifest, each with the entry that was chosen.
+    pub(super) indexes: Vec<(Stored, usize)>,
+    pub(super) manifest: Stored,
+    pub(super) config: Stored,
+    pub(super) layers: Vec<Layer>,
+    pub(super) parsed: ImageConfig,
+}
+
+impl Tree {
+    /// What the image's name points at.
+    pub(super) fn top(&self) -> &Stored {
+        self.indexes
+            .first()
+            .map_or(&self.manifest, |(index, _)| index)
+    }
+
+    /// The name of the top layer's snapshot. A tree has a layer: [`resolve`] sees to it.
+    pub(super) fn chain_id(&self) -> &str {
+        self.layers.last().map_or("", |layer| &layer.chain_id)
+    }
+
+    /// The size of the compressed layers, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.size).sum()
+    }
+}
+
+/// `sha256:<hex>` of some bytes.
+pub(super) fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// Checks that a digest is one that containerd can verify, and nothing else: digests become names
+/// of files, labels and URLs.
+pub(super) fn check_digest(op: &Op, digest: &str) -> Result<()> {
+    let right = digest.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    });
+    if right {
+        return Ok(());
+    }
+    let shown: String = digest.chars().take(80).collect();
+    Err(op.invalid(format!("the digest {shown:?} is not a sha256 digest")))
+}
+
+/// Checks that bytes are those that a descriptor promised.
+pub(super) fn check_bytes(op: &Op, bytes: &[u8], digest: &str) -> Result<()> {
+    let actual = digest_of(bytes);
+    if actual == digest {
+        return Ok(());
+    }
+    Err(op.corrupt(format!("{digest} was asked for and {actual} received")))
+}
+
+/// Follows indexes down to the image for this machine, and reads its configuration.
+pub(super) async fn resolve(op: &Op, source: &dyn Documents, top: Stored) -> Result<Tree> {
+    let mut indexes = Vec::new();
+    let mut current = top;
+    let manifest = loop {
+        match parse(op, &current.bytes)? {
+            Document::Manifest(manifest) => break manifest,
+            Document::Index(_) if indexes.len() == MAX_NESTED => {
+                return Err(op.invalid("its indexes are nested too deeply"));
+            }
+            Document::Index(index) => {
+                let chosen = *platform::candidates(index.manifests())
+                    .first()
+                    .ok_or_else(|| nothing_for_us(op))?;
+                let position = index
+                    .manifests()
+                    .iter()
+                    .position(|entry| std::ptr::eq(entry, chosen))
+                    .unwrap_or_default();
+                let next = fetch(op, source, chosen, Role::Manifest).await?;
+                indexes.push((std::mem::replace(&mut current, next), position));
+            }
+        }
+    };
+    let config = fetch(op, source, manifest.config(), Role::Config).await?;
+    let (parsed, layers) = read_config(op, &manifest, &config.bytes)?;
+    Ok(Tree {
+        indexes,
+        manifest: current,
+        config,
+        layers,
+        parsed,
+    })
+}
+
+async fn fetch(
+    op: &Op,
+    source: &dyn Documents,
+    descriptor: &Descriptor,
+    role: Role,
+) -> Result<Stored> {
+    let digest = descriptor.digest().to_string();
+    check_digest(op, &digest)?;
+    let size = descriptor.size();
+    if size > MAX_DOCUMENT {
+        return Err(op.corrupt(format!(
+            "a manifest or configuration of {size} bytes is too large"
+        )));
+    }
+    let bytes = source.document(&digest, size, role).await?;
+    check_bytes(op, &bytes, &digest)?;
+    Ok(Stored {
+        digest,
+        media_type: descriptor.media_type().to_string(),
+        bytes,
+    })
+}
+
+/// An index or a manifest.
+#[derive(Debug)]
+pub(super) enum Document {
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
+}
+
+impl Document {
+    /// The media type to store it under, where the sender names none.
+    pub(super) fn media_type(&self) -> String {
+        let (named, default) = match self {
+            Self::Index(index) => (
+                index.media_type(),
+                "application/vnd.oci.image.index.v1+json",
+            ),
+            Self::Manifest(manifest) => (
+                manifest.media_type(),
+                "application/vnd.oci.image.manifest.v1+json",
+            ),
+        };
+        named
+            .as_ref()
+            .map_or_else(|| default.to_owned(), ToString::to_string)
+    }
+}
+
+/// Reads an index or a manifest; which of them it is, its fields say, never the sender.
+pub(super) fn parse(op: &Op, bytes: &[u8]) -> Result<Document> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Probe {
+        schema_version: Option<u64>,
+        manifests: Option<IgnoredAny>,
+        layers: Option<IgnoredAny>,
+        config: Option<IgnoredAny>,
+    }
+    let unreadable = |error: serde_json::Error| {
+        op.fail_with(
+            botstead_runtime::ErrorKind::Corrupt,
+            "its manifest cannot be read",
+            error,
+        )
+    };
+    let probe: Probe = serde_json::from_slice(bytes).map_err(unreadable)?;
+    match probe {
+        Probe {
+            manifests: Some(_),
+            layers: Some(_),
+            ..
+        }
+        | Probe {
+            manifests: Some(_),
+            config: Some(_),
+            ..
+        } => Err(op.corrupt("its manifest claims to be an index, too")),
+        Probe {
+            manifests: Some(_), ..
+        } => serde_json::from_slice(bytes)
+            .map(Document::Index)
+            .map_err(unreadable),
+        Probe {
+            config: Some(_), ..
+        } => serde_json::from_slice(bytes)
+            .map(Document::Manifest)
+            .map_err(unreadable),
+        Probe {
+            schema_version: Some(1),
+            ..
+        } => Err(op.invalid("its manifest has Docker's schema 1, which is no longer in use")),
+        _ => Err(op.invalid("it is not a container image")),
+    }
+}
+
+fn nothing_for_us(op: &Op) -> botstead_runtime::Error {
+    op.invalid(format!(
+        "it has nothing for this machine's platform, linux/{}",
+        platform::architecture()
+    ))
+}
+
+fn read_config(
+    op: &Op,
+    manifest: &ImageManifest,
+    bytes: &[u8],
+) -> Result<(ImageConfig, Vec<Layer>)> {
+    let config: ImageConfiguration = serde_json::from_slice(bytes).map_err(|error| {
+        op.fail_with(
+            botstead_runtime::ErrorKind::InvalidArgument,
+            "it is not a container image: its configuration cannot be read",
+            error,
+        )
+    })?;
+    if !platform::can_run(&config) {
+        return Err(nothing_for_us(op));
+    }
+    let diff_ids = config.rootfs().diff_ids();
+    if manifest.layers().is_empty() {
+        return Err(op.invalid("it has no layers"));
+    }
+    if manifest.layers().len() > MAX_LAYERS {
+        return Err(op.invalid(format!("it has more than {MAX_LAYERS} layers")));
+    }
+    if manifest.layers().len() != diff_ids.len() {
+        return Err(op.corrupt("its manifest and its configuration name different layers"));
+    }
+    let mut layers: Vec<Layer> = Vec::with_capacity(diff_ids.len());
+    for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids) {
+        check_digest(op, diff_id)?;
+        let chain_id = match layers.last() {
+            None => diff_id.clone(),
+            // OCI image specification, config.md, "Layer ChainID".
+            Some(below) => digest_of(format!("{} {diff_id}", below.chain_id).as_bytes()),
+        };
+        layers.push(read_layer(op, descriptor, diff_id, chain_id)?);
+    }
+    Ok((convert(&config), layers))
+}
+
+fn read_layer(op: &Op, descriptor: &Descriptor, diff_id: &str, chain_id: String) -> Result<Layer> {
+    let digest = descriptor.digest().to_string();
+    check_digest(op, &digest)?;
+    if i64::try_from(descriptor.size()).is_err() {
+        return Err(op.corrupt("a layer's size is out of range"));
+    }
+    let named = descriptor.media_type().to_string();
+    let foreign = named.contains("nondistributable") || named.contains("foreign");
+    if foreign
+        || descriptor
+            .urls()
+            .as_ref()
+            .is_some_and(|urls| !urls.is_empty())
+    {
+        return Err(op.invalid(format!(
+            "its layer {digest} is a foreign layer, kept outside of the registry, which is not \
+             supported"
+        )));
+    }
+    let media_type = layer_type(&named)
+        .ok_or_else(|| op.invalid(format!("its layer type {named:?} is not supported")))?;
+    Ok(Layer {
+        digest,
+        size: descriptor.size(),
+        media_type,
+        diff_id: diff_id.to_owned(),
+        chain_id,
+    })
+}
+
+/// The OCI media type for a layer's format.
+fn layer_type(named: &str) -> Option<&'static str> {
+    Some(match named {
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar" => LAYER_TAR,
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => LAYER_GZIP,
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => LAYER_ZSTD,
+        _ => return None,
+    })
+}
+
+pub(super) const LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(super) const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(super) const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+
+fn convert(config: &ImageConfiguration) -> ImageConfig {
+    let architecture = config.architecture().to_string();
+    let Some(inner) = config.config() else {
+        return ImageConfig {
+            architecture,
+            ..ImageConfig::default()
+        };
+    };
+    let labels: BTreeMap<String, String> = inner
+        .labels()
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    ImageConfig {
+        env: inner.env().clone().unwrap_or_default(),
+        entrypoint: inner.entrypoint().clone().unwrap_or_default(),
+        cmd: inner.cmd().clone().unwrap_or_default(),
+        user: inner.user().clone().unwrap_or_default(),
+        working_dir: inner.working_dir().clone().unwrap_or_default(),
+        labels,
+        architecture,
+        stop_signal: inner.stop_signal().clone(),
+    }
+}

@@ -1,0 +1,166 @@
+//! Unpacking layers into committed snapshots, one on top of the other.
+
+use super::ContainerdImages;
+use crate::op::Op;
+use super::tree::{Layer, Tree};
+use botstead_runtime::{ErrorKind, Result};
+use botstead_types::LeaseId;
+use containerd_client::services::v1::ApplyRequest;
+use containerd_client::services::v1::snapshots::{
+    CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
+};
+use containerd_client::types::Descriptor;
+use std::collections::HashMap;
+use tonic::Code;
+use uuid::Uuid;
+
+impl ContainerdImages {
+    /// Whether all layers of an image are unpacked: the top one holds those below.
+    pub(super) async fn is_unpacked(&self, op: &Op, tree: &Tree) -> Result<bool> {
+        self.is_committed(op, tree.chain_id()).await
+    }
+
+    /// Unpacks one layer on top of the one below, whose chain id is `parent` (empty for the lowest).
+    /// The lease keeps the snapshot, also where it was there before.
+    pub(super) async fn unpack_layer(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        layer: &Layer,
+        parent: &str,
+    ) -> Result<()> {
+        let _one_at_a_time = self.locks.lock(&layer.chain_id).await;
+        // Kept first, looked at then: so it cannot be collected in between.
+        let kind = format!("snapshots/{}", self.client.snapshotter);
+        self.client.keep(op, lease, kind, &layer.chain_id).await?;
+        if self.is_committed(op, &layer.chain_id).await? {
+            return Ok(());
+        }
+        let key = format!("extract-{} {}", Uuid::new_v4(), layer.chain_id);
+        let result = self.extract(op, lease, layer, parent, &key).await;
+        match result {
+            Ok(Extracted::Committed) => Ok(()),
+            // Another process was faster.
+            Ok(Extracted::Beaten) => {
+                self.remove(&key).await;
+                Ok(())
+            }
+            Err(error) => {
+                self.remove(&key).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn extract(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        layer: &Layer,
+        parent: &str,
+        key: &str,
+    ) -> Result<Extracted> {
+        let daemon = &self.client;
+        let prepare = PrepareSnapshotRequest {
+            snapshotter: daemon.snapshotter.clone(),
+            key: key.to_owned(),
+            parent: parent.to_owned(),
+            labels: HashMap::new(),
+        };
+        let mounts = daemon
+            .snapshots()
+            .prepare(daemon.leased(op, lease, prepare)?)
+            .await
+            .map_err(|status| op.status(status))?
+            .into_inner()
+            .mounts;
+        let apply = ApplyRequest {
+            diff: Some(Descriptor {
+                media_type: layer.media_type.to_owned(),
+                digest: layer.digest.clone(),
+                // It was checked to fit when the manifest was read.
+                size: i64::try_from(layer.size).unwrap_or_default(),
+                annotations: HashMap::new(),
+            }),
+            mounts,
+            ..ApplyRequest::default()
+        };
+        let applied = daemon
+            .diff()
+            .apply(daemon.leased(op, lease, apply)?)
+            .await
+            .map_err(|status| unpack_failed(op, layer, status))?
+            .into_inner()
+            .applied
+            .unwrap_or_default();
+        if applied.digest != layer.diff_id {
+            return Err(op.corrupt(format!(
+                "the layer {} holds {} where its configuration says {}",
+                layer.digest, applied.digest, layer.diff_id
+            )));
+        }
+        let commit = CommitSnapshotRequest {
+            snapshotter: daemon.snapshotter.clone(),
+            name: layer.chain_id.clone(),
+            key: key.to_owned(),
+            ..CommitSnapshotRequest::default()
+        };
+        match daemon
+            .snapshots()
+            .commit(daemon.leased(op, lease, commit)?)
+            .await
+        {
+            Ok(_) => Ok(Extracted::Committed),
+            Err(status) if status.code() == Code::AlreadyExists => Ok(Extracted::Beaten),
+            Err(status) => Err(op.status(status)),
+        }
+    }
+
+    async fn is_committed(&self, op: &Op, chain_id: &str) -> Result<bool> {
+        let stat = StatSnapshotRequest {
+            snapshotter: self.client.snapshotter.clone(),
+            key: chain_id.to_owned(),
+        };
+        match self
+            .daemon
+            .snapshots()
+            .stat(self.client.request(stat))
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Err(status) => Err(op.status(status)),
+        }
+    }
+
+    async fn remove(&self, key: &str) {
+        let remove = RemoveSnapshotRequest {
+            snapshotter: self.client.snapshotter.clone(),
+            key: key.to_owned(),
+        };
+        let request = self.client.request(remove);
+        if let Err(status) = self.client.snapshots().remove(request).await {
+            // It may never have been made; else it goes with the lease.
+            tracing::debug!(key, %status, "an extraction's snapshot was not removed");
+        }
+    }
+}
+
+enum Extracted {
+    Committed,
+    Beaten,
+}
+
+/// containerd reports a broken archive as `Unknown`, as it reports almost everything here. The disk
+/// apart, nothing is left but the layer's own content.
+fn unpack_failed(op: &Op, layer: &Layer, status: tonic::Status) -> botstead_runtime::Error {
+    if status.code() == Code::NotFound {
+        let reason = format!("its layer {} is not here", layer.digest);
+        return op.fail_with(ErrorKind::Corrupt, reason, status);
+    }
+    if status.code() == Code::Unknown && !crate::op::is_disk_full(&status) {
+        let reason = format!("its layer {} cannot be unpacked", layer.digest);
+        return op.fail_with(ErrorKind::Corrupt, reason, status);
+    }
+    op.status(status)
+}
