@@ -63,7 +63,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     command::run(
         Command::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")
-            // Installing the package must not start a second containerd or a registry.
+            // invoke-rc.d starts no service in single-user mode: the packages' own containerd and
+            // registry are not needed. systemd ignores this, and what it starts does no harm.
             .env("RUNLEVEL", "1")
             .args([
                 "install",

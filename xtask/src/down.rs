@@ -41,6 +41,9 @@ pub(crate) fn run(place: &Place, purge: bool, yes: bool) -> Result<()> {
     step("end workspaces and containerd", || end_processes(&run_dir))?;
     // Not below the data folder: what is mounted there is the owner's own choice of disks.
     step("unmount", || unmount_below(&run_dir))?;
+    note(
+        "the bridge and its firewall rules stay until the next start or a reboot; nothing uses them",
+    );
     if purge {
         step("remove the data", || remove(place, Some(&run_dir)))?;
     } else {

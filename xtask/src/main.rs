@@ -88,9 +88,9 @@ enum Task {
     Tidy,
     /// Build the default workspace image as an OCI archive (root)
     Image {
-        /// Folder that keeps the archive
-        #[arg(long, default_value = "target/image")]
-        folder: PathBuf,
+        /// Folder that keeps the archive, target/image when not given
+        #[arg(long)]
+        folder: Option<PathBuf>,
         /// Build it although it is there, to get the distribution's newest packages
         #[arg(long)]
         rebuild: bool,
@@ -133,6 +133,7 @@ fn run(task: Task) -> Result<()> {
         Task::Ci => ci::run(),
         Task::Tidy => progress::step("tidy", tidy::run),
         Task::Image { folder, rebuild } => progress::step("default image", || {
+            let folder = folder.unwrap_or_else(|| repository::target().join("image"));
             image::ensure(&folder, rebuild).map(drop)
         }),
         Task::Openapi { check } => progress::step("OpenAPI document", || openapi::run(check)),

@@ -14,14 +14,19 @@ const DATA_DIR: &str = "/var/lib/botstead";
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Place {
     /// Folder of everything lasting: programs, configuration, database, images, workspaces
-    #[arg(long, default_value = DATA_DIR)]
+    #[arg(long, default_value = DATA_DIR, value_parser = absolute)]
     pub(crate) data_dir: PathBuf,
     /// Folder of sockets and the state of what runs; kept short, as socket paths are limited
-    #[arg(long, default_value = "/run/botstead")]
+    #[arg(long, default_value = "/run/botstead", value_parser = absolute)]
     pub(crate) run_dir: PathBuf,
     /// Port of the server on 127.0.0.1, used when its configuration is written
     #[arg(long, default_value_t = 8787)]
     pub(crate) port: u16,
+}
+
+/// The server runs in another folder than this program.
+fn absolute(path: &str) -> io::Result<PathBuf> {
+    std::path::absolute(path)
 }
 
 impl Place {
@@ -160,6 +165,12 @@ impl ProcessId {
 
     pub(crate) fn is_running(self) -> bool {
         Self::of(self.pid) == Some(self)
+    }
+
+    /// Whether its program's file was replaced since it started.
+    pub(crate) fn is_outdated(self) -> bool {
+        fs::read_link(format!("/proc/{}/exe", self.pid))
+            .is_ok_and(|path| path.to_string_lossy().ends_with(" (deleted)"))
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn ensure(place: &Place, state: &mut State, url: &str, changed: bool)
     }
     let running = state.server.filter(|server| server.is_running());
     if let Some(server) = running {
-        if !changed {
+        if !changed && !server.is_outdated() {
             progress::note(format_args!("server runs (process {})", server.pid));
             return wait_ready(place, server, url);
         }
@@ -96,8 +96,8 @@ fn ensure_unit(place: &Place, unit: &str, url: &str, changed: bool) -> Result<()
     let advice = format!("journalctl --unit {unit} --no-pager --lines 50");
     let path = Path::new("/etc/systemd/system").join(unit);
     let text = unit_file(place);
-    let new = fs::read_to_string(&path).is_ok_and(|old| old == text);
-    if !new {
+    let same = fs::read_to_string(&path).is_ok_and(|old| old == text);
+    if !same {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         command::run(Command::new("systemctl").arg("daemon-reload"), &advice)?;
     }
@@ -204,9 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_program_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("sleep");
+        fs::copy(command::find("sleep").unwrap(), &program).unwrap();
+        let mut child = Command::new(&program).arg("600").spawn().unwrap();
+        let process = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!process.is_outdated());
+        fs::remove_file(&program).unwrap();
+        assert!(process.is_outdated());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn ends_a_process_and_no_stranger() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let process = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!process.is_outdated());
         end(process).unwrap();
         assert!(!child.wait().unwrap().success());
         // It is gone: nothing to signal any more.
