@@ -1,17 +1,31 @@
-//! Requests to containerd's image, content, snapshot, diff and lease services.
+//! The connection to containerd: a channel that connects when it is used, the namespace on every
+//! request, the lease where there is one.
 
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
+use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
+use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::services::v1::{AddResourceRequest, Resource};
+use hyper_util::rt::TokioIo;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+/// How long containerd may take for an answer to anything but a wait, a stream or a pull. Creating
+/// a task on a busy host takes seconds.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A connection, the namespace and the snapshotter.
 #[derive(Debug, Clone)]
@@ -19,6 +33,19 @@ pub(crate) struct Client {
     channel: Channel,
     namespace: MetadataValue<Ascii>,
     pub(crate) snapshotter: String,
+}
+
+/// A channel to containerd's socket. It connects on first use and again whenever the daemon was
+/// restarted.
+pub(crate) fn channel(socket: &Path) -> Channel {
+    let socket: PathBuf = socket.to_owned();
+    // The address is not used: the connector goes to the socket.
+    Endpoint::from_static("http://containerd.invalid")
+        .connect_timeout(Duration::from_secs(3))
+        .connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        }))
 }
 
 impl Client {
@@ -37,11 +64,19 @@ impl Client {
         })
     }
 
+    /// A request that may take as long as it takes: a wait or a stream.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request
             .metadata_mut()
             .insert("containerd-namespace", self.namespace.clone());
+        request
+    }
+
+    /// A request that is answered soon or not at all.
+    pub(crate) fn unary<T>(&self, message: T) -> Request<T> {
+        let mut request = self.request(message);
+        request.set_timeout(DEADLINE);
         request
     }
 
@@ -75,26 +110,32 @@ impl Client {
                 r#type: kind,
             }),
         };
-        LeasesClient::new(self.channel.clone())
-            .add_resource(self.request(request))
+        self.leases()
+            .add_resource(self.unary(request))
             .await
             .map_err(|status| op.status(status))?;
         Ok(())
     }
-
-    pub(crate) fn images(&self) -> ImagesClient<Channel> {
-        ImagesClient::new(self.channel.clone())
-    }
-
-    pub(crate) fn content(&self) -> ContentClient<Channel> {
-        ContentClient::new(self.channel.clone())
-    }
-
-    pub(crate) fn snapshots(&self) -> SnapshotsClient<Channel> {
-        SnapshotsClient::new(self.channel.clone())
-    }
-
-    pub(crate) fn diff(&self) -> DiffClient<Channel> {
-        DiffClient::new(self.channel.clone())
-    }
 }
+
+macro_rules! services {
+    ($($name:ident: $client:ident,)+) => {
+        impl Client {
+            $(pub(crate) fn $name(&self) -> $client<Channel> {
+                $client::new(self.channel.clone())
+            })+
+        }
+    };
+}
+
+services!(
+    containers: ContainersClient,
+    content: ContentClient,
+    diff: DiffClient,
+    events: EventsClient,
+    images: ImagesClient,
+    leases: LeasesClient,
+    snapshots: SnapshotsClient,
+    tasks: TasksClient,
+    version: VersionClient,
+);

@@ -1,9 +1,9 @@
 //! containerd's content store: reading documents, writing blobs piece by piece.
 
-use crate::client::Client;
-use crate::op::{Op, is_disk_full};
 use super::retry::Fault;
 use super::tree::{MAX_DOCUMENT, Stored};
+use crate::client::Client;
+use crate::op::{Op, is_disk_full};
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
 use bytes::{Bytes, BytesMut};
@@ -23,12 +23,12 @@ pub(super) const CHUNK: usize = 1 << 20;
 const IN_FLIGHT: usize = 2;
 
 /// Reads a whole document of at most [`MAX_DOCUMENT`] bytes; none when it is not there.
-pub(super) async fn read(daemon: &Client, op: &Op, digest: &str) -> Result<Option<Bytes>> {
+pub(super) async fn read(client: &Client, op: &Op, digest: &str) -> Result<Option<Bytes>> {
     let request = ReadContentRequest {
         digest: digest.to_owned(),
         ..ReadContentRequest::default()
     };
-    let mut stream = match daemon.content().read(daemon.request(request)).await {
+    let mut stream = match client.content().read(client.request(request)).await {
         Ok(response) => response.into_inner(),
         Err(status) if status.code() == Code::NotFound => return Ok(None),
         Err(status) => return Err(op.status(status)),
@@ -50,11 +50,11 @@ pub(super) async fn read(daemon: &Client, op: &Op, digest: &str) -> Result<Optio
 }
 
 /// Whether content is there. It may be collected right after, unless something keeps it.
-pub(super) async fn exists(daemon: &Client, op: &Op, digest: &str) -> Result<bool> {
+pub(super) async fn exists(client: &Client, op: &Op, digest: &str) -> Result<bool> {
     let request = InfoRequest {
         digest: digest.to_owned(),
     };
-    match daemon.content().info(daemon.request(request)).await {
+    match client.content().info(client.request(request)).await {
         Ok(_) => Ok(true),
         Err(status) if status.code() == Code::NotFound => Ok(false),
         Err(status) => Err(op.status(status)),
@@ -63,14 +63,14 @@ pub(super) async fn exists(daemon: &Client, op: &Op, digest: &str) -> Result<boo
 
 /// Stores a document with labels; where it is there already it gets the labels too.
 pub(super) async fn store(
-    daemon: &Client,
+    client: &Client,
     op: &Op,
     lease: &LeaseId,
     document: &Stored,
     labels: HashMap<String, String>,
 ) -> Result<()> {
     let size = document.bytes.len() as u64;
-    match Ingest::open(daemon, op, lease, &document.digest, size).await {
+    match Ingest::open(client, op, lease, &document.digest, size).await {
         Ok(Some(mut ingest)) => {
             ingest.restart();
             ingest.write(document.bytes.to_vec()).await?;
@@ -81,11 +81,11 @@ pub(super) async fn store(
         Ok(None) => {}
         Err(fault) => return Err(fault.error),
     }
-    label(daemon, op, &document.digest, labels).await
+    label(client, op, &document.digest, labels).await
 }
 
 async fn label(
-    daemon: &Client,
+    client: &Client,
     op: &Op,
     digest: &str,
     labels: HashMap<String, String>,
@@ -99,9 +99,9 @@ async fn label(
         }),
         update_mask: Some(FieldMask { paths }),
     };
-    daemon
+    client
         .content()
-        .update(daemon.request(request))
+        .update(client.request(request))
         .await
         .map_err(|status| op.status(status))?;
     Ok(())
@@ -119,7 +119,7 @@ pub(super) enum Committed {
 /// A blob that is being written. Dropping it leaves what was written, so that the next writer of
 /// the same digest can go on there, until the lease ends.
 pub(super) struct Ingest<'a> {
-    daemon: &'a Client,
+    client: &'a Client,
     op: &'a Op,
     reference: String,
     digest: String,
@@ -136,7 +136,7 @@ impl<'a> Ingest<'a> {
     ///
     /// A failure is transient when another process writes the same content at this time.
     pub(super) async fn open(
-        daemon: &'a Client,
+        client: &'a Client,
         op: &'a Op,
         lease: &LeaseId,
         digest: &str,
@@ -153,10 +153,10 @@ impl<'a> Ingest<'a> {
         };
         let gone = || op.fail(ErrorKind::Internal, "the writer ended before it began");
         requests.send(stat).await.map_err(|_| gone())?;
-        let request = daemon.leased(op, lease, ReceiverStream::new(receiver))?;
+        let request = client.leased(op, lease, ReceiverStream::new(receiver))?;
         // The status arrives with the headers or with the first message, whichever containerd has.
         let opened = async {
-            let mut responses = daemon.content().write(request).await?.into_inner();
+            let mut responses = client.content().write(request).await?.into_inner();
             let first = responses.message().await?;
             Ok::<_, Status>((responses, first))
         };
@@ -175,7 +175,7 @@ impl<'a> Ingest<'a> {
         };
         let offset = first.ok_or_else(gone)?.offset;
         Ok(Some(Self {
-            daemon,
+            client,
             op,
             reference,
             digest: digest.to_owned(),
@@ -269,7 +269,7 @@ impl<'a> Ingest<'a> {
     /// Throws away what was written: it is wrong.
     pub(super) async fn abort(self) {
         let Self {
-            daemon,
+            client,
             op,
             reference,
             requests,
@@ -279,7 +279,7 @@ impl<'a> Ingest<'a> {
         // containerd holds the reference until the stream ends.
         drop((requests, responses));
         let request = AbortRequest { r#ref: reference };
-        if let Err(status) = daemon.content().abort(daemon.request(request)).await {
+        if let Err(status) = client.content().abort(client.request(request)).await {
             // The lease's end removes it all the same.
             tracing::debug!(?op, %status, "a broken download was not removed");
         }

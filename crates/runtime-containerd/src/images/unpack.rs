@@ -1,8 +1,8 @@
 //! Unpacking layers into committed snapshots, one on top of the other.
 
 use super::ContainerdImages;
-use crate::op::Op;
 use super::tree::{Layer, Tree};
+use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
 use containerd_client::services::v1::ApplyRequest;
@@ -60,16 +60,16 @@ impl ContainerdImages {
         parent: &str,
         key: &str,
     ) -> Result<Extracted> {
-        let daemon = &self.client;
+        let client = &self.client;
         let prepare = PrepareSnapshotRequest {
-            snapshotter: daemon.snapshotter.clone(),
+            snapshotter: client.snapshotter.clone(),
             key: key.to_owned(),
             parent: parent.to_owned(),
             labels: HashMap::new(),
         };
-        let mounts = daemon
+        let mounts = client
             .snapshots()
-            .prepare(daemon.leased(op, lease, prepare)?)
+            .prepare(client.leased(op, lease, prepare)?)
             .await
             .map_err(|status| op.status(status))?
             .into_inner()
@@ -85,9 +85,9 @@ impl ContainerdImages {
             mounts,
             ..ApplyRequest::default()
         };
-        let applied = daemon
+        let applied = client
             .diff()
-            .apply(daemon.leased(op, lease, apply)?)
+            .apply(client.leased(op, lease, apply)?)
             .await
             .map_err(|status| unpack_failed(op, layer, status))?
             .into_inner()
@@ -100,14 +100,14 @@ impl ContainerdImages {
             )));
         }
         let commit = CommitSnapshotRequest {
-            snapshotter: daemon.snapshotter.clone(),
+            snapshotter: client.snapshotter.clone(),
             name: layer.chain_id.clone(),
             key: key.to_owned(),
             ..CommitSnapshotRequest::default()
         };
-        match daemon
+        match client
             .snapshots()
-            .commit(daemon.leased(op, lease, commit)?)
+            .commit(client.leased(op, lease, commit)?)
             .await
         {
             Ok(_) => Ok(Extracted::Committed),
@@ -122,7 +122,7 @@ impl ContainerdImages {
             key: chain_id.to_owned(),
         };
         match self
-            .daemon
+            .client
             .snapshots()
             .stat(self.client.request(stat))
             .await

@@ -1,0 +1,258 @@
+//! What workspaces reach and what they do not, with real packets.
+
+mod support;
+
+use botstead_runtime::Network;
+use std::net::{Ipv4Addr, UdpSocket};
+use support::{HOST, INTERNET, PATIENCE, Workspace, dial, on_own_host, serve, sh, try_sh, within};
+
+#[test]
+fn the_internet_is_reached_with_the_hosts_address() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let workspace = Workspace::connect(&network, 1).await;
+        let mut peer = workspace.dial(lab.internet_server()).unwrap();
+        assert_eq!(peer.seen_as, HOST);
+        peer.echo().unwrap();
+        // Its packets are as large as the way out takes.
+        assert_eq!(network.info().mtu, 1400);
+        let link = workspace.run(|| sh("ip link show eth0"));
+        assert!(link.contains("mtu 1400"), "{link}");
+    });
+}
+
+#[test]
+fn the_host_reaches_workspaces_but_other_machines_do_not() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let workspace = Workspace::connect(&network, 1).await;
+        let server = workspace.run(|| serve(workspace.address));
+        assert_eq!(dial(server).unwrap().seen_as, network.info().gateway);
+        let subnet = network.info().subnet;
+        within(&lab.internet, || {
+            sh(&format!("ip route add {subnet} via {HOST}"));
+            assert!(dial(server).is_err(), "another machine got in");
+        });
+    });
+}
+
+#[test]
+fn workspaces_do_not_reach_each_other() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let one = Workspace::connect(&network, 1).await;
+        let other = Workspace::connect(&network, 2).await;
+        let server = other.run(|| serve(other.address));
+        assert!(dial(server).is_ok(), "the server does not work");
+        assert!(one.dial(server).is_err(), "over the bridge");
+        let gateway = network.info().gateway;
+        let address = other.address;
+        one.run(|| sh(&format!("ip route add {address} via {gateway}")));
+        assert!(one.dial(server).is_err(), "through the gateway");
+        // And with the neighbour's hardware address known, so that none has to be asked for.
+        let mac = other.run(|| sh("cat /proc/net/arp; ip -br link show eth0 | awk '{print $3}'"));
+        let mac = mac.lines().last().unwrap().to_owned();
+        one.run(|| {
+            sh(&format!("ip route del {address} via {gateway}"));
+            sh(&format!("ip neigh replace {address} lladdr {mac} dev eth0"));
+        });
+        assert!(one.dial(server).is_err(), "with a known hardware address");
+    });
+}
+
+#[test]
+fn services_of_the_host_are_out_of_reach() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let workspace = Workspace::connect(&network, 1).await;
+        let gateway = network.info().gateway;
+        for address in [gateway, HOST] {
+            let server = serve(address);
+            assert!(dial(server).is_ok(), "the server does not work");
+            assert!(workspace.dial(server).is_err(), "{server} was reached");
+        }
+        workspace.run(|| sh(&format!("busybox ping -c 1 -W 1 {gateway}")));
+        // No IPv6 on the bridge that could be another way to them.
+        let links = sh("ip -6 addr show");
+        assert!(!links.contains(&network.config().bridge_name), "{links}");
+        let inside = workspace.run(|| sh("ip -6 addr show"));
+        assert!(
+            inside.contains("::1/128") && !inside.contains("eth0"),
+            "{inside}"
+        );
+    });
+}
+
+#[test]
+fn a_name_server_on_the_host_answers_and_nothing_else_there_does() {
+    on_own_host(|lab| async move {
+        let mut config = lab.config();
+        config.nameservers = vec![HOST.into()];
+        let network = botstead_network_bridge::BridgeNetwork::new(config).unwrap();
+        network.ensure_host().await.unwrap();
+        let workspace = Workspace::connect(&network, 1).await;
+        let ask = |port: u16| {
+            let server = UdpSocket::bind((HOST, port)).unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            workspace.run(|| {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.send_to(b"?", (HOST, port)).unwrap();
+            });
+            server.recv(&mut [0]).is_ok()
+        };
+        assert!(ask(53));
+        assert!(!ask(54));
+    });
+}
+
+#[test]
+fn blocked_networks_are_out_of_reach() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let workspace = Workspace::connect(&network, 1).await;
+        let metadata = Ipv4Addr::new(169, 254, 169, 254);
+        let server = within(&lab.internet, || {
+            sh(&format!("ip addr add {metadata}/32 dev lo"));
+            serve(metadata)
+        });
+        assert!(dial(server).is_ok(), "the host itself may");
+        assert!(workspace.dial(server).is_err());
+    });
+}
+
+#[test]
+fn false_addresses_get_nowhere() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let workspace = Workspace::connect(&network, 1).await;
+        let server = within(&lab.internet, || UdpSocket::bind((INTERNET, 7)).unwrap());
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let arrives = |from: &str| {
+            workspace.run(|| {
+                let socket = UdpSocket::bind((from, 0)).unwrap();
+                socket.send_to(b"?", (INTERNET, 7)).unwrap();
+            });
+            server.recv(&mut [0]).is_ok()
+        };
+        assert!(arrives(&workspace.address.to_string()));
+        workspace.run(|| sh("ip addr add 203.0.113.9/32 dev lo"));
+        assert!(!arrives("203.0.113.9"), "a foreign source address");
+        workspace.run(|| sh("ip link set eth0 address 02:00:00:00:00:99"));
+        assert!(
+            !arrives(&workspace.address.to_string()),
+            "a foreign hardware address"
+        );
+    });
+}
+
+#[test]
+fn firewalls_that_drop_let_workspaces_through() {
+    let firewalls = [
+        ("policy", "iptables -P FORWARD DROP"),
+        (
+            "docker",
+            "iptables -N DOCKER-USER && iptables -A DOCKER-USER -j RETURN && iptables -A FORWARD -j DOCKER-USER && iptables -P FORWARD DROP",
+        ),
+        (
+            "nftables.conf",
+            "nft 'table inet filter { chain forward { type filter hook forward priority 0; policy drop; }; }'",
+        ),
+        (
+            "reject at the end",
+            "nft 'table inet fw { chain sub { reject; }; chain forward { type filter hook forward priority 10; policy accept; iifname lo accept; jump sub; }; }'",
+        ),
+    ];
+    for (name, script) in firewalls {
+        on_own_host(move |lab| async move {
+            let network = lab.network().await;
+            let workspace = Workspace::connect(&network, 1).await;
+            let server = lab.internet_server();
+            assert!(network.problems().await.unwrap().is_empty());
+            sh(script);
+            assert!(workspace.dial(server).is_err(), "{name} does not drop");
+            let problems = network.problems().await.unwrap();
+            assert!(!problems.is_empty(), "{name} was not seen");
+
+            network.ensure_host().await.unwrap();
+            workspace
+                .dial(server)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(network.problems().await.unwrap(), [], "{name}");
+            // Repeating adds nothing.
+            let rules = || sh("nft list ruleset | grep -c 'botstead bs-'; iptables -S");
+            let before = rules();
+            network.ensure_host().await.unwrap();
+            assert_eq!(rules(), before, "{name}");
+            // What the firewall lets through is still not what the driver's own table drops.
+            let other = Workspace::connect(&network, 2).await;
+            let server = other.run(|| serve(other.address));
+            assert!(workspace.dial(server).is_err(), "{name}");
+
+            network.teardown_host().await.unwrap();
+            let left = sh("nft list ruleset; iptables -S; ip link");
+            assert!(
+                !left.contains("botstead") && !left.contains("bs-"),
+                "{name}: {left}"
+            );
+        });
+    }
+}
+
+#[test]
+fn flushed_rules_are_mended_under_an_open_connection() {
+    on_own_host(|lab| async move {
+        sh("iptables -P FORWARD DROP");
+        let network = lab.network().await;
+        let one = Workspace::connect(&network, 1).await;
+        let server = lab.internet_server();
+        let mut open = one.dial(server).unwrap();
+        open.echo().unwrap();
+        for flush in [
+            format!("nft delete table inet {}", network.config().table_name),
+            "iptables -F FORWARD".to_owned(),
+            "nft flush ruleset".to_owned(),
+            format!(
+                "nft flush chain inet {} way_out",
+                network.config().table_name
+            ),
+            "sysctl -q -w net.ipv4.ip_forward=0".to_owned(),
+        ] {
+            sh(&flush);
+            assert!(
+                !network.problems().await.unwrap().is_empty() || flush.contains("iptables"),
+                "{flush}"
+            );
+            network.ensure_host().await.unwrap();
+            assert_eq!(network.problems().await.unwrap(), [], "{flush}");
+            open.echo()
+                .unwrap_or_else(|error| panic!("{flush}: {error}"));
+            let peer = one
+                .dial(server)
+                .unwrap_or_else(|error| panic!("{flush}: {error}"));
+            assert_eq!(peer.seen_as, HOST, "{flush}");
+        }
+    });
+}
+
+#[test]
+fn set_up_again_never_cuts_connections() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let one = Workspace::connect(&network, 1).await;
+        let mut open = one.dial(lab.internet_server()).unwrap();
+        let before = sh("ip -o link; ip -4 -o addr; ip route");
+        for _ in 0..5 {
+            network.ensure_host().await.unwrap();
+            open.echo().unwrap();
+            network.attach(&one.id, &one.endpoint()).await.unwrap();
+            open.echo().unwrap();
+        }
+        assert_eq!(sh("ip -o link; ip -4 -o addr; ip route"), before);
+        // Another one's coming and going is not noticed either.
+        let other = Workspace::connect(&network, 2).await;
+        open.echo().unwrap();
+        network.remove(&other.id).await.unwrap();
+        open.echo().unwrap();
+        assert!(try_sh("nft list ruleset | grep -q masquerade").is_ok());
+    });
+}
