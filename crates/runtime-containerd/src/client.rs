@@ -1,17 +1,50 @@
-//! Requests to containerd's image, content, snapshot, diff and lease services.
+//! The connection to containerd: its socket, the namespace of every call, leases and deadlines.
 
 use crate::op::Op;
-use botstead_runtime::{ErrorKind, Result};
+use botstead_runtime::{Error, ErrorKind, Result};
 use botstead_types::LeaseId;
+use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
+use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::services::v1::{AddResourceRequest, Resource};
-use tonic::Request;
+use hyper_util::rt::TokioIo;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::UnixStream;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
+
+/// How long containerd may take for one call that should be short. Generous: a host under load
+/// takes seconds to start a task, and a call that was given up may still have its effect.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Lists of containers and tasks come in one message; tonic's default of 4 MiB is some thousands.
+const MAX_MESSAGE: usize = 256 << 20;
+
+/// A connection to the socket, made with the first call and again whenever it broke. Must be called
+/// on a tokio runtime.
+pub(crate) fn channel(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    // The address is never looked up: the connector knows the socket.
+    Endpoint::from_static("http://containerd").connect_with_connector_lazy(tower::service_fn(
+        move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        },
+    ))
+}
+
+/// What containerd's answer to an operation means.
+pub(crate) fn error(operation: &'static str, subject: impl ToString, status: Status) -> Error {
+    Op::new(operation, subject).status(status)
+}
 
 /// A connection, the namespace and the snapshotter.
 #[derive(Debug, Clone)]
@@ -37,11 +70,25 @@ impl Client {
         })
     }
 
+    /// The namespace's name.
+    pub(crate) fn namespace(&self) -> &str {
+        // It was made from a str.
+        self.namespace.to_str().unwrap_or_default()
+    }
+
+    /// A request that may take as long as it takes: a stream or a wait.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request
             .metadata_mut()
             .insert("containerd-namespace", self.namespace.clone());
+        request
+    }
+
+    /// A request that is answered within [`DEADLINE`] or fails as `Unavailable`.
+    pub(crate) fn unary<T>(&self, message: T) -> Request<T> {
+        let mut request = self.request(message);
+        request.set_timeout(DEADLINE);
         request
     }
 
@@ -97,4 +144,32 @@ impl Client {
     pub(crate) fn diff(&self) -> DiffClient<Channel> {
         DiffClient::new(self.channel.clone())
     }
+
+    pub(crate) fn containers(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn leases(&self) -> LeasesClient<Channel> {
+        LeasesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn events(&self) -> EventsClient<Channel> {
+        EventsClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn version(&self) -> VersionClient<Channel> {
+        VersionClient::new(self.channel.clone())
+    }
+}
+
+/// A protobuf timestamp, or the epoch where containerd gave none.
+pub(crate) fn time(time: Option<prost_types::Timestamp>) -> chrono::DateTime<chrono::Utc> {
+    time.and_then(|time| {
+        chrono::DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
+    })
+    .unwrap_or_default()
 }

@@ -2,8 +2,8 @@
 
 use super::ContainerdImages;
 use super::content;
-use crate::op::Op;
 use super::tree::{self, Documents, Role, Stored, Tree};
+use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Image, Result};
 use botstead_types::{ImageRef, LeaseId, ResolvedImage};
@@ -51,7 +51,7 @@ struct Local<'a> {
 #[async_trait]
 impl Documents for Local<'_> {
     async fn document(&self, digest: &str, _size: u64, _role: Role) -> Result<Bytes> {
-        content::read(&self.images.daemon, self.op, digest)
+        content::read(&self.images.client, self.op, digest)
             .await?
             .ok_or_else(|| incomplete(self.op, digest))
     }
@@ -207,7 +207,7 @@ impl ContainerdImages {
             ..DeleteImageRequest::default()
         };
         match self
-            .daemon
+            .client
             .images()
             .delete(self.client.request(request))
             .await

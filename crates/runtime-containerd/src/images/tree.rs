@@ -1,8 +1,8 @@
 //! What an image consists of: from the digest that its name points at, over indexes, to the
 //! manifest, the configuration and the layers for this machine. Everything read here is hostile.
 
-use crate::op::Op;
 use super::platform;
+use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::Result;
 use botstead_types::ImageConfig;
