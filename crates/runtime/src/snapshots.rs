@@ -1,6 +1,6 @@
 //! Filesystem states.
 
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
 use chrono::{DateTime, Utc};
@@ -103,6 +103,29 @@ pub trait Snapshots: Send + Sync {
     /// # Errors
     /// `Unavailable` when the runtime does not answer.
     async fn list(&self) -> Result<Vec<Snapshot>>;
+
+    /// Makes `name`, a committed snapshot on `base` with the files that `source` has: the layers
+    /// between them become one. `base` is an ancestor of `source`, and both are committed. The new
+    /// one is protected as one made by [`Snapshots::commit`]. Again: no change.
+    ///
+    /// # Errors
+    /// `NotFound` for `source` or `base`, `InvalidArgument` when `base` is no ancestor,
+    /// `ResourceExhausted` when the disk is full, `Unsupported` where layers cannot be merged.
+    async fn flatten(
+        &self,
+        lease: &LeaseId,
+        source: &SnapshotKey,
+        base: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let _ = (lease, base, name, labels);
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "flatten snapshot",
+            source,
+        ))
+    }
 
     /// How an active snapshot is mounted.
     ///

@@ -10,6 +10,7 @@
 //! - Updates are partial: a patch touches the fields that it names and no other.
 //! - Version history does not depend on the container's row.
 //! - Reads never wait for a writer.
+//! - Times are kept to the microsecond.
 
 mod bots;
 #[cfg(feature = "conformance")]

@@ -23,7 +23,7 @@ pub trait Addresses: Send + Sync {
     /// just released. A recorded address outside of `subnet` is replaced. Again: the same address.
     ///
     /// # Errors
-    /// `ResourceExhausted` when the subnet is full.
+    /// `ResourceExhausted` when the subnet is full, `NotFound` when the bot does not exist.
     async fn assign(&self, bot: BotId, subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<Ipv4Addr>;
 
     /// All assigned addresses, by bot.

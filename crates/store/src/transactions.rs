@@ -12,13 +12,15 @@ use serde_json::Value;
 /// together.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// Adds a container's row. Fails with `AlreadyExists`.
+    /// Adds a container's row. Fails with `AlreadyExists`, and with `NotFound` when the bot does
+    /// not exist.
     InsertContainer(Box<ContainerRecord>),
     /// Changes a container's row. Fails with `NotFound`.
     PatchContainer(BotId, Box<ContainerPatch>),
     /// Removes a container's row where there is one; versions stay.
     DeleteContainer(BotId),
-    /// Adds a version. Fails with `AlreadyExists`.
+    /// Adds a version; its number is used up where it was not reserved. Fails with
+    /// `AlreadyExists`, and with `NotFound` when the bot does not exist.
     InsertVersion(Box<VersionRecord>),
     /// Changes a version. Fails with `NotFound`.
     PatchVersion(BotId, VersionNumber, VersionPatch),
@@ -44,7 +46,7 @@ pub enum Change {
     FinishOperation {
         /// The operation.
         id: OperationId,
-        /// Any state but `Running`.
+        /// Any state but `Running`, which is an `InvalidArgument`.
         state: OperationState,
         /// Why, when it failed.
         error: Option<OperationError>,

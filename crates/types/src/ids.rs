@@ -174,6 +174,11 @@ impl SnapshotKey {
         Self(format!("version-{operation}"))
     }
 
+    /// The name of the flattened chain on which an operation prepares its writable snapshot.
+    pub fn flattened(operation: OperationId) -> Self {
+        Self(format!("flattened-{operation}"))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,7 +1,7 @@
 //! containerd's content store: reading documents, writing blobs piece by piece.
 
-use super::daemon::Daemon;
-use super::op::{Op, is_disk_full};
+use crate::client::Client;
+use crate::op::{Op, is_disk_full};
 use super::retry::Fault;
 use super::tree::{MAX_DOCUMENT, Stored};
 use botstead_runtime::{ErrorKind, Result};
@@ -23,7 +23,7 @@ pub(super) const CHUNK: usize = 1 << 20;
 const IN_FLIGHT: usize = 2;
 
 /// Reads a whole document of at most [`MAX_DOCUMENT`] bytes; none when it is not there.
-pub(super) async fn read(daemon: &Daemon, op: &Op, digest: &str) -> Result<Option<Bytes>> {
+pub(super) async fn read(daemon: &Client, op: &Op, digest: &str) -> Result<Option<Bytes>> {
     let request = ReadContentRequest {
         digest: digest.to_owned(),
         ..ReadContentRequest::default()
@@ -50,7 +50,7 @@ pub(super) async fn read(daemon: &Daemon, op: &Op, digest: &str) -> Result<Optio
 }
 
 /// Whether content is there. It may be collected right after, unless something keeps it.
-pub(super) async fn exists(daemon: &Daemon, op: &Op, digest: &str) -> Result<bool> {
+pub(super) async fn exists(daemon: &Client, op: &Op, digest: &str) -> Result<bool> {
     let request = InfoRequest {
         digest: digest.to_owned(),
     };
@@ -63,7 +63,7 @@ pub(super) async fn exists(daemon: &Daemon, op: &Op, digest: &str) -> Result<boo
 
 /// Stores a document with labels; where it is there already it gets the labels too.
 pub(super) async fn store(
-    daemon: &Daemon,
+    daemon: &Client,
     op: &Op,
     lease: &LeaseId,
     document: &Stored,
@@ -85,7 +85,7 @@ pub(super) async fn store(
 }
 
 async fn label(
-    daemon: &Daemon,
+    daemon: &Client,
     op: &Op,
     digest: &str,
     labels: HashMap<String, String>,
@@ -119,7 +119,7 @@ pub(super) enum Committed {
 /// A blob that is being written. Dropping it leaves what was written, so that the next writer of
 /// the same digest can go on there, until the lease ends.
 pub(super) struct Ingest<'a> {
-    daemon: &'a Daemon,
+    daemon: &'a Client,
     op: &'a Op,
     reference: String,
     digest: String,
@@ -136,7 +136,7 @@ impl<'a> Ingest<'a> {
     ///
     /// A failure is transient when another process writes the same content at this time.
     pub(super) async fn open(
-        daemon: &'a Daemon,
+        daemon: &'a Client,
         op: &'a Op,
         lease: &LeaseId,
         digest: &str,

@@ -2,7 +2,7 @@
 
 use super::ContainerdImages;
 use super::content::{CHUNK, Committed, Ingest};
-use super::op::Op;
+use crate::op::Op;
 use super::progress::Progress;
 use super::registry::Repository;
 use super::retry::{Attempts, Fault};
@@ -66,7 +66,7 @@ impl ContainerdImages {
             repository,
             progress,
         } = download;
-        let opened = Ingest::open(&self.daemon, op, lease, &layer.digest, layer.size).await?;
+        let opened = Ingest::open(&self.client, op, lease, &layer.digest, layer.size).await?;
         let Some(mut ingest) = opened else {
             return Ok(());
         };

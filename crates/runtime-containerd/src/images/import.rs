@@ -3,7 +3,7 @@
 use super::ContainerdImages;
 use super::archive::{Archive, Entry, Format};
 use super::content::{self, CHUNK, Ingest};
-use super::op::Op;
+use crate::op::Op;
 use super::tree::{
     self, Documents, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MAX_DOCUMENT, Role, Stored, Tree,
 };
@@ -88,9 +88,9 @@ impl ContainerdImages {
             if !seen.insert(&layer.digest) {
                 continue;
             }
-            if content::exists(&self.daemon, op, &layer.digest).await? {
+            if content::exists(&self.client, op, &layer.digest).await? {
                 // Said to be there again, it is kept by the lease.
-                let opened = Ingest::open(&self.daemon, op, lease, &layer.digest, layer.size).await;
+                let opened = Ingest::open(&self.client, op, lease, &layer.digest, layer.size).await;
                 if opened.map_err(|fault| fault.error)?.is_none() {
                     continue;
                 }
@@ -134,7 +134,7 @@ impl ContainerdImages {
                         continue;
                     };
                     let locked = self.locks.lock(digest).await;
-                    let opened = Ingest::open(&self.daemon, op, lease, digest, *size).await;
+                    let opened = Ingest::open(&self.client, op, lease, digest, *size).await;
                     match opened.map_err(|fault| fault.error)? {
                         Some(mut ingest) => {
                             ingest.restart();

@@ -2,7 +2,7 @@
 
 use super::ContainerdImages;
 use super::content;
-use super::op::Op;
+use crate::op::Op;
 use super::tree::{self, Documents, Role, Stored, Tree};
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Image, Result};
@@ -69,7 +69,7 @@ impl ContainerdImages {
         let request = GetImageRequest {
             name: reference.as_str().to_owned(),
         };
-        match self.daemon.images().get(self.daemon.request(request)).await {
+        match self.client.images().get(self.client.request(request)).await {
             Ok(response) => response.into_inner().image.ok_or_else(|| not_local(op)),
             Err(status) if status.code() == Code::NotFound => Err(not_local(op)),
             Err(status) => Err(op.status(status)),
@@ -78,8 +78,8 @@ impl ContainerdImages {
 
     /// All records of this namespace.
     pub(super) async fn records(&self, op: &Op) -> Result<Vec<Record>> {
-        let request = self.daemon.request(ListImagesRequest::default());
-        let response = self.daemon.images().list(request).await;
+        let request = self.client.request(ListImagesRequest::default());
+        let response = self.client.images().list(request).await;
         Ok(response
             .map_err(|status| op.status(status))?
             .into_inner()
@@ -92,7 +92,7 @@ impl ContainerdImages {
         if let Some(tree) = self.trees.get(&target.digest) {
             return Ok(tree);
         }
-        let bytes = content::read(&self.daemon, op, &target.digest)
+        let bytes = content::read(&self.client, op, &target.digest)
             .await?
             .ok_or_else(|| incomplete(op, &target.digest))?;
         tree::check_bytes(op, &bytes, &target.digest)?;
@@ -116,7 +116,7 @@ impl ContainerdImages {
         tree: &Tree,
     ) -> Result<()> {
         let mut labels = HashMap::from([(
-            format!("containerd.io/gc.ref.snapshot.{}", self.daemon.snapshotter),
+            format!("containerd.io/gc.ref.snapshot.{}", self.client.snapshotter),
             tree.chain_id().to_owned(),
         )]);
         self.store(op, lease, &tree.config, labels).await?;
@@ -147,7 +147,7 @@ impl ContainerdImages {
         labels: HashMap<String, String>,
     ) -> Result<()> {
         let _one_at_a_time = self.locks.lock(&document.digest).await;
-        content::store(&self.daemon, op, lease, document, labels).await
+        content::store(&self.client, op, lease, document, labels).await
     }
 
     /// Lets a name point at an image whose content and snapshots are all there.
@@ -169,12 +169,12 @@ impl ContainerdImages {
             }),
             ..Record::default()
         };
-        let mut images = self.daemon.images();
+        let mut images = self.client.images();
         let create = CreateImageRequest {
             image: Some(record.clone()),
             ..CreateImageRequest::default()
         };
-        let stored = match images.create(self.daemon.request(create)).await {
+        let stored = match images.create(self.client.request(create)).await {
             Ok(response) => response.into_inner().image,
             Err(status) if status.code() == Code::AlreadyExists => {
                 let update = UpdateImageRequest {
@@ -184,7 +184,7 @@ impl ContainerdImages {
                     }),
                     ..UpdateImageRequest::default()
                 };
-                let response = images.update(self.daemon.request(update)).await;
+                let response = images.update(self.client.request(update)).await;
                 response
                     .map_err(|status| op.status(status))?
                     .into_inner()
@@ -209,7 +209,7 @@ impl ContainerdImages {
         match self
             .daemon
             .images()
-            .delete(self.daemon.request(request))
+            .delete(self.client.request(request))
             .await
         {
             Ok(_) => Ok(()),

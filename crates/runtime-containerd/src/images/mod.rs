@@ -17,12 +17,12 @@
 mod archive;
 mod config;
 mod content;
-mod daemon;
+
 mod fetch;
 mod import;
 mod local;
 mod locks;
-mod op;
+
 mod platform;
 mod progress;
 mod pull;
@@ -36,10 +36,10 @@ pub use config::{Credentials, RegistryConfig};
 use async_trait::async_trait;
 use botstead_runtime::{Image, Images, PullProgress, Result};
 use botstead_types::{ImageRef, LeaseId, SnapshotKey};
-use daemon::Daemon;
+use crate::client::Client;
 use local::{Trees, describe};
 use locks::Locks;
-use op::Op;
+use crate::op::Op;
 use progress::Progress;
 use std::path::Path;
 use tokio::sync::watch;
@@ -49,7 +49,7 @@ use tonic::transport::Channel;
 /// The [`Images`] of a containerd namespace.
 #[derive(Debug)]
 pub struct ContainerdImages {
-    daemon: Daemon,
+    client: Client,
     config: RegistryConfig,
     http: reqwest::Client,
     locks: Locks,
@@ -68,7 +68,7 @@ impl ContainerdImages {
         config: RegistryConfig,
     ) -> Result<Self> {
         Ok(Self {
-            daemon: Daemon::new(channel, namespace, snapshotter)?,
+            client: Client::new(channel, namespace, snapshotter)?,
             http: registry::http_client(&config)?,
             config,
             locks: Locks::default(),

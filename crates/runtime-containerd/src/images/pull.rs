@@ -3,7 +3,7 @@
 
 use super::ContainerdImages;
 use super::fetch::Download;
-use super::op::Op;
+use crate::op::Op;
 use super::progress::Progress;
 use super::registry::Repository;
 use super::tree::{self, Layer, Tree};

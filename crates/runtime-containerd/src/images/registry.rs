@@ -4,7 +4,7 @@
 //! read with a limit: `oci-client` reads manifests and error texts of any size into memory.
 
 use super::config::RegistryConfig;
-use super::op::Op;
+use crate::op::Op;
 use super::retry::{Attempts, Fault};
 use super::tree::{Documents, MAX_DOCUMENT, Role, Stored, check_bytes, digest_of, parse};
 use async_trait::async_trait;

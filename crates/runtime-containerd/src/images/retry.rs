@@ -1,7 +1,7 @@
 //! Trying again what can succeed later.
 
 use super::config::RegistryConfig;
-use super::op::Op;
+use crate::op::Op;
 use botstead_runtime::Error;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -1,7 +1,7 @@
 //! What an image consists of: from the digest that its name points at, over indexes, to the
 //! manifest, the configuration and the layers for this machine. Everything read here is hostile.
 
-use super::op::Op;
+use crate::op::Op;
 use super::platform;
 use async_trait::async_trait;
 use botstead_runtime::Result;

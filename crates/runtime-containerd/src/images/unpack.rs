@@ -1,7 +1,7 @@
 //! Unpacking layers into committed snapshots, one on top of the other.
 
 use super::ContainerdImages;
-use super::op::Op;
+use crate::op::Op;
 use super::tree::{Layer, Tree};
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
@@ -31,8 +31,8 @@ impl ContainerdImages {
     ) -> Result<()> {
         let _one_at_a_time = self.locks.lock(&layer.chain_id).await;
         // Kept first, looked at then: so it cannot be collected in between.
-        let kind = format!("snapshots/{}", self.daemon.snapshotter);
-        self.daemon.keep(op, lease, kind, &layer.chain_id).await?;
+        let kind = format!("snapshots/{}", self.client.snapshotter);
+        self.client.keep(op, lease, kind, &layer.chain_id).await?;
         if self.is_committed(op, &layer.chain_id).await? {
             return Ok(());
         }
@@ -60,7 +60,7 @@ impl ContainerdImages {
         parent: &str,
         key: &str,
     ) -> Result<Extracted> {
-        let daemon = &self.daemon;
+        let daemon = &self.client;
         let prepare = PrepareSnapshotRequest {
             snapshotter: daemon.snapshotter.clone(),
             key: key.to_owned(),
@@ -118,13 +118,13 @@ impl ContainerdImages {
 
     async fn is_committed(&self, op: &Op, chain_id: &str) -> Result<bool> {
         let stat = StatSnapshotRequest {
-            snapshotter: self.daemon.snapshotter.clone(),
+            snapshotter: self.client.snapshotter.clone(),
             key: chain_id.to_owned(),
         };
         match self
             .daemon
             .snapshots()
-            .stat(self.daemon.request(stat))
+            .stat(self.client.request(stat))
             .await
         {
             Ok(_) => Ok(true),
@@ -135,11 +135,11 @@ impl ContainerdImages {
 
     async fn remove(&self, key: &str) {
         let remove = RemoveSnapshotRequest {
-            snapshotter: self.daemon.snapshotter.clone(),
+            snapshotter: self.client.snapshotter.clone(),
             key: key.to_owned(),
         };
-        let request = self.daemon.request(remove);
-        if let Err(status) = self.daemon.snapshots().remove(request).await {
+        let request = self.client.request(remove);
+        if let Err(status) = self.client.snapshots().remove(request).await {
             // It may never have been made; else it goes with the lease.
             tracing::debug!(key, %status, "an extraction's snapshot was not removed");
         }
@@ -158,7 +158,7 @@ fn unpack_failed(op: &Op, layer: &Layer, status: tonic::Status) -> botstead_runt
         let reason = format!("its layer {} is not here", layer.digest);
         return op.fail_with(ErrorKind::Corrupt, reason, status);
     }
-    if status.code() == Code::Unknown && !super::op::is_disk_full(&status) {
+    if status.code() == Code::Unknown && !crate::op::is_disk_full(&status) {
         let reason = format!("its layer {} cannot be unpacked", layer.digest);
         return op.fail_with(ErrorKind::Corrupt, reason, status);
     }

@@ -6,24 +6,24 @@ use tonic::{Code, Status};
 
 /// An operation and its subject.
 #[derive(Debug, Clone)]
-pub(super) struct Op {
+pub(crate) struct Op {
     operation: &'static str,
     subject: String,
 }
 
 impl Op {
-    pub(super) fn new(operation: &'static str, subject: impl ToString) -> Self {
+    pub(crate) fn new(operation: &'static str, subject: impl ToString) -> Self {
         Self {
             operation,
             subject: subject.to_string(),
         }
     }
 
-    pub(super) fn fail(&self, kind: ErrorKind, reason: impl Into<String>) -> Error {
+    pub(crate) fn fail(&self, kind: ErrorKind, reason: impl Into<String>) -> Error {
         Error::new(kind, self.operation, &self.subject).because(reason)
     }
 
-    pub(super) fn fail_with(
+    pub(crate) fn fail_with(
         &self,
         kind: ErrorKind,
         reason: impl Into<String>,
@@ -32,20 +32,20 @@ impl Op {
         self.fail(kind, reason).with_source(source)
     }
 
-    pub(super) fn cancelled(&self) -> Error {
+    pub(crate) fn cancelled(&self) -> Error {
         self.fail(ErrorKind::Cancelled, "it was cancelled")
     }
 
-    pub(super) fn corrupt(&self, reason: impl Into<String>) -> Error {
+    pub(crate) fn corrupt(&self, reason: impl Into<String>) -> Error {
         self.fail(ErrorKind::Corrupt, reason)
     }
 
-    pub(super) fn invalid(&self, reason: impl Into<String>) -> Error {
+    pub(crate) fn invalid(&self, reason: impl Into<String>) -> Error {
         self.fail(ErrorKind::InvalidArgument, reason)
     }
 
     /// What containerd's answer means.
-    pub(super) fn status(&self, status: Status) -> Error {
+    pub(crate) fn status(&self, status: Status) -> Error {
         let (kind, reason) = if is_disk_full(&status) {
             (ErrorKind::ResourceExhausted, "the disk is full")
         } else {
@@ -72,7 +72,7 @@ impl Op {
 
 /// containerd has no code for a full disk: `ENOSPC` and `EDQUOT` arrive as `Unknown` with Go's text
 /// of the error number, which is the one place where text has to decide.
-pub(super) fn is_disk_full(status: &Status) -> bool {
+pub(crate) fn is_disk_full(status: &Status) -> bool {
     let text = status.message();
     text.contains("no space left on device") || text.contains("disk quota exceeded")
 }

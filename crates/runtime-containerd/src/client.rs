@@ -1,6 +1,6 @@
 //! Requests to containerd's image, content, snapshot, diff and lease services.
 
-use super::op::Op;
+use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
 use containerd_client::services::v1::content_client::ContentClient;
@@ -15,14 +15,14 @@ use tonic::transport::Channel;
 
 /// A connection, the namespace and the snapshotter.
 #[derive(Debug, Clone)]
-pub(super) struct Daemon {
+pub(crate) struct Client {
     channel: Channel,
     namespace: MetadataValue<Ascii>,
-    pub(super) snapshotter: String,
+    pub(crate) snapshotter: String,
 }
 
-impl Daemon {
-    pub(super) fn new(channel: Channel, namespace: &str, snapshotter: &str) -> Result<Self> {
+impl Client {
+    pub(crate) fn new(channel: Channel, namespace: &str, snapshotter: &str) -> Result<Self> {
         let namespace = namespace.parse().map_err(|error| {
             Op::new("use containerd namespace", namespace).fail_with(
                 ErrorKind::InvalidArgument,
@@ -37,7 +37,7 @@ impl Daemon {
         })
     }
 
-    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request
             .metadata_mut()
@@ -46,7 +46,7 @@ impl Daemon {
     }
 
     /// A request whose results are kept until the lease is deleted.
-    pub(super) fn leased<T>(&self, op: &Op, lease: &LeaseId, message: T) -> Result<Request<T>> {
+    pub(crate) fn leased<T>(&self, op: &Op, lease: &LeaseId, message: T) -> Result<Request<T>> {
         let mut request = self.request(message);
         let lease = lease.as_str().parse().map_err(|error| {
             op.fail_with(
@@ -61,7 +61,7 @@ impl Daemon {
 
     /// Keeps something that exists already until the lease is deleted. `kind` is containerd's name
     /// of a resource type, such as `snapshots/overlayfs`.
-    pub(super) async fn keep(
+    pub(crate) async fn keep(
         &self,
         op: &Op,
         lease: &LeaseId,
@@ -82,19 +82,19 @@ impl Daemon {
         Ok(())
     }
 
-    pub(super) fn images(&self) -> ImagesClient<Channel> {
+    pub(crate) fn images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.channel.clone())
     }
 
-    pub(super) fn content(&self) -> ContentClient<Channel> {
+    pub(crate) fn content(&self) -> ContentClient<Channel> {
         ContentClient::new(self.channel.clone())
     }
 
-    pub(super) fn snapshots(&self) -> SnapshotsClient<Channel> {
+    pub(crate) fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.channel.clone())
     }
 
-    pub(super) fn diff(&self) -> DiffClient<Channel> {
+    pub(crate) fn diff(&self) -> DiffClient<Channel> {
         DiffClient::new(self.channel.clone())
     }
 }

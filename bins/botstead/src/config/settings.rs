@@ -1,0 +1,258 @@
+//! Every key that an operator may set, with its default and its description.
+//!
+//! This is the one source: docs/CONFIGURATION.md is rendered from it, and unknown keys are found
+//! by it.
+
+use botstead_types::ImageRef;
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Defines one section: a struct with serde, its defaults, and its documentation as data.
+macro_rules! section {
+    ($(#[doc = $about:literal])+ $name:ident {
+        $($(#[doc = $doc:literal])+ $field:ident: $type:ty = $default:expr,)+
+    }) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[doc = $doc])+ pub $field: $type,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)+ }
+            }
+        }
+
+        impl $name {
+            pub(super) const DOCS: &[(&str, &[&str])] =
+                &[$((stringify!($field), &[$($doc),+]),)+];
+        }
+    };
+}
+
+section! {
+    /// The whole configuration.
+    Config {
+        /// Address and port to listen on. Port 0 takes a free one.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8787)),
+        /// Where everything lasting is kept: database, secrets, images, snapshots.
+        data_dir: PathBuf = "/var/lib/botstead".into(),
+        /// Where sockets and state of what runs are kept. Short, because socket paths are limited
+        /// to 107 bytes; on a file system that a restart of the host empties.
+        run_dir: PathBuf = "/run/botstead".into(),
+        /// What is logged.
+        log: Log = Log::default(),
+        /// Signing in.
+        auth: Auth = Auth::default(),
+        /// The database.
+        database: Database = Database::default(),
+        /// What runs the workspaces.
+        runtime: Runtime = Runtime::default(),
+        /// Registries of images.
+        registry: Registry = Registry::default(),
+        /// The workspaces' network.
+        network: Network = Network::default(),
+        /// Workspaces.
+        workspace: Workspace = Workspace::default(),
+        /// Limits of the server as a whole.
+        limits: ServerLimits = ServerLimits::default(),
+        /// The HTTP server.
+        http: Http = Http::default(),
+        /// Ending the server.
+        shutdown: Shutdown = Shutdown::default(),
+    }
+}
+
+section! {
+    /// What is logged, to standard error.
+    Log {
+        /// `text` for people, `json` for programs: one object per line.
+        format: LogFormat = LogFormat::Text,
+        /// What is logged, such as `info` or `info,botstead_workspace=debug`
+        /// (directives of tracing-subscriber's EnvFilter).
+        filter: String = "info".into(),
+    }
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+section! {
+    /// Signing in.
+    Auth {
+        /// How long an access token is valid.
+        token_ttl_seconds: u64 = 24 * 60 * 60,
+        /// How many passwords are checked at once; each takes 19 MiB and a core for tens of
+        /// milliseconds. Half of the cores when not set.
+        max_concurrent_hashes: Option<usize> = None,
+    }
+}
+
+section! {
+    /// The database.
+    Database {
+        /// The SQLite file. `<data_dir>/botstead.db` when not set.
+        path: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// What runs the workspaces.
+    Runtime {
+        /// containerd.
+        containerd: Containerd = Containerd::default(),
+        /// The control group under which workspaces get theirs. `/botstead-<installation id>` when
+        /// not set.
+        cgroup_parent: Option<String> = None,
+    }
+}
+
+section! {
+    /// containerd.
+    Containerd {
+        /// `managed`: the server runs a containerd of its own, apart from others on this host.
+        /// `external`: it uses one that runs.
+        mode: ContainerdMode = ContainerdMode::Managed,
+        /// The socket of an external containerd. A managed one has its own under `run_dir`.
+        socket: PathBuf = "/run/containerd/containerd.sock".into(),
+        /// The containerd namespace. `botstead-<installation id>` when not set.
+        namespace: Option<String> = None,
+        /// The program of a managed containerd, 1.6 or newer: a path, or a name to look up in
+        /// `PATH`.
+        binary: PathBuf = "containerd".into(),
+        /// The OCI runtime: a path, or a name to look up in `PATH`.
+        runc_binary: PathBuf = "runc".into(),
+        /// The snapshotter.
+        snapshotter: String = "overlayfs".into(),
+    }
+}
+
+/// Whose containerd is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerdMode {
+    /// The server's own.
+    Managed,
+    /// One that runs.
+    External,
+}
+
+section! {
+    /// Registries of images.
+    Registry {
+        /// Registries that are spoken to without TLS, as `host` or `host:port`.
+        insecure: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// The workspaces' network.
+    Network {
+        /// The workspaces' IPv4 subnet. One that the host does not use is chosen, and kept, when
+        /// not set.
+        subnet: Option<Ipv4Net> = None,
+        /// The bridge, at most 15 characters. Named after the installation when not set.
+        bridge: Option<String> = None,
+        /// Name servers that workspaces can reach, so none on loopback. The host's when empty.
+        nameservers: Vec<IpAddr> = Vec::new(),
+        /// The largest packet in bytes. That of the host's default route when not set.
+        mtu: Option<u32> = None,
+        /// Networks that workspaces never reach. The default is where clouds hand out the host's
+        /// credentials.
+        blocked: Vec<Ipv4Net> = vec![Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)],
+    }
+}
+
+section! {
+    /// Workspaces.
+    Workspace {
+        /// The image of a workspace when neither the request nor its bot names one.
+        default_image: ImageRef = default_image(),
+        /// The images that may be used, as references or as prefixes that end in `*`, such as
+        /// `ghcr.io/acme/*`. All when empty.
+        allowed_images: Vec<String> = Vec::new(),
+        /// The agent that runs in every workspace. `botstead-agent` beside the server's program
+        /// when not set.
+        agent_path: Option<PathBuf> = None,
+        /// Limits where neither the request nor the bot sets them.
+        limits: WorkspaceLimits = WorkspaceLimits::default(),
+        /// The time zone, such as `Europe/Zurich`. The host's when not set.
+        timezone: Option<String> = None,
+        /// How long a workspace may take to stop before it is killed.
+        stop_grace_seconds: u64 = 10,
+        /// How long the pull of an image may take.
+        pull_timeout_seconds: u64 = 30 * 60,
+        /// How long a call waits for another one on the same bot before it is refused.
+        busy_timeout_seconds: u64 = 30,
+    }
+}
+
+fn default_image() -> ImageRef {
+    // A constant that parses; `every_key_has_its_default` parses it.
+    #[allow(clippy::unwrap_used)]
+    "localhost/botstead/workspace".parse().unwrap()
+}
+
+section! {
+    /// Limits of a workspace where neither the request nor the bot sets them.
+    WorkspaceLimits {
+        /// Memory in bytes, page cache included; 0 for no limit.
+        memory_bytes: u64 = 2 << 30,
+        /// Processes and threads; 0 for no limit.
+        pids: u64 = 1024,
+        /// Processor time in thousandths of a core; 0 for no limit.
+        cpu_millis: u64 = 0,
+    }
+}
+
+section! {
+    /// Limits of the server as a whole.
+    ServerLimits {
+        /// New work that needs disk is refused while less than this is free in `data_dir`.
+        min_free_bytes: u64 = 1 << 30,
+        /// The same, as a percentage of the file system.
+        min_free_percent: u8 = 5,
+        /// How many workspaces are created or started at once; more wait.
+        max_concurrent_creates: usize = 8,
+    }
+}
+
+section! {
+    /// The HTTP server.
+    Http {
+        /// Threads that serve requests. One per core when not set.
+        workers: Option<usize> = None,
+        /// The largest JSON body.
+        body_limit_bytes: usize = 1 << 20,
+        /// The largest image archive that may be uploaded.
+        import_limit_bytes: u64 = 16 << 30,
+        /// How long a client may take to send a request's headers.
+        header_timeout_seconds: u64 = 10,
+        /// How long a client may take to send a JSON body, and how long an upload may stand still.
+        request_timeout_seconds: u64 = 30,
+        /// How long an idle connection is kept.
+        keep_alive_seconds: u64 = 75,
+        /// Whether `/metrics` is readable without signing in.
+        public_metrics: bool = false,
+    }
+}
+
+section! {
+    /// Ending the server.
+    Shutdown {
+        /// How long requests and operations may go on after the server was asked to end. What is
+        /// not done then is in the journal and is finished or undone at the next start.
+        grace_seconds: u64 = 30,
+    }
+}

@@ -1,0 +1,11 @@
+//! The parts of the Botstead server's program: configuration, commands, and what a process needs
+//! around the service itself.
+//!
+//! This crate owns nothing of what the server does, only how it is put together and operated.
+//! `main` stays thin: it reads the command line and calls these modules.
+
+pub mod admin;
+pub mod config;
+pub mod doctor;
+pub mod installation;
+pub mod process;

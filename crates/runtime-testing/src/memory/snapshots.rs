@@ -1,0 +1,210 @@
+//! Snapshots.
+
+use super::Shared;
+use super::faults::Op;
+use super::leases::{lease_of, protect};
+use super::state::{SnapshotRecord, State};
+use botstead_runtime::{ErrorKind, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots};
+use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
+use std::collections::BTreeMap;
+
+fn record<'a>(state: &'a mut State, op: Op, key: &SnapshotKey) -> Result<&'a mut SnapshotRecord> {
+    state
+        .snapshots
+        .get_mut(key)
+        .ok_or_else(|| op.error(ErrorKind::NotFound, key))
+}
+
+#[async_trait::async_trait]
+impl Snapshots for Shared {
+    async fn prepare(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let op = Op("snapshots.prepare", "prepare snapshot");
+        self.call(op, key, |state| {
+            lease_of(state, op, lease)?;
+            if state.snapshots.contains_key(key) {
+                return Err(op.error(ErrorKind::AlreadyExists, key));
+            }
+            if let Some(parent) = parent {
+                let found = record(state, op, parent)?;
+                if found.snapshot.kind != SnapshotKind::Committed {
+                    return Err(op
+                        .error(ErrorKind::InvalidArgument, key)
+                        .because(format!("its parent {parent} is not committed")));
+                }
+            }
+            protect(state, op, lease, key)?;
+            state.insert_snapshot(
+                key.clone(),
+                parent.cloned(),
+                SnapshotKind::Active,
+                labels.clone(),
+                BTreeMap::new(),
+                false,
+            );
+            state.changed();
+            Ok(())
+        })
+    }
+
+    async fn commit(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let op = Op("snapshots.commit", "commit snapshot");
+        self.call(op, key, |state| {
+            lease_of(state, op, lease)?;
+            if record(state, op, key)?.snapshot.kind != SnapshotKind::Active {
+                return Err(op
+                    .error(ErrorKind::NotFound, key)
+                    .because("it is not active"));
+            }
+            if state.snapshots.contains_key(name) {
+                return Err(op.error(ErrorKind::AlreadyExists, name));
+            }
+            let Some(active) = state.snapshots.remove(key) else {
+                return Err(op.error(ErrorKind::NotFound, key));
+            };
+            for lease in state.leases.values_mut() {
+                lease.snapshots.remove(key);
+            }
+            protect(state, op, lease, name)?;
+            state.insert_snapshot(
+                name.clone(),
+                active.snapshot.parent,
+                SnapshotKind::Committed,
+                labels.clone(),
+                active.files,
+                true,
+            );
+            state.changed();
+            Ok(())
+        })
+    }
+
+    async fn get(&self, key: &SnapshotKey) -> Result<Snapshot> {
+        let op = Op("snapshots.get", "read snapshot");
+        self.call(op, key, |state| {
+            Ok(record(state, op, key)?.snapshot.clone())
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<Snapshot>> {
+        self.call(Op("snapshots.list", "list"), "snapshots", |state| {
+            Ok(list(state))
+        })
+    }
+
+    async fn flatten(
+        &self,
+        lease: &LeaseId,
+        source: &SnapshotKey,
+        base: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let op = Op("snapshots.flatten", "flatten snapshot");
+        self.call(op, source, |state| {
+            lease_of(state, op, lease)?;
+            record(state, op, base)?;
+            let mut files = BTreeMap::new();
+            let mut next = Some(source.clone());
+            while next.as_ref() != Some(base) {
+                let Some(key) = next else {
+                    return Err(op
+                        .error(ErrorKind::InvalidArgument, source)
+                        .because(format!("{base} is no ancestor of it")));
+                };
+                let layer = record(state, op, &key)?;
+                next = layer.snapshot.parent.clone();
+                for (path, content) in &layer.files {
+                    // What is above counts.
+                    let above = files.entry(path.clone());
+                    above.or_insert_with(|| content.clone());
+                }
+            }
+            protect(state, op, lease, name)?;
+            if !state.snapshots.contains_key(name) {
+                let (parent, kind) = (Some(base.clone()), SnapshotKind::Committed);
+                state.insert_snapshot(name.clone(), parent, kind, labels.clone(), files, true);
+            }
+            state.changed();
+            Ok(())
+        })
+    }
+
+    async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
+        let op = Op("snapshots.mounts", "mount snapshot");
+        self.call(op, key, |_| {
+            Err(op
+                .error(ErrorKind::Unsupported, key)
+                .because("snapshots in memory cannot be mounted"))
+        })
+    }
+
+    async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage> {
+        let op = Op("snapshots.usage", "measure snapshot");
+        self.call(op, key, |state| {
+            let files = &record(state, op, key)?.files;
+            let bytes: usize = files.values().flatten().map(|content| content.len()).sum();
+            Ok(SnapshotUsage {
+                size_bytes: bytes as u64,
+                inodes: files.len() as u64 + 1,
+            })
+        })
+    }
+
+    async fn set_labels(&self, key: &SnapshotKey, labels: &BTreeMap<String, String>) -> Result<()> {
+        let op = Op("snapshots.set_labels", "label snapshot");
+        self.call(op, key, |state| {
+            let now = state.now();
+            let snapshot = &mut record(state, op, key)?.snapshot;
+            snapshot.labels = labels.clone();
+            snapshot.updated_at = now;
+            state.changed();
+            Ok(())
+        })
+    }
+
+    async fn remove(&self, key: &SnapshotKey) -> Result<()> {
+        let op = Op("snapshots.remove", "remove snapshot");
+        self.call(op, key, |state| {
+            record(state, op, key)?;
+            if state.has_children(key) {
+                return Err(op
+                    .error(ErrorKind::Conflict, key)
+                    .because("other snapshots build on it"));
+            }
+            state.snapshots.remove(key);
+            state.collect();
+            Ok(())
+        })
+    }
+
+    async fn release(&self, key: &SnapshotKey) -> Result<()> {
+        let op = Op("snapshots.release", "release snapshot");
+        self.call(op, key, |state| {
+            if let Some(record) = state.snapshots.get_mut(key) {
+                record.rooted = false;
+                state.collect();
+            }
+            Ok(())
+        })
+    }
+}
+
+pub(super) fn list(state: &State) -> Vec<Snapshot> {
+    state
+        .snapshots
+        .values()
+        .map(|record| record.snapshot.clone())
+        .collect()
+}

@@ -1,0 +1,192 @@
+//! SQLite: the file, its connections and their settings. What only SQLite has is here.
+
+use crate::database::Database;
+use crate::{OpenError, SqlConfig};
+use sea_orm::sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sea_orm::sqlx::{ConnectOptions, SqlitePool};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, SqlxSqliteConnector};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tracing::log::LevelFilter;
+
+/// Statements that take longer are logged.
+const SLOW_STATEMENT: Duration = Duration::from_secs(1);
+
+/// The write-ahead log is cut back to this size after a checkpoint.
+const LOG_SIZE_LIMIT: &str = "67108864";
+
+/// Opens the database in `config`, making the file where there is none.
+pub(crate) async fn connect(config: &SqlConfig) -> Result<Database, OpenError> {
+    prepare_file(&config.path)?;
+    let failed = |source| OpenError::Connect {
+        path: config.path.clone(),
+        source,
+    };
+    // The writer comes first: it sets the journal mode, which is the file's.
+    let writer = pool(config, options(config), 1).await.map_err(failed)?;
+    // A reader that could write would be a second writer beside the queue.
+    let readers = options(config).pragma("query_only", "ON");
+    let reader = pool(config, readers, config.max_readers.max(1))
+        .await
+        .map_err(failed)?;
+    Ok(Database { reader, writer })
+}
+
+fn options(config: &SqlConfig) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(&config.path)
+        .create_if_missing(false)
+        .foreign_keys(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // NORMAL would lose what was answered when the power fails (sqlite.org/wal.html).
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(config.busy_timeout)
+        .pragma("journal_size_limit", LOG_SIZE_LIMIT)
+        .log_statements(LevelFilter::Off)
+        .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT)
+}
+
+async fn pool(
+    config: &SqlConfig,
+    options: SqliteConnectOptions,
+    size: u32,
+) -> Result<DatabaseConnection, DbErr> {
+    let pool: SqlitePool = SqlitePoolOptions::new()
+        .max_connections(size)
+        .min_connections(1)
+        .acquire_timeout(config.busy_timeout)
+        // A connection to a file does not go stale: testing it would double each read's cost, and
+        // a new one would have to fill its cache again.
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(options)
+        .await
+        .map_err(|error| DbErr::Conn(sea_orm::RuntimeErr::SqlxError(error.into())))?;
+    Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
+}
+
+/// Makes the file, readable by its owner only; SQLite gives its log the same mode.
+fn prepare_file(path: &Path) -> Result<(), OpenError> {
+    let directory = directory(path);
+    let refused = |reason| OpenError::Directory {
+        path: directory.to_owned(),
+        reason,
+    };
+    let metadata = fs::metadata(directory).map_err(|error| refused(error.to_string()))?;
+    if !metadata.is_dir() {
+        return Err(refused("it is not a directory".to_owned()));
+    }
+    let mode = metadata.permissions().mode();
+    // In a sticky directory others can add files, but not replace this one.
+    if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+        return Err(refused(format!(
+            "other users can write to it (mode {:04o})",
+            mode & 0o7777
+        )));
+    }
+    let failed = |source| OpenError::File {
+        path: path.to_owned(),
+        source,
+    };
+    match create(path) {
+        Ok(_) => sync_directory(path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
+            if mode & 0o077 != 0 {
+                fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory(path))?.sync_all()
+}
+
+/// Makes a consistent copy of the database beside it, `<db>.backup-<version>-<time>`, and returns
+/// its path. The name only appears once the copy is whole and on the disk.
+pub(crate) async fn backup(
+    db: &DatabaseConnection,
+    path: &Path,
+    version: &str,
+) -> Result<PathBuf, BackupError> {
+    let time = chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ");
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".backup-{version}-{time}"));
+    let target = PathBuf::from(name.clone());
+    name.push(".partial");
+    let partial = PathBuf::from(name);
+    let written = write_backup(db, &partial, &target).await;
+    if written.is_err() {
+        // The error that matters is the first one; what is left of the copy is only in the way.
+        let _ = fs::remove_file(&partial);
+    }
+    written.map(|()| target)
+}
+
+async fn write_backup(
+    db: &DatabaseConnection,
+    partial: &Path,
+    target: &Path,
+) -> Result<(), BackupError> {
+    // Into an empty file that exists, so that the copy is never readable by others.
+    let file = create(partial)?;
+    let name = partial.to_str().ok_or(BackupError::Path)?;
+    let statement = sea_orm::Statement::from_sql_and_values(
+        db.get_database_backend(),
+        "VACUUM INTO ?",
+        [name.into()],
+    );
+    db.execute_raw(statement).await?;
+    file.sync_all()?;
+    fs::rename(partial, target)?;
+    sync_directory(target)?;
+    Ok(())
+}
+
+/// Why a backup could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The file could not be made, synced or named.
+    #[error("the file could not be written")]
+    File(#[from] io::Error),
+    /// The database could not be copied.
+    #[error("the database could not be copied")]
+    Copy(#[from] DbErr),
+    /// SQLite needs names in UTF-8.
+    #[error("the path is not UTF-8")]
+    Path,
+}
+
+/// Whether there is any table.
+pub(crate) async fn has_tables(db: &DatabaseConnection) -> Result<bool, DbErr> {
+    let statement = sea_orm::Statement::from_string(
+        db.get_database_backend(),
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' LIMIT 1",
+    );
+    Ok(db.query_one_raw(statement).await?.is_some())
+}

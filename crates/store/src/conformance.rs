@@ -1,1 +1,0 @@
-//! The conformance suite: one named test per promise.

@@ -1,0 +1,77 @@
+//! What an embedder decides.
+
+use botstead_types::{ImageRef, Limits};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of the use cases. [`WorkspaceConfig::new`] gives defaults that fit a small host.
+#[derive(Debug, Clone)]
+pub struct WorkspaceConfig {
+    /// The agent's binary on this host: PID 1 of every workspace. It must be static, because it
+    /// is mounted into images of any kind.
+    pub agent: PathBuf,
+    /// The image of a workspace that nobody chose one for.
+    pub default_image: ImageRef,
+    /// Limits of a workspace where neither the request nor the bot names any.
+    pub default_limits: Limits,
+    /// An IANA time zone for workspaces; `None` leaves the image's own.
+    pub timezone: Option<String>,
+    /// How long a workspace's processes may take to end before they are killed.
+    pub stop_grace: Duration,
+    /// The budget of one pull. Nothing else shares it.
+    pub pull_timeout: Duration,
+    /// How long a mutating call waits for another on the same bot before it is refused.
+    pub busy_wait: Duration,
+    /// A directory on the filesystem that holds the workspaces, whose free space is watched.
+    pub storage_path: PathBuf,
+    /// New work is refused when less than this many bytes are free.
+    pub min_free_bytes: u64,
+    /// How many workspaces are created or started at the same time; others wait their turn.
+    pub max_concurrent_starts: usize,
+    /// How often what should run is compared with what runs.
+    pub reconcile_interval: Duration,
+}
+
+impl WorkspaceConfig {
+    /// Defaults around the two paths that have none.
+    ///
+    /// # Panics
+    /// Never: the default image reference is a constant.
+    pub fn new(agent: PathBuf, storage_path: PathBuf) -> Self {
+        Self {
+            agent,
+            default_image: default_image(),
+            default_limits: Limits {
+                memory_bytes: Some(2 << 30),
+                pids: Some(1024),
+                cpu_millis: Some(0),
+            },
+            timezone: None,
+            stop_grace: Duration::from_secs(10),
+            pull_timeout: Duration::from_secs(30 * 60),
+            busy_wait: Duration::from_secs(30),
+            storage_path,
+            min_free_bytes: 1 << 30,
+            max_concurrent_starts: 16,
+            reconcile_interval: Duration::from_secs(15),
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a constant that a test parses")]
+fn default_image() -> ImageRef {
+    "localhost/botstead/workspace"
+        .parse()
+        .expect("a valid reference")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_default_image_is_a_reference() {
+        assert_eq!(
+            super::default_image().as_str(),
+            "localhost/botstead/workspace:latest"
+        );
+    }
+}

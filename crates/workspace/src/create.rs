@@ -1,0 +1,222 @@
+//! Creation: one per bot at a time, joined by everyone who asks for the same, detached from all of
+//! them.
+//!
+//! Everything that [`Workspaces::create`] can refuse it refuses before the first event. The steps
+//! themselves are in `create/steps.rs`.
+
+mod steps;
+mod stream;
+
+use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace, PullPolicy};
+use crate::operations::{LiveOperation, new_operation};
+use crate::preferences::Preferences;
+use crate::service::{Inner, Workspaces};
+use crate::{Error, Result, disk};
+use botstead_authz::{Action, Actor};
+use botstead_store::{Bot, ContainerRecord, OperationKind, OperationState};
+use botstead_types::{BotId, CdiDevice, ImageRef, Limits, OperationId};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// A creation under way.
+pub(crate) struct Creation {
+    request: CreateRequest,
+    image: ImageRef,
+    live: Arc<LiveOperation>,
+    phase: watch::Sender<Phase>,
+}
+
+/// How far a creation is.
+#[derive(Clone)]
+enum Phase {
+    Pulling,
+    Creating,
+    Done(Arc<Result<CreatedWorkspace>>),
+}
+
+/// What a creation makes: the request, with preferences and defaults where it is silent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Wishes {
+    pub(crate) image: ImageRef,
+    pub(crate) devices: Vec<CdiDevice>,
+    pub(crate) limits: Limits,
+    pub(crate) pull_always: bool,
+}
+
+impl Workspaces {
+    /// Creates the bot's workspace and starts it, reporting how far it is. Nobody needs to listen:
+    /// the creation goes on when the stream is dropped. Where the workspace exists and the request
+    /// fits it, it is started; where the same request is under way, this joins it.
+    ///
+    /// # Errors
+    /// Before the first event: `BotNotFound`, `ContainerExists`, `CreationUnderWay`,
+    /// `PreferenceUnreadable`, `InsufficientStorage`, an unknown snapshotter, limits under which
+    /// nothing starts. Everything else is the stream's last event.
+    pub async fn create(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: CreateRequest,
+    ) -> Result<BoxStream<'static, CreateEvent>> {
+        let creation = self.begin_creation(actor, bot, request).await?;
+        Ok(stream::events(creation))
+    }
+
+    pub(crate) async fn create_and_wait(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: CreateRequest,
+    ) -> Result<()> {
+        let mut events = self.create(actor, bot, request).await?;
+        while let Some(event) = events.next().await {
+            match event {
+                CreateEvent::Complete(_) => return Ok(()),
+                CreateEvent::Failed(error) => return Err(error),
+                _ => {}
+            }
+        }
+        Err(Error::ShuttingDown)
+    }
+
+    async fn begin_creation(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: CreateRequest,
+    ) -> Result<Arc<Creation>> {
+        let inner = &self.inner;
+        let bot = inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.refuse_when_closing()?;
+        inner.refuse_unknown_snapshotter(request.snapshotter.as_deref())?;
+        if let Some(limits) = &request.limits {
+            limits.check()?;
+        }
+        let record = inner.record(bot.id).await?;
+        let wishes = inner.wishes(&bot, record.as_ref(), &request)?;
+        match &record {
+            Some(record) => refuse_other(record, &request)?,
+            None => {
+                disk::require_free_space(&inner.config.storage_path, inner.config.min_free_bytes)?
+            }
+        }
+        inner.join_or_begin(bot.id, request, wishes)
+    }
+}
+
+impl Inner {
+    pub(crate) fn refuse_unknown_snapshotter(&self, asked: Option<&str>) -> Result<()> {
+        let own = &self.runtime.backend.capabilities().snapshotter;
+        match asked {
+            Some(asked) if asked != own => Err(Error::InvalidRequest {
+                code: "unknown_snapshotter",
+                message: format!(
+                    "snapshotter {asked:?} is not served here; this server uses {own:?}"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn wishes(
+        &self,
+        bot: &Bot,
+        record: Option<&ContainerRecord>,
+        request: &CreateRequest,
+    ) -> Result<Wishes> {
+        let preferences = Preferences::of(bot)?;
+        let image = request
+            .image
+            .clone()
+            .or_else(|| record.map(|record| record.image.reference.clone()))
+            .or(preferences.image)
+            .unwrap_or_else(|| self.config.default_image.clone());
+        let devices = request
+            .devices
+            .clone()
+            .or_else(|| record.map(|record| record.devices.clone()))
+            .unwrap_or(preferences.gpu.devices);
+        let limits = request.limits.unwrap_or_default().or(preferences.limits);
+        limits.check()?;
+        Ok(Wishes {
+            image,
+            devices,
+            limits,
+            pull_always: request.pull == PullPolicy::Always,
+        })
+    }
+
+    fn creations(&self) -> MutexGuard<'_, std::collections::HashMap<BotId, Arc<Creation>>> {
+        self.creations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join_or_begin(
+        self: &Arc<Self>,
+        bot: BotId,
+        request: CreateRequest,
+        wishes: Wishes,
+    ) -> Result<Arc<Creation>> {
+        let mut creations = self.creations();
+        if let Some(running) = creations.get(&bot) {
+            return if running.request == request {
+                Ok(Arc::clone(running))
+            } else {
+                Err(Error::CreationUnderWay(running.live.record.id))
+            };
+        }
+        let id = OperationId::generate();
+        let live = self.register(new_operation(id, bot, OperationKind::Create, &wishes)?);
+        let creation = Arc::new(Creation {
+            request,
+            image: wishes.image.clone(),
+            live,
+            phase: watch::Sender::new(Phase::Pulling),
+        });
+        creations.insert(bot, Arc::clone(&creation));
+        drop(creations);
+        let (inner, work) = (Arc::clone(self), Arc::clone(&creation));
+        self.spawn(async move {
+            // In a task of its own, so that a panic still ends the creation for those who wait.
+            let (steps, step_work) = (Arc::clone(&inner), Arc::clone(&work));
+            let done = inner
+                .detached(async move { steps.create_or_start(&step_work, wishes).await })
+                .await;
+            let outcome = match &done {
+                Ok(_) => OperationState::Succeeded,
+                Err(Error::Cancelled) => OperationState::Cancelled,
+                Err(error) => {
+                    tracing::warn!(%bot, operation = %id, %error, "creation failed");
+                    OperationState::Failed
+                }
+            };
+            inner.creations().remove(&bot);
+            inner.unregister(&work.live, outcome);
+            work.phase.send_replace(Phase::Done(Arc::new(done)));
+        });
+        Ok(creation)
+    }
+}
+
+/// Refuses a request that does not fit the workspace that exists.
+fn refuse_other(record: &ContainerRecord, request: &CreateRequest) -> Result<()> {
+    if request
+        .image
+        .as_ref()
+        .is_some_and(|image| *image != record.image.reference)
+    {
+        return Err(Error::ContainerExists("image"));
+    }
+    if request
+        .devices
+        .as_ref()
+        .is_some_and(|devices| *devices != record.devices)
+    {
+        return Err(Error::ContainerExists("set of devices"));
+    }
+    Ok(())
+}

@@ -1,0 +1,325 @@
+//! The steps of a creation, and how they are undone.
+
+use super::{Creation, Phase, Wishes, refuse_other};
+use crate::faults::fault_point;
+use crate::layers::unless_missing;
+use crate::model::CreatedWorkspace;
+use crate::operations::{LiveOperation, event, finished};
+use crate::service::Inner;
+use crate::spec::is_workspace_of;
+use crate::{Error, Result};
+use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
+use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
+use botstead_types::{ContainerId, DesiredState, LeaseId, ResolvedImage, SnapshotKey};
+use chrono::Utc;
+use serde_json::json;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The step from which on a creation goes forward.
+pub(crate) const RECORDED: &str = "recorded";
+
+impl Inner {
+    pub(super) async fn create_or_start(
+        self: &Arc<Self>,
+        creation: &Creation,
+        wishes: Wishes,
+    ) -> Result<CreatedWorkspace> {
+        let operation = &creation.live.record;
+        let _guard = self.lock(operation.bot, operation.id, "create").await?;
+        if let Some(record) = self.record(operation.bot).await? {
+            refuse_other(&record, &creation.request)?;
+            creation.phase.send_replace(Phase::Creating);
+            self.bring_up(&record).await?;
+            return Ok(created(&record));
+        }
+        self.store.operations.begin(operation, false).await?;
+        fault_point!("create.begun");
+        match self.create_steps(creation, wishes).await {
+            Ok(record) => {
+                self.drop_lease(operation.id);
+                Ok(created(&record))
+            }
+            Err(error) => {
+                let status = match &error {
+                    Error::Cancelled => BotStatus::Ready,
+                    _ => BotStatus::Error,
+                };
+                match self.undo_creation(operation, status).await {
+                    Ok(()) => {
+                        self.finish_failed(operation, &error).await;
+                    }
+                    Err(undo) => self.keep_for_retry(operation, &undo),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_steps(
+        self: &Arc<Self>,
+        creation: &Creation,
+        wishes: Wishes,
+    ) -> Result<ContainerRecord> {
+        let operation = &creation.live.record;
+        let (id, bot) = (operation.id, operation.bot);
+        let lease = LeaseId::for_operation(id);
+        let (leased, shown) = tokio::join!(
+            self.runtime.leases.create(&lease),
+            self.store
+                .transactions
+                .apply(vec![bot_status(operation, BotStatus::Creating)])
+        );
+        leased?;
+        shown?;
+        let image = self.local_image(&lease, &wishes, &creation.live).await?;
+        fault_point!("create.pulled");
+        creation.phase.send_replace(Phase::Creating);
+        let _turn = self
+            .starts
+            .acquire()
+            .await
+            .map_err(|_| Error::ShuttingDown)?;
+
+        let now = Utc::now();
+        let capabilities = self.runtime.backend.capabilities();
+        let mut record = ContainerRecord {
+            bot,
+            container: ContainerId::for_bot(bot),
+            namespace: capabilities.namespace.clone(),
+            snapshotter: capabilities.snapshotter.clone(),
+            image: image.resolved,
+            snapshot: SnapshotKey::active(id),
+            head_version: None,
+            dirty: true,
+            desired: DesiredState::Running,
+            started: true,
+            devices: wishes.devices,
+            limits: wishes.limits,
+            last_error: None,
+            created_at: now,
+            updated_at: now,
+        };
+        let (prepared, address, namespace) = tokio::join!(
+            self.prepare_root(&lease, &record),
+            self.address(bot),
+            self.runtime.network.create_namespace(&record.container)
+        );
+        prepared?;
+        fault_point!("create.prepared");
+        let address = address?;
+        let spec = self.spec(&record, address, namespace?);
+        match self.runtime.containers.create(&lease, &spec).await {
+            Err(error) if error.is_already_exists() => {
+                record = self.adopt(&lease, record, address).await?;
+            }
+            made => made?,
+        }
+        fault_point!("create.container");
+        self.first_start(operation, &record, address).await?;
+        Ok(record)
+    }
+
+    async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
+        let image = &record.image.reference;
+        let base = self.runtime.images.unpack(lease, image).await?;
+        self.prepare_on_image(lease, &record.snapshot, &record.bot.to_string(), &base)
+            .await
+    }
+
+    async fn first_start(
+        &self,
+        operation: &Operation,
+        record: &ContainerRecord,
+        address: Ipv4Addr,
+    ) -> Result<()> {
+        let id = &record.container;
+        let endpoint = Endpoint { address };
+        let (task, network, recorded) = tokio::join!(
+            self.runtime.tasks.create(id),
+            self.runtime.network.attach(id, &endpoint),
+            self.store.transactions.apply(vec![
+                Change::InsertContainer(Box::new(record.clone())),
+                Change::AdvanceOperation {
+                    id: operation.id,
+                    step: RECORDED.to_owned(),
+                    input: None,
+                },
+            ])
+        );
+        recorded?;
+        fault_point!("create.recorded");
+        task?;
+        fault_point!("create.task");
+        network?;
+        self.runtime.tasks.start(id).await?;
+        fault_point!("create.started");
+        self.store
+            .transactions
+            .apply(vec![
+                finished(operation),
+                bot_status(operation, BotStatus::Ready),
+                event(
+                    operation.bot,
+                    "created",
+                    json!({"image": record.image.reference}),
+                ),
+            ])
+            .await?;
+        fault_point!("create.finished");
+        Ok(())
+    }
+
+    /// The image, local already or pulled: within its own budget, and cancellable.
+    pub(crate) async fn local_image(
+        &self,
+        lease: &LeaseId,
+        wishes: &Wishes,
+        live: &LiveOperation,
+    ) -> Result<Image> {
+        if !wishes.pull_always {
+            match self.runtime.images.get(&wishes.image).await {
+                Err(error) if error.is_not_found() => {}
+                image => return Ok(image?),
+            }
+        }
+        live.cancellable.store(true, Ordering::SeqCst);
+        let budget = self.config.pull_timeout;
+        let pull = self
+            .runtime
+            .images
+            .pull(lease, &wishes.image, &live.pull, &live.cancel);
+        let pulled = tokio::time::timeout(budget, pull).await;
+        live.cancellable.store(false, Ordering::SeqCst);
+        match pulled {
+            Ok(Ok(image)) => Ok(image),
+            Ok(Err(error)) if error.kind() == RuntimeErrorKind::Cancelled => Err(Error::Cancelled),
+            Ok(Err(error)) => Err(Error::Pull(error)),
+            Err(_) => Err(Error::PullTimedOut {
+                image: wishes.image.clone(),
+                seconds: budget.as_secs(),
+            }),
+        }
+    }
+
+    /// Takes over a container that the runtime still has and the database does not, with all that
+    /// is in it, instead of replacing it: its snapshot holds somebody's data.
+    async fn adopt(
+        self: &Arc<Self>,
+        lease: &LeaseId,
+        mut record: ContainerRecord,
+        address: Ipv4Addr,
+    ) -> Result<ContainerRecord> {
+        let id = record.container.clone();
+        let found = self.runtime.containers.get(&id).await?;
+        let theirs: SnapshotKey = found.snapshot.parse()?;
+        if !is_workspace_of(&found.labels, &id) {
+            return Err(Error::InvalidRequest {
+                code: "container_id_taken",
+                message: format!("the runtime has a container {id} that is no workspace"),
+            });
+        }
+        self.runtime
+            .tasks
+            .stop(&id, Signal::TERM, self.config.stop_grace)
+            .await?;
+        let prepared = record.snapshot.clone();
+        if theirs != prepared && self.snapshot_exists(&theirs).await? {
+            tracing::warn!(%id, snapshot = %theirs, "adopting a workspace that was not recorded");
+            record.snapshot = theirs;
+        }
+        let namespace = self.runtime.network.create_namespace(&id).await?;
+        let spec = self.spec(&record, address, namespace);
+        self.runtime.containers.switch(lease, &spec).await?;
+        if record.snapshot != prepared {
+            unless_missing(self.runtime.snapshots.remove(&prepared).await)?;
+        }
+        Ok(record)
+    }
+
+    /// Removes everything that a creation made. Can be repeated.
+    async fn undo_creation(
+        self: &Arc<Self>,
+        operation: &Operation,
+        status: BotStatus,
+    ) -> Result<()> {
+        let container = ContainerId::for_bot(operation.bot);
+        let prepared = SnapshotKey::active(operation.id);
+        self.runtime
+            .tasks
+            .stop(&container, Signal::KILL, Duration::ZERO)
+            .await?;
+        if let Err(error) = self.runtime.network.remove(&container).await {
+            tracing::warn!(%container, error = %error.chain(), "cannot remove the network");
+        }
+        match self.runtime.containers.get(&container).await {
+            // One with another snapshot was there before: it holds somebody's data.
+            Ok(found) if found.snapshot == prepared.as_str() => {
+                unless_missing(self.runtime.containers.delete(&container).await)?;
+            }
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        unless_missing(self.runtime.snapshots.remove(&prepared).await)?;
+        self.store
+            .transactions
+            .apply(vec![
+                Change::DeleteContainer(operation.bot),
+                Change::ReleaseAddress(operation.bot),
+                bot_status(operation, status),
+            ])
+            .await?;
+        self.drop_lease(operation.id);
+        Ok(())
+    }
+
+    /// Ends a creation that a dead server left: one that was recorded goes forward, and the
+    /// workspace is started as any that should run; one that was not is undone.
+    pub(crate) async fn replay_creation(self: &Arc<Self>, operation: &Operation) -> Result<()> {
+        if operation.step == RECORDED
+            && let Some(record) = self.record(operation.bot).await?
+        {
+            let wanted = ContainerPatch {
+                desired: Some(DesiredState::Running),
+                ..ContainerPatch::default()
+            };
+            self.store
+                .transactions
+                .apply(vec![
+                    Change::PatchContainer(record.bot, Box::new(wanted)),
+                    finished(operation),
+                    bot_status(operation, BotStatus::Ready),
+                ])
+                .await?;
+            self.drop_lease(operation.id);
+            return Ok(());
+        }
+        self.undo_creation(operation, BotStatus::Error).await?;
+        self.finish_failed(operation, &Error::Interrupted).await;
+        Ok(())
+    }
+}
+
+fn bot_status(operation: &Operation, status: BotStatus) -> Change {
+    let patch = BotPatch {
+        status: Some(status),
+        ..BotPatch::default()
+    };
+    Change::PatchBot(operation.bot, patch)
+}
+
+fn created(record: &ContainerRecord) -> CreatedWorkspace {
+    let ResolvedImage { reference, .. } = &record.image;
+    CreatedWorkspace {
+        container: record.container.clone(),
+        image: reference.clone(),
+        snapshotter: record.snapshotter.clone(),
+        devices: record.devices.clone(),
+        started: true,
+        data_restored: false,
+        has_preserved_data: false,
+    }
+}

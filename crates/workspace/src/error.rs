@@ -1,0 +1,291 @@
+//! The error of every use case: what failed, its kind and its stable code.
+
+use botstead_runtime as runtime;
+use botstead_store as store;
+use botstead_types::{BotId, ImageRef, InvalidValue, OperationId, VersionNumber};
+
+/// What every use case returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The kind of a failure: what a caller can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// It does not exist, or not as far as this caller can tell.
+    NotFound,
+    /// The caller may not do it.
+    Forbidden,
+    /// Something else is under way or the state does not allow it.
+    Conflict,
+    /// The request is malformed.
+    Invalid,
+    /// The request is well-formed and can never work.
+    Unprocessable,
+    /// This backend cannot do it.
+    Unsupported,
+    /// The runtime, the database or a registry is not reachable; later it may be.
+    Unavailable,
+    /// Disk space, addresses or another resource of the host ran out.
+    ResourceExhausted,
+    /// The caller cancelled it.
+    Cancelled,
+    /// A bug or a broken host.
+    Internal,
+}
+
+/// A failed use case. Its text may be shown to users; sources are for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bot does not exist, or not for this caller.
+    #[error("bot {0} was not found")]
+    BotNotFound(BotId),
+    /// The bot has no workspace.
+    #[error("bot {0} has no workspace; create one with POST on its container")]
+    WorkspaceNotFound(BotId),
+    /// No such version.
+    #[error("bot {bot} has no version {version}")]
+    VersionNotFound {
+        /// The bot.
+        bot: BotId,
+        /// The version that was asked for.
+        version: VersionNumber,
+    },
+    /// The version is recorded and the runtime does not have its files any more.
+    #[error("version {version} of bot {bot} is recorded, but the runtime has lost its files")]
+    VersionMissing {
+        /// The bot.
+        bot: BotId,
+        /// The version.
+        version: VersionNumber,
+    },
+    /// No such operation.
+    #[error("bot {bot} has no operation {operation}")]
+    OperationNotFound {
+        /// The bot.
+        bot: BotId,
+        /// The operation that was asked for.
+        operation: OperationId,
+    },
+    /// The image is not local.
+    #[error("image {0} is not local")]
+    ImageNotFound(ImageRef),
+    /// The caller may see it, not do it.
+    #[error("you are not allowed to {0}")]
+    Forbidden(&'static str),
+    /// The workspace exists and differs from what was asked for.
+    #[error(
+        "the workspace exists with another {0}; change it in place, or delete the workspace first"
+    )]
+    ContainerExists(&'static str),
+    /// A creation with other wishes is under way.
+    #[error("a creation of this workspace with another request is under way: operation {0}")]
+    CreationUnderWay(OperationId),
+    /// Another operation holds the bot.
+    #[error(
+        "the bot is busy: operation {operation} ({what}) is under way; try again when it ended"
+    )]
+    Busy {
+        /// What is under way.
+        operation: OperationId,
+        /// Its kind.
+        what: &'static str,
+    },
+    /// The operation ended, or is at a step that cannot be interrupted.
+    #[error("operation {0} cannot be cancelled any more")]
+    NotCancellable(OperationId),
+    /// The workspace must run for this.
+    #[error("the workspace is not running; start it first")]
+    NotRunning,
+    /// A value of the request is not valid.
+    #[error(transparent)]
+    InvalidValue(#[from] InvalidValue),
+    /// The request cannot be right.
+    #[error("{message}")]
+    InvalidRequest {
+        /// The stable code.
+        code: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// The bot's recorded preferences cannot be read.
+    #[error("the bot's metadata.workspace cannot be used: {0}")]
+    PreferenceUnreadable(String),
+    /// This backend, or this version of the server, cannot do it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The host is short of disk space.
+    #[error(
+        "the host is short of disk space: {free_bytes} bytes are free and {needed_bytes} must stay \
+         free; delete versions, workspaces or images, or enlarge the disk"
+    )]
+    InsufficientStorage {
+        /// Free bytes on the filesystem of the data.
+        free_bytes: u64,
+        /// Bytes that must stay free.
+        needed_bytes: u64,
+    },
+    /// The server is shutting down.
+    #[error("the server is shutting down; try again in a moment")]
+    ShuttingDown,
+    /// The server was restarted in the middle of it.
+    #[error("the server was restarted before this was done; it was undone, ask again")]
+    Interrupted,
+    /// The operation was cancelled and undone.
+    #[error("the operation was cancelled and undone")]
+    Cancelled,
+    /// The pull took longer than its budget.
+    #[error("pulling {image} took longer than {seconds} s and was given up")]
+    PullTimedOut {
+        /// The image.
+        image: ImageRef,
+        /// The budget in seconds.
+        seconds: u64,
+    },
+    /// The operation was joined by this caller and failed.
+    #[error("{message}")]
+    Joined {
+        /// The kind of the failure.
+        kind: ErrorKind,
+        /// Its stable code.
+        code: &'static str,
+        /// Its text.
+        message: String,
+    },
+    /// The image could not be pulled.
+    #[error("{0}")]
+    Pull(#[source] runtime::Error),
+    /// A call to the runtime failed.
+    #[error("{0}")]
+    Runtime(#[source] runtime::Error),
+    /// A call to the store failed.
+    #[error("{0}")]
+    Store(#[source] store::Error),
+    /// A task of the server ended abnormally.
+    #[error("the operation ended abnormally")]
+    Aborted(#[source] tokio::task::JoinError),
+}
+
+impl From<runtime::Error> for Error {
+    fn from(error: runtime::Error) -> Self {
+        Self::Runtime(error)
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Error {
+    /// The kind of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::BotNotFound(_)
+            | Self::WorkspaceNotFound(_)
+            | Self::VersionNotFound { .. }
+            | Self::OperationNotFound { .. }
+            | Self::ImageNotFound(_) => ErrorKind::NotFound,
+            Self::Forbidden(_) => ErrorKind::Forbidden,
+            Self::ContainerExists(_)
+            | Self::CreationUnderWay(_)
+            | Self::Busy { .. }
+            | Self::NotCancellable(_)
+            | Self::NotRunning => ErrorKind::Conflict,
+            Self::InvalidValue(_) | Self::InvalidRequest { .. } => ErrorKind::Invalid,
+            Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
+            Self::Unsupported(_) => ErrorKind::Unsupported,
+            Self::InsufficientStorage { .. } => ErrorKind::ResourceExhausted,
+            Self::ShuttingDown | Self::Interrupted | Self::PullTimedOut { .. } => {
+                ErrorKind::Unavailable
+            }
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Joined { kind, .. } => *kind,
+            Self::Runtime(error) | Self::Pull(error) => match error.kind() {
+                runtime::ErrorKind::Conflict | runtime::ErrorKind::AlreadyExists => {
+                    ErrorKind::Conflict
+                }
+                runtime::ErrorKind::NotFound
+                | runtime::ErrorKind::InvalidArgument
+                | runtime::ErrorKind::PermissionDenied
+                | runtime::ErrorKind::Corrupt => ErrorKind::Unprocessable,
+                runtime::ErrorKind::Unsupported => ErrorKind::Unsupported,
+                runtime::ErrorKind::Unavailable => ErrorKind::Unavailable,
+                runtime::ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
+                runtime::ErrorKind::Cancelled => ErrorKind::Cancelled,
+                runtime::ErrorKind::Internal => ErrorKind::Internal,
+            },
+            Self::Store(error) => match error.kind() {
+                store::ErrorKind::NotFound => ErrorKind::NotFound,
+                store::ErrorKind::AlreadyExists | store::ErrorKind::Conflict => ErrorKind::Conflict,
+                store::ErrorKind::InvalidArgument => ErrorKind::Invalid,
+                store::ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
+                store::ErrorKind::Unavailable => ErrorKind::Unavailable,
+                store::ErrorKind::Internal => ErrorKind::Internal,
+            },
+            Self::Aborted(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// A stable machine word for the failure.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BotNotFound(_) => "bot_not_found",
+            Self::WorkspaceNotFound(_) => "workspace_not_found",
+            Self::VersionNotFound { .. } => "version_not_found",
+            Self::VersionMissing { .. } => "version_missing",
+            Self::OperationNotFound { .. } => "operation_not_found",
+            Self::ImageNotFound(_) => "image_not_found",
+            Self::Forbidden(_) => "forbidden",
+            Self::ContainerExists(_) => "container_exists",
+            Self::CreationUnderWay(_) => "creation_under_way",
+            Self::Busy { .. } => "busy",
+            Self::NotCancellable(_) => "not_cancellable",
+            Self::NotRunning => "workspace_not_running",
+            Self::InvalidValue(_) => "invalid_value",
+            Self::InvalidRequest { code, .. } | Self::Joined { code, .. } => code,
+            Self::PreferenceUnreadable(_) => "preference_unreadable",
+            Self::Unsupported(_) => "unsupported",
+            Self::InsufficientStorage { .. } => "insufficient_storage",
+            Self::ShuttingDown => "shutting_down",
+            Self::Interrupted => "interrupted",
+            Self::Cancelled => "cancelled",
+            Self::PullTimedOut { .. } => "pull_timed_out",
+            Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
+            Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {
+                "registry_unreachable"
+            }
+            Self::Runtime(error) | Self::Pull(error) => match error.kind() {
+                runtime::ErrorKind::NotFound => "runtime_not_found",
+                runtime::ErrorKind::AlreadyExists | runtime::ErrorKind::Conflict => {
+                    "runtime_conflict"
+                }
+                runtime::ErrorKind::InvalidArgument => "invalid_value",
+                runtime::ErrorKind::Unsupported => "unsupported",
+                runtime::ErrorKind::Unavailable => "runtime_unavailable",
+                runtime::ErrorKind::ResourceExhausted => "insufficient_storage",
+                runtime::ErrorKind::PermissionDenied => "registry_denied",
+                runtime::ErrorKind::Corrupt => "content_corrupt",
+                runtime::ErrorKind::Cancelled => "cancelled",
+                runtime::ErrorKind::Internal => "runtime_failed",
+            },
+            Self::Store(error) => match error.kind() {
+                store::ErrorKind::Unavailable => "database_unavailable",
+                store::ErrorKind::ResourceExhausted => "insufficient_storage",
+                store::ErrorKind::InvalidArgument => "invalid_cursor",
+                store::ErrorKind::NotFound => "not_found",
+                store::ErrorKind::AlreadyExists | store::ErrorKind::Conflict => "conflict",
+                store::ErrorKind::Internal => "internal",
+            },
+            Self::Aborted(_) => "internal",
+        }
+    }
+
+    /// A copy of the failure for another caller who waited for the same operation.
+    pub fn to_joined(&self) -> Self {
+        Self::Joined {
+            kind: self.kind(),
+            code: self.code(),
+            message: self.to_string(),
+        }
+    }
+}

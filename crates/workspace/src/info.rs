@@ -1,0 +1,112 @@
+//! What a workspace is like now. Reads come from the database and never wait for a lock; the
+//! runtime is asked only what the database cannot know.
+
+use crate::Result;
+use crate::model::{Health, WorkspaceInfo};
+use crate::service::{Inner, Workspaces};
+use crate::spec::DATA_PATH;
+use botstead_authz::{Action, Actor};
+use botstead_runtime::{Endpoint, EndpointStatus};
+use botstead_store::ContainerRecord;
+use botstead_types::{BotId, ContainerStatus, TaskStatus};
+use std::time::Duration;
+
+/// A runtime that takes longer to tell a task's state counts as not answering.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+impl Workspaces {
+    /// The bot's workspace as it is.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `WorkspaceNotFound`. A runtime that does not answer is no error: the status
+    /// is `unknown` then.
+    pub async fn get(&self, actor: &Actor, bot: BotId) -> Result<WorkspaceInfo> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::ReadWorkspace, bot).await?;
+        let record = inner.required_record(bot).await?;
+        Ok(inner.info(record).await)
+    }
+
+    /// Whether database and runtime answer.
+    pub async fn health(&self) -> Health {
+        let inner = &self.inner;
+        let (database, runtime) = tokio::join!(
+            tokio::time::timeout(PATIENCE, inner.store.health.ping()),
+            tokio::time::timeout(PATIENCE, inner.runtime.backend.version())
+        );
+        let late = |_| format!("no answer within {} s", PATIENCE.as_secs());
+        Health {
+            database: database
+                .map_err(late)
+                .and_then(|ping| ping.map_err(|e| e.to_string())),
+            runtime: runtime
+                .map_err(late)
+                .and_then(|version| version.map_err(|e| e.chain())),
+        }
+    }
+}
+
+impl Inner {
+    async fn info(&self, record: ContainerRecord) -> WorkspaceInfo {
+        let task = self.task_state(&record).await;
+        let task_running = task == Some(Some(TaskStatus::Running));
+        let status = match task {
+            None => ContainerStatus::Unknown,
+            Some(Some(TaskStatus::Running | TaskStatus::Paused)) => ContainerStatus::Running,
+            Some(_) if record.last_error.is_some() => ContainerStatus::Error,
+            Some(_) if record.started => ContainerStatus::Stopped,
+            Some(_) => ContainerStatus::Created,
+        };
+        let reachable = task_running && self.network_up(&record).await;
+        WorkspaceInfo {
+            container: record.container,
+            image: record.image.reference,
+            status,
+            namespace: record.namespace,
+            container_path: DATA_PATH.to_owned(),
+            devices: record.devices,
+            limits: record.limits.or(self.config.default_limits),
+            task_running,
+            reachable,
+            has_preserved_data: false,
+            head_version: record.head_version,
+            last_error: record.last_error,
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+        }
+    }
+
+    /// The state of the task: `None` when the runtime does not tell, `Some(None)` when there is
+    /// none.
+    async fn task_state(&self, record: &ContainerRecord) -> Option<Option<TaskStatus>> {
+        let asked = self.runtime.tasks.get(&record.container);
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(task)) => Some(Some(task.status)),
+            Ok(Err(error)) if error.is_not_found() => Some(None),
+            Ok(Err(error)) => {
+                tracing::warn!(id = %record.container, error = %error.chain(), "cannot tell the state");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Whether the workspace's task runs and its network is up.
+    pub(crate) async fn reachable(&self, record: &ContainerRecord) -> bool {
+        self.task_state(record).await == Some(Some(TaskStatus::Running))
+            && self.network_up(record).await
+    }
+
+    async fn network_up(&self, record: &ContainerRecord) -> bool {
+        let Ok(address) = self.address(record.bot).await else {
+            return false;
+        };
+        let endpoint = Endpoint { address };
+        let status = self
+            .runtime
+            .network
+            .status(&record.container, &endpoint)
+            .await;
+        matches!(status, Ok(EndpointStatus::Up))
+    }
+}

@@ -1,0 +1,183 @@
+//! Steps on snapshots that can be repeated, and the bound on how deep they lie.
+//!
+//! Every snapshot of ours carries two labels: how many layers it has above the image's own, and
+//! which snapshot is the image's top. A lookup that fails walks all layers, and mounting fails
+//! near 500 of them, so a chain that reached [`MAX_LAYERS`] is merged into one layer before a
+//! writable snapshot is prepared on it.
+
+use crate::Result;
+use crate::service::Inner;
+use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind};
+use botstead_types::{LeaseId, OperationId, SnapshotKey};
+use std::collections::BTreeMap;
+
+/// The most layers above the image's own that a writable snapshot is prepared on.
+pub(crate) const MAX_LAYERS: u32 = 31;
+
+const LABEL_LAYERS: &str = "botstead.layers";
+const LABEL_BASE: &str = "botstead.base";
+const LABEL_BOT: &str = "botstead.bot_id";
+
+/// Where a snapshot lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// How many layers it has above the image's own, itself included when it is committed.
+    layers: u32,
+    /// The image's top snapshot.
+    base: Option<SnapshotKey>,
+}
+
+impl Place {
+    fn of(labels: &BTreeMap<String, String>) -> Option<Self> {
+        Some(Self {
+            layers: labels.get(LABEL_LAYERS)?.parse().ok()?,
+            base: labels.get(LABEL_BASE).and_then(|base| base.parse().ok()),
+        })
+    }
+
+    fn labels(&self, bot: &str) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::from([
+            (LABEL_LAYERS.to_owned(), self.layers.to_string()),
+            (LABEL_BOT.to_owned(), bot.to_owned()),
+        ]);
+        if let Some(base) = &self.base {
+            labels.insert(LABEL_BASE.to_owned(), base.to_string());
+        }
+        labels
+    }
+}
+
+impl Inner {
+    /// Prepares the operation's writable snapshot on an image.
+    pub(crate) async fn prepare_on_image(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        bot: &str,
+        base: &SnapshotKey,
+    ) -> Result<()> {
+        let place = Place {
+            layers: 0,
+            base: Some(base.clone()),
+        };
+        let labels = place.labels(bot);
+        let prepared = self
+            .runtime
+            .snapshots
+            .prepare(lease, key, Some(base), &labels)
+            .await;
+        Ok(unless_exists(prepared)?)
+    }
+
+    /// Prepares a writable snapshot on a version, merging the version's layers first when they are
+    /// too many.
+    pub(crate) async fn prepare_on_version(
+        &self,
+        operation: OperationId,
+        key: &SnapshotKey,
+        bot: &str,
+        version: &SnapshotKey,
+    ) -> Result<()> {
+        let lease = &LeaseId::for_operation(operation);
+        let snapshots = &self.runtime.snapshots;
+        let place = Place::of(&snapshots.get(version).await?.labels).unwrap_or(Place {
+            layers: 0,
+            base: None,
+        });
+        if let Some(base) = place.base.as_ref().filter(|_| place.layers > MAX_LAYERS) {
+            let flat = SnapshotKey::flattened(operation);
+            let merged = Place {
+                layers: 1,
+                base: Some(base.clone()),
+            };
+            let labels = merged.labels(bot);
+            match snapshots
+                .flatten(lease, version, base, &flat, &labels)
+                .await
+            {
+                Ok(()) => {
+                    let prepared = snapshots.prepare(lease, key, Some(&flat), &labels).await;
+                    unless_exists(prepared)?;
+                    // Whoever builds on it protects it from now on.
+                    return Ok(snapshots.release(&flat).await?);
+                }
+                Err(error) if error.kind() == RuntimeErrorKind::Unsupported => {
+                    tracing::warn!(%version, layers = place.layers, error = %error.chain(),
+                        "layers cannot be merged; the chain goes on growing");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let prepared = snapshots
+            .prepare(lease, key, Some(version), &place.labels(bot))
+            .await;
+        Ok(unless_exists(prepared)?)
+    }
+
+    /// Freezes the active snapshot under the version's name; when that was done already, nothing.
+    pub(crate) async fn commit(
+        &self,
+        lease: &LeaseId,
+        active: &SnapshotKey,
+        version: &SnapshotKey,
+        bot: &str,
+    ) -> Result<()> {
+        let snapshots = &self.runtime.snapshots;
+        let before = match snapshots.get(active).await {
+            Ok(snapshot) => snapshot,
+            Err(error) if error.is_not_found() && self.snapshot_exists(version).await? => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut place = Place::of(&before.labels).unwrap_or(Place {
+            layers: 0,
+            base: None,
+        });
+        place.layers += 1;
+        let committed = snapshots
+            .commit(lease, active, version, &place.labels(bot))
+            .await;
+        Ok(unless_exists(committed)?)
+    }
+
+    /// Whether the runtime has that snapshot.
+    pub(crate) async fn snapshot_exists(&self, key: &SnapshotKey) -> Result<bool> {
+        match self.runtime.snapshots.get(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A step that was done before is done.
+pub(crate) fn unless_exists(done: Result<(), RuntimeError>) -> Result<(), RuntimeError> {
+    match done {
+        Err(error) if error.is_already_exists() => Ok(()),
+        done => done,
+    }
+}
+
+/// What is gone already need not be removed.
+pub(crate) fn unless_missing(done: Result<(), RuntimeError>) -> Result<(), RuntimeError> {
+    match done {
+        Err(error) if error.is_not_found() => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_its_labels() {
+        let place = Place {
+            layers: 7,
+            base: Some("sha256:abc".parse().unwrap()),
+        };
+        assert_eq!(Place::of(&place.labels("b")), Some(place));
+        assert_eq!(Place::of(&BTreeMap::new()), None);
+    }
+}

@@ -1,0 +1,316 @@
+//! What use cases take and give.
+
+use botstead_runtime::{ExecOutput, Image, LayerProgress, Usage};
+use botstead_store::{Operation, OperationKind, OperationState, VersionRecord};
+use botstead_types::{
+    CdiDevice, ContainerId, ContainerStatus, ImageRef, Limits, SnapshotKey, SnapshotKind,
+    VersionNumber, VersionSource,
+};
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// When to ask the registry for an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Only when it is not local.
+    #[default]
+    IfNotPresent,
+    /// Always: a moved tag is followed.
+    Always,
+}
+
+/// Wishes for a new workspace. What is absent comes from the bot's preferences, then the server's
+/// defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CreateRequest {
+    /// The snapshotter; anything but the backend's own is refused.
+    pub snapshotter: Option<String>,
+    /// Whether preserved data is brought back.
+    pub restore_data: Option<bool>,
+    /// The image.
+    pub image: Option<ImageRef>,
+    /// Devices; an empty list means none, whatever the bot prefers.
+    pub devices: Option<Vec<CdiDevice>>,
+    /// Limits.
+    pub limits: Option<Limits>,
+    /// When to ask the registry.
+    pub pull: PullPolicy,
+}
+
+/// What a creation reports, in this order: `Pulling`, any number of `PullProgress`, `Creating`,
+/// and exactly one of `Complete` and `Failed`.
+#[derive(Debug)]
+pub enum CreateEvent {
+    /// The image is being looked up or pulled.
+    Pulling {
+        /// The image.
+        image: ImageRef,
+    },
+    /// How far the pull is.
+    PullProgress {
+        /// Its layers.
+        layers: Vec<LayerProgress>,
+    },
+    /// The container is being made.
+    Creating,
+    /// The workspace is there.
+    Complete(CreatedWorkspace),
+    /// It failed and was undone.
+    Failed(crate::Error),
+}
+
+/// A workspace that a creation made or found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedWorkspace {
+    /// The container.
+    pub container: ContainerId,
+    /// Its image.
+    pub image: ImageRef,
+    /// Its snapshotter.
+    pub snapshotter: String,
+    /// Its devices.
+    pub devices: Vec<CdiDevice>,
+    /// Whether it runs.
+    pub started: bool,
+    /// Whether preserved data was brought back.
+    pub data_restored: bool,
+    /// Whether preserved data exists now.
+    pub has_preserved_data: bool,
+}
+
+/// A workspace as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkspaceInfo {
+    /// The container.
+    pub container: ContainerId,
+    /// Its image.
+    pub image: ImageRef,
+    /// What it is doing.
+    pub status: ContainerStatus,
+    /// The runtime's namespace.
+    pub namespace: String,
+    /// The container's path: where the bot's own files live inside.
+    pub container_path: String,
+    /// Its devices.
+    pub devices: Vec<CdiDevice>,
+    /// Its limits, defaults applied.
+    pub limits: Limits,
+    /// Whether its task runs.
+    pub task_running: bool,
+    /// Whether it can be reached: its task runs and its network is up.
+    pub reachable: bool,
+    /// Whether preserved data exists.
+    pub has_preserved_data: bool,
+    /// The version that its state came from.
+    pub head_version: Option<VersionNumber>,
+    /// Why the last operation failed.
+    pub last_error: Option<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What a workspace uses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkspaceMetrics {
+    /// The backend's name.
+    pub backend: String,
+    /// Why there are no figures, where the backend or host cannot tell.
+    pub unsupported_reason: Option<String>,
+    /// Whether the bot has a workspace.
+    pub exists: bool,
+    /// Whether its task runs.
+    pub task_running: bool,
+    /// Usage of the running task.
+    pub usage: Option<Usage>,
+    /// Processor usage between the last two samples, 100 = one core; 0 with only one sample.
+    pub cpu_percent: f64,
+    /// When the usage was read.
+    pub sampled_at: Option<DateTime<Utc>>,
+    /// What the writable layer occupies.
+    pub storage: Option<StorageUsage>,
+}
+
+/// What a workspace's writable layer occupies. Measured off the request, at most once a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageUsage {
+    /// Bytes on disk.
+    pub used_bytes: u64,
+    /// When it was measured.
+    pub sampled_at: DateTime<Utc>,
+}
+
+/// Wishes for the end of a workspace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeleteRequest {
+    /// Keep `/data` as an archive; nothing is deleted unless that was done.
+    pub preserve_data: bool,
+    /// Remove the versions too.
+    pub delete_versions: bool,
+}
+
+/// A version that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedVersion {
+    /// The container.
+    pub container: ContainerId,
+    /// The version as it was recorded.
+    pub version: VersionRecord,
+}
+
+/// A bot's snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotList {
+    /// The snapshotter of the container.
+    pub snapshotter: String,
+    /// The snapshots, oldest first.
+    pub snapshots: Vec<ListedSnapshot>,
+}
+
+/// A snapshot in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedSnapshot {
+    /// The name to show.
+    pub name: String,
+    /// The name that the user gave.
+    pub display_name: Option<String>,
+    /// The runtime's name.
+    pub runtime_name: SnapshotKey,
+    /// The runtime's name of the parent.
+    pub parent: Option<SnapshotKey>,
+    /// What it is.
+    pub kind: SnapshotKind,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Why it was made; `None` for a layer of an image or the active snapshot.
+    pub source: Option<VersionSource>,
+    /// The version that it is.
+    pub version: Option<VersionNumber>,
+    /// Whether it is a recorded version.
+    pub managed: bool,
+}
+
+/// What a rollback did or would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RollbackOutcome {
+    /// The version whose state the workspace has now.
+    pub rolled_back_to: VersionNumber,
+    /// The version that keeps the state before, where that differed from every version. In a dry
+    /// run the number that it would get.
+    pub safety_version: Option<VersionNumber>,
+}
+
+/// The versions of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionTree {
+    /// The version that the present state came from.
+    pub head_version: Option<VersionNumber>,
+    /// All versions, parents before children.
+    pub versions: Vec<VersionRecord>,
+}
+
+/// A command to run in a workspace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The working directory; `/data` when absent.
+    pub cwd: Option<String>,
+    /// Variables beside the image's.
+    pub env: BTreeMap<String, String>,
+    /// Who runs it; the image's user when absent.
+    pub user: Option<String>,
+    /// What it reads.
+    pub stdin: bytes::Bytes,
+    /// After this it is killed; no limit when absent.
+    pub timeout: Option<Duration>,
+    /// Make a version first.
+    pub snapshot_before: bool,
+}
+
+/// An operation, with how far it is where it runs in this server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OperationInfo {
+    /// The journal's record.
+    pub operation: Operation,
+    /// The layers of a pull under way.
+    pub progress: Option<Vec<LayerProgress>>,
+    /// Whether it can be cancelled now.
+    pub cancellable: bool,
+}
+
+/// What a pull of an image reports: `Pulling`, any number of `PullProgress`, and exactly one of
+/// `Complete` and `Failed`.
+#[derive(Debug)]
+pub enum ImageEvent {
+    /// The image is being looked up or pulled.
+    Pulling {
+        /// The image.
+        image: ImageRef,
+    },
+    /// How far the pull is.
+    PullProgress {
+        /// Its layers.
+        layers: Vec<LayerProgress>,
+    },
+    /// The image is local.
+    Complete(Box<Image>),
+    /// It failed; nothing changed.
+    Failed(crate::Error),
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutcome {
+    /// An id for logs.
+    pub exec_id: String,
+    /// Exit code and output.
+    pub output: ExecOutput,
+    /// How long it ran.
+    pub duration: Duration,
+    /// The version that was made first, where that was asked for.
+    pub version: Option<VersionNumber>,
+}
+
+/// Whether what the use cases depend on answers; `Err` says what does not, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The database.
+    pub database: Result<(), String>,
+    /// The runtime, with its version.
+    pub runtime: Result<String, String>,
+}
+
+/// Counts since the server started, for monitoring.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Statistics {
+    /// Finished operations.
+    pub operations: Vec<OperationStatistics>,
+    /// Operations under way.
+    pub operations_running: u64,
+    /// Workspaces that exist.
+    pub workspaces: u64,
+    /// Workspaces whose task runs, as far as the server knows.
+    pub workspaces_running: u64,
+    /// Recorded versions that the runtime does not have, seen in listings.
+    pub versions_missing: u64,
+}
+
+/// Counts of one kind of operation with one outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OperationStatistics {
+    /// The kind.
+    pub kind: OperationKind,
+    /// The outcome.
+    pub outcome: OperationState,
+    /// How many ended so.
+    pub count: u64,
+    /// Their time together, in seconds.
+    pub seconds: f64,
+}

@@ -1,0 +1,360 @@
+//! Operations: the journal's records and what this server knows of those that run in it.
+//!
+//! An operation is written to the journal before its first effect. Every step of it can be
+//! repeated, and the names that it uses derive from its id, so a replay from any point ends the
+//! same way. One that cannot go on (the runtime is away, the disk is full) after its point of no
+//! return stays in the journal as running and is tried again: before the next operation on that
+//! bot, by the watcher, and at the next start.
+
+use crate::model::{OperationInfo, OperationStatistics, Statistics};
+use crate::service::{Inner, Workspaces};
+use crate::{Error, Result};
+use botstead_authz::{Action, Actor};
+use botstead_runtime::PullProgress;
+use botstead_store::{
+    Change, ErrorKind as StoreErrorKind, NewEvent, Operation, OperationError, OperationKind,
+    OperationState,
+};
+use botstead_types::{BotId, LeaseId, OperationId, Page, PageRequest, SnapshotKey};
+use chrono::Utc;
+use serde::Serialize;
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What this server knows of the operations that run in it.
+#[derive(Default)]
+pub(crate) struct Running {
+    live: Mutex<HashMap<OperationId, Arc<LiveOperation>>>,
+    stuck: Mutex<HashMap<BotId, Operation>>,
+    finished: Mutex<HashMap<(OperationKind, OperationState), (u64, f64)>>,
+}
+
+/// An operation that runs in this server.
+pub(crate) struct LiveOperation {
+    pub(crate) record: Operation,
+    pub(crate) pull: watch::Sender<PullProgress>,
+    /// Cancels what can be cancelled: a pull. Taken away when the pull is over.
+    pub(crate) cancel: CancellationToken,
+    pub(crate) cancellable: std::sync::atomic::AtomicBool,
+    began: Instant,
+}
+
+/// The name of a kind of operation, as in the API.
+pub(crate) fn kind_name(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Create => "create",
+        OperationKind::Start => "start",
+        OperationKind::Stop => "stop",
+        OperationKind::Snapshot => "snapshot",
+        OperationKind::Rollback => "rollback",
+        OperationKind::Delete => "delete",
+        OperationKind::DeleteBot => "delete_bot",
+    }
+}
+
+/// A new record for the journal.
+pub(crate) fn new_operation(
+    id: OperationId,
+    bot: BotId,
+    kind: OperationKind,
+    input: &impl Serialize,
+) -> Result<Operation> {
+    let now = Utc::now();
+    let input = serde_json::to_value(input).map_err(|error| {
+        botstead_store::Error::new(StoreErrorKind::Internal, "encode operation", id)
+            .with_source(error)
+    })?;
+    Ok(Operation {
+        id,
+        bot,
+        kind,
+        state: OperationState::Running,
+        step: "begun".to_owned(),
+        version: None,
+        input,
+        error: None,
+        created_at: now,
+        updated_at: now,
+    })
+}
+
+/// The input of an operation as its use case wrote it.
+pub(crate) fn input<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T> {
+    serde_json::from_value(operation.input.clone()).map_err(|error| {
+        botstead_store::Error::new(StoreErrorKind::Internal, "decode operation", operation.id)
+            .with_source(error)
+            .into()
+    })
+}
+
+impl Inner {
+    /// Shows an operation as running in this server.
+    pub(crate) fn register(&self, record: Operation) -> Arc<LiveOperation> {
+        let live = Arc::new(LiveOperation {
+            record,
+            pull: watch::Sender::default(),
+            cancel: CancellationToken::new(),
+            cancellable: false.into(),
+            began: Instant::now(),
+        });
+        lock(&self.running.live).insert(live.record.id, Arc::clone(&live));
+        live
+    }
+
+    /// Ends what [`Inner::register`] began and counts the outcome.
+    pub(crate) fn unregister(&self, live: &LiveOperation, outcome: OperationState) {
+        lock(&self.running.live).remove(&live.record.id);
+        if outcome != OperationState::Running {
+            let mut finished = lock(&self.running.finished);
+            let entry = finished.entry((live.record.kind, outcome)).or_default();
+            entry.0 += 1;
+            entry.1 += live.began.elapsed().as_secs_f64();
+        }
+    }
+
+    /// Writes the end of a failed operation, which was undone.
+    pub(crate) async fn finish_failed(
+        &self,
+        operation: &Operation,
+        error: &Error,
+    ) -> OperationState {
+        let state = match error {
+            Error::Cancelled => OperationState::Cancelled,
+            _ => OperationState::Failed,
+        };
+        let detail = json!({"operation": operation.id, "kind": kind_name(operation.kind),
+                            "code": error.code()});
+        let changes = vec![
+            Change::FinishOperation {
+                id: operation.id,
+                state,
+                error: Some(OperationError {
+                    code: error.code().to_owned(),
+                    message: error.to_string(),
+                }),
+            },
+            event(operation.bot, "operation_failed", detail),
+        ];
+        if let Err(store) = self.store.transactions.apply(changes).await {
+            // It stays in the journal as running; the next start sees that it was undone.
+            tracing::error!(operation = %operation.id, error = %store, "cannot record a failure");
+        }
+        state
+    }
+
+    /// Keeps an operation that must go forward and cannot now.
+    pub(crate) fn keep_for_retry(&self, operation: &Operation, error: &Error) {
+        tracing::error!(operation = %operation.id, bot = %operation.bot,
+            kind = kind_name(operation.kind), %error, "operation cannot go on and will be retried");
+        lock(&self.running.stuck).insert(operation.bot, operation.clone());
+    }
+
+    /// Bots whose last operation waits to be retried.
+    pub(crate) fn stuck_bots(&self) -> Vec<BotId> {
+        lock(&self.running.stuck).keys().copied().collect()
+    }
+
+    /// Tries again what an earlier operation on the bot could not finish. The caller holds the
+    /// bot.
+    pub(crate) async fn recover_bot(self: &Arc<Self>, bot: BotId) -> Result<()> {
+        let Some(operation) = lock(&self.running.stuck).get(&bot).cloned() else {
+            return Ok(());
+        };
+        self.replay(&operation).await?;
+        lock(&self.running.stuck).remove(&bot);
+        Ok(())
+    }
+
+    /// Ends an operation that waited to be retried on a workspace that is gone now.
+    pub(crate) async fn give_up_stuck(self: &Arc<Self>, bot: BotId) {
+        let Some(operation) = lock(&self.running.stuck).remove(&bot) else {
+            return;
+        };
+        self.drop_lease(operation.id);
+        if !matches!(
+            operation.kind,
+            OperationKind::Delete | OperationKind::DeleteBot
+        ) {
+            for key in [
+                SnapshotKey::version(operation.id),
+                SnapshotKey::flattened(operation.id),
+            ] {
+                let recorded = self.store.versions.list(bot).await;
+                if recorded.is_ok_and(|all| all.iter().all(|version| version.snapshot != key))
+                    && let Err(error) = self.runtime.snapshots.release(&key).await
+                {
+                    tracing::warn!(%key, error = %error.chain(), "cannot release");
+                }
+            }
+        }
+        self.finish_failed(&operation, &Error::WorkspaceNotFound(bot))
+            .await;
+    }
+
+    /// Gives up the operation's lease in the background: its record is written, so nothing
+    /// depends on when this happens, and start-up removes what is left.
+    pub(crate) fn drop_lease(self: &Arc<Self>, operation: OperationId) {
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            let lease = LeaseId::for_operation(operation);
+            if let Err(error) = inner.runtime.leases.delete(lease.as_str()).await {
+                tracing::warn!(%lease, error = %error.chain(), "cannot delete lease");
+            }
+        });
+    }
+
+    pub(crate) fn running_operation(&self, id: OperationId) -> Option<Arc<LiveOperation>> {
+        lock(&self.running.live).get(&id).cloned()
+    }
+
+    fn operation_info(&self, operation: Operation) -> OperationInfo {
+        use std::sync::atomic::Ordering;
+        let live = self.running_operation(operation.id);
+        OperationInfo {
+            progress: live.as_ref().and_then(|live| {
+                let layers = live.pull.borrow().layers.clone();
+                (!layers.is_empty()).then_some(layers)
+            }),
+            cancellable: live.is_some_and(|live| live.cancellable.load(Ordering::SeqCst)),
+            operation,
+        }
+    }
+}
+
+impl Workspaces {
+    /// Operations of a bot, newest first. Starts and stops are shown while they run only: what
+    /// they want is recorded with the workspace.
+    ///
+    /// # Errors
+    /// `BotNotFound`; an invalid cursor.
+    pub async fn operations(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        page: &PageRequest,
+    ) -> Result<Page<OperationInfo>> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::ReadWorkspace, bot).await?;
+        let mut recorded = inner.store.operations.list(bot, page).await?;
+        if page.cursor.is_none() {
+            let mut live: Vec<Operation> = lock(&inner.running.live)
+                .values()
+                .filter(|live| live.record.bot == bot)
+                .map(|live| live.record.clone())
+                .filter(|live| recorded.items.iter().all(|item| item.id != live.id))
+                .collect();
+            live.append(&mut recorded.items);
+            recorded.items = live;
+        }
+        Ok(recorded.map(|operation| inner.operation_info(operation)))
+    }
+
+    /// One operation of a bot.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `OperationNotFound`.
+    pub async fn operation(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        id: OperationId,
+    ) -> Result<OperationInfo> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::ReadWorkspace, bot).await?;
+        inner.find_operation(bot, id).await
+    }
+
+    /// Cancels what can be cancelled, a pull, and returns at once; the operation then ends as
+    /// `cancelled` and undone.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `OperationNotFound`; `NotCancellable` when it ended or is past its pull.
+    pub async fn cancel_operation(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        id: OperationId,
+    ) -> Result<OperationInfo> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        let info = inner.find_operation(bot, id).await?;
+        match inner.running_operation(id) {
+            Some(live) if info.cancellable => {
+                live.cancel.cancel();
+                Ok(info)
+            }
+            _ => Err(Error::NotCancellable(id)),
+        }
+    }
+
+    /// Counts since the server started.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn statistics(&self) -> Result<Statistics> {
+        let inner = &self.inner;
+        let workspaces = inner.store.containers.list().await?.len() as u64;
+        let mut operations: Vec<_> = lock(&inner.running.finished)
+            .iter()
+            .map(
+                |(&(kind, outcome), &(count, seconds))| OperationStatistics {
+                    kind,
+                    outcome,
+                    count,
+                    seconds,
+                },
+            )
+            .collect();
+        operations.sort_by_key(|entry| (kind_name(entry.kind), entry.outcome as u8));
+        Ok(Statistics {
+            operations,
+            operations_running: lock(&inner.running.live).len() as u64,
+            workspaces,
+            workspaces_running: inner.samples.running(),
+            versions_missing: inner
+                .versions_missing
+                .load(std::sync::atomic::Ordering::Relaxed),
+        })
+    }
+}
+
+impl Inner {
+    async fn find_operation(&self, bot: BotId, id: OperationId) -> Result<OperationInfo> {
+        match self.store.operations.get(bot, id).await {
+            Ok(operation) => Ok(self.operation_info(operation)),
+            Err(error) if error.kind() == StoreErrorKind::NotFound => self
+                .running_operation(id)
+                .filter(|live| live.record.bot == bot)
+                .map(|live| self.operation_info(live.record.clone()))
+                .ok_or(Error::OperationNotFound { bot, operation: id }),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The end of an operation that did what it should.
+pub(crate) fn finished(operation: &Operation) -> Change {
+    Change::FinishOperation {
+        id: operation.id,
+        state: OperationState::Succeeded,
+        error: None,
+    }
+}
+
+/// An event that happened now.
+pub(crate) fn event(bot: BotId, kind: &str, detail: serde_json::Value) -> Change {
+    Change::AppendEvent(NewEvent {
+        bot,
+        kind: kind.to_owned(),
+        detail,
+        at: Utc::now(),
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

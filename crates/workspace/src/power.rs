@@ -1,0 +1,326 @@
+//! Start and stop: what the user wants is recorded first, then made true.
+
+use crate::layers::unless_missing;
+use crate::model::CreateRequest;
+use crate::operations::{event, new_operation};
+use crate::service::{Inner, Workspaces};
+use crate::{Error, Result};
+use botstead_authz::{Action, Actor};
+use botstead_runtime::{Endpoint, EndpointStatus, Signal};
+use botstead_store::{Change, ContainerPatch, ContainerRecord, OperationKind, OperationState};
+use botstead_types::{BotId, DesiredState, LeaseId, OperationId, TaskStatus};
+use serde_json::json;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+impl Workspaces {
+    /// Starts the workspace; one that runs and can be reached is left alone. A bot without one
+    /// gets a workspace from what it prefers, or the default.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `Busy`, what the runtime refuses.
+    pub async fn start(&self, actor: &Actor, bot: BotId) -> Result<()> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.refuse_when_closing()?;
+        let work = Arc::clone(inner);
+        let found = inner
+            .detached(async move {
+                let id = OperationId::generate();
+                let _guard = work.lock(bot, id, "start").await?;
+                let Some(record) = work.record(bot).await? else {
+                    return Ok(false);
+                };
+                let live = work.register(new_operation(id, bot, OperationKind::Start, &())?);
+                let done = work.bring_up(&record).await;
+                work.unregister(&live, outcome(&done));
+                done.map(|()| true)
+            })
+            .await?;
+        if found {
+            return Ok(());
+        }
+        self.create_and_wait(actor, bot, CreateRequest::default()).await
+    }
+
+    /// Stops the workspace; it stays stopped until it is started, whatever restarts meanwhile. One
+    /// that is stopped is left alone.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `WorkspaceNotFound`, `Busy`, what the runtime refuses.
+    pub async fn stop(&self, actor: &Actor, bot: BotId) -> Result<()> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.refuse_when_closing()?;
+        let work = Arc::clone(inner);
+        inner
+            .detached(async move {
+                let id = OperationId::generate();
+                let _guard = work.lock(bot, id, "stop").await?;
+                let record = work.required_record(bot).await?;
+                let live = work.register(new_operation(id, bot, OperationKind::Stop, &())?);
+                let done = work.stop_for_good(&record).await;
+                work.unregister(&live, outcome(&done));
+                done
+            })
+            .await
+    }
+}
+
+fn outcome<T>(done: &Result<T>) -> OperationState {
+    match done {
+        Ok(_) => OperationState::Succeeded,
+        Err(_) => OperationState::Failed,
+    }
+}
+
+impl Inner {
+    async fn stop_for_good(&self, record: &ContainerRecord) -> Result<()> {
+        let patch = ContainerPatch {
+            desired: Some(DesiredState::Stopped),
+            ..ContainerPatch::default()
+        };
+        self.store
+            .transactions
+            .apply(vec![
+                Change::PatchContainer(record.bot, Box::new(patch)),
+                event(record.bot, "stopped", json!({})),
+            ])
+            .await?;
+        self.power_down(record).await
+    }
+
+    /// Makes the workspace run and be reachable, whatever state it is in, and records that it
+    /// should. The caller holds the bot.
+    pub(crate) async fn bring_up(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
+        let done = self.try_bring_up(record).await;
+        let last_error = match &done {
+            Ok(()) if record.last_error.is_none() => return Ok(()),
+            Ok(()) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        let patch = ContainerPatch {
+            last_error: Some(last_error),
+            ..ContainerPatch::default()
+        };
+        let patched = self.patch(record, patch).await;
+        done.and(patched)
+    }
+
+    async fn try_bring_up(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
+        let id = &record.container;
+        match self.runtime.tasks.get(id).await {
+            Ok(task) if task.status == TaskStatus::Running => {
+                let wanted = ContainerPatch {
+                    desired: Some(DesiredState::Running),
+                    ..ContainerPatch::default()
+                };
+                if record.desired != DesiredState::Running {
+                    self.patch(record, wanted).await?;
+                }
+                let address = self.address(record.bot).await?;
+                if self.mend_network(record, address).await? {
+                    return Ok(());
+                }
+                self.power_down(record).await?;
+            }
+            Ok(_) => self.power_down(record).await?,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        let _turn = self
+            .starts
+            .acquire()
+            .await
+            .map_err(|_| Error::ShuttingDown)?;
+        match self.run_task(record).await {
+            Err(Error::Runtime(error)) if error.is_not_found() => {
+                tracing::warn!(bot = %record.bot, error = %error.chain(),
+                    "the runtime lost this workspace's container or snapshot; making it again");
+                let record = self.rebuild(record).await?;
+                self.run_task(&record).await
+            }
+            done => done,
+        }
+    }
+
+    /// Sets task and network up side by side and starts the task when both are ready, so that a
+    /// workspace has its network from its first instruction.
+    async fn run_task(&self, record: &ContainerRecord) -> Result<()> {
+        let address = self.address(record.bot).await?;
+        let id = &record.container;
+        self.runtime.network.create_namespace(id).await?;
+        let about_to_run = ContainerPatch {
+            desired: Some(DesiredState::Running),
+            dirty: Some(true),
+            started: Some(true),
+            ..ContainerPatch::default()
+        };
+        let endpoint = Endpoint { address };
+        let set_up = async {
+            let (task, network, recorded) = tokio::join!(
+                self.runtime.tasks.create(id),
+                self.runtime.network.attach(id, &endpoint),
+                self.store.transactions.apply(vec![
+                    Change::PatchContainer(record.bot, Box::new(about_to_run)),
+                    event(record.bot, "started", json!({})),
+                ]),
+            );
+            task?;
+            network?;
+            recorded?;
+            self.runtime.tasks.start(id).await?;
+            Ok(())
+        };
+        match set_up.await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.remove_task_and_network(record).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the task however it is and takes the network away. The caller holds the bot.
+    pub(crate) async fn power_down(&self, record: &ContainerRecord) -> Result<()> {
+        let id = &record.container;
+        self.runtime
+            .tasks
+            .stop(id, Signal::TERM, self.config.stop_grace)
+            .await?;
+        self.samples.forget_task(record.bot);
+        if let Err(error) = self.runtime.network.remove(id).await {
+            tracing::warn!(%id, error = %error.chain(), "cannot remove the network");
+        }
+        Ok(())
+    }
+
+    /// Best effort, after a failure that is reported already.
+    async fn remove_task_and_network(&self, record: &ContainerRecord) {
+        let id = &record.container;
+        let stopped = self
+            .runtime
+            .tasks
+            .stop(id, Signal::KILL, std::time::Duration::ZERO)
+            .await;
+        if let Err(error) = stopped {
+            tracing::warn!(%id, error = %error.chain(), "cannot remove the task");
+        }
+        if let Err(error) = self.runtime.network.remove(id).await {
+            tracing::warn!(%id, error = %error.chain(), "cannot remove the network");
+        }
+    }
+
+    /// Whether a running task's network is up, after trying to mend it without touching the task.
+    async fn mend_network(&self, record: &ContainerRecord, address: Ipv4Addr) -> Result<bool> {
+        let id = &record.container;
+        let endpoint = Endpoint { address };
+        let status = self.runtime.network.status(id, &endpoint).await?;
+        let EndpointStatus::Broken(reason) = status else {
+            return Ok(true);
+        };
+        tracing::warn!(%id, reason, "the workspace's network is broken; mending it");
+        self.runtime.network.ensure_host().await?;
+        match self.runtime.network.attach(id, &endpoint).await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        let status = self.runtime.network.status(id, &endpoint).await?;
+        Ok(status == EndpointStatus::Up)
+    }
+
+    /// The workspace's address, assigned where it has none.
+    pub(crate) async fn address(&self, bot: BotId) -> Result<Ipv4Addr> {
+        let info = self.runtime.network.info();
+        Ok(self
+            .store
+            .addresses
+            .assign(bot, info.subnet, info.gateway)
+            .await?)
+    }
+
+    /// Makes the container again after the runtime lost it: on the recorded active snapshot where
+    /// that is still there, else on the head version, else from the image.
+    pub(crate) async fn rebuild(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+    ) -> Result<ContainerRecord> {
+        let operation = OperationId::generate();
+        let lease = LeaseId::for_operation(operation);
+        self.runtime.leases.create(&lease).await?;
+        let done = self.rebuild_under(operation, &lease, record.clone()).await;
+        self.drop_lease(operation);
+        done
+    }
+
+    async fn rebuild_under(
+        self: &Arc<Self>,
+        operation: OperationId,
+        lease: &LeaseId,
+        mut record: ContainerRecord,
+    ) -> Result<ContainerRecord> {
+        let from = if self.snapshot_exists(&record.snapshot).await? {
+            "snapshot"
+        } else {
+            record.snapshot = botstead_types::SnapshotKey::active(operation);
+            self.prepare_from_head_or_image(operation, lease, &record)
+                .await?
+        };
+        let address = self.address(record.bot).await?;
+        let namespace = self
+            .runtime
+            .network
+            .create_namespace(&record.container)
+            .await?;
+        let spec = self.spec(&record, address, namespace);
+        unless_missing(self.runtime.containers.delete(&record.container).await)?;
+        self.runtime.containers.create(lease, &spec).await?;
+        let patch = ContainerPatch {
+            snapshot: Some(record.snapshot.clone()),
+            ..ContainerPatch::default()
+        };
+        self.store
+            .transactions
+            .apply(vec![
+                Change::PatchContainer(record.bot, Box::new(patch)),
+                event(record.bot, "rebuilt", json!({"from": from})),
+            ])
+            .await?;
+        Ok(record)
+    }
+
+    async fn prepare_from_head_or_image(
+        self: &Arc<Self>,
+        operation: OperationId,
+        lease: &LeaseId,
+        record: &ContainerRecord,
+    ) -> Result<&'static str> {
+        let bot = record.bot.to_string();
+        if let Some(head) = record.head_version {
+            let version = self.store.versions.get(record.bot, head).await?;
+            if self.snapshot_exists(&version.snapshot).await? {
+                self.prepare_on_version(operation, &record.snapshot, &bot, &version.snapshot)
+                    .await?;
+                return Ok("version");
+            }
+        }
+        let base = self
+            .runtime
+            .images
+            .unpack(lease, &record.image.reference)
+            .await?;
+        self.prepare_on_image(lease, &record.snapshot, &bot, &base)
+            .await?;
+        Ok("image")
+    }
+
+    pub(crate) async fn patch(
+        &self,
+        record: &ContainerRecord,
+        patch: ContainerPatch,
+    ) -> Result<()> {
+        let change = Change::PatchContainer(record.bot, Box::new(patch));
+        Ok(self.store.transactions.apply(vec![change]).await?)
+    }
+}

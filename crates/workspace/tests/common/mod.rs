@@ -1,0 +1,254 @@
+//! What the tests share: a service on the in-memory runtime and a real SQLite database, and checks
+//! of what may never be violated.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "shared by several test programs"
+)]
+
+use botstead_authz::Actor;
+use botstead_runtime_testing::{ImageContent, InMemoryRuntime};
+use botstead_store::{Bot, BotStatus, ContainerRecord, Store, User};
+use botstead_store_sql::SqlStore;
+use botstead_types::{
+    BotId, ContainerId, DesiredState, ImageRef, Limits, Role, SnapshotKind, TaskStatus, UserId,
+};
+use botstead_workspace::{CreateEvent, CreateRequest, WorkspaceConfig, Workspaces};
+use chrono::Utc;
+use futures_util::StreamExt;
+use std::collections::HashSet;
+use std::time::Duration;
+use tempfile::TempDir;
+
+pub const IMAGE: &str = "localhost/test/image:1";
+pub const OTHER_IMAGE: &str = "localhost/test/other:1";
+
+pub struct World {
+    pub memory: InMemoryRuntime,
+    pub store: Store,
+    pub workspaces: Workspaces,
+    pub owner: Actor,
+    pub owner_id: UserId,
+    directory: TempDir,
+}
+
+pub fn image(text: &str) -> ImageRef {
+    text.parse().unwrap()
+}
+
+pub fn container(bot: BotId) -> ContainerId {
+    ContainerId::for_bot(bot)
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let sql = SqlStore::open_temporary(directory.path()).await.unwrap();
+        let store = sql.store();
+        let memory = InMemoryRuntime::new();
+        for name in [IMAGE, OTHER_IMAGE, "localhost/botstead/workspace"] {
+            memory.add_image(&image(name), ImageContent::of_files([("etc/image", name)]));
+        }
+        let owner_id = UserId::generate();
+        let now = Utc::now();
+        store
+            .users
+            .create(&User {
+                id: owner_id,
+                username: "owner".to_owned(),
+                display_name: None,
+                role: Role::Member,
+                is_active: true,
+                password_hash: String::new(),
+                created_at: now,
+                updated_at: now,
+            })
+            .await
+            .unwrap();
+        let workspaces = open(&memory, &store, directory.path()).await.unwrap();
+        Self {
+            memory,
+            store,
+            workspaces,
+            owner: Actor::User {
+                id: owner_id,
+                role: Role::Member,
+            },
+            owner_id,
+            directory,
+        }
+    }
+
+    /// As a restart of the server: the service is opened anew on the same runtime and database.
+    pub async fn restart(&mut self) {
+        self.workspaces.close(Duration::from_secs(5)).await;
+        self.workspaces = open(&self.memory, &self.store, self.directory.path())
+            .await
+            .unwrap();
+    }
+
+    pub async fn bot(&self) -> BotId {
+        let now = Utc::now();
+        let id = BotId::generate();
+        self.store
+            .bots
+            .create(&Bot {
+                id,
+                owner: self.owner_id,
+                name: "bot".to_owned(),
+                display_name: None,
+                is_active: true,
+                status: BotStatus::Ready,
+                metadata: serde_json::Map::new(),
+                created_at: now,
+                updated_at: now,
+            })
+            .await
+            .unwrap();
+        id
+    }
+
+    pub async fn create(&self, bot: BotId) -> Vec<CreateEvent> {
+        self.workspaces
+            .create(&self.owner, bot, request(IMAGE))
+            .await
+            .unwrap()
+            .collect()
+            .await
+    }
+
+    /// A bot with a running workspace.
+    pub async fn running(&self) -> BotId {
+        let bot = self.bot().await;
+        let events = self.create(bot).await;
+        assert!(
+            matches!(events.last(), Some(CreateEvent::Complete(_))),
+            "{events:?}"
+        );
+        bot
+    }
+
+    pub async fn record(&self, bot: BotId) -> ContainerRecord {
+        self.store.containers.get(bot).await.unwrap()
+    }
+
+    /// Writes a file in the workspace, as a program inside would.
+    pub async fn write(&self, bot: BotId, content: &str) {
+        let key = self.record(bot).await.snapshot;
+        self.memory
+            .write_file(&key, "data/file", content.to_owned());
+    }
+
+    pub async fn read(&self, bot: BotId) -> Option<String> {
+        let key = self.record(bot).await.snapshot;
+        let bytes = self.memory.read_file(&key, "data/file")?;
+        Some(String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    pub async fn snapshot(&self, bot: BotId) -> u32 {
+        let made = self
+            .workspaces
+            .snapshot(&self.owner, bot, None)
+            .await
+            .unwrap();
+        made.version.number.get()
+    }
+
+    /// Waits until the background work of finished operations is done.
+    pub async fn settled(&self) {
+        for _ in 0..500 {
+            if self.memory.leases().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("leases are left: {:?}", self.memory.leases());
+    }
+
+    /// What holds whenever nothing is under way: nothing is orphaned, nothing recorded is missing,
+    /// and what should run does.
+    pub async fn check_whole(&self) {
+        self.settled().await;
+        self.memory.runtime().leases.collect().await.unwrap();
+        assert!(self.store.operations.unfinished().await.unwrap().is_empty());
+        let records = self.store.containers.list().await.unwrap();
+        let ids: HashSet<_> = records
+            .iter()
+            .map(|record| record.container.clone())
+            .collect();
+        let snapshots = self.memory.snapshots();
+        let mut expected: HashSet<_> = records
+            .iter()
+            .map(|record| record.snapshot.clone())
+            .collect();
+        let containers = self.memory.containers();
+        assert_eq!(containers.len(), records.len(), "container records");
+        let tasks = self.memory.tasks();
+        for record in &records {
+            let found = containers.iter().find(|found| found.id == record.container);
+            assert_eq!(found.unwrap().snapshot, record.snapshot.as_str());
+            assert_eq!(found.unwrap().image, record.image.reference.as_str());
+            let active = snapshots.iter().find(|found| found.key == record.snapshot);
+            assert_eq!(active.unwrap().kind, SnapshotKind::Active);
+            let runs = tasks
+                .iter()
+                .any(|(id, task)| *id == record.container && task.status == TaskStatus::Running);
+            assert_eq!(runs, record.desired == DesiredState::Running);
+        }
+        let running = records
+            .iter()
+            .filter(|record| record.desired == DesiredState::Running);
+        assert_eq!(tasks.len(), running.count(), "tasks {tasks:?}");
+        for (id, _) in self.memory.namespaces() {
+            assert!(ids.contains(&id), "a namespace of {id} is left");
+        }
+        let addresses = self.store.addresses.list().await.unwrap();
+        for assigned in &addresses {
+            assert!(ids.contains(&container(assigned.bot)), "an address is left");
+        }
+        let page = botstead_types::PageRequest::default();
+        for bot in self.store.bots.list(None, &page).await.unwrap().items {
+            for version in self.store.versions.list(bot.id).await.unwrap() {
+                let kept = snapshots.iter().find(|found| found.key == version.snapshot);
+                let kept = kept.unwrap_or_else(|| panic!("version {} is lost", version.number));
+                assert_eq!(kept.kind, SnapshotKind::Committed);
+                expected.insert(version.snapshot);
+            }
+        }
+        let needed: HashSet<_> = snapshots
+            .iter()
+            .filter_map(|found| found.parent.clone())
+            .collect();
+        for found in &snapshots {
+            let image_layer = found.key.as_str().starts_with("sha256:");
+            assert!(
+                expected.contains(&found.key) || needed.contains(&found.key) || image_layer,
+                "an orphaned snapshot is left: {found:?}"
+            );
+        }
+    }
+}
+
+pub fn request(image_name: &str) -> CreateRequest {
+    CreateRequest {
+        image: Some(image(image_name)),
+        limits: Some(Limits::default()),
+        ..CreateRequest::default()
+    }
+}
+
+pub async fn open(
+    memory: &InMemoryRuntime,
+    store: &Store,
+    directory: &std::path::Path,
+) -> botstead_workspace::Result<Workspaces> {
+    let mut config = WorkspaceConfig::new("/nonexistent/agent".into(), directory.to_owned());
+    config.min_free_bytes = 0;
+    config.stop_grace = Duration::from_secs(1);
+    config.busy_wait = Duration::from_millis(300);
+    config.reconcile_interval = Duration::from_secs(3600);
+    let handle = tokio::runtime::Handle::current();
+    Workspaces::open(memory.runtime(), store.clone(), config, handle).await
+}
