@@ -51,7 +51,7 @@ struct Local<'a> {
 #[async_trait]
 impl Documents for Local<'_> {
     async fn document(&self, digest: &str, _size: u64, _role: Role) -> Result<Bytes> {
-        content::read(&self.images.daemon, self.op, digest)
+        content::read(&self.images.client, self.op, digest)
             .await?
             .ok_or_else(|| incomplete(self.op, digest))
     }
@@ -207,7 +207,7 @@ impl ContainerdImages {
             ..DeleteImageRequest::default()
         };
         match self
-            .daemon
+            .client
             .images()
             .delete(self.client.request(request))
             .await

@@ -122,7 +122,7 @@ impl ContainerdImages {
             key: chain_id.to_owned(),
         };
         match self
-            .daemon
+            .client
             .snapshots()
             .stat(self.client.request(stat))
             .await
