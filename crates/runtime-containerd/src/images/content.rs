@@ -1,9 +1,9 @@
 //! containerd's content store: reading documents, writing blobs piece by piece.
 
-use crate::client::Client;
-use crate::op::{Op, is_disk_full};
 use super::retry::Fault;
 use super::tree::{MAX_DOCUMENT, Stored};
+use crate::client::Client;
+use crate::op::{Op, is_disk_full};
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
 use bytes::{Bytes, BytesMut};

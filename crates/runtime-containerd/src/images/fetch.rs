@@ -2,11 +2,11 @@
 
 use super::ContainerdImages;
 use super::content::{CHUNK, Committed, Ingest};
-use crate::op::Op;
 use super::progress::Progress;
 use super::registry::Repository;
 use super::retry::{Attempts, Fault};
 use super::tree::Layer;
+use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
 use std::collections::HashMap;

@@ -3,10 +3,10 @@
 use super::ContainerdImages;
 use super::archive::{Archive, Entry, Format};
 use super::content::{self, CHUNK, Ingest};
-use crate::op::Op;
 use super::tree::{
     self, Documents, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MAX_DOCUMENT, Role, Stored, Tree,
 };
+use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Image, Result};
 use botstead_types::{ImageRef, LeaseId};

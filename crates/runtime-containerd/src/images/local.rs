@@ -2,8 +2,8 @@
 
 use super::ContainerdImages;
 use super::content;
-use crate::op::Op;
 use super::tree::{self, Documents, Role, Stored, Tree};
+use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Image, Result};
 use botstead_types::{ImageRef, LeaseId, ResolvedImage};

@@ -33,13 +33,13 @@ mod unpack;
 
 pub use config::{Credentials, RegistryConfig};
 
+use crate::client::Client;
+use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{Image, Images, PullProgress, Result};
 use botstead_types::{ImageRef, LeaseId, SnapshotKey};
-use crate::client::Client;
 use local::{Trees, describe};
 use locks::Locks;
-use crate::op::Op;
 use progress::Progress;
 use std::path::Path;
 use tokio::sync::watch;

@@ -3,10 +3,10 @@
 
 use super::ContainerdImages;
 use super::fetch::Download;
-use crate::op::Op;
 use super::progress::Progress;
 use super::registry::Repository;
 use super::tree::{self, Layer, Tree};
+use crate::op::Op;
 use botstead_runtime::{ErrorKind, Image, Result};
 use botstead_types::{ImageRef, LeaseId};
 use futures_util::FutureExt;

@@ -4,9 +4,9 @@
 //! read with a limit: `oci-client` reads manifests and error texts of any size into memory.
 
 use super::config::RegistryConfig;
-use crate::op::Op;
 use super::retry::{Attempts, Fault};
 use super::tree::{Documents, MAX_DOCUMENT, Role, Stored, check_bytes, digest_of, parse};
+use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{Error, ErrorKind, Result};
 use botstead_types::ImageRef;

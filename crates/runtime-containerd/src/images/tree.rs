@@ -1,8 +1,8 @@
 //! What an image consists of: from the digest that its name points at, over indexes, to the
 //! manifest, the configuration and the layers for this machine. Everything read here is hostile.
 
-use crate::op::Op;
 use super::platform;
+use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::Result;
 use botstead_types::ImageConfig;
@@ -357,5 +357,46 @@ fn convert(config: &ImageConfiguration) -> ImageConfig {
         labels,
         architecture,
         stop_signal: inner.stop_signal().clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use botstead_runtime::ErrorKind;
+
+    #[test]
+    fn documents_that_are_not_one_thing_are_refused() {
+        let op = Op::new("pull image", "a");
+        for (text, kind) in [
+            ("", ErrorKind::Corrupt),
+            ("[]", ErrorKind::Corrupt),
+            ("{}", ErrorKind::InvalidArgument),
+            (r#"{"schemaVersion":1}"#, ErrorKind::InvalidArgument),
+            (r#"{"manifests":[],"layers":[]}"#, ErrorKind::Corrupt),
+            (r#"{"manifests":[],"config":{}}"#, ErrorKind::Corrupt),
+            (
+                r#"{"schemaVersion":2,"config":{},"layers":[]}"#,
+                ErrorKind::Corrupt,
+            ),
+        ] {
+            let error = parse(&op, text.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), kind, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_sha256_digests_in_lower_case_are_taken() {
+        let op = Op::new("pull image", "a");
+        assert!(check_digest(&op, &format!("sha256:{}", "0a".repeat(32))).is_ok());
+        for bad in [
+            String::new(),
+            "sha256:".into(),
+            format!("sha256:{}", "0A".repeat(32)),
+            format!("sha512:{}", "0a".repeat(64)),
+            format!("sha256:../{}", "0".repeat(61)),
+        ] {
+            assert!(check_digest(&op, &bad).is_err(), "{bad}");
+        }
     }
 }

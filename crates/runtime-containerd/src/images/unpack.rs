@@ -1,8 +1,8 @@
 //! Unpacking layers into committed snapshots, one on top of the other.
 
 use super::ContainerdImages;
-use crate::op::Op;
 use super::tree::{Layer, Tree};
+use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
 use containerd_client::services::v1::ApplyRequest;

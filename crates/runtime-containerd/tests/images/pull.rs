@@ -44,7 +44,7 @@ async fn an_image_of_gzip_zstd_and_plain_layers_is_pulled_kept_and_freed() {
     assert!(snapshots.contains(&key.as_str().to_owned()));
     assert!(ingests.is_empty());
     assert_eq!(images.get(&reference).await.unwrap(), pulled);
-    assert_eq!(images.list().await.unwrap(), [pulled.clone()]);
+    assert_eq!(images.list().await.unwrap(), std::slice::from_ref(&pulled));
 
     // Without the registry everything local still works, also for a fresh process.
     drop(registry);
