@@ -201,7 +201,7 @@ fn open(identity: Identity) -> Option<OwnedFd> {
 }
 
 async fn gone(process: OwnedFd) {
-    match AsyncFd::register(process) {
+    match AsyncFd::new(process) {
         // A process file is readable once the process ended (pidfd_open(2)).
         Ok(process) => drop(process.readable().await),
         Err(error) => tracing::error!(%error, "containerd cannot be watched"),
