@@ -123,6 +123,7 @@ impl Problem {
     }
 
     /// Its status.
+    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
