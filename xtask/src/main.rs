@@ -1,3 +1,151 @@
-//! Set-up, tests and chores of the repository.
+//! Set-up, tests and chores of the repository: `cargo xtask --help`.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people at a terminal"
+)]
 
-fn main() {}
+mod api;
+mod apt;
+mod build;
+mod check;
+mod ci;
+mod command;
+mod down;
+mod image;
+mod openapi;
+mod progress;
+mod repository;
+mod testing;
+mod tidy;
+mod up;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use testing::Version;
+use up::layout::Place;
+
+/// Set-up, tests and chores of Botstead.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// From a fresh Debian or Ubuntu machine to a running server; repeatable (root)
+    ///
+    /// Installs what is missing through apt (never removing a package), builds server, agent and
+    /// default image, starts the server on 127.0.0.1 and makes the first admin, whose password is
+    /// shown once.
+    Up {
+        #[command(flatten)]
+        place: Place,
+        /// Perform the main job against the running server over HTTP, leave nothing behind
+        #[arg(long)]
+        check: bool,
+        /// The admin's password for --check; without it an admin is made for the check alone
+        #[arg(
+            long,
+            env = "BOTSTEAD_PASSWORD",
+            hide_env_values = true,
+            requires = "check"
+        )]
+        password: Option<String>,
+    },
+    /// End what `up` started: server, workspaces, containerd (root)
+    Down {
+        #[command(flatten)]
+        place: Place,
+        /// Also remove every workspace, version and account; wants --yes
+        #[arg(long)]
+        purge: bool,
+        /// Confirm --purge
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Install what the tests need and run all of them (root)
+    Test {
+        /// Run the tests of the containerd adapter on newer versions of containerd instead: all of
+        /// them, or those named
+        #[arg(long, value_name = "VERSION", num_args = 0.., value_delimiter = ',')]
+        matrix: Option<Vec<Version>>,
+        /// Only tests whose names contain one of these
+        #[arg(last = true)]
+        filters: Vec<String>,
+    },
+    /// Everything that must hold before a change lands (root)
+    Ci,
+    /// Check what no compiler checks: module docs, lints, layers, file sizes, links
+    Tidy,
+    /// Build the default workspace image as an OCI archive (root)
+    Image {
+        /// Folder that keeps the archive, target/image when not given
+        #[arg(long)]
+        folder: Option<PathBuf>,
+        /// Build it although it is there, to get the distribution's newest packages
+        #[arg(long)]
+        rebuild: bool,
+    },
+    /// Write docs/openapi.json as the server serves it
+    Openapi {
+        /// Only compare, and fail when they differ
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Up {
+            place,
+            check: false,
+            ..
+        } => up::run(&place),
+        Task::Up {
+            place, password, ..
+        } => {
+            if !up::is_installed(&place) {
+                up::run(&place)?;
+            }
+            check::run(&place, password.as_deref())
+        }
+        Task::Down { place, purge, yes } => down::run(&place, purge, yes),
+        Task::Test {
+            matrix: None,
+            filters,
+        } => testing::run(&filters),
+        Task::Test {
+            matrix: Some(versions),
+            filters,
+        } => match versions.as_slice() {
+            [] => testing::run_matrix(Version::ALL, &filters),
+            some => testing::run_matrix(some, &filters),
+        },
+        Task::Ci => ci::run(),
+        Task::Tidy => progress::step("tidy", tidy::run),
+        Task::Image { folder, rebuild } => progress::step("default image", || {
+            let folder = folder.unwrap_or_else(|| repository::target().join("image"));
+            image::ensure(&folder, rebuild).map(drop)
+        }),
+        Task::Openapi { check } => progress::step("OpenAPI document", || openapi::run(check)),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -183,8 +183,14 @@ mod tests {
         let mut config = config(root.path());
         let installation = Installation::prepare(&config).unwrap();
         let id = &installation.id;
-        assert_eq!(installation.containerd_namespace(&config), format!("botstead-{id}"));
-        assert_eq!(installation.cgroup_parent(&config), format!("/botstead-{id}"));
+        assert_eq!(
+            installation.containerd_namespace(&config),
+            format!("botstead-{id}")
+        );
+        assert_eq!(
+            installation.cgroup_parent(&config),
+            format!("/botstead-{id}")
+        );
         config.runtime.containerd.namespace = Some("mine".into());
         config.runtime.cgroup_parent = Some("/mine".into());
         assert_eq!(installation.containerd_namespace(&config), "mine");

@@ -1,81 +1,15 @@
 //! The `botstead` program: reads the command line and the configuration, and runs one command.
-//!
-//! `serve` is built here once the adapters are there. Its order: `process::start_log` and
-//! `install_tls_provider`, the main runtime, `Installation::prepare` and `lock`, the store,
-//! `Accounts`, the runtime and network adapters, the workspace service and its reconciliation,
-//! the HTTP server, and `process::shutdown_signal`, which ends them in reverse.
+
+mod cli;
 
 use anyhow::Context;
 use botstead_server::config::{self, Config, Log};
-use botstead_server::{admin, doctor, process};
-use botstead_types::Role;
-use clap::{Args, Parser, Subcommand};
+use botstead_server::{admin, doctor, process, serve};
+use clap::Parser;
+use cli::{Account, Admin, Cli, Command, Show};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// A computer for every bot: workspaces in containers, with snapshots, behind an HTTP API.
-#[derive(Debug, Parser)]
-#[command(name = "botstead", version)]
-struct Cli {
-    /// The configuration file; see docs/CONFIGURATION.md for its keys.
-    #[arg(long, value_name = "FILE", global = true)]
-    config: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Manage accounts, straight in the database, whether or not the server runs.
-    #[command(subcommand)]
-    Admin(Admin),
-    /// Show the configuration.
-    #[command(subcommand)]
-    Config(Show),
-    /// Check this host and say what to do where something is missing.
-    Doctor {
-        /// Print JSON instead of a table.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum Admin {
-    /// Add a user and print `{"id","username","password"}`.
-    CreateUser {
-        #[command(flatten)]
-        account: Account,
-        /// What the user may do: admin or member.
-        #[arg(long, default_value_t = Role::Member)]
-        role: Role,
-        /// The name to show.
-        #[arg(long)]
-        display_name: Option<String>,
-    },
-    /// Give a user a new password. It voids their tokens.
-    SetPassword {
-        #[command(flatten)]
-        account: Account,
-    },
-}
-
-#[derive(Debug, Args)]
-struct Account {
-    /// The name to sign in with.
-    #[arg(long)]
-    username: String,
-    /// Read the password from standard input instead of making a random one and printing it.
-    #[arg(long)]
-    password_stdin: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum Show {
-    /// Print the configuration that is in effect, as TOML.
-    Print,
-}
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -96,6 +30,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = config::load(file.as_deref(), environment)?;
     match cli.command {
+        Command::Serve => {
+            process::start_log(&config.log)?;
+            process::install_tls_provider();
+            runtime()?.block_on(serve::serve(&config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Openapi => {
+            let document = botstead_http::openapi();
+            let text = document.to_pretty_json().context("cannot write the document")?;
+            print(&format!("{text}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Admin(command) => {
             // A command's own words are its answer; the log shows only what goes wrong.
             process::start_log(&Log {

@@ -18,7 +18,9 @@ pub fn start_log(log: &Log) -> anyhow::Result<()> {
         .with_writer(std::io::stderr);
     let started = match log.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Text => builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }
@@ -37,9 +39,8 @@ pub fn install_tls_provider() {
 /// # Errors
 /// When a handler cannot be installed.
 pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
-    let install = |kind, name: &'static str| {
-        signal(kind).with_context(|| format!("cannot handle {name}"))
-    };
+    let install =
+        |kind, name: &'static str| signal(kind).with_context(|| format!("cannot handle {name}"));
     let mut terminate = install(SignalKind::terminate(), "SIGTERM")?;
     let mut interrupt = install(SignalKind::interrupt(), "SIGINT")?;
     let mut hang_up = install(SignalKind::hangup(), "SIGHUP")?;

@@ -1,5 +1,7 @@
 //! Configuration: what is read, what is refused and with which words, and its documentation.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use botstead_server::config::{Config, ContainerdMode, keys, load, render_documentation};
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_MATRIX=1 cargo test -p botstead-authz` rewrites the file.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_types::{Role, UserId};
 use std::fmt::Write;

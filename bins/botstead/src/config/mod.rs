@@ -114,9 +114,11 @@ pub fn load(
         };
         figment = figment.merge(OneVariable { name, key, value });
     }
-    let config: Config = figment.extract_lossy().map_err(|source| ConfigError::Type {
-        source: Box::new(source),
-    })?;
+    let config: Config = figment
+        .extract_lossy()
+        .map_err(|source| ConfigError::Type {
+            source: Box::new(source),
+        })?;
     config.validate()?;
     Ok(config)
 }

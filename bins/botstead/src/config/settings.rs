@@ -28,7 +28,7 @@ macro_rules! section {
         }
 
         impl $name {
-            pub(super) const DOCS: &[(&str, &[&str])] =
+            pub(super) const DOCS: &[super::keys::FieldDoc] =
                 &[$((stringify!($field), &[$($doc),+]),)+];
         }
     };
@@ -199,7 +199,7 @@ section! {
 }
 
 fn default_image() -> ImageRef {
-    // A constant that parses; `every_key_has_its_default` parses it.
+    // A constant that parses; `every_key_is_listed_with_its_default` parses it.
     #[allow(clippy::unwrap_used)]
     "localhost/botstead/workspace".parse().unwrap()
 }

@@ -35,11 +35,31 @@ impl Config {
         )?;
         for (key, value, least) in [
             ("auth.token_ttl_seconds", self.auth.token_ttl_seconds, 60),
-            ("workspace.stop_grace_seconds", self.workspace.stop_grace_seconds, 0),
-            ("workspace.pull_timeout_seconds", self.workspace.pull_timeout_seconds, 1),
-            ("workspace.busy_timeout_seconds", self.workspace.busy_timeout_seconds, 0),
-            ("http.header_timeout_seconds", self.http.header_timeout_seconds, 1),
-            ("http.request_timeout_seconds", self.http.request_timeout_seconds, 1),
+            (
+                "workspace.stop_grace_seconds",
+                self.workspace.stop_grace_seconds,
+                0,
+            ),
+            (
+                "workspace.pull_timeout_seconds",
+                self.workspace.pull_timeout_seconds,
+                1,
+            ),
+            (
+                "workspace.busy_timeout_seconds",
+                self.workspace.busy_timeout_seconds,
+                0,
+            ),
+            (
+                "http.header_timeout_seconds",
+                self.http.header_timeout_seconds,
+                1,
+            ),
+            (
+                "http.request_timeout_seconds",
+                self.http.request_timeout_seconds,
+                1,
+            ),
             ("http.keep_alive_seconds", self.http.keep_alive_seconds, 1),
             ("shutdown.grace_seconds", self.shutdown.grace_seconds, 0),
         ] {
@@ -48,8 +68,14 @@ impl Config {
                 return Err(invalid(key, reason));
             }
         }
-        at_least_one("limits.max_concurrent_creates", Some(self.limits.max_concurrent_creates))?;
-        at_least_one("auth.max_concurrent_hashes", self.auth.max_concurrent_hashes)?;
+        at_least_one(
+            "limits.max_concurrent_creates",
+            Some(self.limits.max_concurrent_creates),
+        )?;
+        at_least_one(
+            "auth.max_concurrent_hashes",
+            self.auth.max_concurrent_hashes,
+        )?;
         at_least_one("http.workers", self.http.workers)?;
         if self.http.body_limit_bytes < 128 << 10 {
             // A bot's metadata alone may have 64 KiB, and JSON escapes make text longer.
@@ -121,7 +147,10 @@ impl Config {
             let reason = format!("{address} is loopback, which in a workspace is the workspace");
             return Err(invalid("network.nameservers", reason));
         }
-        if network.mtu.is_some_and(|mtu| !(576..=65_535).contains(&mtu)) {
+        if network
+            .mtu
+            .is_some_and(|mtu| !(576..=65_535).contains(&mtu))
+        {
             return Err(invalid("network.mtu", "expected 576 to 65535"));
         }
         Ok(())
@@ -184,7 +213,10 @@ fn program(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     if path.is_absolute() || name_only {
         return Ok(());
     }
-    Err(invalid(key, "expected an absolute path or a program's name"))
+    Err(invalid(
+        key,
+        "expected an absolute path or a program's name",
+    ))
 }
 
 fn at_least_one(key: &'static str, value: Option<usize>) -> Result<(), ConfigError> {

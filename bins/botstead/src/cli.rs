@@ -1,0 +1,72 @@
+//! The command line.
+
+use botstead_types::Role;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// A computer for every bot: workspaces in containers, with snapshots, behind an HTTP API.
+#[derive(Debug, Parser)]
+#[command(name = "botstead", version)]
+pub(crate) struct Cli {
+    /// The configuration file; see docs/CONFIGURATION.md for its keys.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server until SIGTERM or SIGINT. Workspaces go on when it ends.
+    Serve,
+    /// Print the OpenAPI document of the HTTP API.
+    Openapi,
+    /// Manage accounts, straight in the database, whether or not the server runs.
+    #[command(subcommand)]
+    Admin(Admin),
+    /// Show the configuration.
+    #[command(subcommand)]
+    Config(Show),
+    /// Check this host and say what to do where something is missing.
+    Doctor {
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Admin {
+    /// Add a user and print `{"id","username","password"}`.
+    CreateUser {
+        #[command(flatten)]
+        account: Account,
+        /// What the user may do: admin or member.
+        #[arg(long, default_value_t = Role::Member)]
+        role: Role,
+        /// The name to show.
+        #[arg(long)]
+        display_name: Option<String>,
+    },
+    /// Give a user a new password. It voids their tokens.
+    SetPassword {
+        #[command(flatten)]
+        account: Account,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Account {
+    /// The name to sign in with.
+    #[arg(long)]
+    pub(crate) username: String,
+    /// Read the password from standard input instead of making a random one and printing it.
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Show {
+    /// Print the configuration that is in effect, as TOML.
+    Print,
+}

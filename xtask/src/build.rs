@@ -1,0 +1,105 @@
+//! Builds the two programs in release mode.
+
+use crate::{command, repository};
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+
+const ADVICE: &str = "the message above; a missing linker or protoc comes with \
+                      `apt-get install build-essential protobuf-compiler`";
+
+/// The server's program.
+pub(crate) fn server() -> Result<PathBuf> {
+    command::run(
+        repository::cargo().args(["build", "--locked", "--release", "--package", "botstead"]),
+        ADVICE,
+    )?;
+    Ok(repository::target().join("release/botstead"))
+}
+
+/// The agent's program, static, so that it runs in images without any library.
+pub(crate) fn agent() -> Result<PathBuf> {
+    let triple = host_triple()?;
+    // With an explicit target the flags concern the agent alone, not build scripts and procedural
+    // macros, which cannot be static; and its files stay apart from other builds.
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    command::run(
+        repository::cargo()
+            .env(
+                "RUSTFLAGS",
+                format!("{flags} -C target-feature=+crt-static"),
+            )
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .args(["build", "--locked", "--profile", "agent"])
+            .args(["--package", "botstead-agent", "--target", &triple]),
+        ADVICE,
+    )?;
+    let path = repository::target()
+        .join(triple)
+        .join("agent/botstead-agent");
+    let program =
+        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if needs_loader(&program) {
+        bail!(
+            "{} is not static: it names a program loader",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+fn host_triple() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let text = command::capture(
+        std::process::Command::new(rustc)
+            .arg("-vV")
+            .current_dir(repository::root()),
+        "rustup show",
+    )?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("rustc -vV names no host")
+}
+
+/// Whether a 64-bit little-endian ELF program has a PT_INTERP segment (elf(5)), or is none at all.
+fn needs_loader(program: &[u8]) -> bool {
+    const PT_INTERP: u32 = 3;
+    let number = |offset: usize, size: usize| -> Option<u64> {
+        let bytes = program.get(offset..offset.checked_add(size)?)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+        )
+    };
+    let segments = || -> Option<Vec<u32>> {
+        if program.get(..6)? != b"\x7fELF\x02\x01" {
+            return None;
+        }
+        let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        (0..count)
+            .map(|index| {
+                let offset = usize::try_from(table + index * size).ok()?;
+                u32::try_from(number(offset, 4)?).ok()
+            })
+            .collect()
+    };
+    segments().is_none_or(|kinds| kinds.contains(&PT_INTERP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_dynamic_programs() {
+        // The test program itself is dynamic on the gnu targets.
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(needs_loader(&own));
+        assert!(needs_loader(b"#!/bin/sh\n"));
+        let mut header = vec![0; 64];
+        header[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        assert!(!needs_loader(&header), "no segment at all");
+    }
+}

@@ -1,0 +1,111 @@
+//! `cargo xtask test`: installs what the tests need and runs them, on the installed containerd and,
+//! with `--matrix`, on newer ones.
+
+mod matrix;
+
+use crate::apt::{self, Need, need};
+use crate::progress::step;
+use crate::{build, command, repository};
+use anyhow::Result;
+pub(crate) use matrix::Version;
+use std::path::Path;
+use std::process::Command;
+
+/// What the tests run for real.
+const NEEDS: &[Need] = &[
+    need("containerd", "containerd"),
+    need("runc", "runc"),
+    need("nftables", "nft"),
+    need("iptables", "iptables"),
+    need("iproute2", "ip"),
+    need("busybox-static", "busybox"),
+    need("docker-registry", "docker-registry"),
+    need("skopeo", "skopeo"),
+    need("umoci", "umoci"),
+    need("util-linux", "unshare"),
+    need("e2fsprogs", "mkfs.ext4"),
+    need("protobuf-compiler", "protoc"),
+    need("gcc", "cc"),
+];
+
+/// More tests at once only wait for one containerd and one disk.
+const MOST_THREADS: usize = 4;
+
+/// Where tests find the static agent.
+const AGENT: &str = "BOTSTEAD_TEST_AGENT";
+/// Where tests find another containerd than the installed one.
+const CONTAINERD: &str = "BOTSTEAD_TEST_CONTAINERD_BIN";
+
+/// The tests of the whole workspace, or those whose names match `filters`.
+pub(crate) fn run(filters: &[String]) -> Result<()> {
+    step("packages for the tests", || apt::ensure(NEEDS))?;
+    let agent = step("build the agent", build::agent)?;
+    step("tests", || {
+        let mut command = cargo_test(&agent, filters);
+        command.arg("--workspace");
+        finish(command, filters)
+    })
+}
+
+/// The tests of the containerd adapter on newer versions of containerd.
+pub(crate) fn run_matrix(versions: &[Version], filters: &[String]) -> Result<()> {
+    step("packages for the tests", || apt::ensure(NEEDS))?;
+    let agent = step("build the agent", build::agent)?;
+    for version in versions {
+        let folder = step(&format!("fetch {version}"), || matrix::fetch(*version))?;
+        step(&format!("tests on {version}"), || {
+            let programs = folder.join("usr/bin");
+            let mut command = cargo_test(&agent, filters);
+            command
+                .args(["--package", "botstead-runtime-containerd"])
+                .env(CONTAINERD, programs.join("containerd"))
+                .env("PATH", path_with(&programs));
+            finish(command, filters)
+        })?;
+    }
+    Ok(())
+}
+
+fn cargo_test(agent: &Path, filters: &[String]) -> Command {
+    let mut command = repository::cargo();
+    command.args(["test", "--locked"]).env(AGENT, agent);
+    if filters.is_empty() {
+        // All failures at once; with filters somebody waits for one.
+        command.arg("--no-fail-fast");
+    }
+    command
+}
+
+fn finish(mut command: Command, filters: &[String]) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    command
+        .arg("--")
+        .arg(format!("--test-threads={}", threads.min(MOST_THREADS)))
+        .args(filters);
+    command::run(
+        &mut command,
+        "the failing test alone: cargo xtask test -- NAME",
+    )
+}
+
+/// containerd looks for its shim on the PATH, and a shim of another version is not its own.
+fn path_with(programs: &Path) -> std::ffi::OsString {
+    let mut path = programs.as_os_str().to_owned();
+    if let Some(rest) = std::env::var_os("PATH") {
+        path.push(":");
+        path.push(rest);
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_containerd_finds_its_own_shim_first() {
+        let path = path_with(Path::new("/x/usr/bin"));
+        let first = std::env::split_paths(&path).next();
+        assert_eq!(first.as_deref(), Some(Path::new("/x/usr/bin")));
+    }
+}

@@ -1,0 +1,204 @@
+//! `cargo xtask up`: from a fresh machine to a running server, step by step, each step repeatable.
+
+pub(crate) mod admin;
+pub(crate) mod layout;
+pub(crate) mod server;
+
+use crate::api::{Api, escaped};
+use crate::apt::{self, Need, need};
+use crate::progress::{note, step};
+use crate::{build, command, image};
+use anyhow::{Context, Result, bail};
+use layout::{Place, State};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::process::Command;
+
+/// What building and running the server takes.
+const NEEDS: &[Need] = &[
+    need("containerd", "containerd"),
+    need("runc", "runc"),
+    need("nftables", "nft"),
+    need("protobuf-compiler", "protoc"),
+    need("gcc", "cc"),
+    need("libc6-dev", "ldd"),
+    need("util-linux", "setsid"),
+    need("mmdebstrap", "mmdebstrap"),
+];
+
+/// Brings the server up.
+pub(crate) fn run(place: &Place) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("`cargo xtask up` starts containers and must run as root");
+    }
+    step("packages", || {
+        apt::ensure(NEEDS)?;
+        check_containerd()
+    })?;
+    let server_program = step("build the server", build::server)?;
+    let agent_program = step("build the agent", build::agent)?;
+    make_folder(&place.data_dir)?;
+    let archive = step("default image", || {
+        image::ensure(&place.image_folder(), false)
+    })?;
+    let mut state = State::load(place)?;
+
+    let changed = step("install", || {
+        make_folder(&place.programs())?;
+        let server = server::install(&server_program, &place.programs())?;
+        let agent = server::install(&agent_program, &place.programs())?;
+        place.write_config()?;
+        note(format_args!("configuration: {}", place.config().display()));
+        Ok(server || agent)
+    })?;
+    let url = place.read_config()?.url();
+    let password = first_admin(place, &mut state)?;
+    step("server", || {
+        server::ensure(place, &mut state, &url, changed)
+    })?;
+    step("import the default image", || {
+        import(place, &mut state, &url, &archive)
+    })?;
+    summary(place, &url, password.as_deref());
+    Ok(())
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// A containerd that is there is used, but not one that is too old.
+fn check_containerd() -> Result<()> {
+    let text = command::capture(
+        Command::new("containerd").arg("--version"),
+        "containerd --version by hand",
+    )?;
+    let version = version(&text)
+        .with_context(|| format!("cannot tell containerd's version from {:?}", text.trim()))?;
+    note(format_args!("containerd {}.{}", version.0, version.1));
+    if version < (1, 6) {
+        bail!(
+            "containerd {}.{} is too old, 1.6 is needed; try: install a newer containerd",
+            version.0,
+            version.1
+        );
+    }
+    Ok(())
+}
+
+/// The first two numbers of the first word that begins like a version: Debian, Docker and
+/// containerd's own builds print different things around it.
+fn version(text: &str) -> Option<(u32, u32)> {
+    text.split_whitespace().find_map(|word| {
+        let (major, rest) = word.trim_start_matches('v').split_once('.')?;
+        let minor = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    })
+}
+
+/// Makes the first admin, once, and shows the password at once: a later failure must not swallow it.
+fn first_admin(place: &Place, state: &mut State) -> Result<Option<String>> {
+    if state.admin {
+        return Ok(None);
+    }
+    step("first admin", || {
+        let created = admin::create(place, admin::FIRST)?;
+        state.admin = true;
+        state.save(place)?;
+        note(format_args!("user: {}", admin::FIRST));
+        note(format_args!("password: {}", created.password));
+        Ok(Some(created.password))
+    })
+}
+
+/// Gives the server the default image, unless it has this very one.
+fn import(place: &Place, state: &mut State, url: &str, archive: &Path) -> Result<()> {
+    let file_name = archive
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    let temporary = admin::Temporary::create(place, url)?;
+    let images = temporary.api.get("/images")?.expect(200)?;
+    if state.image == file_name && images.to_string().contains(image::NAME) {
+        note("the server has it");
+        return Ok(());
+    }
+    let file = File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
+    let path = format!("/images/import?name={}", escaped(image::NAME));
+    temporary
+        .api
+        .upload(&path, "application/x-tar", file)?
+        .expect_any(&[200, 201])
+        .context("the server refused the default image")?;
+    state.image = file_name;
+    state.save(place)
+}
+
+fn summary(place: &Place, url: &str, password: Option<&str>) {
+    println!("\nBotstead runs: {url}  (API: {url}/docs)");
+    println!("user: {}", admin::FIRST);
+    match password {
+        Some(password) => println!("password: {password}   (shown this once)"),
+        None => println!(
+            "password: as it was; a new one: {}",
+            admin::reset_line(place)
+        ),
+    }
+    println!("\nFirst call:");
+    println!(
+        "  curl -s {url}/auth/login -H 'Content-Type: application/json' \\\n    -d '{{\"username\":\"{}\",\"password\":\"{}\"}}'",
+        admin::FIRST,
+        password.unwrap_or("...")
+    );
+    println!("\nAfter a reboot:");
+    match place.unit() {
+        Some(unit) => println!("  systemd starts {unit}, which starts what ran."),
+        None => println!(
+            "  nothing by itself, as no systemd runs it here; `cargo xtask up` starts it, or:\n  {} --config {} serve",
+            place.server().display(),
+            place.config().display()
+        ),
+    }
+}
+
+/// Whether `up` was run for this place.
+pub(crate) fn is_installed(place: &Place) -> bool {
+    place.config().is_file() && fs::metadata(place.server()).is_ok()
+}
+
+/// The server's address, when it answers.
+pub(crate) fn running_url(place: &Place) -> Result<String> {
+    let url = place.read_config()?.url();
+    Api::new(&url)
+        .get("/readyz")?
+        .expect(200)
+        .context("the server is not ready; try: cargo xtask up")?;
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_versions_of_every_vendor() {
+        for (text, expected) in [
+            (
+                "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1",
+                (1, 6),
+            ),
+            ("containerd containerd.io v2.1.3 c787fb98", (2, 1)),
+            (
+                "containerd github.com/containerd/containerd/v2 2.1.9~ds1 2.1.9",
+                (2, 1),
+            ),
+        ] {
+            assert_eq!(version(text), Some(expected), "{text}");
+        }
+        assert_eq!(version("no version here"), None);
+    }
+}
