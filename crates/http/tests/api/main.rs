@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod container;
+mod log;
 mod people;
 mod rules;
 mod support;
