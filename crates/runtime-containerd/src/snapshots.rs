@@ -124,7 +124,6 @@ impl Snapshots for ContainerdSnapshots {
             name: name.as_str().to_owned(),
             key: key.as_str().to_owned(),
             labels,
-            ..CommitSnapshotRequest::default()
         };
         // Without a deadline: it walks the files of the snapshot.
         let request = self.client.leased(&op, lease, request)?;
