@@ -208,7 +208,7 @@ impl ProcessUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use botstead_store::{OperationKind, OperationState};
+    use botstead_workspace::{OperationKind, OperationState};
     use botstead_workspace::OperationStatistics;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::context::RequestId;
 use crate::problem::Problem;
-use botstead_runtime::LayerProgress;
+use botstead_workspace::LayerProgress;
 use botstead_types::{InvalidValue, Limits, Page};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -7,7 +7,7 @@ use crate::shapes::{List, word};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, patch, post, web};
 use botstead_accounts::{BotUpdate, NewBot};
-use botstead_store::Bot;
+use botstead_accounts::Bot;
 use botstead_types::{BotId, PageRequest};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,7 @@ use crate::shapes::List;
 use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
-use botstead_runtime::Image;
+use botstead_workspace::Image;
 use botstead_types::ImageRef;
 use botstead_workspace::ImageEvent;
 use chrono::{DateTime, Utc};

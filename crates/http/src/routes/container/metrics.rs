@@ -150,7 +150,7 @@ async fn get_metrics(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use botstead_runtime::{CpuUsage, MemoryUsage, Usage};
+    use botstead_workspace::{CpuUsage, MemoryUsage, Usage};
     use botstead_workspace::StorageUsage;
     use serde_json::json;
 

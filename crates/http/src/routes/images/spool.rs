@@ -7,7 +7,7 @@ use crate::problem::Problem;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, web};
 use botstead_authz::Actor;
-use botstead_runtime::Image;
+use botstead_workspace::Image;
 use botstead_types::ImageRef;
 use botstead_workspace::Workspaces;
 use futures_util::StreamExt;
