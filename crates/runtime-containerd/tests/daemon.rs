@@ -127,7 +127,7 @@ async fn it_starts_answers_and_stops_without_a_trace() {
     let begin = Instant::now();
     daemon.stop().await.unwrap();
     eprintln!("stopped in {:?}", begin.elapsed());
-    assert_eq!(place.processes(), []);
+    assert_eq!(place.processes(), [0; 0]);
     assert!(!place.pid_file().exists());
 }
 
@@ -159,7 +159,7 @@ async fn a_killed_containerd_is_restarted_and_answers_on_the_same_socket() {
         assert_eq!(place.processes(), [pid]);
     }
     daemon.stop().await.unwrap();
-    assert_eq!(place.processes(), []);
+    assert_eq!(place.processes(), [0; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +185,7 @@ async fn the_next_server_adopts_it_and_supervises_it() {
     assert_eq!(third.pid(), Some(pid));
     assert_eq!(place.processes(), [pid]);
     third.stop().await.unwrap();
-    assert_eq!(place.processes(), []);
+    assert_eq!(place.processes(), [0; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
