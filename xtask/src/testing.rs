@@ -47,17 +47,30 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     })
 }
 
-/// The tests of the containerd adapter on newer versions of containerd.
+/// The tests of the containerd adapter on other versions of containerd; on the installed one and on
+/// every other when none is named.
 pub(crate) fn run_matrix(versions: &[Version], filters: &[String]) -> Result<()> {
     step("packages for the tests", || apt::ensure(NEEDS))?;
     let agent = step("build the agent", build::agent)?;
+    let adapter = || {
+        let mut command = cargo_test(&agent, filters);
+        command.args(["--package", "botstead-runtime-containerd"]);
+        command
+    };
+    let versions = if versions.is_empty() {
+        step("tests on the installed containerd", || {
+            finish(adapter(), filters)
+        })?;
+        Version::ALL
+    } else {
+        versions
+    };
     for version in versions {
         let folder = step(&format!("fetch {version}"), || matrix::fetch(*version))?;
         step(&format!("tests on {version}"), || {
             let programs = folder.join("usr/bin");
-            let mut command = cargo_test(&agent, filters);
+            let mut command = adapter();
             command
-                .args(["--package", "botstead-runtime-containerd"])
                 .env(CONTAINERD, programs.join("containerd"))
                 .env("PATH", path_with(&programs));
             finish(command, filters)

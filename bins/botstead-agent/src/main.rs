@@ -1,7 +1,7 @@
 //! PID 1 of every workspace: reaps orphans and ends on SIGTERM.
 //!
-//! A static program without threads that sleeps in `poll` until a signal arrives. It starts nothing
-//! and serves nothing: commands run through the runtime's exec, and files, commands and terminals
+//! A static program without threads that sleeps in `poll` until a signal arrives. It makes
+//! `/data`, starts nothing and serves nothing: commands run through the runtime's exec, and files, commands and terminals
 //! of its own come with the agent protocol. The waiting for children is in [`init`], in one place.
 #![allow(
     clippy::print_stdout,
@@ -14,6 +14,8 @@ mod options;
 
 use options::Request;
 use std::process::ExitCode;
+
+const DATA: &str = "/data";
 
 fn main() -> ExitCode {
     let options = match options::parse(std::env::args_os().skip(1)) {
@@ -36,6 +38,11 @@ fn main() -> ExitCode {
     if std::process::id() != 1 {
         eprintln!("botstead-agent: must run as PID 1 of a process namespace of its own");
         return ExitCode::from(2);
+    }
+    // The folder of the bot's own files. Without it commands have no place to start in, which the
+    // one who runs one is told; ending here would take the whole workspace away.
+    if let Err(error) = std::fs::create_dir_all(DATA) {
+        eprintln!("botstead-agent: cannot make {DATA}: {error}");
     }
     match init::run(options.grace) {
         Ok(()) => ExitCode::SUCCESS,

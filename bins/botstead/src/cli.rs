@@ -17,6 +17,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the server until SIGTERM or SIGINT. Workspaces go on when it ends.
+    Serve,
+    /// Print the OpenAPI document of the HTTP API.
+    Openapi,
     /// Manage accounts, straight in the database, whether or not the server runs.
     #[command(subcommand)]
     Admin(Admin),

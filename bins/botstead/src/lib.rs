@@ -9,3 +9,4 @@ pub mod config;
 pub mod doctor;
 pub mod installation;
 pub mod process;
+pub mod serve;

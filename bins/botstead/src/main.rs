@@ -1,15 +1,10 @@
 //! The `botstead` program: reads the command line and the configuration, and runs one command.
-//!
-//! `serve` is built here once the adapters are there. Its order: `process::start_log` and
-//! `install_tls_provider`, the main runtime, `Installation::prepare` and `lock`, the store,
-//! `Accounts`, the runtime and network adapters, the workspace service and its reconciliation,
-//! the HTTP server, and `process::shutdown_signal`, which ends them in reverse.
 
 mod cli;
 
 use anyhow::Context;
 use botstead_server::config::{self, Config, Log};
-use botstead_server::{admin, doctor, process};
+use botstead_server::{admin, doctor, process, serve};
 use clap::Parser;
 use cli::{Account, Admin, Cli, Command, Show};
 use std::io::Write;
@@ -35,6 +30,20 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = config::load(file.as_deref(), environment)?;
     match cli.command {
+        Command::Serve => {
+            process::start_log(&config.log)?;
+            process::install_tls_provider();
+            runtime()?.block_on(serve::serve(&config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Openapi => {
+            let document = botstead_http::openapi();
+            let text = document
+                .to_pretty_json()
+                .context("cannot write the document")?;
+            print(&format!("{text}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Admin(command) => {
             // A command's own words are its answer; the log shows only what goes wrong.
             process::start_log(&Log {

@@ -38,6 +38,10 @@ pub enum Fault {
     NotFound,
     /// Answers 401 to everything.
     Unauthorized,
+    /// Wants the user `bot` with the password `secret`, by HTTP basic authentication.
+    BasicSignIn,
+    /// Wants a token, which its token service gives to `bot` with the password `secret`.
+    TokenSignIn,
     /// Serves a manifest without end.
     EndlessManifest,
 }
@@ -159,6 +163,11 @@ async fn answer_all(stream: &mut TcpStream, state: &State) -> io::Result<()> {
                 })
                 .flatten()
         });
+        if let Some(challenge) = state.challenge(&head, &path) {
+            let refused = body(stream, "401 Unauthorized", &challenge, b"{}");
+            refused.await?;
+            continue;
+        }
         if !answer(stream, state, &path, range).await? {
             return Ok(());
         }
@@ -183,6 +192,9 @@ async fn answer(
     }
     if path == "/v2/" {
         return status(stream, "200 OK").await;
+    }
+    if path.starts_with("/token?") {
+        return body(stream, "200 OK", "", br#"{"token":"a-token"}"#).await;
     }
     let name = path.rsplit('/').next().unwrap_or_default();
     if path.contains("/manifests/") {
@@ -269,7 +281,33 @@ async fn layer(
     }
 }
 
+/// `bot:secret` in base64 (RFC 7617).
+const BASIC: &str = "authorization: basic ym90onnly3jlda==";
+
 impl State {
+    /// What a request without the right Authorization header is answered.
+    fn challenge(&self, head: &str, path: &str) -> Option<String> {
+        let signed_in_by = |line: &str| head.lines().any(|l| l.eq_ignore_ascii_case(line));
+        let basic = "WWW-Authenticate: Basic realm=\"test\"\r\n".to_owned();
+        match self.fault {
+            Fault::BasicSignIn => (!signed_in_by(BASIC)).then_some(basic),
+            Fault::TokenSignIn if path.starts_with("/token") => {
+                (!signed_in_by(BASIC)).then_some(basic)
+            }
+            Fault::TokenSignIn => (!signed_in_by("authorization: bearer a-token")).then(|| {
+                let host = head.lines().find_map(|line| {
+                    let (name, value) = line.split_once(':')?;
+                    name.eq_ignore_ascii_case("host").then(|| value.trim())
+                });
+                format!(
+                    "WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"test\"\r\n",
+                    host.unwrap_or_default()
+                )
+            }),
+            _ => None,
+        }
+    }
+
     /// Whether the fault strikes once more, out of `times`.
     fn strikes(&self, times: usize) -> bool {
         self.faults_done.fetch_add(1, Ordering::Relaxed) < times

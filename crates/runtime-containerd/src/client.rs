@@ -1,8 +1,7 @@
-//! The connection to containerd: a channel that connects when it is used, the namespace on every
-//! request, the lease where there is one.
+//! The connection to containerd: its socket, the namespace of every call, leases and deadlines.
 
 use crate::op::Op;
-use botstead_runtime::{ErrorKind, Result};
+use botstead_runtime::{Error, ErrorKind, Result};
 use botstead_types::LeaseId;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
@@ -15,17 +14,37 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::services::v1::{AddResourceRequest, Resource};
 use hyper_util::rt::TokioIo;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
-use tower::service_fn;
+use tonic::{Request, Status};
 
-/// How long containerd may take for an answer to anything but a wait, a stream or a pull. Creating
-/// a task on a busy host takes seconds.
+/// How long containerd may take for one call that should be short. Generous: a host under load
+/// takes seconds to start a task, and a call that was given up may still have its effect.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Lists of containers and tasks come in one message; tonic's default of 4 MiB is some thousands.
+const MAX_MESSAGE: usize = 256 << 20;
+
+/// A connection to the socket, made with the first call and again whenever it broke. Must be called
+/// on a tokio runtime.
+pub(crate) fn channel(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    // The address is never looked up: the connector knows the socket.
+    Endpoint::from_static("http://containerd").connect_with_connector_lazy(tower::service_fn(
+        move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        },
+    ))
+}
+
+/// What containerd's answer to an operation means.
+pub(crate) fn error(operation: &'static str, subject: impl ToString, status: Status) -> Error {
+    Op::new(operation, subject).status(status)
+}
 
 /// A connection, the namespace and the snapshotter.
 #[derive(Debug, Clone)]
@@ -33,19 +52,6 @@ pub(crate) struct Client {
     channel: Channel,
     namespace: MetadataValue<Ascii>,
     pub(crate) snapshotter: String,
-}
-
-/// A channel to containerd's socket. It connects on first use and again whenever the daemon was
-/// restarted.
-pub(crate) fn channel(socket: &Path) -> Channel {
-    let socket: PathBuf = socket.to_owned();
-    // The address is not used: the connector goes to the socket.
-    Endpoint::from_static("http://containerd.invalid")
-        .connect_timeout(Duration::from_secs(3))
-        .connect_with_connector_lazy(service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        }))
 }
 
 impl Client {
@@ -64,7 +70,13 @@ impl Client {
         })
     }
 
-    /// A request that may take as long as it takes: a wait or a stream.
+    /// The namespace's name.
+    pub(crate) fn namespace(&self) -> &str {
+        // It was made from a str.
+        self.namespace.to_str().unwrap_or_default()
+    }
+
+    /// A request that may take as long as it takes: a stream or a wait.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request
@@ -73,7 +85,7 @@ impl Client {
         request
     }
 
-    /// A request that is answered soon or not at all.
+    /// A request that is answered within [`DEADLINE`] or fails as `Unavailable`.
     pub(crate) fn unary<T>(&self, message: T) -> Request<T> {
         let mut request = self.request(message);
         request.set_timeout(DEADLINE);
@@ -110,32 +122,54 @@ impl Client {
                 r#type: kind,
             }),
         };
-        self.leases()
-            .add_resource(self.unary(request))
+        LeasesClient::new(self.channel.clone())
+            .add_resource(self.request(request))
             .await
             .map_err(|status| op.status(status))?;
         Ok(())
     }
+
+    pub(crate) fn images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn content(&self) -> ContentClient<Channel> {
+        ContentClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn diff(&self) -> DiffClient<Channel> {
+        DiffClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn containers(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn leases(&self) -> LeasesClient<Channel> {
+        LeasesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn events(&self) -> EventsClient<Channel> {
+        EventsClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn version(&self) -> VersionClient<Channel> {
+        VersionClient::new(self.channel.clone())
+    }
 }
 
-macro_rules! services {
-    ($($name:ident: $client:ident,)+) => {
-        impl Client {
-            $(pub(crate) fn $name(&self) -> $client<Channel> {
-                $client::new(self.channel.clone())
-            })+
-        }
-    };
+/// A protobuf timestamp, or the epoch where containerd gave none.
+pub(crate) fn time(time: Option<prost_types::Timestamp>) -> chrono::DateTime<chrono::Utc> {
+    time.and_then(|time| {
+        chrono::DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
+    })
+    .unwrap_or_default()
 }
-
-services!(
-    containers: ContainersClient,
-    content: ContentClient,
-    diff: DiffClient,
-    events: EventsClient,
-    images: ImagesClient,
-    leases: LeasesClient,
-    snapshots: SnapshotsClient,
-    tasks: TasksClient,
-    version: VersionClient,
-);

@@ -1,6 +1,21 @@
-//! The runtime ports on containerd 1.6, 1.7 and 2.x.
+//! The runtime ports on containerd 1.6, 1.7 and 2.x, over its gRPC socket.
+//!
+//! [`Containerd::connect`] uses a containerd that runs; [`daemon::Daemon`] supervises one of this
+//! installation's own. Nothing here knows bots or versions; networks are another crate's.
 
+mod backend;
+mod cdi;
 mod client;
+mod config;
+mod containers;
 pub mod daemon;
 pub mod images;
+mod leases;
+mod metrics;
 mod op;
+mod snapshots;
+mod spec;
+mod tasks;
+
+pub use backend::Containerd;
+pub use config::ContainerdConfig;

@@ -46,33 +46,154 @@ impl Op {
 
     /// What containerd's answer means.
     pub(crate) fn status(&self, status: Status) -> Error {
-        let (kind, reason) = if is_disk_full(&status) {
-            (ErrorKind::ResourceExhausted, "the disk is full")
-        } else {
-            match status.code() {
-                Code::NotFound => (ErrorKind::NotFound, "containerd does not have it"),
-                Code::AlreadyExists => (ErrorKind::AlreadyExists, "containerd has it already"),
-                Code::InvalidArgument => (ErrorKind::InvalidArgument, "containerd refused it"),
-                Code::FailedPrecondition => (ErrorKind::Conflict, "containerd refused it"),
-                Code::Unavailable | Code::DeadlineExceeded => {
-                    (ErrorKind::Unavailable, "containerd did not answer")
-                }
-                Code::ResourceExhausted => (
-                    ErrorKind::ResourceExhausted,
-                    "containerd ran out of a resource",
-                ),
-                Code::Cancelled => (ErrorKind::Cancelled, "it was cancelled"),
-                Code::Unimplemented => (ErrorKind::Unsupported, "containerd cannot do it"),
-                _ => (ErrorKind::Internal, "containerd failed"),
-            }
-        };
+        let (kind, reason) = kind_of(&status);
         self.fail_with(kind, reason, status)
     }
 }
 
-/// containerd has no code for a full disk: `ENOSPC` and `EDQUOT` arrive as `Unknown` with Go's text
-/// of the error number, which is the one place where text has to decide.
+/// What text decides where containerd has no code for it: errors of the kernel, of runc and of the
+/// shim arrive as `Unknown` with Go's text. The first that is contained wins.
+const TEXTS: &[(&str, ErrorKind, &str)] = &[
+    (
+        "no space left on device",
+        ErrorKind::ResourceExhausted,
+        "the disk is full",
+    ),
+    (
+        "disk quota exceeded",
+        ErrorKind::ResourceExhausted,
+        "the disk is full",
+    ),
+    (
+        "cannot allocate memory",
+        ErrorKind::ResourceExhausted,
+        "the host is out of memory",
+    ),
+    (
+        "executable file not found",
+        ErrorKind::InvalidArgument,
+        "the program does not exist",
+    ),
+    (
+        "exec format error",
+        ErrorKind::InvalidArgument,
+        "the program cannot be executed here",
+    ),
+    (
+        "no such file or directory",
+        ErrorKind::InvalidArgument,
+        "a file that it needs does not exist",
+    ),
+    (
+        "permission denied",
+        ErrorKind::InvalidArgument,
+        "the program may not be executed",
+    ),
+    (
+        "cannot start a",
+        ErrorKind::Conflict,
+        "it was started already",
+    ),
+    ("cannot delete a", ErrorKind::Conflict, "it runs"),
+    ("cannot exec in a", ErrorKind::Conflict, "it does not run"),
+    ("with child", ErrorKind::Conflict, "others build on it"),
+    ("already finished", ErrorKind::NotFound, "it ended"),
+    (
+        "already exists",
+        ErrorKind::AlreadyExists,
+        "containerd has it already",
+    ),
+    (
+        "not found",
+        ErrorKind::NotFound,
+        "containerd does not have it",
+    ),
+    (
+        "does not exist",
+        ErrorKind::NotFound,
+        "containerd does not have it",
+    ),
+    (
+        "transport error",
+        ErrorKind::Unavailable,
+        "containerd did not answer",
+    ),
+    (
+        "deadline exceeded",
+        ErrorKind::Unavailable,
+        "containerd did not answer in time",
+    ),
+    (
+        "ttrpc: closed",
+        ErrorKind::Unavailable,
+        "its shim went away",
+    ),
+];
+
+fn kind_of(status: &Status) -> (ErrorKind, &'static str) {
+    if is_disk_full(status) {
+        return (ErrorKind::ResourceExhausted, "the disk is full");
+    }
+    match status.code() {
+        Code::NotFound => (ErrorKind::NotFound, "containerd does not have it"),
+        Code::AlreadyExists => (ErrorKind::AlreadyExists, "containerd has it already"),
+        Code::InvalidArgument => (ErrorKind::InvalidArgument, "containerd refused it"),
+        Code::FailedPrecondition => (ErrorKind::Conflict, "containerd refused it"),
+        // Whoever cancels a call here drops it and sees no answer: this is a broken connection or
+        // tonic's own deadline.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+            (ErrorKind::Unavailable, "containerd did not answer")
+        }
+        Code::ResourceExhausted => (
+            ErrorKind::ResourceExhausted,
+            "containerd ran out of a resource",
+        ),
+        Code::Unimplemented => (ErrorKind::Unsupported, "containerd cannot do it"),
+        _ => TEXTS
+            .iter()
+            .find(|(text, ..)| status.message().contains(text))
+            .map_or((ErrorKind::Internal, "containerd failed"), |found| {
+                (found.1, found.2)
+            }),
+    }
+}
+
+/// containerd has no code for a full disk: `ENOSPC` and `EDQUOT` arrive with Go's text of the error
+/// number, under several codes.
 pub(crate) fn is_disk_full(status: &Status) -> bool {
     let text = status.message();
     text.contains("no space left on device") || text.contains("disk quota exceeded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_decide_only_where_there_is_no_code() {
+        let kind = |code, text: &str| kind_of(&Status::new(code, text)).0;
+        for (code, text, expected) in [
+            (
+                Code::Unknown,
+                "write x: no space left on device",
+                ErrorKind::ResourceExhausted,
+            ),
+            (
+                Code::Internal,
+                "x: disk quota exceeded",
+                ErrorKind::ResourceExhausted,
+            ),
+            (
+                Code::Unknown,
+                "cannot start a running process",
+                ErrorKind::Conflict,
+            ),
+            (Code::Unknown, "transport error", ErrorKind::Unavailable),
+            (Code::Cancelled, "Timeout expired", ErrorKind::Unavailable),
+            (Code::AlreadyExists, "x not found", ErrorKind::AlreadyExists),
+            (Code::Unknown, "something else", ErrorKind::Internal),
+        ] {
+            assert_eq!(kind(code, text), expected, "{text}");
+        }
+    }
 }

@@ -105,6 +105,7 @@ async fn it_starts_answers_and_stops_without_a_trace() {
     let place = Place::new();
     let begin = Instant::now();
     let daemon = place.start().await;
+    assert!(!daemon.adopted());
     eprintln!("started in {:?}", begin.elapsed());
     assert_eq!(
         daemon.socket(),
@@ -172,6 +173,7 @@ async fn the_next_server_adopts_it_and_supervises_it() {
     let begin = Instant::now();
     let second = place.start().await;
     eprintln!("adopted in {:?}", begin.elapsed());
+    assert!(second.adopted());
     assert_eq!(second.pid(), Some(pid));
     version(second.socket()).await;
 

@@ -12,6 +12,8 @@ pub struct WorkspaceConfig {
     pub agent: PathBuf,
     /// The image of a workspace that nobody chose one for.
     pub default_image: ImageRef,
+    /// The images that may be used: references, or prefixes that end in `*`. All when empty.
+    pub allowed_images: Vec<String>,
     /// Limits of a workspace where neither the request nor the bot names any.
     pub default_limits: Limits,
     /// An IANA time zone for workspaces; `None` leaves the image's own.
@@ -26,6 +28,8 @@ pub struct WorkspaceConfig {
     pub storage_path: PathBuf,
     /// New work is refused when less than this many bytes are free.
     pub min_free_bytes: u64,
+    /// The same, as a percentage of that filesystem.
+    pub min_free_percent: u8,
     /// How many workspaces are created or started at the same time; others wait their turn.
     pub max_concurrent_starts: usize,
     /// How often what should run is compared with what runs.
@@ -41,6 +45,7 @@ impl WorkspaceConfig {
         Self {
             agent,
             default_image: default_image(),
+            allowed_images: Vec::new(),
             default_limits: Limits {
                 memory_bytes: Some(2 << 30),
                 pids: Some(1024),
@@ -52,6 +57,7 @@ impl WorkspaceConfig {
             busy_wait: Duration::from_secs(30),
             storage_path,
             min_free_bytes: 1 << 30,
+            min_free_percent: 5,
             max_concurrent_starts: 16,
             reconcile_interval: Duration::from_secs(15),
         }

@@ -99,9 +99,7 @@ impl Workspaces {
         let wishes = inner.wishes(&bot, record.as_ref(), &request)?;
         match &record {
             Some(record) => refuse_other(record, &request)?,
-            None => {
-                disk::require_free_space(&inner.config.storage_path, inner.config.min_free_bytes)?
-            }
+            None => disk::require_free_space(&inner.config)?,
         }
         inner.join_or_begin(bot.id, request, wishes)
     }
@@ -119,6 +117,24 @@ impl Inner {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses an image that this server's operator does not allow.
+    pub(crate) fn refuse_image_not_allowed(&self, image: &ImageRef) -> Result<()> {
+        let allowed = &self.config.allowed_images;
+        let fits = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => image.as_str().starts_with(prefix),
+            None => pattern
+                .parse()
+                .is_ok_and(|allowed: ImageRef| allowed == *image),
+        };
+        if allowed.is_empty() || *image == self.config.default_image || allowed.iter().any(fits) {
+            return Ok(());
+        }
+        Err(Error::InvalidRequest {
+            code: "image_not_allowed",
+            message: format!("image {image} is not allowed on this server"),
+        })
     }
 
     fn wishes(

@@ -35,7 +35,8 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized_on_server(actor, Action::ManageImages, "pull images")?;
         inner.refuse_when_closing()?;
-        disk::require_free_space(&inner.config.storage_path, inner.config.min_free_bytes)?;
+        inner.refuse_image_not_allowed(&image)?;
+        disk::require_free_space(&inner.config)?;
         let progress = Arc::new(watch::Sender::<PullProgress>::default());
         let shown = progress.subscribe();
         let (sender, result) = oneshot::channel();
@@ -78,7 +79,7 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized_on_server(actor, Action::ManageImages, "import images")?;
         inner.refuse_when_closing()?;
-        disk::require_free_space(&inner.config.storage_path, inner.config.min_free_bytes)?;
+        disk::require_free_space(&inner.config)?;
         let work = Arc::clone(inner);
         inner
             .detached(async move {

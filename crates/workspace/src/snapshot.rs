@@ -62,7 +62,7 @@ impl Workspaces {
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
         inner.refuse_when_closing()?;
         let name = checked_name(name)?;
-        disk::require_free_space(&inner.config.storage_path, inner.config.min_free_bytes)?;
+        disk::require_free_space(&inner.config)?;
         let work = Arc::clone(inner);
         inner
             .detached(async move {

@@ -10,7 +10,7 @@ use std::fmt::Write;
 /// What every environment variable begins with.
 pub const PREFIX: &str = "BOTSTEAD_";
 /// Variables with that beginning that are no keys.
-pub(super) const OTHER_VARIABLES: &[&str] = &["BOTSTEAD_CONFIG"];
+pub(super) const OTHER_VARIABLES: &[&str] = &["BOTSTEAD_CONFIG", "BOTSTEAD_FAULT_POINT"];
 
 /// A field's name and the lines of its documentation.
 pub(super) type FieldDoc = (&'static str, &'static [&'static str]);

@@ -1,3 +1,5 @@
+//! Cases of listings.
+
 use super::*;
 use crate::lineage;
 use botstead_types::SnapshotKind;

@@ -58,6 +58,18 @@ const DISABLED_PLUGINS: &[&str] = &[
 ];
 
 impl DaemonConfig {
+    /// The containerd of the host's `PATH`, with its log beside its root.
+    pub fn new(data_root: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
+        let data_root = data_root.into();
+        Self {
+            run_dir: run_dir.into(),
+            log_file: data_root.with_extension("log"),
+            data_root,
+            containerd: "containerd".into(),
+            path_prefix: None,
+        }
+    }
+
     /// The same with absolute paths: containerd runs in `/`.
     pub(super) fn absolute(mut self) -> Result<Self, DaemonError> {
         for path in [&mut self.data_root, &mut self.run_dir, &mut self.log_file]
@@ -118,6 +130,9 @@ impl DaemonConfig {
     }
 
     /// The configuration file, in the version that 1.6, 1.7 and 2.x understand.
+    ///
+    /// No `oom_score`: shims and workspaces would inherit it, and a workspace must not be spared
+    /// when memory is short. containerd is restarted; a workspace would go on eating.
     fn render(&self) -> Result<String, DaemonError> {
         let root = quote(&self.data_root)?;
         let state = quote(&self.run_dir.join("state"))?;
@@ -131,8 +146,6 @@ impl DaemonConfig {
              version = 2\n\
              root = {root}\n\
              state = {state}\n\
-             # As dockerd does: the kernel ends workspaces before the daemon that keeps them.\n\
-             oom_score = -500\n\
              disabled_plugins = [\n{disabled}]\n\
              \n\
              # Owned by root with mode 0660. No TCP, no debug and no metrics address.\n\

@@ -1,5 +1,6 @@
 //! What can go wrong with a managed containerd.
 
+use botstead_runtime::ErrorKind;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -122,6 +123,21 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Config { .. } => ErrorKind::InvalidArgument,
+            Self::NoBinary { .. } => ErrorKind::NotFound,
+            Self::TooOld { .. } => ErrorKind::Unsupported,
+            Self::Locked { .. } | Self::OtherRunDir { .. } => ErrorKind::Conflict,
+            Self::Version { .. }
+            | Self::Spawn { .. }
+            | Self::Exited { .. }
+            | Self::NoAnswer { .. } => ErrorKind::Unavailable,
+            Self::File { .. } | Self::Process { .. } => ErrorKind::Internal,
+        }
+    }
+
     /// Adds the operation and the file to an I/O error.
     pub(super) fn file(
         operation: &'static str,

@@ -41,6 +41,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Daemon {
     socket: PathBuf,
+    adopted: bool,
     pid: watch::Receiver<Option<i32>>,
     stop: CancellationToken,
     supervision: AbortOnDropHandle<Result<(), DaemonError>>,
@@ -61,9 +62,9 @@ impl Daemon {
         let config = config.absolute()?;
         config.make_dirs()?;
         let lock = Lock::acquire(&config.lock_file()).await?;
-        let process = match adopt(&config).await? {
-            Some(process) => process,
-            None => start(&config).await?,
+        let (process, adopted) = match adopt(&config).await? {
+            Some(process) => (process, true),
+            None => (start(&config).await?, false),
         };
 
         let socket = config.socket();
@@ -77,6 +78,7 @@ impl Daemon {
         };
         Ok(Self {
             socket,
+            adopted,
             pid,
             stop,
             supervision: AbortOnDropHandle::new(tokio::spawn(supervisor.run(process))),
@@ -91,6 +93,11 @@ impl Daemon {
     /// The process that answers now; `None` between its end and its restart.
     pub fn pid(&self) -> Option<i32> {
         *self.pid.borrow()
+    }
+
+    /// Whether [`Daemon::start`] found it running.
+    pub fn adopted(&self) -> bool {
+        self.adopted
     }
 
     /// Ends containerd and returns when it is gone. Workspaces go on under their shims, and the

@@ -99,7 +99,8 @@ impl ContainerdImages {
         Ok(())
     }
 
-    /// Stores the documents, looks whether everything is still unpacked, and sets the name.
+    /// Stores the documents, which from then on keep the snapshots through the lease, unpacks again
+    /// what another name's deletion took in between, and sets the name last.
     pub(super) async fn finish(
         &self,
         op: &Op,
@@ -108,10 +109,7 @@ impl ContainerdImages {
         tree: &Arc<Tree>,
     ) -> Result<Image> {
         self.store_documents(op, lease, tree).await?;
-        let image = self.point(op, reference, tree).await?;
-        // Where another name's deletion took snapshots that were there at the beginning, they are
-        // made again; from here on the name keeps them.
         self.unpack_tree(op, lease, tree).await?;
-        Ok(image)
+        self.point(op, reference, tree).await
     }
 }

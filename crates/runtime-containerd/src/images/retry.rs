@@ -98,11 +98,12 @@ mod tests {
         Fault::transient(op.fail(ErrorKind::Unavailable, "try later"))
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn attempts_end_and_progress_renews_them() {
         let op = Op::new("pull image", "a");
         let mut attempts = Attempts::new(&RegistryConfig {
             attempts: 2,
+            backoff: Duration::from_millis(1),
             ..RegistryConfig::default()
         });
         assert!(attempts.next(&op, fault(&op)).await.is_ok());

@@ -359,3 +359,44 @@ fn convert(config: &ImageConfiguration) -> ImageConfig {
         stop_signal: inner.stop_signal().clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use botstead_runtime::ErrorKind;
+
+    #[test]
+    fn documents_that_are_not_one_thing_are_refused() {
+        let op = Op::new("pull image", "a");
+        for (text, kind) in [
+            ("", ErrorKind::Corrupt),
+            ("[]", ErrorKind::Corrupt),
+            ("{}", ErrorKind::InvalidArgument),
+            (r#"{"schemaVersion":1}"#, ErrorKind::InvalidArgument),
+            (r#"{"manifests":[],"layers":[]}"#, ErrorKind::Corrupt),
+            (r#"{"manifests":[],"config":{}}"#, ErrorKind::Corrupt),
+            (
+                r#"{"schemaVersion":2,"config":{},"layers":[]}"#,
+                ErrorKind::Corrupt,
+            ),
+        ] {
+            let error = parse(&op, text.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), kind, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_sha256_digests_in_lower_case_are_taken() {
+        let op = Op::new("pull image", "a");
+        assert!(check_digest(&op, &format!("sha256:{}", "0a".repeat(32))).is_ok());
+        for bad in [
+            String::new(),
+            "sha256:".into(),
+            format!("sha256:{}", "0A".repeat(32)),
+            format!("sha512:{}", "0a".repeat(64)),
+            format!("sha256:../{}", "0".repeat(61)),
+        ] {
+            assert!(check_digest(&op, &bad).is_err(), "{bad}");
+        }
+    }
+}

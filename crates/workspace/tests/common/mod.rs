@@ -245,7 +245,7 @@ pub async fn open(
     directory: &std::path::Path,
 ) -> botstead_workspace::Result<Workspaces> {
     let mut config = WorkspaceConfig::new("/nonexistent/agent".into(), directory.to_owned());
-    config.min_free_bytes = 0;
+    (config.min_free_bytes, config.min_free_percent) = (0, 0);
     config.stop_grace = Duration::from_secs(1);
     config.busy_wait = Duration::from_millis(300);
     config.reconcile_interval = Duration::from_secs(3600);

@@ -1,13 +1,12 @@
 //! Pulling from real and from faulty registries into a real containerd.
 
-mod images_support;
-
+use crate::support::{Containerd, busybox, pull, quick};
 use botstead_image_fixtures::{
     Compression, Fault, FaultyRegistry, Image, Index, LayerBuilder, MediaTypes, Registry, random,
 };
 use botstead_runtime::{ErrorKind, Images, PullProgress};
+use botstead_runtime_containerd::images::Credentials;
 use botstead_types::ImageRef;
-use images_support::{Containerd, busybox, pull, quick};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +44,7 @@ async fn an_image_of_gzip_zstd_and_plain_layers_is_pulled_kept_and_freed() {
     assert!(snapshots.contains(&key.as_str().to_owned()));
     assert!(ingests.is_empty());
     assert_eq!(images.get(&reference).await.unwrap(), pulled);
-    assert_eq!(images.list().await.unwrap(), [pulled.clone()]);
+    assert_eq!(images.list().await.unwrap(), std::slice::from_ref(&pulled));
 
     // Without the registry everything local still works, also for a fresh process.
     drop(registry);
@@ -317,9 +316,9 @@ async fn plain_http_is_spoken_where_it_is_configured() {
     let containerd = Containerd::start().await;
     let registry = Registry::start().unwrap();
     registry.push("app", "1", &busybox()).await.unwrap();
-    // A name that leads to this machine without being one of its loopback names.
+    // Linux takes a connection to 0.0.0.0 to this machine, and it is none of the loopback names.
     let port = registry.address().rsplit(':').next().unwrap().to_owned();
-    let named = format!("{}:{port}", hostname());
+    let named = format!("0.0.0.0:{port}");
     let reference = format!("{named}/app:1");
     let lease = containerd.lease("plain").await;
     let error = pull(&containerd.images(), &lease, &reference)
@@ -332,11 +331,6 @@ async fn plain_http_is_spoken_where_it_is_configured() {
         .await
         .unwrap();
     containerd.end(&lease).await;
-}
-
-/// A name of the loopback address other than `localhost` that every resolver knows.
-fn hostname() -> &'static str {
-    "localhost.localdomain"
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,5 +362,41 @@ async fn foreign_layers_and_lying_configurations_are_refused() {
         assert_eq!(error.kind(), kind, "{error}");
         containerd.end(&lease).await;
         containerd.assert_empty().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_wants_a_sign_in_gets_the_configured_one() {
+    let containerd = Containerd::start().await;
+    let image = busybox();
+    for fault in [Fault::BasicSignIn, Fault::TokenSignIn] {
+        let registry = FaultyRegistry::start(&image, fault).await.unwrap();
+        let name = registry.reference("private");
+        let lease = containerd.lease("sign-in").await;
+        let mut config = quick();
+        for (password, works) in [
+            (None, false),
+            (Some("wrong"), false),
+            (Some("secret"), true),
+        ] {
+            config.credentials = password
+                .map(|password| Credentials {
+                    username: "bot".into(),
+                    password: password.into(),
+                })
+                .map(|credentials| (registry.address(), credentials))
+                .into_iter()
+                .collect();
+            let images = containerd.images_with(config.clone());
+            match pull(&images, &lease, &name).await {
+                Ok(_) => assert!(works, "{fault:?} took {password:?}"),
+                Err(error) => {
+                    assert!(!works, "{fault:?}: {}", error.chain());
+                    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+                    assert!(!error.chain().contains("secret"));
+                }
+            }
+        }
+        containerd.end(&lease).await;
     }
 }

@@ -21,23 +21,23 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::transport::Channel;
 
-pub const NAMESPACE: &str = "images-test";
+pub(crate) const NAMESPACE: &str = "images-test";
 
 /// A containerd of its own, stopped and removed when dropped.
-pub struct Containerd {
+pub(crate) struct Containerd {
     child: Child,
     dir: tempfile::TempDir,
-    pub channel: Channel,
+    pub(crate) channel: Channel,
 }
 
 impl Containerd {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("cd").tempdir().unwrap();
         Self::start_in(dir.path().join("root"), dir).await
     }
 
     /// With its root somewhere else, such as on a small disk.
-    pub async fn start_in(root: PathBuf, dir: tempfile::TempDir) -> Self {
+    pub(crate) async fn start_in(root: PathBuf, dir: tempfile::TempDir) -> Self {
         let binary = std::env::var("BOTSTEAD_TEST_CONTAINERD").unwrap_or("containerd".into());
         let config = dir.path().join("config.toml");
         let socket = dir.path().join("s");
@@ -75,15 +75,15 @@ impl Containerd {
         }
     }
 
-    pub fn images(&self) -> ContainerdImages {
+    pub(crate) fn images(&self) -> ContainerdImages {
         self.images_with(quick())
     }
 
-    pub fn images_with(&self, config: RegistryConfig) -> ContainerdImages {
+    pub(crate) fn images_with(&self, config: RegistryConfig) -> ContainerdImages {
         ContainerdImages::new(self.channel.clone(), NAMESPACE, "overlayfs", config).unwrap()
     }
 
-    pub async fn lease(&self, name: &str) -> LeaseId {
+    pub(crate) async fn lease(&self, name: &str) -> LeaseId {
         let id: LeaseId = name.parse().unwrap();
         let create = CreateRequest {
             id: id.as_str().to_owned(),
@@ -97,7 +97,7 @@ impl Containerd {
     }
 
     /// Ends a lease and waits for the collection.
-    pub async fn end(&self, lease: &LeaseId) {
+    pub(crate) async fn end(&self, lease: &LeaseId) {
         let delete = DeleteRequest {
             id: lease.as_str().to_owned(),
             sync: true,
@@ -108,13 +108,13 @@ impl Containerd {
             .unwrap();
     }
 
-    pub async fn collect(&self) {
+    pub(crate) async fn collect(&self) {
         let lease = self.lease("collect").await;
         self.end(&lease).await;
     }
 
     /// Digests of all content, names of all snapshots, references of all unfinished downloads.
-    pub async fn inventory(&self) -> (Vec<String>, Vec<String>, Vec<String>) {
+    pub(crate) async fn inventory(&self) -> (Vec<String>, Vec<String>, Vec<String>) {
         let mut content = ContentClient::new(self.channel.clone());
         let mut stream = content
             .list(request(ListContentRequest::default()))
@@ -151,7 +151,7 @@ impl Containerd {
     }
 
     /// Fails unless nothing at all is left.
-    pub async fn assert_empty(&self) {
+    pub(crate) async fn assert_empty(&self) {
         let (blobs, snapshots, ingests) = self.inventory().await;
         assert!(blobs.is_empty(), "content is left: {blobs:?}");
         assert!(snapshots.is_empty(), "snapshots are left: {snapshots:?}");
@@ -159,7 +159,7 @@ impl Containerd {
     }
 
     /// Where the overlayfs snapshotter keeps its directories.
-    pub fn snapshot_dirs(&self) -> PathBuf {
+    pub(crate) fn snapshot_dirs(&self) -> PathBuf {
         self.dir
             .path()
             .join("root/io.containerd.snapshotter.v1.overlayfs/snapshots")
@@ -181,7 +181,7 @@ impl Drop for Containerd {
     }
 }
 
-pub fn request<T>(message: T) -> Request<T> {
+pub(crate) fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     let metadata = request.metadata_mut();
     metadata.insert("containerd-namespace", NAMESPACE.parse().unwrap());
@@ -189,7 +189,7 @@ pub fn request<T>(message: T) -> Request<T> {
 }
 
 /// Short pauses and timeouts, so that failures are quick.
-pub fn quick() -> RegistryConfig {
+pub(crate) fn quick() -> RegistryConfig {
     RegistryConfig {
         connect_timeout: Duration::from_secs(2),
         read_timeout: Duration::from_secs(20),
@@ -198,7 +198,7 @@ pub fn quick() -> RegistryConfig {
     }
 }
 
-pub async fn pull(
+pub(crate) async fn pull(
     images: &ContainerdImages,
     lease: &LeaseId,
     reference: &str,
@@ -212,7 +212,7 @@ pub async fn pull(
     Ok((image, progress))
 }
 
-pub fn busybox() -> Image {
+pub(crate) fn busybox() -> Image {
     botstead_image_fixtures::busybox(
         Path::new("/bin/busybox"),
         &[Compression::Gzip, Compression::Zstd, Compression::None],

@@ -1,0 +1,224 @@
+//! `serve`: builds the adapters, puts the service together and runs it until it is told to end.
+//!
+//! Everything is constructed here, in the order in which it depends on each other, and ended in
+//! reverse. Workspaces and a managed containerd go on when this ends.
+
+use crate::config::{Config, ContainerdMode};
+use crate::installation::Installation;
+use crate::process;
+use anyhow::Context;
+use botstead_accounts::{Accounts, Settings, TokenKey};
+use botstead_http::{HttpConfig, MetricsAccess, Services};
+use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
+use botstead_runtime::{Network, Runtime};
+use botstead_runtime_containerd::daemon::{Daemon, DaemonConfig};
+use botstead_runtime_containerd::images::RegistryConfig;
+use botstead_runtime_containerd::{Containerd, ContainerdConfig};
+use botstead_store_sql::{SqlConfig, SqlStore};
+use botstead_types::Limits;
+use botstead_workspace::{WorkspaceConfig, Workspaces};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// Runs the server until SIGTERM, SIGINT or SIGHUP.
+///
+/// # Errors
+/// What could not be prepared, with its cause.
+pub async fn serve(config: &Config) -> anyhow::Result<()> {
+    let shutdown = process::shutdown_signal()?;
+    let installation = Installation::prepare(config)?;
+    let _lock = installation.lock()?;
+    let handle = Handle::current();
+
+    let database = SqlStore::open(&SqlConfig::at(installation.database_path(config)))
+        .await
+        .context("cannot open the database")?;
+    let accounts = accounts(config, &installation, &database, handle.clone())?;
+
+    let (socket, _daemon) = containerd(config, &installation).await?;
+    let network = network(config, &installation)?;
+    let runtime = runtime(config, &installation, &socket, network)?;
+    let workspaces = Workspaces::open(runtime, database.store(), workspace_config(config)?, handle)
+        .await
+        .context("cannot bring the workspaces up")?;
+
+    let services = Services {
+        workspaces: workspaces.clone(),
+        accounts,
+    };
+    let served = botstead_http::serve(
+        http_config(config, &installation),
+        services,
+        shutdown.cancelled_owned(),
+    )
+    .await;
+    let grace = Duration::from_secs(config.shutdown.grace_seconds);
+    if !workspaces.close(grace).await {
+        tracing::warn!("some operations were not finished; the next start finishes or undoes them");
+    }
+    database.close().await;
+    served.context("the HTTP server failed")
+}
+
+fn accounts(
+    config: &Config,
+    installation: &Installation,
+    database: &SqlStore,
+    handle: Handle,
+) -> anyhow::Result<Accounts> {
+    let key = TokenKey::load_or_create(&installation.token_key_path())?;
+    let defaults = Settings::default();
+    let settings = Settings {
+        token_ttl: Duration::from_secs(config.auth.token_ttl_seconds),
+        max_concurrent_hashes: config
+            .auth
+            .max_concurrent_hashes
+            .unwrap_or(defaults.max_concurrent_hashes),
+    };
+    Ok(Accounts::new(database.store(), &settings, &key, handle))
+}
+
+/// The socket of the containerd to use, with the daemon where it is our own.
+async fn containerd(
+    config: &Config,
+    installation: &Installation,
+) -> anyhow::Result<(PathBuf, Option<Daemon>)> {
+    let settings = &config.runtime.containerd;
+    if settings.mode == ContainerdMode::External {
+        return Ok((settings.socket.clone(), None));
+    }
+    let root = installation.data_dir.join("containerd");
+    let mut own = DaemonConfig::new(root, installation.run_dir.join("containerd"));
+    own.containerd.clone_from(&settings.binary);
+    let daemon = Daemon::start(own)
+        .await
+        .context("cannot start containerd")?;
+    Ok((daemon.socket().to_owned(), Some(daemon)))
+}
+
+/// The bridge network. A subnet that was chosen is kept: addresses are recorded in the database,
+/// and after a restart of the host another one might be free.
+fn network(config: &Config, installation: &Installation) -> anyhow::Result<Arc<dyn Network>> {
+    let kept = installation.data_dir.join("subnet");
+    let mut bridge =
+        BridgeConfig::for_installation(&installation.id, installation.run_dir.join("netns"));
+    if let Some(name) = &config.network.bridge {
+        bridge.bridge_name.clone_from(name);
+    }
+    bridge.subnet = match config.network.subnet {
+        Some(subnet) => Some(subnet),
+        None => read_kept(&kept)?,
+    };
+    bridge.nameservers.clone_from(&config.network.nameservers);
+    bridge.mtu = config.network.mtu;
+    bridge.blocked.clone_from(&config.network.blocked);
+    let network = BridgeNetwork::new(bridge).context("cannot plan the network")?;
+    if config.network.subnet.is_none() {
+        std::fs::write(&kept, format!("{}\n", network.info().subnet))
+            .with_context(|| format!("cannot write {}", kept.display()))?;
+    }
+    Ok(Arc::new(network))
+}
+
+fn read_kept<T>(path: &Path) -> anyhow::Result<Option<T>>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let value = text.trim().parse();
+            Ok(Some(value.with_context(|| {
+                format!("cannot read {}", path.display())
+            })?))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn runtime(
+    config: &Config,
+    installation: &Installation,
+    socket: &Path,
+    network: Arc<dyn Network>,
+) -> anyhow::Result<Runtime> {
+    let namespace = installation.containerd_namespace(config);
+    let state_root = installation.data_dir.join("runtime");
+    let mut containerd = ContainerdConfig::new(socket, namespace, state_root);
+    containerd
+        .snapshotter
+        .clone_from(&config.runtime.containerd.snapshotter);
+    containerd.cgroup_parent = installation.cgroup_parent(config);
+    containerd.runc_root = installation.run_dir.join("runc");
+    let runc = &config.runtime.containerd.runc_binary;
+    if runc != Path::new("runc") {
+        containerd.runtime_binary = runc.to_string_lossy().into_owned();
+    }
+    let registries = RegistryConfig {
+        plain_http: config.registry.insecure.clone(),
+        ..RegistryConfig::default()
+    };
+    Containerd::connect(containerd, registries, network).context("cannot use containerd")
+}
+
+fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
+    let settings = &config.workspace;
+    let agent = match &settings.agent_path {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()
+            .context("cannot find this program")?
+            .with_file_name("botstead-agent"),
+    };
+    anyhow::ensure!(
+        agent.is_file(),
+        "the agent {} is missing; build it with `cargo xtask up`, or set workspace.agent_path",
+        agent.display()
+    );
+    let mut workspace = WorkspaceConfig::new(agent, config.data_dir.clone());
+    workspace.default_image = settings.default_image.clone();
+    workspace
+        .allowed_images
+        .clone_from(&settings.allowed_images);
+    workspace.default_limits = Limits {
+        memory_bytes: Some(settings.limits.memory_bytes),
+        pids: Some(settings.limits.pids),
+        cpu_millis: Some(settings.limits.cpu_millis),
+    };
+    workspace.timezone = settings.timezone.clone().or_else(host_timezone);
+    workspace.stop_grace = Duration::from_secs(settings.stop_grace_seconds);
+    workspace.pull_timeout = Duration::from_secs(settings.pull_timeout_seconds);
+    workspace.busy_wait = Duration::from_secs(settings.busy_timeout_seconds);
+    workspace.min_free_bytes = config.limits.min_free_bytes;
+    workspace.min_free_percent = config.limits.min_free_percent;
+    workspace.max_concurrent_starts = config.limits.max_concurrent_creates;
+    Ok(workspace)
+}
+
+/// The host's time zone, from where `/etc/localtime` points (localtime(5)).
+fn host_timezone() -> Option<String> {
+    let target = std::fs::canonicalize("/etc/localtime").ok()?;
+    let zone = target.strip_prefix("/usr/share/zoneinfo").ok()?;
+    Some(zone.to_str()?.to_owned())
+}
+
+fn http_config(config: &Config, installation: &Installation) -> HttpConfig {
+    let settings = &config.http;
+    HttpConfig {
+        listen: vec![config.listen],
+        workers: settings.workers,
+        max_json_bytes: settings.body_limit_bytes,
+        max_import_bytes: settings.import_limit_bytes,
+        spool_dir: installation.data_dir.join("spool"),
+        header_timeout: Duration::from_secs(settings.header_timeout_seconds),
+        body_timeout: Duration::from_secs(settings.request_timeout_seconds),
+        keep_alive: Duration::from_secs(settings.keep_alive_seconds),
+        shutdown_grace: Duration::from_secs(config.shutdown.grace_seconds),
+        metrics: match settings.public_metrics {
+            true => MetricsAccess::Open,
+            false => MetricsAccess::Admin,
+        },
+    }
+}

@@ -1,0 +1,95 @@
+//! The backend as a whole: all ports on one connection.
+
+use crate::client::{self, Client, error};
+use crate::config::ContainerdConfig;
+use crate::containers::ContainerdContainers;
+use crate::images::{ContainerdImages, RegistryConfig};
+use crate::leases::ContainerdLeases;
+use crate::metrics::{CgroupMetrics, Tree};
+use crate::snapshots::ContainerdSnapshots;
+use crate::tasks::ContainerdTasks;
+use async_trait::async_trait;
+use botstead_runtime::{Backend, Capabilities, Network, Result, Runtime};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A containerd namespace as a backend.
+#[derive(Debug)]
+pub struct Containerd {
+    client: Client,
+    capabilities: Capabilities,
+}
+
+impl Containerd {
+    /// The runtime on this containerd. Connects with the first call, and again whenever the
+    /// connection broke; so it succeeds also while containerd does not run. Must be called on a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a namespace that is no name, `Internal` when TLS for registries cannot
+    /// be set up.
+    pub fn connect(
+        config: ContainerdConfig,
+        registries: RegistryConfig,
+        network: Arc<dyn Network>,
+    ) -> Result<Runtime> {
+        let channel = client::channel(&config.socket);
+        let client = Client::new(channel.clone(), &config.namespace, &config.snapshotter)?;
+        let images =
+            ContainerdImages::new(channel, &config.namespace, &config.snapshotter, registries)?;
+        let tree = Tree::detect();
+        let capabilities = Capabilities {
+            backend: "containerd".to_owned(),
+            namespace: config.namespace.clone(),
+            snapshotter: config.snapshotter.clone(),
+            exec: true,
+            metrics: tree != Tree::None,
+            images: true,
+            cdi_devices: true,
+            host_mounts: true,
+        };
+        let config = Arc::new(config);
+        Ok(Runtime {
+            images: Arc::new(images),
+            containers: Arc::new(ContainerdContainers {
+                client: client.clone(),
+                config: Arc::clone(&config),
+            }),
+            tasks: Arc::new(ContainerdTasks {
+                client: client.clone(),
+                config: Arc::clone(&config),
+            }),
+            snapshots: Arc::new(ContainerdSnapshots {
+                client: client.clone(),
+            }),
+            leases: Arc::new(ContainerdLeases {
+                client: client.clone(),
+            }),
+            metrics: Arc::new(CgroupMetrics { config, tree }),
+            network,
+            backend: Arc::new(Self {
+                client,
+                capabilities,
+            }),
+        })
+    }
+}
+
+#[async_trait]
+impl Backend for Containerd {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn version(&self) -> Result<String> {
+        let mut request = self.client.request(());
+        request.set_timeout(Duration::from_secs(3));
+        let answer = self.client.version().version(request).await;
+        let answer =
+            answer.map_err(|status| error("ask for the version of", "containerd", status))?;
+        let version = answer.into_inner().version;
+        // Debian appends what it packaged: `1.6.20~ds1`.
+        let end = version.find(['~', '+']).unwrap_or(version.len());
+        Ok(version[..end].trim_start_matches('v').to_owned())
+    }
+}

@@ -1,0 +1,180 @@
+//! Devices of the host by their names in the Container Device Interface, from the JSON files that
+//! vendors put below `/etc/cdi` and `/var/run/cdi`.
+
+use crate::op::Op;
+use botstead_runtime::{ErrorKind, Result};
+use botstead_types::CdiDevice;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// What devices change in a container.
+#[derive(Debug, Default)]
+pub(crate) struct Edits {
+    pub(crate) devices: Vec<Value>,
+    pub(crate) mounts: Vec<Value>,
+    pub(crate) env: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File {
+    kind: String,
+    #[serde(default)]
+    devices: Vec<Device>,
+    #[serde(default)]
+    container_edits: FileEdits,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Device {
+    name: String,
+    #[serde(default)]
+    container_edits: FileEdits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct FileEdits {
+    env: Vec<String>,
+    device_nodes: Vec<Node>,
+    mounts: Vec<Bind>,
+    hooks: Vec<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Node {
+    path: String,
+    host_path: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Bind {
+    host_path: PathBuf,
+    container_path: String,
+    #[serde(default)]
+    options: Vec<String>,
+}
+
+impl Edits {
+    /// Which devices the container may use, beside those that every one may.
+    pub(crate) fn allowed_devices(&self) -> Vec<Value> {
+        let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+        rules.extend(self.devices.iter().map(|device| {
+            json!({"allow": true, "access": "rwm", "type": device["type"],
+                "major": device["major"], "minor": device["minor"]})
+        }));
+        rules
+    }
+
+    fn add(&mut self, op: &Op, edits: &FileEdits) -> Result<()> {
+        if !edits.hooks.is_empty() {
+            return Err(op.fail(ErrorKind::Unsupported, "the device needs hooks on the host"));
+        }
+        self.env.extend(edits.env.iter().cloned());
+        for node in &edits.device_nodes {
+            let host = node.host_path.as_deref().unwrap_or(Path::new(&node.path));
+            let stat = rustix::fs::stat(host)
+                .map_err(|cause| op.fail_with(ErrorKind::NotFound, "its node is missing", cause))?;
+            let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                rustix::fs::FileType::CharacterDevice => "c",
+                rustix::fs::FileType::BlockDevice => "b",
+                _ => return Err(op.fail(ErrorKind::NotFound, "its node is no device")),
+            };
+            self.devices.push(json!({"path": node.path, "type": kind,
+                "major": rustix::fs::major(stat.st_rdev), "minor": rustix::fs::minor(stat.st_rdev),
+                "fileMode": stat.st_mode & 0o777, "uid": stat.st_uid, "gid": stat.st_gid}));
+        }
+        for bind in &edits.mounts {
+            let mut options = bind.options.clone();
+            if !options
+                .iter()
+                .any(|option| option == "bind" || option == "rbind")
+            {
+                options.push("rbind".to_owned());
+            }
+            self.mounts
+                .push(json!({"destination": bind.container_path, "type": "bind",
+                "source": bind.host_path, "options": options}));
+        }
+        Ok(())
+    }
+}
+
+/// What these devices change.
+///
+/// # Errors
+/// `NotFound` for a device that no file describes or whose node is missing, `Unsupported` for one
+/// that needs hooks.
+pub(crate) fn resolve(devices: &[CdiDevice], folders: &[PathBuf]) -> Result<Edits> {
+    let mut edits = Edits::default();
+    if devices.is_empty() {
+        return Ok(edits);
+    }
+    let files = read(folders);
+    for device in devices {
+        let op = Op::new("find device", device);
+        let (kind, name) = device.as_str().split_once('=').unwrap_or_default();
+        // The folder that comes last has precedence, as the specification wants.
+        let found = files.iter().rev().find_map(|file| {
+            let named = file.devices.iter().find(|device| device.name == name);
+            named
+                .filter(|_| file.kind == kind)
+                .map(|named| (file, named))
+        });
+        let Some((file, named)) = found else {
+            return Err(op.fail(ErrorKind::NotFound, "the host does not have it"));
+        };
+        edits.add(&op, &file.container_edits)?;
+        edits.add(&op, &named.container_edits)?;
+    }
+    Ok(edits)
+}
+
+fn read(folders: &[PathBuf]) -> Vec<File> {
+    let mut files = Vec::new();
+    for folder in folders {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let text = std::fs::read(&path).map_err(serde_json::Error::io);
+            match text.and_then(|text| serde_json::from_slice(&text)) {
+                Ok(file) => files.push(file),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "no CDI file"),
+            }
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_brings_node_mount_and_variable() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = r#"{"cdiVersion":"0.6.0","kind":"test.org/null","containerEdits":{"env":["A=1"]},
+            "devices":[{"name":"0","containerEdits":{"deviceNodes":[{"path":"/dev/x","hostPath":"/dev/null"}],
+            "mounts":[{"hostPath":"/etc","containerPath":"/x","options":["ro"]}]}},
+            {"name":"hooked","containerEdits":{"hooks":[{"hookName":"createContainer","path":"/x"}]}}]}"#;
+        std::fs::write(folder.path().join("a.json"), file).unwrap();
+        let find = |name: &str| resolve(&[name.parse().unwrap()], &[folder.path().to_owned()]);
+        let edits = find("test.org/null=0").unwrap();
+        assert_eq!(edits.env, ["A=1"]);
+        assert_eq!(
+            (&edits.devices[0]["major"], &edits.devices[0]["minor"]),
+            (&json!(1), &json!(3))
+        );
+        assert_eq!(edits.mounts[0]["options"], json!(["ro", "rbind"]));
+        assert_eq!(edits.allowed_devices().len(), 2);
+        let kind = |name| find(name).unwrap_err().kind();
+        assert_eq!(kind("test.org/null=1"), ErrorKind::NotFound);
+        assert_eq!(kind("test.org/null=hooked"), ErrorKind::Unsupported);
+    }
+}

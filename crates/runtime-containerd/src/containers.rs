@@ -1,0 +1,168 @@
+//! Container records.
+
+use crate::client::{Client, error, time};
+use crate::config::ContainerdConfig;
+use crate::op::Op;
+use crate::{cdi, spec};
+use async_trait::async_trait;
+use botstead_runtime::{Container, ContainerSpec, Containers, ErrorKind, Result};
+use botstead_types::{ContainerId, LeaseId};
+use containerd_client::services::v1::{
+    Container as Record, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest,
+    GetRequest, ListContainersRequest, UpdateContainerRequest, container::Runtime,
+};
+use prost_types::{Any, FieldMask};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tonic::Code;
+
+const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// The [`Containers`] of a namespace.
+#[derive(Debug)]
+pub(crate) struct ContainerdContainers {
+    pub(crate) client: Client,
+    pub(crate) config: Arc<ContainerdConfig>,
+}
+
+fn container(record: Record) -> Option<Container> {
+    Some(Container {
+        // Other tools' containers in the namespace are none of ours.
+        id: record.id.parse().ok()?,
+        image: record.image,
+        snapshot: record.snapshot_key,
+        snapshotter: record.snapshotter,
+        labels: record.labels.into_iter().collect(),
+        created_at: time(record.created_at),
+        updated_at: time(record.updated_at),
+    })
+}
+
+impl ContainerdContainers {
+    fn folder(&self, id: &ContainerId) -> PathBuf {
+        self.config.state_root.join("containers").join(id.as_str())
+    }
+
+    async fn record(&self, op: &Op, spec: &ContainerSpec) -> Result<Record> {
+        spec::check(spec)?;
+        let edits = cdi::resolve(&spec.devices, &self.config.cdi_folders)?;
+        let folder = self.folder(&spec.id);
+        spec::write_files(spec, &folder).map_err(|cause| {
+            op.fail_with(
+                ErrorKind::Internal,
+                "its host files cannot be written",
+                cause,
+            )
+        })?;
+        let cgroup = self.config.cgroup(&spec.id);
+        Ok(Record {
+            id: spec.id.as_str().to_owned(),
+            labels: spec.labels.clone().into_iter().collect(),
+            image: spec.image.reference.as_str().to_owned(),
+            runtime: Some(Runtime {
+                name: self.config.runtime.clone(),
+                options: Some(self.config.runtime_options()),
+            }),
+            spec: Some(Any {
+                type_url: SPEC.to_owned(),
+                value: spec::build(spec, &folder, &cgroup, &edits),
+            }),
+            snapshotter: self.client.snapshotter.clone(),
+            snapshot_key: spec.snapshot.as_str().to_owned(),
+            ..Record::default()
+        })
+    }
+
+    /// Fails with `Conflict` when the container has a task, also an exited one.
+    async fn without_task(&self, op: &Op, id: &ContainerId) -> Result<()> {
+        let request = GetRequest {
+            container_id: id.as_str().to_owned(),
+            ..GetRequest::default()
+        };
+        match self.client.tasks().get(self.client.unary(request)).await {
+            Ok(_) => Err(op.fail(ErrorKind::Conflict, "it has a task")),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(op.status(status)),
+        }
+    }
+}
+
+#[async_trait]
+impl Containers for ContainerdContainers {
+    async fn create(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
+        let op = Op::new("create container", &spec.id);
+        // An existing record's host files must not change under its task.
+        if self.get(&spec.id).await.is_ok() {
+            return Err(op.fail(ErrorKind::AlreadyExists, "containerd has it already"));
+        }
+        let container = Some(self.record(&op, spec).await?);
+        let request = self
+            .client
+            .leased(&op, lease, CreateContainerRequest { container })?;
+        let created = self.client.containers().create(request).await;
+        created.map(drop).map_err(|status| op.status(status))
+    }
+
+    async fn switch(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
+        let op = Op::new("switch container", &spec.id);
+        let (found, idle) = tokio::join!(self.get(&spec.id), self.without_task(&op, &spec.id));
+        found?;
+        idle?;
+        let paths = ["snapshotkey", "spec", "image", "labels"];
+        let request = UpdateContainerRequest {
+            container: Some(self.record(&op, spec).await?),
+            update_mask: Some(FieldMask {
+                paths: paths.map(str::to_owned).to_vec(),
+            }),
+        };
+        let request = self.client.leased(&op, lease, request)?;
+        let updated = self.client.containers().update(request).await;
+        updated.map(drop).map_err(|status| op.status(status))
+    }
+
+    async fn get(&self, id: &ContainerId) -> Result<Container> {
+        let op = Op::new("find container", id);
+        let request = GetContainerRequest {
+            id: id.as_str().to_owned(),
+        };
+        let mut service = self.client.containers();
+        let found = service.get(self.client.unary(request));
+        let found = found.await.map_err(|status| op.status(status))?;
+        let found = found.into_inner().container.and_then(container);
+        found.ok_or_else(|| op.fail(ErrorKind::Internal, "containerd told nothing"))
+    }
+
+    async fn list(&self) -> Result<Vec<Container>> {
+        let request = ListContainersRequest {
+            filters: Vec::new(),
+        };
+        let mut service = self.client.containers();
+        let listed = service.list(self.client.unary(request));
+        let listed = listed
+            .await
+            .map_err(|status| error("list", "containers", status))?;
+        let records = listed.into_inner().containers;
+        let mut all: Vec<Container> = records.into_iter().filter_map(container).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+
+    async fn delete(&self, id: &ContainerId) -> Result<()> {
+        let op = Op::new("delete container", id);
+        self.without_task(&op, id).await?;
+        let request = DeleteContainerRequest {
+            id: id.as_str().to_owned(),
+        };
+        let mut service = self.client.containers();
+        let deleted = service.delete(self.client.unary(request));
+        deleted.await.map_err(|status| op.status(status))?;
+        match std::fs::remove_dir_all(self.folder(id)) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(op.fail_with(
+                ErrorKind::Internal,
+                "its host files cannot be removed",
+                cause,
+            )),
+            _ => Ok(()),
+        }
+    }
+}

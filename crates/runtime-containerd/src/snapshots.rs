@@ -1,0 +1,252 @@
+//! Snapshots, and what protects the committed ones.
+
+use crate::client::{Client, error, time};
+use crate::op::Op;
+use async_trait::async_trait;
+use botstead_runtime::{ErrorKind, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots};
+use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
+use containerd_client::services::v1::snapshots::{
+    CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
+    RemoveSnapshotRequest, StatSnapshotRequest, UpdateSnapshotRequest, UsageRequest,
+};
+use prost_types::FieldMask;
+use std::collections::{BTreeMap, HashMap};
+
+/// The label by which containerd's collector keeps a snapshot without anything naming it.
+const GC_ROOT: &str = "containerd.io/gc.root";
+/// Labels that steer the collector are this adapter's alone.
+const GC: &str = "containerd.io/gc.";
+
+/// The [`Snapshots`] of a namespace's snapshotter.
+///
+/// Only committed snapshots get [`GC_ROOT`], in the very call that commits them; active ones are
+/// protected by their lease and their container.
+#[derive(Debug)]
+pub(crate) struct ContainerdSnapshots {
+    pub(crate) client: Client,
+}
+
+fn given(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
+    labels
+        .iter()
+        .filter(|(key, _)| !key.starts_with(GC))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn snapshot(op: &Op, info: Info) -> Result<Snapshot> {
+    let name = |name: String| {
+        SnapshotKey::try_from(name)
+            .map_err(|cause| op.fail_with(ErrorKind::Internal, "it has no right name", cause))
+    };
+    Ok(Snapshot {
+        kind: match info.kind() {
+            Kind::Committed => SnapshotKind::Committed,
+            Kind::View => SnapshotKind::View,
+            Kind::Active | Kind::Unknown => SnapshotKind::Active,
+        },
+        parent: match info.parent.is_empty() {
+            true => None,
+            false => Some(name(info.parent)?),
+        },
+        key: name(info.name)?,
+        labels: info
+            .labels
+            .into_iter()
+            .filter(|(key, _)| !key.starts_with(GC))
+            .collect(),
+        created_at: time(info.created_at),
+        updated_at: time(info.updated_at),
+    })
+}
+
+impl ContainerdSnapshots {
+    fn snapshotter(&self) -> String {
+        self.client.snapshotter.clone()
+    }
+
+    /// Changes just these labels; those without a new value are removed.
+    async fn relabel(
+        &self,
+        key: &SnapshotKey,
+        changed: impl Iterator<Item = String>,
+        labels: HashMap<String, String>,
+    ) -> Result<(), tonic::Status> {
+        let request = UpdateSnapshotRequest {
+            snapshotter: self.snapshotter(),
+            info: Some(Info {
+                name: key.as_str().to_owned(),
+                labels,
+                ..Info::default()
+            }),
+            update_mask: Some(FieldMask {
+                paths: changed.map(|label| format!("labels.{label}")).collect(),
+            }),
+        };
+        let mut client = self.client.snapshots();
+        client.update(self.client.unary(request)).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Snapshots for ContainerdSnapshots {
+    async fn prepare(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let op = Op::new("prepare snapshot", key);
+        let request = PrepareSnapshotRequest {
+            snapshotter: self.snapshotter(),
+            key: key.as_str().to_owned(),
+            parent: parent.map_or_else(String::new, |parent| parent.as_str().to_owned()),
+            labels: given(labels),
+        };
+        let request = self.client.leased(&op, lease, request)?;
+        let prepared = self.client.snapshots().prepare(request).await;
+        prepared.map(drop).map_err(|status| op.status(status))
+    }
+
+    async fn commit(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let op = Op::new("commit snapshot", key);
+        let mut labels = given(labels);
+        labels.insert(GC_ROOT.to_owned(), "botstead".to_owned());
+        let request = CommitSnapshotRequest {
+            snapshotter: self.snapshotter(),
+            name: name.as_str().to_owned(),
+            key: key.as_str().to_owned(),
+            labels,
+        };
+        // Without a deadline: it walks the files of the snapshot.
+        let request = self.client.leased(&op, lease, request)?;
+        let committed = self.client.snapshots().commit(request).await;
+        match committed {
+            Ok(_) => Ok(()),
+            // containerd looks at the name before the key; a repeated commit has neither.
+            Err(status) if status.code() == tonic::Code::AlreadyExists => {
+                self.get(key).await?;
+                Err(op.status(status))
+            }
+            Err(status) => Err(op.status(status)),
+        }
+    }
+
+    async fn get(&self, key: &SnapshotKey) -> Result<Snapshot> {
+        let op = Op::new("find snapshot", key);
+        let request = StatSnapshotRequest {
+            snapshotter: self.snapshotter(),
+            key: key.as_str().to_owned(),
+        };
+        let mut service = self.client.snapshots();
+        let found = service.stat(self.client.unary(request));
+        let found = found.await.map_err(|status| op.status(status))?;
+        let info = found.into_inner().info;
+        let info = info.ok_or_else(|| op.fail(ErrorKind::Internal, "containerd told nothing"))?;
+        snapshot(&op, info)
+    }
+
+    async fn list(&self) -> Result<Vec<Snapshot>> {
+        let op = Op::new("list", "snapshots");
+        let request = ListSnapshotsRequest {
+            snapshotter: self.snapshotter(),
+            filters: Vec::new(),
+        };
+        let mut service = self.client.snapshots();
+        let parts = service.list(self.client.request(request));
+        let mut parts = parts
+            .await
+            .map_err(|status| op.status(status))?
+            .into_inner();
+        let mut all = Vec::new();
+        while let Some(part) = parts.message().await.map_err(|status| op.status(status))? {
+            for info in part.info {
+                all.push(snapshot(&op, info)?);
+            }
+        }
+        Ok(all)
+    }
+
+    async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
+        let request = MountsRequest {
+            snapshotter: self.snapshotter(),
+            key: key.as_str().to_owned(),
+        };
+        let mut service = self.client.snapshots();
+        let mounts = service.mounts(self.client.unary(request));
+        let mounts = mounts
+            .await
+            .map_err(|status| error("find mounts of snapshot", key, status))?;
+        let mounts = mounts.into_inner().mounts;
+        Ok(mounts
+            .into_iter()
+            .map(|mount| SnapshotMount {
+                kind: mount.r#type,
+                source: mount.source,
+                options: mount.options,
+            })
+            .collect())
+    }
+
+    async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage> {
+        let request = UsageRequest {
+            snapshotter: self.snapshotter(),
+            key: key.as_str().to_owned(),
+        };
+        // Without a deadline: it walks the files of an active snapshot.
+        let mut service = self.client.snapshots();
+        let usage = service.usage(self.client.request(request));
+        let usage = usage
+            .await
+            .map_err(|status| error("measure snapshot", key, status))?
+            .into_inner();
+        Ok(SnapshotUsage {
+            size_bytes: u64::try_from(usage.size).unwrap_or(0),
+            inodes: u64::try_from(usage.inodes).unwrap_or(0),
+        })
+    }
+
+    async fn set_labels(&self, key: &SnapshotKey, labels: &BTreeMap<String, String>) -> Result<()> {
+        let old = self.get(key).await?.labels;
+        let labels = given(labels);
+        // One path per label, never all of them: what protects it stays whatever happens between.
+        let changed: std::collections::BTreeSet<String> =
+            old.into_keys().chain(labels.keys().cloned()).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.relabel(key, changed.into_iter(), labels)
+            .await
+            .map_err(|status| error("label snapshot", key, status))
+    }
+
+    async fn remove(&self, key: &SnapshotKey) -> Result<()> {
+        let request = RemoveSnapshotRequest {
+            snapshotter: self.snapshotter(),
+            key: key.as_str().to_owned(),
+        };
+        let mut service = self.client.snapshots();
+        let removed = service.remove(self.client.unary(request));
+        removed
+            .await
+            .map(drop)
+            .map_err(|status| error("remove snapshot", key, status))
+    }
+
+    async fn release(&self, key: &SnapshotKey) -> Result<()> {
+        let label = std::iter::once(GC_ROOT.to_owned());
+        match self.relabel(key, label, HashMap::new()).await {
+            Err(status) if status.code() != tonic::Code::NotFound => {
+                Err(error("release snapshot", key, status))
+            }
+            _ => Ok(()),
+        }
+    }
+}

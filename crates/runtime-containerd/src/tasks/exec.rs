@@ -1,0 +1,258 @@
+//! Commands in running tasks.
+
+use super::pipes::{self, Output, Pipes};
+use super::{ContainerdTasks, user};
+use crate::client::Client;
+use crate::op::Op;
+use crate::spec;
+use botstead_runtime::{Error, ErrorKind, Exec, ExecOutput, Result, Tasks};
+use botstead_types::{ContainerId, TaskStatus};
+use containerd_client::services::v1::{
+    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, KillRequest, StartRequest,
+    WaitRequest,
+};
+use prost_types::Any;
+use serde_json::json;
+use std::time::Duration;
+use tonic::Status;
+use uuid::Uuid;
+
+const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+/// How long outputs are read after the exit, when a background child keeps them open.
+const LINGER: Duration = Duration::from_millis(200);
+/// How long a killed process may take to be gone.
+const DEATH: Duration = Duration::from_secs(10);
+
+/// A command that containerd knows of. Dropping it kills what still runs and removes the record, in
+/// the background: removing waits for the outputs, which children may keep open.
+struct Running {
+    client: Client,
+    container: String,
+    exec: String,
+    ended: bool,
+    pipes: Option<Pipes>,
+}
+
+impl Running {
+    async fn kill(client: &Client, container: &str, exec: &str) {
+        let request = KillRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+            signal: 9,
+            ..KillRequest::default()
+        };
+        let _ = client.tasks().kill(client.unary(request)).await;
+    }
+
+    async fn wait(client: &Client, container: &str, exec: &str) -> Result<u32, Status> {
+        let request = WaitRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+        };
+        let ended = client.tasks().wait(client.request(request)).await?;
+        Ok(ended.into_inner().exit_status)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let client = self.client.clone();
+        let (container, exec) = (self.container.clone(), self.exec.clone());
+        let (ended, pipes) = (self.ended, self.pipes.take());
+        // A runtime that ends takes its connection along; the task's own end removes the record.
+        let Ok(handle) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        handle.spawn(async move {
+            if !ended {
+                Self::kill(&client, &container, &exec).await;
+                let _ = tokio::time::timeout(DEATH, Self::wait(&client, &container, &exec)).await;
+            }
+            let request = DeleteProcessRequest {
+                container_id: container,
+                exec_id: exec,
+            };
+            let _ = client.tasks().delete_process(client.unary(request)).await;
+            drop(pipes);
+        });
+    }
+}
+
+/// What a refused start tells of the program, as shells do.
+fn refused(status: &Status) -> Option<u32> {
+    let text = status.message();
+    let has = |part: &str| text.contains(part);
+    if has("cwd") {
+        None
+    } else if has("executable file not found") || has("no such file or directory") {
+        Some(127)
+    } else if has("permission denied") || has("exec format error") || has("is a directory") {
+        Some(126)
+    } else {
+        None
+    }
+}
+
+impl ContainerdTasks {
+    pub(super) async fn run(&self, id: &ContainerId, exec: Exec) -> Result<ExecOutput> {
+        let op = Op::new("run command in", id);
+        let task = self.get(id).await?;
+        match task.status {
+            TaskStatus::Running => {}
+            TaskStatus::Paused => return Err(op.fail(ErrorKind::Conflict, "it is paused")),
+            _ => return Err(op.fail(ErrorKind::NotFound, "it does not run")),
+        }
+        if exec.args.is_empty() || !exec.cwd.starts_with('/') {
+            return Err(op.invalid("it needs a program and an absolute working directory"));
+        }
+        let who = (exec.user.clone(), op.clone());
+        let looked = tokio::task::spawn_blocking(move || user::resolve(&who.1, &who.0, task.pid));
+        let (uid, gid) = looked
+            .await
+            .map_err(|cause| op.fail_with(ErrorKind::Internal, "the lookup failed", cause))??;
+        let name = Uuid::now_v7().simple().to_string();
+        let folder = pipes::folder(&self.config.state_root, &name);
+        let (mut pipes, out, err) = Pipes::make(folder, !exec.stdin.is_empty())
+            .map_err(|cause| op.fail_with(ErrorKind::Internal, "no pipes", cause))?;
+        let request = self.request(id, &exec, &name, (uid, gid), &pipes);
+        let input = pipes.take_input();
+        let tasks = self.client.tasks();
+        let mut running = Running {
+            client: self.client.clone(),
+            container: id.as_str().to_owned(),
+            exec: name.clone(),
+            ended: false,
+            pipes: Some(pipes),
+        };
+        let made = tasks.clone().exec(self.client.unary(request)).await;
+        made.map_err(|status| op.status(status))?;
+        let request = StartRequest {
+            container_id: id.as_str().to_owned(),
+            exec_id: name.clone(),
+        };
+        if let Err(status) = tasks.clone().start(self.client.unary(request)).await {
+            running.ended = true;
+            return self.not_started(&op, id, status).await;
+        }
+        let (mut stdout, mut stderr) = (Output::default(), Output::default());
+        let waited = {
+            let feed = async {
+                if let Some(input) = input {
+                    let _ = pipes::write(input, &exec.stdin).await;
+                    let request = CloseIoRequest {
+                        container_id: id.as_str().to_owned(),
+                        exec_id: name.clone(),
+                        stdin: true,
+                    };
+                    let _ = tasks.clone().close_io(self.client.unary(request)).await;
+                }
+                std::future::pending::<()>().await;
+            };
+            let read = async {
+                tokio::join!(
+                    pipes::read(out, exec.output_limit, &mut stdout),
+                    pipes::read(err, exec.output_limit, &mut stderr),
+                );
+            };
+            let end = self.end(id, &name, exec.timeout);
+            tokio::pin!(feed, read, end);
+            let mut read_all = false;
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut end => break ended,
+                    () = &mut read, if !read_all => read_all = true,
+                    () = &mut feed => {}
+                }
+            };
+            if !read_all {
+                let _ = tokio::time::timeout(LINGER, &mut read).await;
+            }
+            ended
+        };
+        let (exit_code, timed_out) = waited.map_err(|status| op.status(status))?;
+        running.ended = true;
+        Ok(ExecOutput {
+            exit_code,
+            truncated: stdout.truncated || stderr.truncated,
+            stdout: stdout.kept.into(),
+            stderr: stderr.kept.into(),
+            timed_out,
+        })
+    }
+
+    fn request(
+        &self,
+        id: &ContainerId,
+        exec: &Exec,
+        name: &str,
+        (uid, gid): (u32, u32),
+        pipes: &Pipes,
+    ) -> ExecProcessRequest {
+        let process = json!({
+            "terminal": false,
+            "user": {"uid": uid, "gid": gid},
+            "args": exec.args,
+            "env": exec.env,
+            "cwd": exec.cwd,
+            "capabilities": if uid == 0 { spec::capabilities() } else { json!({"bounding": spec::capabilities()["bounding"]}) },
+            "noNewPrivileges": false,
+        });
+        ExecProcessRequest {
+            container_id: id.as_str().to_owned(),
+            stdin: pipes.path("in"),
+            stdout: pipes.path("out"),
+            stderr: pipes.path("err"),
+            terminal: false,
+            spec: Some(Any {
+                type_url: PROCESS.to_owned(),
+                value: process.to_string().into_bytes(),
+            }),
+            exec_id: name.to_owned(),
+        }
+    }
+
+    /// The exit code, and whether it was killed because its time was over.
+    async fn end(
+        &self,
+        id: &ContainerId,
+        exec: &str,
+        timeout: Option<Duration>,
+    ) -> Result<(u32, bool), Status> {
+        let wait = Running::wait(&self.client, id.as_str(), exec);
+        let Some(timeout) = timeout else {
+            return Ok((wait.await?, false));
+        };
+        tokio::pin!(wait);
+        match tokio::time::timeout(timeout, &mut wait).await {
+            Ok(ended) => Ok((ended?, false)),
+            Err(_) => {
+                Running::kill(&self.client, id.as_str(), exec).await;
+                let late = tokio::time::timeout(DEATH, wait).await;
+                let late = late.map_err(|_| Status::deadline_exceeded("it does not die"))?;
+                Ok((late?, true))
+            }
+        }
+    }
+
+    async fn not_started(
+        &self,
+        op: &Op,
+        id: &ContainerId,
+        status: Status,
+    ) -> Result<ExecOutput, Error> {
+        if let Some(exit_code) = refused(&status) {
+            return Ok(ExecOutput {
+                exit_code,
+                stdout: Default::default(),
+                stderr: Default::default(),
+                truncated: false,
+                timed_out: false,
+            });
+        }
+        // It may have ended in between.
+        match self.get(id).await {
+            Ok(task) if task.status == TaskStatus::Running => Err(op.status(status)),
+            _ => Err(op.fail(ErrorKind::NotFound, "it does not run")),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Tasks: the running process trees of containers. Commands in them are in `exec`, what happens to
+//! them in `events`.
+
+mod events;
+mod exec;
+mod pipes;
+mod user;
+
+use crate::client::{Client, error, time};
+use crate::config::ContainerdConfig;
+use crate::op::Op;
+use async_trait::async_trait;
+use botstead_runtime::{
+    ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, Task, TaskEvent, Tasks,
+};
+use botstead_types::{ContainerId, TaskStatus};
+use containerd_client::services::v1::snapshots::MountsRequest;
+use containerd_client::services::v1::{
+    CreateTaskRequest, DeleteTaskRequest, GetContainerRequest, GetRequest, KillRequest,
+    ListTasksRequest, StartRequest, WaitRequest,
+};
+use containerd_client::types::v1::{Process, Status};
+use futures_util::stream::BoxStream;
+use std::sync::Arc;
+
+/// The [`Tasks`] of a namespace. Their input and outputs are `/dev/null`.
+#[derive(Debug)]
+pub(crate) struct ContainerdTasks {
+    pub(crate) client: Client,
+    pub(crate) config: Arc<ContainerdConfig>,
+}
+
+fn task(process: &Process) -> Task {
+    let status = match process.status() {
+        Status::Running | Status::Unknown => TaskStatus::Running,
+        Status::Created => TaskStatus::Created,
+        Status::Paused | Status::Pausing => TaskStatus::Paused,
+        Status::Stopped => TaskStatus::Stopped,
+    };
+    let stopped = status == TaskStatus::Stopped;
+    Task {
+        status,
+        pid: if stopped { 0 } else { process.pid },
+        exit: stopped.then(|| ExitStatus {
+            code: process.exit_status,
+            exited_at: time(process.exited_at),
+        }),
+    }
+}
+
+#[async_trait]
+impl Tasks for ContainerdTasks {
+    async fn create(&self, id: &ContainerId) -> Result<u32> {
+        let op = Op::new("create task", id);
+        let request = GetContainerRequest {
+            id: id.as_str().to_owned(),
+        };
+        let mut service = self.client.containers();
+        let record = service.get(self.client.unary(request));
+        let record = record.await.map_err(|status| op.status(status))?;
+        let record = record.into_inner().container.unwrap_or_default();
+        let request = MountsRequest {
+            snapshotter: record.snapshotter,
+            key: record.snapshot_key,
+        };
+        let mut service = self.client.snapshots();
+        let mounts = service.mounts(self.client.unary(request));
+        let mounts = mounts.await.map_err(|status| op.status(status))?;
+        let request = CreateTaskRequest {
+            container_id: id.as_str().to_owned(),
+            rootfs: mounts.into_inner().mounts,
+            options: Some(self.config.runtime_options()),
+            ..CreateTaskRequest::default()
+        };
+        match self.client.tasks().create(self.client.unary(request)).await {
+            Ok(created) => Ok(created.into_inner().pid),
+            Err(status) => {
+                let failed = op.status(status);
+                // containerd itself ends the shim of a task that it could not create; what is
+                // left, if anything is, is a task that never ran.
+                if !failed.is_already_exists() {
+                    let _ = self.delete(id).await;
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<()> {
+        let request = StartRequest {
+            container_id: id.as_str().to_owned(),
+            ..StartRequest::default()
+        };
+        let started = self.client.tasks().start(self.client.unary(request)).await;
+        started
+            .map(drop)
+            .map_err(|status| error("start task", id, status))
+    }
+
+    async fn kill(&self, id: &ContainerId, signal: Signal) -> Result<()> {
+        let op = Op::new("signal task", id);
+        let signal = u32::try_from(signal.0)
+            .map_err(|cause| op.fail_with(ErrorKind::InvalidArgument, "no signal", cause))?;
+        let request = KillRequest {
+            container_id: id.as_str().to_owned(),
+            signal,
+            ..KillRequest::default()
+        };
+        let killed = self.client.tasks().kill(self.client.unary(request)).await;
+        killed.map(drop).map_err(|status| op.status(status))
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<ExitStatus> {
+        let request = WaitRequest {
+            container_id: id.as_str().to_owned(),
+            ..WaitRequest::default()
+        };
+        let ended = self.client.tasks().wait(self.client.request(request)).await;
+        let ended = ended.map_err(|status| error("wait for task", id, status))?;
+        let ended = ended.into_inner();
+        Ok(ExitStatus {
+            code: ended.exit_status,
+            exited_at: time(ended.exited_at),
+        })
+    }
+
+    async fn delete(&self, id: &ContainerId) -> Result<ExitStatus> {
+        let request = DeleteTaskRequest {
+            container_id: id.as_str().to_owned(),
+        };
+        let deleted = self.client.tasks().delete(self.client.unary(request)).await;
+        let deleted = deleted.map_err(|status| error("delete task", id, status))?;
+        let deleted = deleted.into_inner();
+        Ok(ExitStatus {
+            code: deleted.exit_status,
+            exited_at: time(deleted.exited_at),
+        })
+    }
+
+    async fn get(&self, id: &ContainerId) -> Result<Task> {
+        let op = Op::new("find task", id);
+        let request = GetRequest {
+            container_id: id.as_str().to_owned(),
+            ..GetRequest::default()
+        };
+        let found = self.client.tasks().get(self.client.unary(request)).await;
+        let found = found.map_err(|status| op.status(status))?;
+        let process = found.into_inner().process;
+        let process =
+            process.ok_or_else(|| op.fail(ErrorKind::Internal, "containerd told nothing"))?;
+        Ok(task(&process))
+    }
+
+    async fn list(&self) -> Result<Vec<(ContainerId, Task)>> {
+        let request = ListTasksRequest::default();
+        let listed = self.client.tasks().list(self.client.unary(request)).await;
+        let listed = listed.map_err(|status| error("list", "tasks", status))?;
+        let found = listed.into_inner().tasks;
+        let all = found
+            .iter()
+            .filter_map(|process| Some((process.id.parse().ok()?, task(process))));
+        Ok(all.collect())
+    }
+
+    async fn exec(&self, id: &ContainerId, exec: Exec) -> Result<ExecOutput> {
+        self.run(id, exec).await
+    }
+
+    fn events(&self) -> BoxStream<'static, Result<TaskEvent>> {
+        events::subscribe(self.client.clone())
+    }
+}

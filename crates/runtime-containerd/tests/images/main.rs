@@ -1,0 +1,8 @@
+//! Images on a real containerd: pulling from real and faulty registries, importing archives.
+//!
+//! `BOTSTEAD_TEST_CONTAINERD` names another containerd binary than the installed one.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as the tests do")]
+
+mod import;
+mod pull;
+mod support;
