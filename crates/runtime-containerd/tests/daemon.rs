@@ -1,5 +1,7 @@
 //! Managed mode with a real containerd: start, lock, restart, adoption, stop.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use botstead_runtime_containerd::daemon::{Daemon, DaemonConfig, DaemonError};
 use containerd_client::services::v1::version_client::VersionClient;
 use nix::sys::signal::{Signal, kill};

@@ -42,14 +42,10 @@ impl Files {
         let Some(file) = self.open(name)? else {
             return Ok(None);
         };
-        let mut filled = 0;
-        while filled < BUFFER {
-            match read_some(&file, &mut self.buffer[filled..])? {
-                Some(0) => break,
-                Some(count) => filled += count,
-                None => return Ok(None),
-            }
-        }
+        // The kernel shows such a file whole in one read that has room for it.
+        let Some(filled) = read_some(&file, &mut self.buffer)? else {
+            return Ok(None);
+        };
         parse(&self.buffer[..filled])
             .map(Some)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, self.path.clone()))
