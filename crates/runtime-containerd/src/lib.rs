@@ -5,6 +5,7 @@
 
 mod backend;
 mod cdi;
+mod cgroup;
 mod client;
 mod config;
 mod containers;
