@@ -9,7 +9,7 @@ use rustix::fs::{
 };
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use support::Stack;
 
@@ -87,18 +87,22 @@ fn attribute(number: u8) -> (&'static str, &'static [u8]) {
     }
 }
 
+/// Opens for writing, without waiting for a pipe's reader.
+fn open(path: &Path, new: bool) -> std::io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.create(new).truncate(new).write(new).append(!new);
+    options.custom_flags(nix::libc::O_NONBLOCK).open(path)
+}
+
 impl Change {
     /// Most fail now and then, as there is no such place; that is all right.
     fn make(&self, root: &Path) -> std::io::Result<()> {
         let at = |path: &PathBuf| root.join(path);
         match self {
-            Self::Write(path, n) => fs::write(at(path), vec![*n; usize::from(*n) * 40])?,
-            Self::Append(path) => {
-                fs::OpenOptions::new()
-                    .append(true)
-                    .open(at(path))?
-                    .write_all(b"more")?;
+            Self::Write(path, n) => {
+                open(&at(path), true)?.write_all(&vec![*n; usize::from(*n) * 40])?
             }
+            Self::Append(path) => open(&at(path), false)?.write_all(b"more")?,
             Self::Unlink(path) => fs::remove_file(at(path))?,
             Self::RemoveDir(path) => fs::remove_dir(at(path))?,
             Self::RemoveTree(path) => fs::remove_dir_all(at(path))?,

@@ -1,7 +1,7 @@
 //! Real overlay mounts in a mount namespace of the test's own thread, and a picture of a tree.
 
-// Each test program uses a part of this.
-#![allow(dead_code)]
+// Each test program uses a part of this, and `pub` is the one way to share it.
+#![allow(dead_code, unreachable_pub)]
 
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
