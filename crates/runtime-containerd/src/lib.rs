@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod containers;
 pub mod daemon;
+mod flatten;
 pub mod images;
 mod leases;
 mod metrics;
