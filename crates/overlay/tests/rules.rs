@@ -167,6 +167,7 @@ fn another_filesystem_is_copied_to() {
     let expected = stack.picture(&all);
     let flat = [stack.image.clone(), vec![target]].concat();
     stack.picture(&flat).assert_same(&expected);
+    nix::mount::umount(&disk).unwrap();
 }
 
 #[test]
