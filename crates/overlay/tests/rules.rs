@@ -1,5 +1,8 @@
 //! Every rule of merging, one by one, against the kernel's overlayfs.
 
+// Clippy knows tests by their attribute only, not their helpers.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use botstead_overlay::Error;
