@@ -184,7 +184,6 @@ impl Flatten<'_> {
             name: name.as_str().to_owned(),
             key: key.to_owned(),
             labels,
-            ..CommitSnapshotRequest::default()
         };
         // Without a deadline: it walks the files of the snapshot.
         let request = self.client.leased(self.op, self.lease, commit)?;
