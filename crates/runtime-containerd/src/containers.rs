@@ -126,7 +126,7 @@ impl Containers for ContainerdContainers {
         let request = CreateContainerRequest {
             container: Some(record),
         };
-        let request = self.client.leased(&op, lease, request)?;
+        let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let created = self.client.containers().create(request).await;
         let created = created.map(drop).map_err(|status| op.status(status));
         self.settle(&spec.id, &folder, &created);
@@ -144,7 +144,7 @@ impl Containers for ContainerdContainers {
                 paths: paths.map(str::to_owned).to_vec(),
             }),
         };
-        let request = self.client.leased(&op, lease, request)?;
+        let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let updated = self.client.containers().update(request).await;
         let updated = updated.map(drop).map_err(|status| op.status(status));
         self.settle(&spec.id, &folder, &updated);
