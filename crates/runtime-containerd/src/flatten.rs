@@ -86,12 +86,16 @@ impl Flatten<'_> {
             labels: HashMap::new(),
         };
         let mut service = self.client.snapshots();
-        let request = self.client.leased(self.op, self.lease, view())?;
+        let request = self
+            .client
+            .leased(self.op, self.lease, self.client.unary(view()))?;
         let mut viewed = service.view(request).await;
         if matches!(&viewed, Err(status) if status.code() == Code::AlreadyExists) {
             // Of an attempt that was cut off.
             self.remove(key).await;
-            let request = self.client.leased(self.op, self.lease, view())?;
+            let request = self
+                .client
+                .leased(self.op, self.lease, self.client.unary(view()))?;
             viewed = service.view(request).await;
         }
         let viewed = viewed.map_err(|status| self.op.status(status))?;
@@ -124,12 +128,16 @@ impl Flatten<'_> {
             labels: HashMap::new(),
         };
         let mut service = self.client.snapshots();
-        let request = self.client.leased(self.op, self.lease, prepare())?;
+        let request = self
+            .client
+            .leased(self.op, self.lease, self.client.unary(prepare()))?;
         let mut prepared = service.prepare(request).await;
         if matches!(&prepared, Err(status) if status.code() == Code::AlreadyExists) {
             // Of an attempt that was cut off, with who knows what in it.
             self.remove(key).await;
-            let request = self.client.leased(self.op, self.lease, prepare())?;
+            let request = self
+                .client
+                .leased(self.op, self.lease, self.client.unary(prepare()))?;
             prepared = service.prepare(request).await;
         }
         let prepared = prepared.map_err(|status| self.op.status(status))?;
@@ -186,7 +194,9 @@ impl Flatten<'_> {
             labels,
         };
         // Without a deadline: it walks the files of the snapshot.
-        let request = self.client.leased(self.op, self.lease, commit)?;
+        let request = self
+            .client
+            .leased(self.op, self.lease, self.client.walk(commit))?;
         match self.client.snapshots().commit(request).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::AlreadyExists => {

@@ -35,7 +35,7 @@ impl Real {
             .tempdir_in("/run")
             .unwrap();
         let mut config = DaemonConfig::new(folder.path().join("root"), folder.path().join("r"));
-        if let Ok(containerd) = std::env::var("BOTSTEAD_TEST_CONTAINERD") {
+        if let Ok(containerd) = std::env::var("BOTSTEAD_TEST_CONTAINERD_BIN") {
             config.path_prefix = Path::new(&containerd).parent().map(Path::to_owned);
             config.containerd = containerd.into();
         }
