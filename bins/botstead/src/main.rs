@@ -38,7 +38,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Openapi => {
             let document = botstead_http::openapi();
-            let text = document.to_pretty_json().context("cannot write the document")?;
+            let text = document
+                .to_pretty_json()
+                .context("cannot write the document")?;
             print(&format!("{text}\n"))?;
             Ok(ExitCode::SUCCESS)
         }

@@ -40,14 +40,9 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let (socket, _daemon) = containerd(config, &installation).await?;
     let network = network(config, &installation)?;
     let runtime = runtime(config, &installation, &socket, network)?;
-    let workspaces = Workspaces::open(
-        runtime,
-        database.store(),
-        workspace_config(config)?,
-        handle,
-    )
-    .await
-    .context("cannot bring the workspaces up")?;
+    let workspaces = Workspaces::open(runtime, database.store(), workspace_config(config)?, handle)
+        .await
+        .context("cannot bring the workspaces up")?;
 
     let services = Services {
         workspaces: workspaces.clone(),
@@ -63,7 +58,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     if !workspaces.close(grace).await {
         tracing::warn!("some operations were not finished; the next start finishes or undoes them");
     }
-    database.close().await.context("cannot close the database")?;
+    database.close().await;
     served.context("the HTTP server failed")
 }
 
@@ -95,16 +90,12 @@ async fn containerd(
         return Ok((settings.socket.clone(), None));
     }
     let root = installation.data_dir.join("containerd");
-    let daemon = Daemon::start(DaemonConfig {
-        log_file: root.join("containerd.log"),
-        data_root: root,
-        run_dir: installation.run_dir.join("containerd"),
-        containerd: settings.binary.clone(),
-        path_prefix: None,
-    })
-    .await
-    .context("cannot start containerd")?;
-    Ok((daemon.socket().to_owned(), Some(daemon)))
+    let mut own = DaemonConfig::new(root, installation.run_dir.join("containerd"));
+    own.containerd.clone_from(&settings.binary);
+    let daemon = Daemon::start(own)
+        .await
+        .context("cannot start containerd")?;
+    Ok((daemon.socket(), Some(daemon)))
 }
 
 /// The bridge network. A subnet that was chosen is kept: addresses are recorded in the database,
@@ -139,7 +130,9 @@ where
     match std::fs::read_to_string(path) {
         Ok(text) => {
             let value = text.trim().parse();
-            Ok(Some(value.with_context(|| format!("cannot read {}", path.display()))?))
+            Ok(Some(value.with_context(|| {
+                format!("cannot read {}", path.display())
+            })?))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -168,8 +161,7 @@ fn runtime(
         plain_http: config.registry.insecure.clone(),
         ..RegistryConfig::default()
     };
-    let containerd = Containerd::connect(containerd, registries).context("cannot use containerd")?;
-    Ok(containerd.runtime(network))
+    Containerd::connect(containerd, registries, network).context("cannot use containerd")
 }
 
 fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
@@ -187,7 +179,9 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
     );
     let mut workspace = WorkspaceConfig::new(agent, config.data_dir.clone());
     workspace.default_image = settings.default_image.clone();
-    workspace.allowed_images.clone_from(&settings.allowed_images);
+    workspace
+        .allowed_images
+        .clone_from(&settings.allowed_images);
     workspace.default_limits = Limits {
         memory_bytes: Some(settings.limits.memory_bytes),
         pids: Some(settings.limits.pids),

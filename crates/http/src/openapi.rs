@@ -103,10 +103,13 @@ fn complete(operation: &mut Operation, public: bool) {
         )
     });
     for (status, response) in responses {
-        if let RefOr::T(response) = response
-            && (status == "default" || status.starts_with(['4', '5']))
-            && response.content.is_empty()
-        {
+        let RefOr::T(response) = response else {
+            continue;
+        };
+        if response.description.is_empty() {
+            response.description = "Done.".to_owned();
+        }
+        if (status == "default" || status.starts_with(['4', '5'])) && response.content.is_empty() {
             response
                 .content
                 .insert(CONTENT_TYPE.to_owned(), problem().into());

@@ -200,8 +200,11 @@ fn open(identity: Identity) -> Option<OwnedFd> {
     (Identity::of(identity.pid) == Some(identity)).then_some(process)
 }
 
+#[allow(unsafe_code)]
 async fn gone(process: OwnedFd) {
-    match AsyncFd::register(process) {
+    // SAFETY: an OwnedFd always tells one and the same open descriptor until it is dropped, which
+    // is what `register` asks for.
+    match unsafe { AsyncFd::register(process) } {
         // A process file is readable once the process ended (pidfd_open(2)).
         Ok(process) => drop(process.readable().await),
         Err(error) => tracing::error!(%error, "containerd cannot be watched"),

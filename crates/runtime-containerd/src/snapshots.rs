@@ -124,12 +124,19 @@ impl Snapshots for ContainerdSnapshots {
             name: name.as_str().to_owned(),
             key: key.as_str().to_owned(),
             labels,
-            ..CommitSnapshotRequest::default()
         };
         // Without a deadline: it walks the files of the snapshot.
         let request = self.client.leased(&op, lease, request)?;
         let committed = self.client.snapshots().commit(request).await;
-        committed.map(drop).map_err(|status| op.status(status))
+        match committed {
+            Ok(_) => Ok(()),
+            // containerd looks at the name before the key; a repeated commit has neither.
+            Err(status) if status.code() == tonic::Code::AlreadyExists => {
+                self.get(key).await?;
+                Err(op.status(status))
+            }
+            Err(status) => Err(op.status(status)),
+        }
     }
 
     async fn get(&self, key: &SnapshotKey) -> Result<Snapshot> {

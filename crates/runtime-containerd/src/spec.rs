@@ -227,7 +227,6 @@ pub(crate) fn build(spec: &ContainerSpec, folder: &Path, cgroup: &str, edits: &E
             "env": environment(spec, edits),
             "cwd": spec.process.cwd,
             "capabilities": capabilities(),
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1_048_576, "soft": 65_536}],
             "noNewPrivileges": false,
         },
         "root": {"path": "rootfs", "readonly": false},

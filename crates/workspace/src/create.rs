@@ -99,9 +99,7 @@ impl Workspaces {
         let wishes = inner.wishes(&bot, record.as_ref(), &request)?;
         match &record {
             Some(record) => refuse_other(record, &request)?,
-            None => {
-                disk::require_free_space(&inner.config)?
-            }
+            None => disk::require_free_space(&inner.config)?,
         }
         inner.join_or_begin(bot.id, request, wishes)
     }
@@ -126,7 +124,9 @@ impl Inner {
         let allowed = &self.config.allowed_images;
         let fits = |pattern: &String| match pattern.strip_suffix('*') {
             Some(prefix) => image.as_str().starts_with(prefix),
-            None => pattern.parse().is_ok_and(|allowed: ImageRef| allowed == *image),
+            None => pattern
+                .parse()
+                .is_ok_and(|allowed: ImageRef| allowed == *image),
         };
         if allowed.is_empty() || *image == self.config.default_image || allowed.iter().any(fits) {
             return Ok(());

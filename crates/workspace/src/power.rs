@@ -40,7 +40,8 @@ impl Workspaces {
         if found {
             return Ok(());
         }
-        self.create_and_wait(actor, bot, CreateRequest::default()).await
+        self.create_and_wait(actor, bot, CreateRequest::default())
+            .await
     }
 
     /// Stops the workspace; it stays stopped until it is started, whatever restarts meanwhile. One

@@ -30,6 +30,13 @@ pub(crate) struct Problem {
     code: &'static str,
     detail: String,
     retry_after: Option<Duration>,
+    /// Apart, so that a `Result` with a problem stays small.
+    rare: Box<Rare>,
+}
+
+/// What few problems have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Rare {
     allow: Option<String>,
     unavailable: Vec<&'static str>,
     cause: Option<String>,
@@ -47,9 +54,7 @@ impl Problem {
             code,
             detail: detail.into(),
             retry_after: retry.then_some(RETRY_AFTER),
-            allow: None,
-            unavailable: Vec::new(),
-            cause: None,
+            rare: Box::default(),
         }
     }
 
@@ -104,25 +109,26 @@ impl Problem {
     /// Names the methods that the path takes.
     #[must_use]
     pub(crate) fn allowing(mut self, methods: String) -> Self {
-        self.allow = Some(methods);
+        self.rare.allow = Some(methods);
         self
     }
 
     /// Names what does not answer.
     #[must_use]
     pub(crate) fn unavailable(mut self, parts: Vec<&'static str>) -> Self {
-        self.unavailable = parts;
+        self.rare.unavailable = parts;
         self
     }
 
     /// Adds what the log should have and the client should not.
     #[must_use]
     pub(crate) fn caused_by(mut self, cause: impl fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
+        self.rare.cause = Some(cause.to_string());
         self
     }
 
     /// Its status.
+    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
@@ -139,7 +145,7 @@ impl Problem {
 
     /// Writes the cause to the log; the request's span adds its id.
     pub(crate) fn log(&self) {
-        let cause = self.cause.as_deref().unwrap_or_default();
+        let cause = self.rare.cause.as_deref().unwrap_or_default();
         if self.status.is_server_error() && self.status != StatusCode::NOT_IMPLEMENTED {
             tracing::error!(
                 code = self.code,
@@ -168,7 +174,7 @@ impl Problem {
             code: self.code.to_owned(),
             message: self.detail.clone(),
             request_id: request_id.to_owned(),
-            unavailable: self.unavailable.clone(),
+            unavailable: self.rare.unavailable.clone(),
         };
         let mut reply = HttpResponseBuilder::new(self.status);
         self.headers(&mut reply);
@@ -183,7 +189,7 @@ impl Problem {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             reply.insert_header((header::RETRY_AFTER, seconds.max(1)));
         }
-        if let Some(methods) = &self.allow {
+        if let Some(methods) = &self.rare.allow {
             reply.insert_header((header::ALLOW, methods.as_str()));
         }
     }

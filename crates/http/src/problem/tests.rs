@@ -114,7 +114,7 @@ async fn an_internal_cause_is_for_the_log_only() {
     let broken = store::Error::new(store::ErrorKind::Internal, "read row", "secret-subject")
         .with_source(std::io::Error::other("secret-source"));
     let problem = Problem::from(workspace::Error::Store(broken));
-    let cause = problem.cause.clone().unwrap();
+    let cause = problem.rare.cause.clone().unwrap();
     assert!(cause.contains("secret-subject") && cause.contains("secret-source"));
     let reply = seen(problem).await;
     assert_eq!(reply["status"], 500);
@@ -126,7 +126,14 @@ async fn the_sources_of_any_other_failure_are_for_the_log_only() {
     let down = store::Error::new(store::ErrorKind::Unavailable, "read bot", BOT)
         .with_source(std::io::Error::other("secret-source"));
     let problem = Problem::from(workspace::Error::Store(down));
-    assert!(problem.cause.clone().unwrap().contains("secret-source"));
+    assert!(
+        problem
+            .rare
+            .cause
+            .clone()
+            .unwrap()
+            .contains("secret-source")
+    );
     let reply = seen(problem).await;
     assert_eq!(reply["status"], 503);
     assert!(!reply.to_string().contains("secret"), "{reply}");

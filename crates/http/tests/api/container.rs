@@ -1,0 +1,373 @@
+//! Workspaces: create, look, snapshots, commands, operations, delete.
+
+use crate::support::{Api, IMAGE};
+use botstead_runtime_testing::{ImageContent, PullScript};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn kinds(events: &[Value]) -> Vec<&str> {
+    events
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_tells_its_steps_in_order() {
+    let api = Api::start().await;
+    let bot = api.bot().await;
+    let path = format!("{bot}/container");
+    let body = json!({"gpu": {"devices": []}, "a_field_of_other_clients": 1});
+    let events = api.post(&path, body).await.events();
+    assert_eq!(events[0], json!({"type": "pulling", "image": IMAGE}));
+    assert_eq!(
+        kinds(&events)
+            .into_iter()
+            .filter(|kind| *kind == "creating")
+            .count(),
+        1
+    );
+    for event in &events {
+        if event["type"] == "pull_progress" {
+            assert!(event["layers"].is_array(), "{event}");
+        }
+    }
+    let id = bot.strip_prefix("/bots/").unwrap();
+    assert_eq!(
+        events.last().unwrap(),
+        &json!({"type": "complete", "container": {
+            "container_id": format!("workspace-{id}"),
+            "image": IMAGE,
+            "snapshotter": "memory",
+            "started": true,
+            "data_restored": false,
+            "has_preserved_data": false,
+        }})
+    );
+    let info = api.get(&path).await.expect(200);
+    assert_eq!(info["status"], "running");
+    assert_eq!(info["task_running"], true);
+    assert_eq!(info["legacy"], false);
+    assert_eq!(info["namespace"], "memory");
+    assert_eq!(info["container_path"], "/data");
+    assert_eq!(info.get("cdi_devices"), None);
+
+    // Again without a body: it runs already.
+    let again = api
+        .call(&api.member, Method::POST, &path, None)
+        .await
+        .events();
+    assert_eq!(kinds(&again).last(), Some(&"complete"));
+    let other = api.post(&path, json!({"image": "registry.test/x:1"})).await;
+    other.expect_problem(409, "container_exists");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_refused_before_the_first_event_is_no_stream() {
+    let api = Api::start().await;
+    let bot = api.bot().await;
+    let path = format!("{bot}/container");
+    for (body, code) in [
+        (json!({"image": "NOT AN IMAGE"}), "invalid_value"),
+        (json!({"gpu": {"devices": ["gpu0"]}}), "invalid_value"),
+        (json!({"limits": {"memory_bytes": 1}}), "invalid_value"),
+        (json!({"pull": "sometimes"}), "invalid_body"),
+        (json!({"restore_data": "yes"}), "invalid_body"),
+    ] {
+        api.post(&path, body).await.expect_problem(400, code);
+    }
+    let other = api.post(&path, json!({"snapshotter": "zfs"})).await;
+    assert_eq!(other.expect(400)["status"], 400);
+    api.get(&path)
+        .await
+        .expect_problem(404, "workspace_not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_reports_progress_and_failure_in_the_stream() {
+    let api = Api::start().await;
+    let image = "registry.test/a/b:1".parse().unwrap();
+    let script = PullScript {
+        steps: 5,
+        step_time: Duration::from_millis(60),
+        ..PullScript::default()
+    };
+    let content = ImageContent::of_files([("/x", "y")]);
+    api.runtime.add_remote_image(&image, content, script);
+    let path = format!("{}/container", api.bot().await);
+    let events = api
+        .post(&path, json!({"image": "registry.test/a/b:1"}))
+        .await
+        .events();
+    let progress: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["type"] == "pull_progress")
+        .collect();
+    assert!(!progress.is_empty(), "{events:?}");
+    let layer = &progress.last().unwrap()["layers"][0];
+    assert!(
+        layer["ref"].as_str().unwrap().starts_with("sha256:"),
+        "{layer}"
+    );
+    assert_eq!(layer["offset"], layer["total"]);
+    assert_eq!(kinds(&events).last(), Some(&"complete"));
+
+    let path = format!("{}/container", api.bot().await);
+    let reply = api
+        .post(&path, json!({"image": "registry.test/none:1"}))
+        .await;
+    let events = reply.events();
+    let last = events.last().unwrap();
+    assert_eq!(last["type"], "error");
+    assert_eq!(last["request_id"], reply.header("x-request-id"));
+    assert!(
+        last["code"].is_string() && last["message"].is_string(),
+        "{last}"
+    );
+    assert_eq!(last.as_object().unwrap().len(), 4, "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_goes_on_when_its_client_leaves() {
+    let api = Api::start().await;
+    let image = "registry.test/a/b:1".parse().unwrap();
+    let script = PullScript {
+        steps: 4,
+        step_time: Duration::from_millis(100),
+        ..PullScript::default()
+    };
+    let content = ImageContent::of_files([("/x", "y")]);
+    api.runtime.add_remote_image(&image, content, script);
+    let bot = api.bot().await;
+    let path = format!("{bot}/container");
+    let request = api.request(&api.member, Method::POST, &path);
+    let reply = request
+        .json(&json!({"image": "registry.test/a/b:1"}))
+        .send()
+        .await
+        .unwrap();
+    drop(reply);
+    let mut state = Value::Null;
+    for _ in 0..100 {
+        let list = api.get(&format!("{bot}/operations")).await.expect(200);
+        state = list["items"][0]["state"].clone();
+        if state == "succeeded" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(state, "succeeded");
+    assert_eq!(api.get(&path).await.expect(200)["task_running"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_can_be_cancelled() {
+    let api = Api::start().await;
+    let image = "registry.test/slow:1".parse().unwrap();
+    let script = PullScript {
+        hangs_after: Some(0),
+        ..PullScript::default()
+    };
+    let content = ImageContent::of_files([("/x", "y")]);
+    api.runtime.add_remote_image(&image, content, script);
+    let bot = api.bot().await;
+    let path = format!("{bot}/container");
+    let request = api.request(&api.member, Method::POST, &path);
+    let reply = request
+        .json(&json!({"image": "registry.test/slow:1"}))
+        .send()
+        .await
+        .unwrap();
+    let mut operation = Value::Null;
+    for _ in 0..100 {
+        operation = api.get(&format!("{bot}/operations")).await.expect(200)["items"][0].clone();
+        if operation["cancellable"] == true {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(operation["kind"], "create");
+    assert_eq!(operation["state"], "running");
+    let path = format!("{bot}/operations/{}", operation["id"].as_str().unwrap());
+    assert_eq!(api.get(&path).await.expect(200)["id"], operation["id"]);
+    api.delete(&path).await.expect(200);
+    let text = reply.text().await.unwrap();
+    assert!(text.contains(r#""code":"cancelled""#), "{text}");
+    assert_eq!(api.get(&path).await.expect(200)["state"], "cancelled");
+    api.delete(&path)
+        .await
+        .expect_problem(409, "not_cancellable");
+    let unknown = format!("{bot}/operations/0198a8a5-0000-7000-8000-000000000001");
+    api.get(&unknown)
+        .await
+        .expect_problem(404, "operation_not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_are_made_listed_and_brought_back() {
+    let api = Api::start().await;
+    let bot = api.bot_with_workspace().await;
+    let path = format!("{bot}/container/snapshots");
+    let made = api
+        .post(&path, json!({"snapshot_name": "first"}))
+        .await
+        .expect(201);
+    assert_eq!(made["version"], 1);
+    assert_eq!(made["source"], "manual");
+    assert_eq!(made["display_name"], "first");
+    let fields = made.as_object().unwrap();
+    assert_eq!(fields.len(), 7, "{made}");
+    let list = api.get(&path).await.expect(200);
+    assert_eq!(list["snapshotter"], "memory");
+    let snapshots = list["snapshots"].as_array().unwrap();
+    let version = snapshots
+        .iter()
+        .find(|snapshot| snapshot["version"] == 1)
+        .unwrap();
+    assert_eq!(version["name"], "first");
+    assert_eq!(version["managed"], true);
+    assert_eq!(version["kind"], "Committed");
+    assert_eq!(
+        version["runtime_snapshot_name"],
+        made["runtime_snapshot_name"]
+    );
+    let layer = snapshots
+        .iter()
+        .find(|snapshot| snapshot["managed"] == false)
+        .unwrap();
+    assert_eq!(layer["source"], "image_layer");
+    assert_eq!(
+        api.get(&format!("{path}?snapshotter=zfs")).await.status,
+        400
+    );
+
+    let rollback = format!("{path}/rollback");
+    let dry = api
+        .post(&rollback, json!({"version": 1, "dry_run": true}))
+        .await
+        .expect(200);
+    assert_eq!(dry["rolled_back_to"], 1);
+    let done = api.post(&rollback, json!({"version": 1})).await.expect(200);
+    assert_eq!(done["rolled_back_to"], 1);
+    api.post(&rollback, json!({"version": 0}))
+        .await
+        .expect_problem(400, "invalid_value");
+    api.post(&rollback, json!({"version": 99}))
+        .await
+        .expect_problem(404, "version_not_found");
+    api.post(&rollback, json!({}))
+        .await
+        .expect_problem(400, "invalid_body");
+    let tree = api.get(&format!("{path}/tree")).await.expect(200);
+    assert_eq!(tree["head_version"], 1);
+    assert_eq!(tree["versions"][0]["name"], "first");
+    assert_eq!(tree["versions"][0]["pinned"], false);
+    assert!(tree["versions"][0]["size_bytes"].is_u64());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_stops_starts_and_goes() {
+    let api = Api::start().await;
+    let bot = api.bot_with_workspace().await;
+    let path = format!("{bot}/container");
+    let metrics = api.get(&format!("{path}/metrics")).await.expect(200);
+    assert_eq!(metrics["supported"], true);
+    assert_eq!(
+        metrics["status"],
+        json!({"exists": true, "task_running": true})
+    );
+    assert!(
+        metrics["metrics"]["cpu"]["usage_nanoseconds"].is_u64(),
+        "{metrics}"
+    );
+    let stopped = api
+        .post(&format!("{path}/stop"), json!({}))
+        .await
+        .expect(200);
+    assert_eq!(stopped, json!({"stopped": true}));
+    assert_eq!(api.get(&path).await.expect(200)["status"], "stopped");
+    let refused = api
+        .post(&format!("{path}/exec"), json!({"command": "true"}))
+        .await;
+    refused.expect_problem(409, "workspace_not_running");
+    let started = api
+        .call(&api.member, Method::POST, &format!("{path}/start"), None)
+        .await;
+    assert_eq!(started.expect(200), json!({"started": true}));
+    let refused = api.delete(&format!("{path}?preserve_data=maybe")).await;
+    refused.expect_problem(400, "invalid_query");
+    api.delete(&path).await.expect(204);
+    api.delete(&path).await.expect(204);
+    api.get(&path)
+        .await
+        .expect_problem(404, "workspace_not_found");
+    let metrics = api.get(&format!("{path}/metrics")).await.expect(200);
+    assert_eq!(metrics["status"]["exists"], false);
+    assert_eq!(metrics["metrics"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_run_and_answer() {
+    let api = Api::start().await;
+    let bot = api.bot_with_workspace().await;
+    let path = format!("{bot}/container/exec");
+    let line = json!({"command": "cat; echo err >&2; exit 3", "stdin": "in"});
+    let reply = api.post(&path, line).await.expect(200);
+    assert_eq!(reply["exit_code"], 3);
+    assert_eq!(reply["stdout"], "in");
+    assert_eq!(reply["stderr"], "err\n");
+    assert_eq!(
+        (&reply["truncated"], &reply["timed_out"]),
+        (&json!(false), &json!(false))
+    );
+    assert!(reply["duration_ms"].is_u64() && reply["exec_id"].is_string());
+    let words = json!({"command": ["printf", "\\377"], "encoding": "base64"});
+    assert_eq!(api.post(&path, words).await.expect(200)["stdout"], "/w==");
+    let detached = api
+        .post(&path, json!({"command": "true", "detach": true}))
+        .await;
+    detached.expect_problem(501, "unsupported");
+    let request = api
+        .request(&api.member, Method::POST, &path)
+        .json(&json!({"command": "true"}));
+    let streamed = api
+        .send(request.header("accept", "text/event-stream"))
+        .await;
+    streamed.expect_problem(501, "unsupported");
+    for bad in [json!({}), json!({"command": 1})] {
+        api.post(&path, bad)
+            .await
+            .expect_problem(400, "invalid_body");
+    }
+    api.post(&path, json!({"command": []}))
+        .await
+        .expect_problem(400, "invalid_value");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_ends_its_command() {
+    let api = Api::start().await;
+    let bot = api.bot_with_workspace().await;
+    let path = format!("{bot}/container/exec");
+    let file = api.directory.path().join("pid");
+    let line = format!("echo $$ > {}; exec sleep 60", file.display());
+    let request = api.request(&api.member, Method::POST, &path);
+    let request = request
+        .json(&json!({"command": line}))
+        .timeout(Duration::from_millis(700));
+    assert!(request.send().await.unwrap_err().is_timeout());
+    let pid = std::fs::read_to_string(file).unwrap();
+    let process = std::path::Path::new("/proc").join(pid.trim());
+    let alive = || {
+        let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+        !status.is_empty() && !status.contains("\nState:\tZ")
+    };
+    for _ in 0..100 {
+        if !alive() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the command still runs two seconds after its client left");
+}

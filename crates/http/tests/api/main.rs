@@ -1,0 +1,10 @@
+//! The API over a real socket: every route's way to success, and how it fails.
+
+// Clippy takes only functions with #[test] for tests; these modules are nothing else.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod container;
+mod log;
+mod people;
+mod rules;
+mod support;
