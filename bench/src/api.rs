@@ -33,15 +33,25 @@ impl Api {
         Ok(api)
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<reqwest::Response> {
-        let mut request = self.client.request(method.clone(), format!("{}{path}", self.url));
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<reqwest::Response> {
+        let mut request = self
+            .client
+            .request(method.clone(), format!("{}{path}", self.url));
         if !self.token.is_empty() {
             request = request.bearer_auth(&self.token);
         }
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let reply = request.send().await.with_context(|| format!("{method} {path}"))?;
+        let reply = request
+            .send()
+            .await
+            .with_context(|| format!("{method} {path}"))?;
         if reply.status().is_success() {
             return Ok(reply);
         }
@@ -50,7 +60,12 @@ impl Api {
     }
 
     /// A call and its whole answer, `null` where that is empty.
-    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value> {
         let reply = self.send(method, path, body).await?;
         if reply.status() == StatusCode::NO_CONTENT {
             return Ok(Value::Null);
@@ -61,7 +76,10 @@ impl Api {
     pub(crate) async fn import_image(&self, archive: Vec<u8>) -> Result<()> {
         let request = self.client.post(format!("{}/images/import", self.url));
         let request = request.bearer_auth(&self.token).body(archive);
-        let reply = request.header("content-type", "application/octet-stream").send().await?;
+        let reply = request
+            .header("content-type", "application/octet-stream")
+            .send()
+            .await?;
         if reply.status() != StatusCode::CREATED {
             bail!("image import: {}: {}", reply.status(), reply.text().await?);
         }
@@ -69,7 +87,9 @@ impl Api {
     }
 
     pub(crate) async fn new_bot(&self) -> Result<String> {
-        let bot = self.call(Method::POST, "/bots", Some(json!({ "name": "bench" }))).await?;
+        let bot = self
+            .call(Method::POST, "/bots", Some(json!({ "name": "bench" })))
+            .await?;
         text(&bot, "id")
     }
 
@@ -91,33 +111,44 @@ impl Api {
     }
 
     pub(crate) async fn delete_bot(&self, bot: &str) -> Result<()> {
-        self.call(Method::DELETE, &format!("/bots/{bot}"), None).await.map(drop)
+        self.call(Method::DELETE, &format!("/bots/{bot}"), None)
+            .await
+            .map(drop)
     }
 
     /// One of the calls below the workspace, without a body.
     pub(crate) async fn get(&self, bot: &str, what: &str) -> Result<Value> {
-        self.call(Method::GET, &format!("{}{what}", container(bot)), None).await
+        self.call(Method::GET, &format!("{}{what}", container(bot)), None)
+            .await
     }
 
     pub(crate) async fn stop(&self, bot: &str) -> Result<()> {
-        self.call(Method::POST, &format!("{}/stop", container(bot)), None).await.map(drop)
+        self.call(Method::POST, &format!("{}/stop", container(bot)), None)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn start(&self, bot: &str) -> Result<()> {
-        self.call(Method::POST, &format!("{}/start", container(bot)), None).await.map(drop)
+        self.call(Method::POST, &format!("{}/start", container(bot)), None)
+            .await
+            .map(drop)
     }
 
     /// Makes a version and tells its number.
     pub(crate) async fn snapshot(&self, bot: &str) -> Result<u64> {
         let path = format!("{}/snapshots", container(bot));
         let made = self.call(Method::POST, &path, Some(json!({}))).await?;
-        made["version"].as_u64().context("the snapshot has no version")
+        made["version"]
+            .as_u64()
+            .context("the snapshot has no version")
     }
 
     /// Rolls back; whether the present state was kept as a version.
     pub(crate) async fn rollback(&self, bot: &str, version: u64) -> Result<bool> {
         let path = format!("{}/snapshots/rollback", container(bot));
-        let done = self.call(Method::POST, &path, Some(json!({ "version": version }))).await?;
+        let done = self
+            .call(Method::POST, &path, Some(json!({ "version": version })))
+            .await?;
         Ok(done["safety_version"].is_u64())
     }
 
@@ -135,7 +166,9 @@ impl Api {
 }
 
 fn text(value: &Value, key: &str) -> Result<String> {
-    let text = value[key].as_str().with_context(|| format!("no {key} in the answer"))?;
+    let text = value[key]
+        .as_str()
+        .with_context(|| format!("no {key} in the answer"))?;
     Ok(text.to_owned())
 }
 

@@ -53,8 +53,15 @@ pub(crate) struct Bare {
 
 impl Bare {
     /// Takes `model`, a container of the server, as what to make.
-    pub(crate) async fn new(socket: &Path, namespace: &str, model: &str, run_dir: &Path) -> Result<Self> {
-        let client = Client::from_path(socket).await.context("cannot connect to containerd")?;
+    pub(crate) async fn new(
+        socket: &Path,
+        namespace: &str,
+        model: &str,
+        run_dir: &Path,
+    ) -> Result<Self> {
+        let client = Client::from_path(socket)
+            .await
+            .context("cannot connect to containerd")?;
         let config = BridgeConfig::for_installation(
             &format!("bench-{}", std::process::id()),
             run_dir.join("bench-netns"),
@@ -70,7 +77,9 @@ impl Bare {
             base: String::new(),
             next: 0,
         };
-        let found = bare.request(GetContainerRequest { id: model.to_owned() });
+        let found = bare.request(GetContainerRequest {
+            id: model.to_owned(),
+        });
         let found = bare.client.containers().get(found).await?.into_inner();
         bare.model = found.container.context("containerd told no record")?;
         let spec = bare.model.spec.as_ref().context("the record has no spec")?;
@@ -86,7 +95,9 @@ impl Bare {
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", self.namespace.clone());
         request
     }
 
@@ -107,7 +118,13 @@ impl Bare {
             parent: parent.to_owned(),
             labels: protected(),
         });
-        Ok(self.client.snapshots().prepare(request).await?.into_inner().mounts)
+        Ok(self
+            .client
+            .snapshots()
+            .prepare(request)
+            .await?
+            .into_inner()
+            .mounts)
     }
 
     /// From nothing to a running container.
@@ -125,8 +142,13 @@ impl Bare {
         };
         let spec = record.spec.as_mut().context("the record has no spec")?;
         spec.value = serde_json::to_vec(&self.spec_of(&name, &namespace)?)?;
-        let request = CreateContainerRequest { container: Some(record.clone()) };
-        self.client.containers().create(self.request(request)).await?;
+        let request = CreateContainerRequest {
+            container: Some(record.clone()),
+        };
+        self.client
+            .containers()
+            .create(self.request(request))
+            .await?;
         // No two live at a time in more than the few scenarios; addresses need not be returned.
         let hosts = self.network.info().subnet.hosts().skip(1);
         let address = hosts.take(200).nth(self.next as usize % 200);
@@ -144,11 +166,18 @@ impl Bare {
     fn spec_of(&self, name: &str, namespace: &Path) -> Result<Value> {
         let mut spec = self.spec.clone();
         let linux = &mut spec["linux"];
-        let group = linux["cgroupsPath"].as_str().context("the spec has no control group")?;
+        let group = linux["cgroupsPath"]
+            .as_str()
+            .context("the spec has no control group")?;
         let (parent, _) = group.rsplit_once('/').unwrap_or_default();
         linux["cgroupsPath"] = format!("{parent}/{name}").into();
-        let namespaces = linux["namespaces"].as_array_mut().context("no namespaces")?;
-        for entry in namespaces.iter_mut().filter(|entry| entry["type"] == "network") {
+        let namespaces = linux["namespaces"]
+            .as_array_mut()
+            .context("no namespaces")?;
+        for entry in namespaces
+            .iter_mut()
+            .filter(|entry| entry["type"] == "network")
+        {
             entry["path"] = namespace.to_string_lossy().into();
         }
         Ok(spec)
@@ -158,15 +187,20 @@ impl Bare {
         let request = self.request(CreateTaskRequest {
             container_id: container.record.id.clone(),
             rootfs: container.mounts.clone(),
-            options: container.record.runtime.as_ref().and_then(|runtime| runtime.options.clone()),
+            options: container
+                .record
+                .runtime
+                .as_ref()
+                .and_then(|runtime| runtime.options.clone()),
             ..CreateTaskRequest::default()
         });
-        let endpoint = Endpoint { address: container.address };
+        let endpoint = Endpoint {
+            address: container.address,
+        };
         let mut tasks = self.client.tasks();
-        try_join!(
-            async { anyhow::Ok(tasks.create(request).await?) },
-            async { anyhow::Ok(self.network.attach(&container.id, &endpoint).await?) },
-        )?;
+        try_join!(async { anyhow::Ok(tasks.create(request).await?) }, async {
+            anyhow::Ok(self.network.attach(&container.id, &endpoint).await?)
+        },)?;
         let request = StartRequest {
             container_id: container.record.id.clone(),
             ..StartRequest::default()
@@ -220,13 +254,19 @@ impl Bare {
     }
 
     /// Lets a stopped container have a new writable snapshot on `parent`.
-    pub(crate) async fn switch(&mut self, container: &mut BareContainer, parent: &str) -> Result<()> {
+    pub(crate) async fn switch(
+        &mut self,
+        container: &mut BareContainer,
+        parent: &str,
+    ) -> Result<()> {
         let key = self.key("active");
         container.mounts = self.prepare(&key, parent).await?;
         container.record.snapshot_key = key;
         let request = self.request(UpdateContainerRequest {
             container: Some(container.record.clone()),
-            update_mask: Some(FieldMask { paths: vec!["snapshotkey".to_owned()] }),
+            update_mask: Some(FieldMask {
+                paths: vec!["snapshotkey".to_owned()],
+            }),
         });
         self.client.containers().update(request).await?;
         Ok(())
@@ -254,17 +294,30 @@ impl Bare {
     }
 
     pub(crate) async fn delete_stopped(&self, container: BareContainer) -> Result<()> {
-        let request = DeleteContainerRequest { id: container.record.id.clone() };
-        self.client.containers().delete(self.request(request)).await?;
+        let request = DeleteContainerRequest {
+            id: container.record.id.clone(),
+        };
+        self.client
+            .containers()
+            .delete(self.request(request))
+            .await?;
         self.remove_snapshot(&container.record.snapshot_key).await
     }
 
     /// Ends every task of the namespace, also the server's, and takes the network away: the last
     /// thing before containerd is ended.
     pub(crate) async fn clear(&self) -> Result<()> {
-        let listed = self.client.tasks().list(self.request(ListTasksRequest::default())).await?;
+        let listed = self
+            .client
+            .tasks()
+            .list(self.request(ListTasksRequest::default()))
+            .await?;
         for task in listed.into_inner().tasks {
-            let name = if task.container_id.is_empty() { task.id } else { task.container_id };
+            let name = if task.container_id.is_empty() {
+                task.id
+            } else {
+                task.container_id
+            };
             match self.end_task(name, Signal::SIGKILL).await {
                 Err(error) if is_missing(&error) => {}
                 done => done?,

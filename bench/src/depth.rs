@@ -67,7 +67,14 @@ pub(crate) async fn measure(api: &Api, counts: Counts) -> Result<Depth> {
     api.start(&bot).await.context("start at the end")?;
     let end = point(api, &bot, counts, "end").await?;
     api.delete_bot(&bot).await?;
-    Ok(Depth { counts, first, after_snapshots, end, snapshots, rollbacks })
+    Ok(Depth {
+        counts,
+        first,
+        after_snapshots,
+        end,
+        snapshots,
+        rollbacks,
+    })
 }
 
 /// Measures a running workspace and leaves it stopped.
@@ -75,7 +82,10 @@ async fn point(api: &Api, bot: &str, counts: Counts, name: &str) -> Result<Point
     // New names each time: the kernel remembers that a name does not exist, and overlayfs asks
     // every layer only the first time. The same loop with a name that exists is the shell's share.
     let line = |test: &str| {
-        format!("i=0; while [ $i -lt {} ]; do [ -e {test} ]; i=$((i+1)); done; true", counts.lookups)
+        format!(
+            "i=0; while [ $i -lt {} ]; do [ -e {test} ]; i=$((i+1)); done; true",
+            counts.lookups
+        )
     };
     api.shell(bot, &line("/")).await?;
     let shell = api.shell(bot, &line("/")).await?;

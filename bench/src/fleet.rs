@@ -70,10 +70,13 @@ pub(crate) async fn measure(server: &Server, workspaces: usize, reads: usize) ->
         reads: vec![
             ("GET", read(api, &bots, "", reads).await?),
             ("GET metrics", read(api, &bots, "/metrics", reads).await?),
-            ("GET snapshots", read(api, &bots, "/snapshots", reads).await?),
+            (
+                "GET snapshots",
+                read(api, &bots, "/snapshots", reads).await?,
+            ),
         ],
         server: Memory::of(&[server.pid()])?,
-        containerd: Memory::of(&[server.containerd_pid()?])?,
+        containerd: Memory::of(&[server.containerd_pid().await?])?,
         shims: Memory::of(&server.shims()?)?,
     };
     stream::iter(&bots)

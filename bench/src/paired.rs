@@ -49,8 +49,11 @@ pub(crate) async fn create(api: &Api, bare: &mut Bare, rounds: usize) -> Result<
     let mut pair = Pair::default();
     for round in 0..WARM_UP + rounds {
         let bot = api.new_bot().await?;
-        let (server, (floor, container)) =
-            in_turns!(round, api.create(&bot, IMAGE).await?, timed(bare.create()).await?);
+        let (server, (floor, container)) = in_turns!(
+            round,
+            api.create(&bot, IMAGE).await?,
+            timed(bare.create()).await?
+        );
         pair.add(round, server, floor);
         bare.delete(container).await?;
         api.delete_bot(&bot).await?;
@@ -95,8 +98,11 @@ pub(crate) async fn snapshot(api: &Api, bare: &mut Bare, rounds: usize) -> Resul
             bare.switch(&mut container, &version).await?;
             bare.start(&container).await
         };
-        let ((server, _), (floor, ())) =
-            in_turns!(round, timed(api.snapshot(&bot)).await?, timed(directly).await?);
+        let ((server, _), (floor, ())) = in_turns!(
+            round,
+            timed(api.snapshot(&bot)).await?,
+            timed(directly).await?
+        );
         pair.add(round, server, floor);
     }
     bare.delete(container).await?;
@@ -123,8 +129,11 @@ pub(crate) async fn rollback(api: &Api, bare: &mut Bare, rounds: usize) -> Resul
             bare.switch(&mut container, &bare_target).await?;
             bare.start(&container).await
         };
-        let ((server, kept), (floor, ())) =
-            in_turns!(round, timed(api.rollback(&bot, target)).await?, timed(directly).await?);
+        let ((server, kept), (floor, ())) = in_turns!(
+            round,
+            timed(api.rollback(&bot, target)).await?,
+            timed(directly).await?
+        );
         ensure!(kept, "the rollback made no safety version");
         pair.add(round, server, floor);
     }
@@ -151,9 +160,15 @@ pub(crate) async fn rollback_stopped(api: &Api, bare: &mut Bare, rounds: usize) 
             bare.switch(&mut container, &bare_target).await?;
             bare.remove_snapshot(&old).await
         };
-        let ((server, kept), (floor, ())) =
-            in_turns!(round, timed(api.rollback(&bot, target)).await?, timed(directly).await?);
-        ensure!(!kept, "the rollback made a safety version of an unchanged workspace");
+        let ((server, kept), (floor, ())) = in_turns!(
+            round,
+            timed(api.rollback(&bot, target)).await?,
+            timed(directly).await?
+        );
+        ensure!(
+            !kept,
+            "the rollback made a safety version of an unchanged workspace"
+        );
         pair.add(round, server, floor);
     }
     bare.delete_stopped(container).await?;

@@ -43,8 +43,12 @@ impl Server {
     /// Starts it, with an admin and the image.
     pub(crate) async fn start(programs: &Programs) -> Result<Self> {
         // On the disk, where a server's data would be, and sockets where paths are short.
-        let data = tempfile::Builder::new().prefix("botstead-bench-").tempdir_in("/var/tmp")?;
-        let run = tempfile::Builder::new().prefix("bsbench-").tempdir_in("/run")?;
+        let data = tempfile::Builder::new()
+            .prefix("botstead-bench-")
+            .tempdir_in("/var/tmp")?;
+        let run = tempfile::Builder::new()
+            .prefix("bsbench-")
+            .tempdir_in("/run")?;
         let listen = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         let config = data.path().join("config.toml");
         let quoted = |path: &Path| Value::from(path.to_string_lossy()).to_string();
@@ -63,13 +67,22 @@ impl Server {
             command
         };
         let created = command()
-            .args(["admin", "create-user", "--username", "bench", "--role", "admin"])
+            .args([
+                "admin",
+                "create-user",
+                "--username",
+                "bench",
+                "--role",
+                "admin",
+            ])
             .output()
             .context("cannot run the server's program")?;
         let created: Value = serde_json::from_slice(&created.stdout)
             .with_context(|| String::from_utf8_lossy(&created.stderr).into_owned())
             .context("`botstead admin create-user` failed")?;
-        let password = created["password"].as_str().context("no password was made")?;
+        let password = created["password"]
+            .as_str()
+            .context("no password was made")?;
         let log = fs::File::create(data.path().join("server.log"))?;
         let mut process = command()
             .arg("serve")
@@ -79,18 +92,26 @@ impl Server {
             .context("cannot start the server")?;
         let url = format!("http://{listen}");
         let ready = wait_ready(&url, &mut process).await;
-        let id = fs::read_to_string(data.path().join("data/installation-id"))?.trim().to_owned();
+        let id = fs::read_to_string(data.path().join("data/installation-id"))?
+            .trim()
+            .to_owned();
         let signed_in = match ready {
             Ok(()) => Api::login(&url, "bench", password).await,
             Err(error) => Err(error),
         };
         match signed_in {
-            Ok(api) => Ok(Self { api, process, id, data, run }),
+            Ok(api) => Ok(Self {
+                api,
+                process,
+                id,
+                data,
+                run,
+            }),
             Err(error) => {
                 let log = fs::read_to_string(data.path().join("server.log")).unwrap_or_default();
                 let _ = process.kill();
                 let _ = process.wait();
-                end_containerd(&run.path().join(&id).join("containerd/containerd.sock"))?;
+                end_containerd(&run.path().join(&id).join("containerd/containerd.sock")).await?;
                 Err(error.context(format!("the server's log:\n{log}")))
             }
         }
@@ -106,7 +127,10 @@ impl Server {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.run.path().join(&self.id).join("containerd/containerd.sock")
+        self.run
+            .path()
+            .join(&self.id)
+            .join("containerd/containerd.sock")
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -121,8 +145,8 @@ impl Server {
         self.process.id()
     }
 
-    pub(crate) fn containerd_pid(&self) -> Result<u32> {
-        Ok(u32::try_from(listener(&self.socket())?)?)
+    pub(crate) async fn containerd_pid(&self) -> Result<u32> {
+        Ok(u32::try_from(listener(&self.socket()).await?)?)
     }
 
     /// The shims' process ids.
@@ -169,7 +193,7 @@ impl Server {
             botstead_runtime::Network::remove(&network, &id).await?;
         }
         network.teardown_host().await?;
-        end_containerd(&self.socket())?;
+        end_containerd(&self.socket()).await?;
         for folder in [self.run.path(), self.data.path()] {
             unmount_below(folder)?;
         }
@@ -198,24 +222,27 @@ async fn wait_ready(url: &str, process: &mut Child) -> Result<()> {
 }
 
 /// The process that listens on a socket: its owner told by the kernel (unix(7), SO_PEERCRED).
-fn listener(socket: &Path) -> Result<i32> {
-    let stream = std::os::unix::net::UnixStream::connect(socket)
+async fn listener(socket: &Path) -> Result<i32> {
+    let stream = tokio::net::UnixStream::connect(socket)
+        .await
         .with_context(|| format!("cannot connect to {}", socket.display()))?;
-    let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials)?;
-    Ok(peer.pid())
+    stream
+        .peer_cred()?
+        .pid()
+        .context("the kernel does not tell")
 }
 
-fn end_containerd(socket: &Path) -> Result<()> {
-    let Ok(pid) = listener(socket) else {
+async fn end_containerd(socket: &Path) -> Result<()> {
+    let Ok(pid) = listener(socket).await else {
         return Ok(());
     };
     kill(Pid::from_raw(pid), Signal::SIGTERM)?;
     let deadline = Instant::now() + END;
-    while listener(socket).is_ok() || Path::new(&format!("/proc/{pid}/cwd")).exists() {
+    while Path::new(&format!("/proc/{pid}/cwd")).exists() {
         if Instant::now() > deadline {
             bail!("containerd (process {pid}) does not end");
         }
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
 }
@@ -238,9 +265,17 @@ fn unmount_below(folder: &Path) -> Result<()> {
 
 /// The installation's control group in every hierarchy. Best effort: an empty folder does no harm.
 fn remove_control_groups(name: &str) {
-    let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-    let roots = roots.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]);
-    for group in roots.map(|root| root.join(name)).filter(|group| group.is_dir()) {
+    let roots = fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let roots = roots
+        .map(|entry| entry.path())
+        .chain(["/sys/fs/cgroup".into()]);
+    for group in roots
+        .map(|root| root.join(name))
+        .filter(|group| group.is_dir())
+    {
         for child in fs::read_dir(&group).into_iter().flatten().flatten() {
             let _ = fs::remove_dir(child.path());
         }
@@ -255,7 +290,9 @@ pub(crate) fn memory(pid: u32) -> Result<(u64, u64)> {
     let field = |name: &str| -> Result<u64> {
         let line = text.lines().find(|line| line.starts_with(name));
         let number = line.and_then(|line| line.split_whitespace().nth(1));
-        number.and_then(|number| number.parse().ok()).context("no such field")
+        number
+            .and_then(|number| number.parse().ok())
+            .context("no such field")
     };
     Ok((field("Rss:")?, field("Pss:")?))
 }
