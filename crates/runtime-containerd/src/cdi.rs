@@ -2,17 +2,23 @@
 //! vendors put below `/etc/cdi` and `/var/run/cdi`.
 
 use crate::op::Op;
+use crate::spec::mounts;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::CdiDevice;
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
+    Mount,
+};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
 use std::path::{Path, PathBuf};
 
 /// What devices change in a container.
 #[derive(Debug, Default)]
 pub(crate) struct Edits {
-    pub(crate) devices: Vec<Value>,
-    pub(crate) mounts: Vec<Value>,
+    pub(crate) devices: Vec<LinuxDevice>,
+    pub(crate) mounts: Vec<Mount>,
     pub(crate) env: Vec<String>,
 }
 
@@ -40,7 +46,7 @@ struct FileEdits {
     env: Vec<String>,
     device_nodes: Vec<Node>,
     mounts: Vec<Bind>,
-    hooks: Vec<Value>,
+    hooks: Vec<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,32 +67,46 @@ struct Bind {
 
 impl Edits {
     /// Which devices the container may use, beside those that every one may.
-    pub(crate) fn allowed_devices(&self) -> Vec<Value> {
-        let mut rules = vec![json!({"allow": false, "access": "rwm"})];
-        rules.extend(self.devices.iter().map(|device| {
-            json!({"allow": true, "access": "rwm", "type": device["type"],
-                "major": device["major"], "minor": device["minor"]})
-        }));
-        rules
+    pub(crate) fn allowed_devices(&self) -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
+        let rule = || LinuxDeviceCgroupBuilder::default().access("rwm");
+        let mut rules = vec![rule().allow(false).build()?];
+        for device in &self.devices {
+            let rule = rule().allow(true).typ(device.typ());
+            rules.push(rule.major(device.major()).minor(device.minor()).build()?);
+        }
+        Ok(rules)
     }
 
     fn add(&mut self, op: &Op, edits: &FileEdits) -> Result<()> {
         if !edits.hooks.is_empty() {
             return Err(op.fail(ErrorKind::Unsupported, "the device needs hooks on the host"));
         }
+        let wrong = |cause: OciSpecError| {
+            op.fail_with(
+                ErrorKind::Unsupported,
+                "its description is not valid",
+                cause,
+            )
+        };
         self.env.extend(edits.env.iter().cloned());
         for node in &edits.device_nodes {
             let host = node.host_path.as_deref().unwrap_or(Path::new(&node.path));
             let stat = rustix::fs::stat(host)
                 .map_err(|cause| op.fail_with(ErrorKind::NotFound, "its node is missing", cause))?;
             let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-                rustix::fs::FileType::CharacterDevice => "c",
-                rustix::fs::FileType::BlockDevice => "b",
+                rustix::fs::FileType::CharacterDevice => LinuxDeviceType::C,
+                rustix::fs::FileType::BlockDevice => LinuxDeviceType::B,
                 _ => return Err(op.fail(ErrorKind::NotFound, "its node is no device")),
             };
-            self.devices.push(json!({"path": node.path, "type": kind,
-                "major": rustix::fs::major(stat.st_rdev), "minor": rustix::fs::minor(stat.st_rdev),
-                "fileMode": stat.st_mode & 0o777, "uid": stat.st_uid, "gid": stat.st_gid}));
+            let device = LinuxDeviceBuilder::default()
+                .path(node.path.as_str())
+                .typ(kind)
+                .major(rustix::fs::major(stat.st_rdev))
+                .minor(rustix::fs::minor(stat.st_rdev))
+                .file_mode(stat.st_mode & 0o777)
+                .uid(stat.st_uid)
+                .gid(stat.st_gid);
+            self.devices.push(device.build().map_err(wrong)?);
         }
         for bind in &edits.mounts {
             let mut options = bind.options.clone();
@@ -96,9 +116,8 @@ impl Edits {
             {
                 options.push("rbind".to_owned());
             }
-            self.mounts
-                .push(json!({"destination": bind.container_path, "type": "bind",
-                "source": bind.host_path, "options": options}));
+            let mount = mounts::bind(&bind.host_path, &bind.container_path, options);
+            self.mounts.push(mount.map_err(wrong)?);
         }
         Ok(())
     }
@@ -167,12 +186,13 @@ mod tests {
         let find = |name: &str| resolve(&[name.parse().unwrap()], &[folder.path().to_owned()]);
         let edits = find("test.org/null=0").unwrap();
         assert_eq!(edits.env, ["A=1"]);
-        assert_eq!(
-            (&edits.devices[0]["major"], &edits.devices[0]["minor"]),
-            (&json!(1), &json!(3))
-        );
-        assert_eq!(edits.mounts[0]["options"], json!(["ro", "rbind"]));
-        assert_eq!(edits.allowed_devices().len(), 2);
+        assert_eq!((edits.devices[0].major(), edits.devices[0].minor()), (1, 3));
+        assert_eq!(edits.devices[0].typ(), LinuxDeviceType::C);
+        let options = edits.mounts[0].options().as_deref();
+        assert_eq!(options, Some(&["ro".to_owned(), "rbind".to_owned()][..]));
+        let rules = edits.allowed_devices().unwrap();
+        let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        assert_eq!(rules, ["a *:* rwm", "c 1:3 rwm"]);
         let kind = |name| find(name).unwrap_err().kind();
         assert_eq!(kind("test.org/null=1"), ErrorKind::NotFound);
         assert_eq!(kind("test.org/null=hooked"), ErrorKind::Unsupported);

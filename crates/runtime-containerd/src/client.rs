@@ -24,6 +24,8 @@ use tonic::{Request, Status};
 /// How long containerd may take for one call that should be short. Generous: a host under load
 /// takes seconds to start a task, and a call that was given up may still have its effect.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long containerd may take for a call that walks the files of a snapshot.
+const WALK: Duration = Duration::from_secs(600);
 
 /// Lists of containers and tasks come in one message; tonic's default of 4 MiB is some thousands.
 const MAX_MESSAGE: usize = 256 << 20;
@@ -92,9 +94,20 @@ impl Client {
         request
     }
 
-    /// A request whose results are kept until the lease is deleted.
-    pub(crate) fn leased<T>(&self, op: &Op, lease: &LeaseId, message: T) -> Result<Request<T>> {
+    /// A request that is answered within [`WALK`] or fails as `Unavailable`.
+    pub(crate) fn walk<T>(&self, message: T) -> Request<T> {
         let mut request = self.request(message);
+        request.set_timeout(WALK);
+        request
+    }
+
+    /// Makes the results of a request stay until the lease is deleted.
+    pub(crate) fn leased<T>(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        mut request: Request<T>,
+    ) -> Result<Request<T>> {
         let lease = lease.as_str().parse().map_err(|error| {
             op.fail_with(
                 ErrorKind::InvalidArgument,
@@ -123,7 +136,7 @@ impl Client {
             }),
         };
         LeasesClient::new(self.channel.clone())
-            .add_resource(self.request(request))
+            .add_resource(self.unary(request))
             .await
             .map_err(|status| op.status(status))?;
         Ok(())
@@ -172,4 +185,36 @@ pub(crate) fn time(time: Option<prost_types::Timestamp>) -> chrono::DateTime<chr
         chrono::DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
     })
     .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshots::ContainerdSnapshots;
+    use botstead_runtime::Snapshots;
+    use botstead_types::{OperationId, SnapshotKey};
+    use std::collections::BTreeMap;
+    use tokio::time::Instant;
+
+    /// Time passes at once whenever nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn a_containerd_that_hangs_is_unavailable() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let client = Client::new(channel(&socket), "test", "overlayfs").unwrap();
+        let snapshots = ContainerdSnapshots { client };
+        let lease = LeaseId::for_operation(OperationId::generate());
+        let key = || SnapshotKey::active(OperationId::generate());
+        let none = BTreeMap::new();
+        for (deadline, call) in [
+            (DEADLINE, snapshots.prepare(&lease, &key(), None, &none)),
+            (WALK, snapshots.commit(&lease, &key(), &key(), &none)),
+        ] {
+            let began = Instant::now();
+            let error = call.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+            assert!(began.elapsed() >= deadline && began.elapsed() < deadline * 2);
+        }
+    }
 }

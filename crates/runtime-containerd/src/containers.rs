@@ -12,9 +12,10 @@ use containerd_client::services::v1::{
     GetRequest, ListContainersRequest, UpdateContainerRequest, container::Runtime,
 };
 use prost_types::{Any, FieldMask};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tonic::Code;
+use uuid::Uuid;
 
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
@@ -39,23 +40,31 @@ fn container(record: Record) -> Option<Container> {
 }
 
 impl ContainerdContainers {
+    /// Everything on the host that belongs to a container.
     fn folder(&self, id: &ContainerId) -> PathBuf {
         self.config.state_root.join("containers").join(id.as_str())
     }
 
-    async fn record(&self, op: &Op, spec: &ContainerSpec) -> Result<Record> {
+    /// The record, and the folder with its host files, which is a new one: what an older record
+    /// names stays as it is until this one has replaced it.
+    fn record(&self, op: &Op, spec: &ContainerSpec) -> Result<(Record, PathBuf)> {
         spec::check(spec)?;
         let edits = cdi::resolve(&spec.devices, &self.config.cdi_folders)?;
         let folder = self.folder(&spec.id);
-        spec::write_files(spec, &folder).map_err(|cause| {
-            op.fail_with(
-                ErrorKind::Internal,
-                "its host files cannot be written",
-                cause,
-            )
-        })?;
+        let folder = folder.join(Uuid::now_v7().simple().to_string());
         let cgroup = self.config.cgroup(&spec.id);
-        Ok(Record {
+        let host = spec::Host {
+            folder: &folder,
+            cgroup: &cgroup,
+            zones: Path::new(spec::ZONES),
+        };
+        let value = spec::build(spec, &host, &edits)
+            .map_err(|cause| op.fail_with(ErrorKind::InvalidArgument, "it cannot be run", cause))?;
+        spec::files::write(spec, &folder).map_err(|cause| {
+            let reason = "its host files cannot be written";
+            op.fail_with(ErrorKind::Internal, reason, cause)
+        })?;
+        let record = Record {
             id: spec.id.as_str().to_owned(),
             labels: spec.labels.clone().into_iter().collect(),
             image: spec.image.reference.as_str().to_owned(),
@@ -65,12 +74,34 @@ impl ContainerdContainers {
             }),
             spec: Some(Any {
                 type_url: SPEC.to_owned(),
-                value: spec::build(spec, &folder, &cgroup, &edits),
+                value,
             }),
             snapshotter: self.client.snapshotter.clone(),
             snapshot_key: spec.snapshot.as_str().to_owned(),
             ..Record::default()
-        })
+        };
+        Ok((record, folder))
+    }
+
+    /// Removes the host files that the record does not name, after containerd's answer to it.
+    fn settle(&self, id: &ContainerId, folder: &Path, answer: &Result<()>) {
+        match answer {
+            Ok(()) => {
+                let all = std::fs::read_dir(self.folder(id)).into_iter().flatten();
+                for other in all.flatten().map(|entry| entry.path()) {
+                    if other != folder {
+                        let _ = std::fs::remove_dir_all(other);
+                    }
+                }
+            }
+            // It may have had its effect: the next one removes what is too much.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {}
+            Err(_) => {
+                let _ = std::fs::remove_dir_all(folder);
+                // Only when nothing else is in it.
+                let _ = std::fs::remove_dir(self.folder(id));
+            }
+        }
     }
 
     /// Fails with `Conflict` when the container has a task, also an exited one.
@@ -91,33 +122,33 @@ impl ContainerdContainers {
 impl Containers for ContainerdContainers {
     async fn create(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
         let op = Op::new("create container", &spec.id);
-        // An existing record's host files must not change under its task.
-        if self.get(&spec.id).await.is_ok() {
-            return Err(op.fail(ErrorKind::AlreadyExists, "containerd has it already"));
-        }
-        let container = Some(self.record(&op, spec).await?);
-        let request = self
-            .client
-            .leased(&op, lease, CreateContainerRequest { container })?;
+        let (record, folder) = self.record(&op, spec)?;
+        let request = CreateContainerRequest {
+            container: Some(record),
+        };
+        let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let created = self.client.containers().create(request).await;
-        created.map(drop).map_err(|status| op.status(status))
+        let created = created.map(drop).map_err(|status| op.status(status));
+        self.settle(&spec.id, &folder, &created);
+        created
     }
 
     async fn switch(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
         let op = Op::new("switch container", &spec.id);
-        let (found, idle) = tokio::join!(self.get(&spec.id), self.without_task(&op, &spec.id));
-        found?;
-        idle?;
+        self.without_task(&op, &spec.id).await?;
+        let (record, folder) = self.record(&op, spec)?;
         let paths = ["snapshotkey", "spec", "image", "labels"];
         let request = UpdateContainerRequest {
-            container: Some(self.record(&op, spec).await?),
+            container: Some(record),
             update_mask: Some(FieldMask {
                 paths: paths.map(str::to_owned).to_vec(),
             }),
         };
-        let request = self.client.leased(&op, lease, request)?;
+        let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let updated = self.client.containers().update(request).await;
-        updated.map(drop).map_err(|status| op.status(status))
+        let updated = updated.map(drop).map_err(|status| op.status(status));
+        self.settle(&spec.id, &folder, &updated);
+        updated
     }
 
     async fn get(&self, id: &ContainerId) -> Result<Container> {

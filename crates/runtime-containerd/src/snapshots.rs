@@ -1,6 +1,7 @@
 //! Snapshots, and what protects the committed ones.
 
 use crate::client::{Client, error, time};
+use crate::flatten::flatten;
 use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots};
@@ -104,7 +105,7 @@ impl Snapshots for ContainerdSnapshots {
             parent: parent.map_or_else(String::new, |parent| parent.as_str().to_owned()),
             labels: given(labels),
         };
-        let request = self.client.leased(&op, lease, request)?;
+        let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let prepared = self.client.snapshots().prepare(request).await;
         prepared.map(drop).map_err(|status| op.status(status))
     }
@@ -125,8 +126,7 @@ impl Snapshots for ContainerdSnapshots {
             key: key.as_str().to_owned(),
             labels,
         };
-        // Without a deadline: it walks the files of the snapshot.
-        let request = self.client.leased(&op, lease, request)?;
+        let request = self.client.leased(&op, lease, self.client.walk(request))?;
         let committed = self.client.snapshots().commit(request).await;
         match committed {
             Ok(_) => Ok(()),
@@ -174,6 +174,18 @@ impl Snapshots for ContainerdSnapshots {
         Ok(all)
     }
 
+    async fn flatten(
+        &self,
+        lease: &LeaseId,
+        source: &SnapshotKey,
+        base: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let op = Op::new("flatten snapshot", source);
+        flatten(&self.client, &op, lease, source, base, name, labels).await
+    }
+
     async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
         let request = MountsRequest {
             snapshotter: self.snapshotter(),
@@ -200,9 +212,8 @@ impl Snapshots for ContainerdSnapshots {
             snapshotter: self.snapshotter(),
             key: key.as_str().to_owned(),
         };
-        // Without a deadline: it walks the files of an active snapshot.
         let mut service = self.client.snapshots();
-        let usage = service.usage(self.client.request(request));
+        let usage = service.usage(self.client.walk(request));
         let usage = usage
             .await
             .map_err(|status| error("measure snapshot", key, status))?

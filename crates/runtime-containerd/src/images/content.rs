@@ -153,7 +153,7 @@ impl<'a> Ingest<'a> {
         };
         let gone = || op.fail(ErrorKind::Internal, "the writer ended before it began");
         requests.send(stat).await.map_err(|_| gone())?;
-        let request = client.leased(op, lease, ReceiverStream::new(receiver))?;
+        let request = client.leased(op, lease, client.request(ReceiverStream::new(receiver)))?;
         // The status arrives with the headers or with the first message, whichever containerd has.
         let opened = async {
             let mut responses = client.content().write(request).await?.into_inner();

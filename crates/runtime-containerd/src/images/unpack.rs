@@ -69,7 +69,7 @@ impl ContainerdImages {
         };
         let mounts = client
             .snapshots()
-            .prepare(client.leased(op, lease, prepare)?)
+            .prepare(client.leased(op, lease, client.unary(prepare))?)
             .await
             .map_err(|status| op.status(status))?
             .into_inner()
@@ -87,7 +87,7 @@ impl ContainerdImages {
         };
         let applied = client
             .diff()
-            .apply(client.leased(op, lease, apply)?)
+            .apply(client.leased(op, lease, client.request(apply))?)
             .await
             .map_err(|status| unpack_failed(op, layer, status))?
             .into_inner()
@@ -107,7 +107,7 @@ impl ContainerdImages {
         };
         match client
             .snapshots()
-            .commit(client.leased(op, lease, commit)?)
+            .commit(client.leased(op, lease, client.walk(commit))?)
             .await
         {
             Ok(_) => Ok(Extracted::Committed),

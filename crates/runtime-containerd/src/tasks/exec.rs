@@ -4,7 +4,7 @@ use super::pipes::{self, Output, Pipes};
 use super::{ContainerdTasks, user};
 use crate::client::Client;
 use crate::op::Op;
-use crate::spec;
+use crate::spec::process;
 use botstead_runtime::{Error, ErrorKind, Exec, ExecOutput, Result, Tasks};
 use botstead_types::{ContainerId, TaskStatus};
 use containerd_client::services::v1::{
@@ -12,7 +12,6 @@ use containerd_client::services::v1::{
     WaitRequest,
 };
 use prost_types::Any;
-use serde_json::json;
 use std::time::Duration;
 use tonic::Status;
 use uuid::Uuid;
@@ -107,14 +106,14 @@ impl ContainerdTasks {
         }
         let who = (exec.user.clone(), op.clone());
         let looked = tokio::task::spawn_blocking(move || user::resolve(&who.1, &who.0, task.pid));
-        let (uid, gid) = looked
+        let user = looked
             .await
             .map_err(|cause| op.fail_with(ErrorKind::Internal, "the lookup failed", cause))??;
         let name = Uuid::now_v7().simple().to_string();
         let folder = pipes::folder(&self.config.state_root, &name);
         let (mut pipes, out, err) = Pipes::make(folder, !exec.stdin.is_empty())
             .map_err(|cause| op.fail_with(ErrorKind::Internal, "no pipes", cause))?;
-        let request = self.request(id, &exec, &name, (uid, gid), &pipes);
+        let request = self.request(&op, id, &exec, &name, user, &pipes)?;
         let input = pipes.take_input();
         let tasks = self.client.tasks();
         let mut running = Running {
@@ -182,22 +181,17 @@ impl ContainerdTasks {
 
     fn request(
         &self,
+        op: &Op,
         id: &ContainerId,
         exec: &Exec,
         name: &str,
-        (uid, gid): (u32, u32),
+        user: (u32, u32),
         pipes: &Pipes,
-    ) -> ExecProcessRequest {
-        let process = json!({
-            "terminal": false,
-            "user": {"uid": uid, "gid": gid},
-            "args": exec.args,
-            "env": exec.env,
-            "cwd": exec.cwd,
-            "capabilities": if uid == 0 { spec::capabilities() } else { json!({"bounding": spec::capabilities()["bounding"]}) },
-            "noNewPrivileges": false,
-        });
-        ExecProcessRequest {
+    ) -> Result<ExecProcessRequest> {
+        let process = process::command(exec, user);
+        let process = process
+            .map_err(|cause| op.fail_with(ErrorKind::InvalidArgument, "it cannot be run", cause))?;
+        Ok(ExecProcessRequest {
             container_id: id.as_str().to_owned(),
             stdin: pipes.path("in"),
             stdout: pipes.path("out"),
@@ -205,10 +199,10 @@ impl ContainerdTasks {
             terminal: false,
             spec: Some(Any {
                 type_url: PROCESS.to_owned(),
-                value: process.to_string().into_bytes(),
+                value: process,
             }),
             exec_id: name.to_owned(),
-        }
+        })
     }
 
     /// The exit code, and whether it was killed because its time was over.

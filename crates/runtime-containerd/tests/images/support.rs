@@ -38,7 +38,7 @@ impl Containerd {
 
     /// With its root somewhere else, such as on a small disk.
     pub(crate) async fn start_in(root: PathBuf, dir: tempfile::TempDir) -> Self {
-        let binary = std::env::var("BOTSTEAD_TEST_CONTAINERD").unwrap_or("containerd".into());
+        let binary = std::env::var("BOTSTEAD_TEST_CONTAINERD_BIN").unwrap_or("containerd".into());
         let config = dir.path().join("config.toml");
         let socket = dir.path().join("s");
         std::fs::write(

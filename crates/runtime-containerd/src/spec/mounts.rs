@@ -1,0 +1,115 @@
+//! What is mounted inside, in the order in which it is.
+
+use super::Host;
+use crate::cdi::Edits;
+use botstead_runtime::ContainerSpec;
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{Mount, MountBuilder};
+use std::path::{Path, PathBuf};
+
+/// Filesystems of the kernel: destination, type and options.
+const KERNEL: &[(&str, &str, &[&str])] = &[
+    ("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+    (
+        "/dev",
+        "tmpfs",
+        &["nosuid", "strictatime", "mode=755", "size=65536k"],
+    ),
+    (
+        "/dev/pts",
+        "devpts",
+        &[
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ],
+    ),
+    (
+        "/dev/shm",
+        "tmpfs",
+        &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+    ),
+    ("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+    ("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    (
+        "/sys/fs/cgroup",
+        "cgroup",
+        &["nosuid", "noexec", "nodev", "relatime", "ro"],
+    ),
+    // So that mount points under it leave nothing in the writable layer.
+    (
+        "/run/botstead",
+        "tmpfs",
+        &["nosuid", "nodev", "mode=755", "size=1024k"],
+    ),
+];
+
+fn mount(
+    destination: &str,
+    kind: &str,
+    source: &Path,
+    options: Vec<String>,
+) -> Result<Mount, OciSpecError> {
+    MountBuilder::default()
+        .destination(destination)
+        .typ(kind)
+        .source(source)
+        .options(options)
+        .build()
+}
+
+/// A file or folder of the host.
+pub(crate) fn bind(
+    source: &Path,
+    destination: &str,
+    options: Vec<String>,
+) -> Result<Mount, OciSpecError> {
+    mount(destination, "bind", source, options)
+}
+
+fn access(read_only: bool) -> Vec<String> {
+    let access = if read_only { "ro" } else { "rw" };
+    ["rbind", "rprivate", access].map(str::to_owned).to_vec()
+}
+
+pub(super) fn all(
+    spec: &ContainerSpec,
+    host: &Host<'_>,
+    edits: &Edits,
+) -> Result<Vec<Mount>, OciSpecError> {
+    let mut all = Vec::new();
+    for (destination, kind, options) in KERNEL {
+        let options = options.iter().map(ToString::to_string).collect();
+        all.push(mount(destination, kind, Path::new(kind), options)?);
+    }
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        let (source, destination) = (host.folder.join(name), format!("/etc/{name}"));
+        all.push(bind(&source, &destination, access(false))?);
+    }
+    let zone = spec.timezone.as_deref();
+    if let Some(zone) = zone.and_then(|zone| zone_file(host.zones, zone)) {
+        all.push(bind(&zone, "/etc/localtime", access(true))?);
+    }
+    all.extend(edits.mounts.iter().cloned());
+    for wanted in &spec.mounts {
+        all.push(bind(
+            &wanted.source,
+            &wanted.destination,
+            access(wanted.read_only),
+        )?);
+    }
+    Ok(all)
+}
+
+/// The host's file of a time zone, where it has one. Names come from users.
+fn zone_file(zones: &Path, zone: &str) -> Option<PathBuf> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+');
+    let right = zone
+        .split('/')
+        .all(|part| !part.is_empty() && part.chars().all(letter));
+    let file = zones.join(zone);
+    (right && file.is_file()).then_some(file)
+}
