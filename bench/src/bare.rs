@@ -247,7 +247,6 @@ impl Bare {
             key: container.record.snapshot_key.clone(),
             name: name.clone(),
             labels: protected(),
-            ..CommitSnapshotRequest::default()
         });
         self.client.snapshots().commit(request).await?;
         Ok(name)

@@ -12,18 +12,16 @@ use anyhow::{Context, Result, ensure};
 use botstead_authz::Actor;
 use botstead_image_fixtures::{Compression, busybox, oci_archive};
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
+use botstead_runtime::Runtime;
 use botstead_runtime_containerd::daemon::{Daemon, DaemonConfig};
 use botstead_runtime_containerd::images::RegistryConfig;
 use botstead_runtime_containerd::{Containerd, ContainerdConfig};
 use botstead_store::{Bot, BotStatus, Store, User};
 use botstead_store_sql::{SqlConfig, SqlStore};
-use botstead_types::{BotId, ImageRef, Role, UserId};
-use botstead_workspace::{
-    CreateEvent, CreateRequest, DeleteRequest, ExecRequest, WorkspaceConfig, Workspaces,
-};
+use botstead_types::{BotId, Role, UserId};
+use botstead_workspace::{CreateEvent, CreateRequest, ExecRequest, WorkspaceConfig, Workspaces};
 use chrono::Utc;
 use futures_util::StreamExt;
-use serde_json::Map;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,67 +32,65 @@ const IMAGE: &str = "localhost/embed/busybox:latest";
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let agent = std::env::args_os()
-        .nth(1)
-        .or_else(|| std::env::var_os("BOTSTEAD_TEST_AGENT"));
+    let variable = std::env::var_os("BOTSTEAD_TEST_AGENT");
+    let agent = std::env::args_os().nth(1).or(variable);
     let agent = agent.context("give the agent's program, or set BOTSTEAD_TEST_AGENT")?;
     let agent = std::path::absolute(PathBuf::from(agent))?;
 
     // What is named after it belongs to this installation alone: control groups, bridge, runc's
     // state, the namespace in containerd. A lasting service makes it once and keeps it.
-    let installation = format!("embed-{}", std::process::id());
+    let name = format!("embed-{}", std::process::id());
     // Data belongs on a disk with room, sockets where paths are short: they have 107 bytes at most.
-    let folder = |parent| {
-        tempfile::Builder::new()
-            .prefix(&installation)
-            .tempdir_in(parent)
-    };
-    let (data, run) = (folder("/var/tmp")?, folder("/run")?);
+    let mut folder = tempfile::Builder::new();
+    folder.prefix(&name);
+    let (data, run) = (folder.tempdir_in("/var/tmp")?, folder.tempdir_in("/run")?);
+
+    // The network: a bridge, an address for each workspace, name resolution.
+    let network = BridgeConfig::for_installation(&name, run.path().join("netns"));
+    let network = Arc::new(BridgeNetwork::new(network)?);
 
     // A containerd of our own. It would outlive us, as workspaces do, unless it is stopped.
     let daemon = DaemonConfig::new(data.path().join("containerd"), run.path().join("c"));
     let daemon = Daemon::start(daemon).await?;
     println!("containerd runs");
 
-    // The network: a bridge, an address for each workspace, name resolution.
-    let network = BridgeConfig::for_installation(&installation, run.path().join("netns"));
-    let network = Arc::new(BridgeNetwork::new(network)?);
-
     // All ports of a runtime on that containerd. Another backend would begin to differ here, and
     // nothing below would notice.
-    let mut config =
-        ContainerdConfig::new(daemon.socket(), &installation, data.path().join("state"));
+    let mut config = ContainerdConfig::new(daemon.socket(), &name, data.path().join("state"));
     config.runc_root = run.path().join("runc");
     let runtime = Containerd::connect(config, RegistryConfig::default(), network.clone())?;
 
+    let done = embed(runtime, agent, data.path()).await;
+
+    // Nothing stays, whatever happened. A service would leave containerd and workspaces running.
+    network.teardown_host().await?;
+    daemon.stop().await?;
+    remove_control_groups(&name);
+    println!("closed");
+    done
+}
+
+async fn embed(runtime: Runtime, agent: PathBuf, data: &Path) -> Result<()> {
     // The records. Whoever has a database already implements the traits of botstead-store on it.
-    let database = SqlStore::open(&SqlConfig::at(data.path().join("embed.db"))).await?;
+    let database = SqlStore::open(&SqlConfig::at(data.join("embed.db"))).await?;
     let store = database.store();
 
     // The use cases. Opening them finishes what a process that died left unfinished, and starts
     // what should run. All work runs on the given tokio runtime.
-    let config = WorkspaceConfig::new(agent, data.path().to_owned());
+    let mut config = WorkspaceConfig::new(agent, data.to_owned());
+    config.default_image = IMAGE.parse()?;
     let workspaces = Workspaces::open(runtime, store.clone(), config, Handle::current()).await?;
 
     let bot = BotId::generate();
-    let done = day_in_a_life(&workspaces, &store, bot, data.path()).await;
-
-    // Whatever happened: nothing stays. A service would only close, and leave workspaces running.
+    let done = day_in_a_life(&workspaces, &store, bot, data).await;
     if done.is_err() {
-        workspaces.delete_bot(&Actor::System, bot, false).await?;
+        let _ = workspaces.delete_bot(&Actor::System, bot, false).await;
     }
-    ensure!(
-        workspaces.close(Duration::from_secs(30)).await,
-        "something is still under way"
-    );
+    // What is under way is waited for; what is not finished then, the next opening finishes.
+    let closed = workspaces.close(Duration::from_secs(30)).await;
     database.close().await;
-    network.teardown_host().await?;
-    daemon.stop().await?;
-    remove_control_groups(&installation);
-    println!("closed");
-    done?;
-    run.close()?;
-    Ok(data.close()?)
+    ensure!(closed, "something is still under way");
+    done
 }
 
 /// What a bot's workspace goes through.
@@ -108,9 +104,8 @@ async fn day_in_a_life(
     let archive = data.join("busybox.tar");
     let image = busybox(Path::new("/bin/busybox"), &[Compression::Gzip])?;
     oci_archive(File::create(&archive)?, &[(Some(IMAGE), &image)], None)?;
-    workspaces
-        .import_images(&Actor::System, archive, None)
-        .await?;
+    let admin = Actor::System;
+    workspaces.import_images(&admin, archive, None).await?;
     println!("imported {IMAGE}");
 
     // Who owns what. Actions are taken in somebody's name and refused where it is not theirs.
@@ -121,12 +116,8 @@ async fn day_in_a_life(
     };
 
     // Creation reports how far it is, and goes on when nobody listens any more.
-    let image: ImageRef = IMAGE.parse()?;
-    let request = CreateRequest {
-        image: Some(image),
-        ..CreateRequest::default()
-    };
-    let mut events = workspaces.create(&actor, bot, request).await?;
+    let wishes = CreateRequest::default();
+    let mut events = workspaces.create(&actor, bot, wishes).await?;
     while let Some(event) = events.next().await {
         match event {
             CreateEvent::Pulling { image } => println!("looking for {image}"),
@@ -139,22 +130,16 @@ async fn day_in_a_life(
 
     // The bot works in `/data`, and its state is kept as version 1.
     sh(workspaces, &actor, bot, "echo first > note").await?;
-    let made = workspaces
-        .snapshot(&actor, bot, Some("a good state".to_owned()))
-        .await?;
-    let kept = made.version.number;
+    let name = Some("a good state".to_owned());
+    let kept = workspaces.snapshot(&actor, bot, name).await?.version.number;
     println!("version {kept} is kept");
 
     // It changes its mind, and is brought back. The state before is kept too.
     sh(workspaces, &actor, bot, "echo second > note").await?;
-    println!(
-        "the note says: {}",
-        sh(workspaces, &actor, bot, "cat note").await?
-    );
+    let note = sh(workspaces, &actor, bot, "cat note").await?;
+    println!("the note says: {note}");
     let back = workspaces.rollback(&actor, bot, kept, false).await?;
-    let safety = back
-        .safety_version
-        .context("the state before was not kept")?;
+    let safety = back.safety_version.context("nothing was kept")?;
     println!("rolled back to version {kept}, the state before is version {safety}");
     let note = sh(workspaces, &actor, bot, "cat note").await?;
     println!("the note says: {note}");
@@ -164,11 +149,8 @@ async fn day_in_a_life(
         println!("snapshot {:?}: {}", snapshot.kind, snapshot.name);
     }
 
-    let all = DeleteRequest {
-        delete_versions: true,
-        ..DeleteRequest::default()
-    };
-    workspaces.delete(&actor, bot, all).await?;
+    // The workspace, its versions and the bot. `Workspaces::delete` leaves versions and bot.
+    workspaces.delete_bot(&actor, bot, false).await?;
     println!("deleted");
     Ok(())
 }
@@ -181,11 +163,7 @@ async fn sh(workspaces: &Workspaces, actor: &Actor, bot: BotId, line: &str) -> R
         ..ExecRequest::default()
     };
     let output = workspaces.exec(actor, bot, request).await?.output;
-    ensure!(
-        output.exit_code == 0,
-        "`{line}` ended with {}",
-        output.exit_code
-    );
+    ensure!(output.exit_code == 0, "`{line}` failed");
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
@@ -210,7 +188,7 @@ async fn add_owner_and_bot(store: &Store, bot: BotId) -> Result<UserId> {
         display_name: None,
         is_active: true,
         status: BotStatus::Ready,
-        metadata: Map::new(),
+        metadata: Default::default(),
         created_at: now,
         updated_at: now,
     };
@@ -221,13 +199,8 @@ async fn add_owner_and_bot(store: &Store, bot: BotId) -> Result<UserId> {
 /// The installation's own, which are empty now; one for each controller where cgroups are v1.
 fn remove_control_groups(name: &str) {
     let root = Path::new("/sys/fs/cgroup");
-    let controllers = root
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    for folder in controllers.chain([root.to_owned()]) {
-        let _ = std::fs::remove_dir(folder.join(name));
+    for controller in root.read_dir().into_iter().flatten().flatten() {
+        let _ = std::fs::remove_dir(controller.path().join(name));
     }
+    let _ = std::fs::remove_dir(root.join(name));
 }
