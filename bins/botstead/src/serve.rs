@@ -95,7 +95,7 @@ async fn containerd(
     let daemon = Daemon::start(own)
         .await
         .context("cannot start containerd")?;
-    Ok((daemon.socket(), Some(daemon)))
+    Ok((daemon.socket().to_owned(), Some(daemon)))
 }
 
 /// The bridge network. A subnet that was chosen is kept: addresses are recorded in the database,

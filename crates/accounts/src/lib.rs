@@ -44,6 +44,9 @@ pub use model::{BotUpdate, IssuedTicket, Login, NewBot, NewUser, SignedIn, User,
 pub use password::Password;
 pub use token::{KeyError, TokenKey};
 
+// What these use cases give that is the store's.
+pub use botstead_store::Bot;
+
 use backoff::Backoff;
 use botstead_authz::{Action, Actor, Decision, Resource};
 use botstead_store::Store;

@@ -208,8 +208,8 @@ impl ProcessUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use botstead_store::{OperationKind, OperationState};
     use botstead_workspace::OperationStatistics;
+    use botstead_workspace::{OperationKind, OperationState};
 
     #[test]
     fn the_text_has_requests_operations_and_the_process() {

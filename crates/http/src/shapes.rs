@@ -2,8 +2,8 @@
 
 use crate::context::RequestId;
 use crate::problem::Problem;
-use botstead_runtime::LayerProgress;
 use botstead_types::{InvalidValue, Limits, Page};
+use botstead_workspace::LayerProgress;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -8,7 +8,7 @@ use crate::state::SharedState;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use botstead_runtime::LayerProgress;
+use botstead_workspace::LayerProgress;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};

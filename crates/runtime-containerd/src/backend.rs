@@ -1,11 +1,12 @@
 //! The backend as a whole: all ports on one connection.
 
+use crate::cgroup::Cgroups;
 use crate::client::{self, Client, error};
 use crate::config::ContainerdConfig;
 use crate::containers::ContainerdContainers;
 use crate::images::{ContainerdImages, RegistryConfig};
 use crate::leases::ContainerdLeases;
-use crate::metrics::{CgroupMetrics, Tree};
+use crate::metrics::CgroupMetrics;
 use crate::snapshots::ContainerdSnapshots;
 use crate::tasks::ContainerdTasks;
 use async_trait::async_trait;
@@ -37,13 +38,15 @@ impl Containerd {
         let client = Client::new(channel.clone(), &config.namespace, &config.snapshotter)?;
         let images =
             ContainerdImages::new(channel, &config.namespace, &config.snapshotter, registries)?;
-        let tree = Tree::detect();
+        let cgroups = Cgroups::detect()
+            .inspect_err(|error| tracing::warn!(%error, "no cgroups, no metrics"))
+            .ok();
         let capabilities = Capabilities {
             backend: "containerd".to_owned(),
             namespace: config.namespace.clone(),
             snapshotter: config.snapshotter.clone(),
             exec: true,
-            metrics: tree != Tree::None,
+            metrics: cgroups.is_some(),
             images: true,
             cdi_devices: true,
             host_mounts: true,
@@ -65,7 +68,7 @@ impl Containerd {
             leases: Arc::new(ContainerdLeases {
                 client: client.clone(),
             }),
-            metrics: Arc::new(CgroupMetrics { config, tree }),
+            metrics: Arc::new(CgroupMetrics { config, cgroups }),
             network,
             backend: Arc::new(Self {
                 client,

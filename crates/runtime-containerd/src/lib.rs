@@ -5,10 +5,12 @@
 
 mod backend;
 mod cdi;
+mod cgroup;
 mod client;
 mod config;
 mod containers;
 pub mod daemon;
+mod flatten;
 pub mod images;
 mod leases;
 mod metrics;

@@ -1,6 +1,7 @@
 //! Snapshots, and what protects the committed ones.
 
 use crate::client::{Client, error, time};
+use crate::flatten::flatten;
 use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots};
@@ -171,6 +172,18 @@ impl Snapshots for ContainerdSnapshots {
             }
         }
         Ok(all)
+    }
+
+    async fn flatten(
+        &self,
+        lease: &LeaseId,
+        source: &SnapshotKey,
+        base: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let op = Op::new("flatten snapshot", source);
+        flatten(&self.client, &op, lease, source, base, name, labels).await
     }
 
     async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {

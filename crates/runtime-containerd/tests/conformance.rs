@@ -36,7 +36,7 @@ impl Real {
             .unwrap();
         let mut config = DaemonConfig::new(folder.path().join("root"), folder.path().join("r"));
         if let Ok(containerd) = std::env::var("BOTSTEAD_TEST_CONTAINERD_BIN") {
-            config.path = Path::new(&containerd).parent().map(Path::to_owned);
+            config.path_prefix = Path::new(&containerd).parent().map(Path::to_owned);
             config.containerd = containerd.into();
         }
         let daemon = Daemon::start(config).await.unwrap();
@@ -153,15 +153,15 @@ async fn a_survivor_is_adopted_and_one_that_dies_is_restarted() {
     assert!(!first.adopted());
     let second = Daemon::start(config.clone()).await.unwrap_err();
     assert_eq!(second.kind(), botstead_runtime::ErrorKind::Conflict);
-    let pid = first.pid();
+    let pid = first.pid().unwrap();
     drop(first);
     let daemon = Daemon::start(config).await.unwrap();
     assert!(daemon.adopted());
-    assert_eq!(daemon.pid(), pid);
+    assert_eq!(daemon.pid(), Some(pid));
     let process = nix::unistd::Pid::from_raw(pid);
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL).unwrap();
     let restarted = async {
-        while daemon.pid() == pid {
+        while daemon.pid().is_none_or(|now| now == pid) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };

@@ -48,7 +48,7 @@ impl Workspaces {
 
 impl Inner {
     async fn info(&self, record: ContainerRecord) -> WorkspaceInfo {
-        let task = self.task_state(&record).await;
+        let (task, network_up) = tokio::join!(self.task_state(&record), self.network_up(&record));
         let task_running = task == Some(Some(TaskStatus::Running));
         let status = match task {
             None => ContainerStatus::Unknown,
@@ -57,7 +57,7 @@ impl Inner {
             Some(_) if record.started => ContainerStatus::Stopped,
             Some(_) => ContainerStatus::Created,
         };
-        let reachable = task_running && self.network_up(&record).await;
+        let reachable = task_running && network_up;
         WorkspaceInfo {
             container: record.container,
             image: record.image.reference,

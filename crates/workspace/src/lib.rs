@@ -42,3 +42,7 @@ pub use model::{
     WorkspaceInfo, WorkspaceMetrics,
 };
 pub use service::Workspaces;
+
+// What use cases give that belongs to a port or the store: callers need no dependency on those.
+pub use botstead_runtime::{CpuUsage, ExecOutput, Image, LayerProgress, MemoryUsage, Usage};
+pub use botstead_store::{Operation, OperationKind, OperationState, VersionRecord};

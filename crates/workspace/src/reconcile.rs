@@ -19,6 +19,8 @@ const PARALLEL: usize = 8;
 /// A workspace whose task ends again and again is started after growing pauses.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often the host's part of the network is looked after.
+const HOST_EVERY: Duration = Duration::from_secs(60);
 /// Finished operations are kept so long.
 const KEEP_OPERATIONS_DAYS: u64 = 30;
 
@@ -201,6 +203,7 @@ impl Inner {
                 if let Some(bot) = id.bot() {
                     self.samples.forget_task(bot);
                 }
+                self.task_ended.notify_one();
                 (id, "task_exited", json!({"exit_code": exit.code}))
             }
             TaskEvent::OutOfMemory(id) => (id, "out_of_memory", json!({})),
@@ -216,8 +219,18 @@ impl Inner {
     /// Compares what should run with what runs, again and again.
     async fn go_round(self: Arc<Self>) {
         let mut pauses = Pauses::default();
+        let mut host_seen = Instant::now();
         loop {
-            tokio::time::sleep(self.config.reconcile_interval.min(pauses.next_due())).await;
+            let pause = self.config.reconcile_interval.min(pauses.next_due());
+            // Whichever comes first; both mean the same.
+            let _ = tokio::time::timeout(pause, self.task_ended.notified()).await;
+            if host_seen.elapsed() > HOST_EVERY {
+                // Docker or a firewall may have started or reloaded since.
+                if let Err(error) = self.runtime.network.ensure_host().await {
+                    tracing::warn!(error = %error.chain(), "cannot mend the host's network");
+                }
+                host_seen = Instant::now();
+            }
             if let Err(error) = self.round(&mut pauses).await {
                 tracing::warn!(%error, "cannot compare what should run with what runs");
             }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +43,8 @@ pub(crate) struct Inner {
     tracker: TaskTracker,
     closing: AtomicBool,
     pub(crate) background: CancellationToken,
+    /// Wakes the watcher before its time: a task ended by itself.
+    pub(crate) task_ended: Notify,
 }
 
 impl std::fmt::Debug for Workspaces {
@@ -80,6 +82,7 @@ impl Workspaces {
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             background: CancellationToken::new(),
+            task_ended: Notify::new(),
         });
         let start_up = Arc::clone(&inner);
         inner

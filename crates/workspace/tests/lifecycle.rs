@@ -327,8 +327,15 @@ async fn versions_survive_deletion_and_a_rollback_makes_the_workspace_again() {
         .unwrap();
     assert!(world.store.versions.list(bot).await.unwrap().is_empty());
     world.check_whole().await;
-    let committed = world.memory.snapshots().len();
-    assert_eq!(committed, 0, "layers of an image that is still local stay");
+    let left = world.memory.snapshots();
+    let layers = left
+        .iter()
+        .filter(|left| left.key.as_str().starts_with("sha256:"));
+    assert_eq!(
+        layers.count(),
+        left.len(),
+        "only layers of local images stay"
+    );
 }
 
 #[tokio::test]
@@ -523,4 +530,23 @@ async fn a_container_that_vanished_is_made_again_with_its_files() {
     assert_eq!(world.read(bot).await.as_deref(), Some("kept"));
     assert_ne!(world.record(bot).await.snapshot, active);
     world.check_whole().await;
+}
+
+#[tokio::test]
+async fn a_task_that_ends_by_itself_is_started_again() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "kept").await;
+    // The watcher follows events from its own task; let it begin.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(world.memory.exit_task(&container(bot), 137));
+    for _ in 0..500 {
+        let info = world.workspaces.get(&world.owner, bot).await.unwrap();
+        if info.reachable {
+            assert_eq!(world.read(bot).await.as_deref(), Some("kept"));
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the workspace was not started again");
 }

@@ -8,8 +8,8 @@ use crate::extract::{Body, BodyOrDefault, IdOf, QueryOf};
 use crate::problem::Problem;
 use crate::state::SharedState;
 use actix_web::{HttpResponse, get, post, web};
-use botstead_store::VersionRecord;
 use botstead_types::{BotId, VersionNumber};
+use botstead_workspace::VersionRecord;
 use botstead_workspace::{
     CreatedVersion, ListedSnapshot, RollbackOutcome, SnapshotList, VersionTree,
 };

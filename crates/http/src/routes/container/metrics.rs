@@ -150,8 +150,8 @@ async fn get_metrics(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use botstead_runtime::{CpuUsage, MemoryUsage, Usage};
     use botstead_workspace::StorageUsage;
+    use botstead_workspace::{CpuUsage, MemoryUsage, Usage};
     use serde_json::json;
 
     fn idle() -> WorkspaceMetrics {

@@ -1,0 +1,89 @@
+//! Copying an entry faithfully where it cannot be linked.
+
+use crate::meta;
+use crate::tree::{kind, open_file};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{
+    FileType, Mode, OFlags, SeekFrom, Statx, copy_file_range, ftruncate, ioctl_ficlone, makedev,
+    mknodat, openat, readlinkat, seek, symlinkat,
+};
+use rustix::io::{Errno, Result, pread, pwrite};
+use std::ffi::CStr;
+
+/// Copies what is no directory, with all its metadata.
+pub(crate) fn copy(from: impl AsFd, name: &CStr, stat: &Statx, to: impl AsFd) -> Result<()> {
+    let (from, to) = (from.as_fd(), to.as_fd());
+    let owner_only = Mode::RUSR | Mode::WUSR;
+    match kind(stat) {
+        FileType::RegularFile => {
+            let source = open_file(from, name)?;
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+            let target = openat(to, name, flags | OFlags::CLOEXEC, owner_only)?;
+            content(&source, stat.stx_size, &target)?;
+            return meta::apply(&source, stat, &target, false);
+        }
+        FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
+        other => {
+            let device = makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
+            mknodat(to, name, other, owner_only, device)?;
+        }
+    }
+    let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let source = openat(from, name, place, Mode::empty())?;
+    let target = openat(to, name, place, Mode::empty())?;
+    let is_link = kind(stat) == FileType::Symlink;
+    meta::apply_to_place(&source, stat, &target, to, name, is_link)
+}
+
+fn content(source: &OwnedFd, size: u64, target: &OwnedFd) -> Result<()> {
+    if ioctl_ficlone(target, source).is_ok() {
+        return Ok(());
+    }
+    ftruncate(target, size)?;
+    let mut end = 0;
+    while end < size {
+        let start = match seek(source, SeekFrom::Data(end)) {
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => return Ok(()),
+            start => start?,
+        };
+        end = seek(source, SeekFrom::Hole(start))?.min(size);
+        range(source, target, start, end)?;
+    }
+    Ok(())
+}
+
+fn range(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64) -> Result<()> {
+    let (mut read, mut written) = (start, start);
+    while read < end {
+        // A length that is a usize everywhere.
+        let length = usize::try_from(end - read).unwrap_or(1 << 30).min(1 << 30);
+        match copy_file_range(source, Some(&mut read), target, Some(&mut written), length) {
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return by_hand(source, target, read, end);
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn by_hand(source: &OwnedFd, target: &OwnedFd, mut at: u64, end: u64) -> Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    while at < end {
+        let length = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let read = pread(source, &mut buffer[..length], at)?;
+        if read == 0 {
+            break;
+        }
+        let mut done = 0;
+        while done < read {
+            let written = pwrite(target, &buffer[done..read], at)?;
+            done += written;
+            at += written as u64;
+        }
+    }
+    Ok(())
+}

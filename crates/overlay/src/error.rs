@@ -1,0 +1,73 @@
+//! Why layers were not merged.
+
+use rustix::io::Errno;
+use std::io;
+use std::path::PathBuf;
+
+/// Why layers were not merged. After any of them the target may hold a part of the result; it can be
+/// removed like any directory, and the layers are as they were.
+///
+/// Paths are relative to the layers, shortened, and not exact where a name is not UTF-8.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is nothing to merge.
+    #[error("there are no layers to merge")]
+    NoLayers,
+    /// The target has entries already.
+    #[error("the target {} is not empty", .0.display())]
+    TargetNotEmpty(PathBuf),
+    /// A layer uses a feature of overlayfs that cannot be merged: a redirected directory, a file
+    /// whose content is in another layer, a whiteout in the form of an attribute.
+    #[error("cannot merge {path}: it has the overlay mark {mark}")]
+    Unsupported {
+        /// Where.
+        path: String,
+        /// The name of the extended attribute.
+        mark: String,
+    },
+    /// A file or directory is immutable or append-only: neither a link nor a copy would be the same.
+    #[error("cannot merge {path}: it is immutable or append-only")]
+    Immutable {
+        /// Where.
+        path: String,
+    },
+    /// A layer or the target was changed by someone else.
+    #[error("cannot merge {path}: it was changed meanwhile")]
+    Changed {
+        /// Where.
+        path: String,
+    },
+    /// The filesystem failed.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Where.
+        path: String,
+        /// The failure.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(operation: &'static str, path: impl ToString, errno: Errno) -> Self {
+        Self::Io {
+            operation,
+            path: path.to_string(),
+            source: errno.into(),
+        }
+    }
+
+    /// Whether the disk or a quota is full.
+    pub fn is_disk_full(&self) -> bool {
+        let Self::Io { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            Errno::from_io_error(source),
+            Some(Errno::NOSPC | Errno::DQUOT)
+        )
+    }
+}

@@ -1,0 +1,50 @@
+//! Merges overlayfs layers into one, with the meaning that the kernel gives the stack.
+//!
+//! [`merge`] takes the upper directories that were stacked on an image and makes one directory that
+//! shows the same files in their place:
+//!
+//! - the topmost entry of a name wins; directories merge down to an opaque one, a whiteout or
+//!   anything else of that name, and are opaque in the result when something cut them off;
+//! - a directory has the metadata of its topmost layer: mode, owner, times, all extended attributes
+//!   but overlayfs' own bookkeeping;
+//! - a whiteout stays only where the layers below still have the name. It must not stay elsewhere:
+//!   the kernel leaves whiteouts out of *merged* directories only and lists those of a directory
+//!   that a single layer has.
+//!
+//! Everything but directories is **hard-linked** from the layers, which are committed and never
+//! written again: no space, no copying. What this changes: `st_nlink` seen inside counts the layers'
+//! links too (a program that keeps hard links, such as tar or rsync, looks for the others in vain and
+//! goes on), and `ctime` is that of the merge. Names that were links to one file within a layer still
+//! are. Where a link cannot be made (another filesystem, too many links, another project's quota) the
+//! file is copied.
+//!
+//! Layers are hostile in all that a container can write: any names, depth, links, devices. All access
+//! goes by open directories and single names, never following a link; one descriptor per layer
+//! serves any depth, and nothing recurses. They are not expected to change meanwhile.
+//!
+//! Needs root (`CAP_SYS_ADMIN` for `trusted.*`). Not for layers of `userxattr` mounts.
+//!
+//! `tree` reads directories and overlayfs' marks, `walk` decides, `meta` and `copy` write.
+
+mod copy;
+mod error;
+mod meta;
+mod tree;
+mod walk;
+
+pub use error::Error;
+pub use walk::merge;
+
+/// What a merge did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MergeReport {
+    /// Directories made, the target itself not counted.
+    pub directories: u64,
+    /// Entries that are links to those of the layers, whiteouts included.
+    pub linked: u64,
+    /// Entries that had to be copied.
+    pub copied: u64,
+    /// Whiteouts that were still needed.
+    pub whiteouts: u64,
+}
