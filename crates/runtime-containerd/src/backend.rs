@@ -6,7 +6,7 @@ use crate::config::ContainerdConfig;
 use crate::containers::ContainerdContainers;
 use crate::images::{ContainerdImages, RegistryConfig};
 use crate::leases::ContainerdLeases;
-use crate::metrics::CgroupMetrics;
+use crate::metrics::ContainerdMetrics;
 use crate::snapshots::ContainerdSnapshots;
 use crate::tasks::ContainerdTasks;
 use async_trait::async_trait;
@@ -39,14 +39,16 @@ impl Containerd {
         let images =
             ContainerdImages::new(channel, &config.namespace, &config.snapshotter, registries)?;
         let cgroups = Cgroups::detect()
-            .inspect_err(|error| tracing::warn!(%error, "no cgroups, no metrics"))
+            .inspect_err(
+                |error| tracing::warn!(%error, "no cgroups are seen here; containerd is asked"),
+            )
             .ok();
         let capabilities = Capabilities {
             backend: "containerd".to_owned(),
             namespace: config.namespace.clone(),
             snapshotter: config.snapshotter.clone(),
             exec: true,
-            metrics: cgroups.is_some(),
+            metrics: true,
             images: true,
             cdi_devices: true,
             host_mounts: true,
@@ -68,7 +70,11 @@ impl Containerd {
             leases: Arc::new(ContainerdLeases {
                 client: client.clone(),
             }),
-            metrics: Arc::new(CgroupMetrics { config, cgroups }),
+            metrics: Arc::new(ContainerdMetrics {
+                client: client.clone(),
+                config,
+                cgroups,
+            }),
             network,
             backend: Arc::new(Self {
                 client,

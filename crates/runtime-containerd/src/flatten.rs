@@ -192,11 +192,10 @@ impl Flatten<'_> {
             name: name.as_str().to_owned(),
             key: key.to_owned(),
             labels,
+            ..CommitSnapshotRequest::default()
         };
-        // Without a deadline: it walks the files of the snapshot.
-        let request = self
-            .client
-            .leased(self.op, self.lease, self.client.walk(commit))?;
+        let request = self.client.walk(commit);
+        let request = self.client.leased(self.op, self.lease, request)?;
         match self.client.snapshots().commit(request).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::AlreadyExists => {

@@ -25,16 +25,16 @@ impl Place {
 
     /// The installed containerd, or the one of an unpacked package.
     fn config(&self) -> DaemonConfig {
-        Self::config_in(self.dir.path())
-    }
-
-    fn config_in(dir: &Path) -> DaemonConfig {
+        let containerd = std::env::var_os("BOTSTEAD_TEST_CONTAINERD_BIN").map(PathBuf::from);
         DaemonConfig {
-            data_root: dir.join("root"),
-            run_dir: dir.join("run"),
-            log_file: dir.join("log/containerd.log"),
-            containerd: "containerd".into(),
-            path_prefix: std::env::var_os("BOTSTEAD_TEST_CONTAINERD_BIN").map(PathBuf::from),
+            data_root: self.dir.path().join("root"),
+            run_dir: self.dir.path().join("run"),
+            log_file: self.dir.path().join("log/containerd.log"),
+            path_prefix: containerd
+                .as_ref()
+                .and_then(|path| path.parent())
+                .map(PathBuf::from),
+            containerd: containerd.unwrap_or_else(|| "containerd".into()),
         }
     }
 
@@ -193,48 +193,6 @@ async fn the_next_server_adopts_it_and_supervises_it() {
     assert_eq!(third.pid(), Some(pid));
     assert_eq!(place.processes(), [pid]);
     third.stop().await.unwrap();
-    assert_eq!(place.processes(), [0; 0]);
-}
-
-const PLACE: &str = "BOTSTEAD_TEST_DAEMON_PLACE";
-
-/// A server that starts containerd and is then killed.
-#[ignore = "not a test: the process that the next one kills"]
-#[tokio::test]
-async fn server_process() {
-    let dir = PathBuf::from(std::env::var_os(PLACE).unwrap());
-    let config = Place::config_in(&dir);
-    let daemon = Daemon::start(config).await.unwrap();
-    std::fs::write(dir.join("started"), daemon.pid().unwrap().to_string()).unwrap();
-    std::future::pending::<()>().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn it_survives_a_server_that_is_killed() {
-    let place = Place::new();
-    let mut server = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "server_process", "--ignored"])
-        .env(PLACE, place.dir.path())
-        .spawn()
-        .unwrap();
-    let started = place.dir.path().join("started");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !started.exists() {
-        assert!(Instant::now() < deadline, "the server does not start");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    server.kill().unwrap();
-    server.wait().unwrap();
-
-    let daemon = place.start().await;
-    assert!(daemon.adopted());
-    let pid: i32 = std::fs::read_to_string(started).unwrap().parse().unwrap();
-    assert_eq!(place.processes(), [pid]);
-    version(daemon.socket()).await;
-    // It is no child of this process: its end is seen all the same.
-    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    restarted(&daemon, pid).await;
-    daemon.stop().await.unwrap();
     assert_eq!(place.processes(), [0; 0]);
 }
 

@@ -38,7 +38,7 @@ pub trait Fixture: Send + Sync {
 /// How a program behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// Runs until SIGTERM or SIGKILL ends it.
+    /// Runs until SIGTERM or SIGKILL ends it. It may need a moment until it hears SIGTERM.
     Forever,
     /// Runs until SIGKILL ends it. It may need a moment until it ignores SIGTERM.
     Stubborn,

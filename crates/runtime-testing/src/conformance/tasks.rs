@@ -128,6 +128,8 @@ pub async fn a_list_has_every_task_once(cx: Context) {
 
 pub async fn a_stop_asks_first(cx: Context) {
     let spec = cx.running(Program::Forever).await;
+    // A first process hears nothing before it listens, and it listens a little after its start.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let began = Instant::now();
     let exit = done(cx.tasks.stop(&spec.id, Signal::TERM, LONG).await);
     let code = exit.expect("it had a task").code;

@@ -1,0 +1,478 @@
+//! Running containers on a real containerd: what is seen from inside, what is told, what is left.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use botstead_runtime::{
+    ContainerSpec, Dns, ErrorKind, Exec, ExecOutput, ExecUser, Signal, TaskEvent,
+};
+use botstead_runtime_containerd::images::RegistryConfig;
+use botstead_runtime_containerd::{Containerd, ContainerdConfig};
+use botstead_runtime_testing::InMemoryRuntime;
+use botstead_runtime_testing::conformance::{Context, Program, run};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::Real;
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn sh(script: &str) -> Exec {
+    Exec {
+        args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        env: vec!["PATH=/bin".to_owned()],
+        cwd: "/".to_owned(),
+        user: ExecUser::default(),
+        stdin: Bytes::new(),
+        timeout: Some(LONG),
+        output_limit: 1 << 20,
+    }
+}
+
+async fn exec(cx: &Context, spec: &ContainerSpec, exec: Exec) -> ExecOutput {
+    match cx.tasks.exec(&spec.id, exec).await {
+        Ok(output) => output,
+        Err(error) => panic!("{}", error.chain()),
+    }
+}
+
+async fn output(cx: &Context, spec: &ContainerSpec, script: &str) -> String {
+    let output = exec(cx, spec, sh(script)).await;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.exit_code, 0, "{script}: {error}");
+    String::from_utf8(output.stdout.to_vec()).unwrap()
+}
+
+/// Waits until the command's answer is this.
+async fn until(cx: &Context, spec: &ContainerSpec, script: &str, expected: &str) {
+    let began = Instant::now();
+    loop {
+        let told = output(cx, spec, script).await;
+        if told.trim() == expected {
+            return;
+        }
+        assert!(began.elapsed() < LONG, "{script}: {told}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// How many processes have this word in their command line, in a way that does not count itself.
+fn count(word: &str) -> String {
+    let (first, rest) = word.split_at(1);
+    format!("busybox ps -o args | busybox grep -c '[{first}]{rest}' || true")
+}
+
+async fn start(cx: &Context, spec: &ContainerSpec) {
+    cx.containers.create(&cx.lease, spec).await.unwrap();
+    cx.tasks.create(&spec.id).await.unwrap();
+    cx.tasks.start(&spec.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_command_reads_its_input_to_the_end() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        let mut wanted = sh("busybox sha256sum; echo ended >&2");
+        let input: Vec<u8> = (0..3_000_000u32)
+            .map(|number| (number % 251) as u8)
+            .collect();
+        use sha2::{Digest, Sha256};
+        let expected = hex::encode(Sha256::digest(&input));
+        wanted.stdin = input.into();
+        let output = exec(&cx, &spec, wanted).await;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(told.starts_with(&expected), "{told}");
+        assert_eq!(output.stderr, "ended\n");
+        // A command that never reads ends all the same.
+        let mut deaf = sh("exit 4");
+        deaf.stdin = vec![0; 1 << 20].into();
+        assert_eq!(exec(&cx, &spec, deaf).await.exit_code, 4);
+        // Without input there is an end at once.
+        assert_eq!(output_of_cat(&cx, &spec).await, "");
+    })
+    .await;
+}
+
+async fn output_of_cat(cx: &Context, spec: &ContainerSpec) -> String {
+    output(cx, spec, "busybox cat").await
+}
+
+#[tokio::test]
+async fn more_output_than_wanted_is_dropped_and_said() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        let mut wanted = sh("busybox head -c 5000000 /dev/zero; busybox printf 12345678 >&2");
+        wanted.output_limit = 4;
+        let cut = exec(&cx, &spec, wanted.clone()).await;
+        assert_eq!(cut.stdout, [0u8; 4][..]);
+        assert_eq!(cut.stderr, "1234");
+        assert!(cut.truncated && cut.exit_code == 0);
+        wanted.output_limit = 5_000_000;
+        let whole = exec(&cx, &spec, wanted).await;
+        assert_eq!((whole.stdout.len(), whole.truncated), (5_000_000, false));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dropped_command_is_killed() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        let mut wanted = sh("trap '' TERM; while :; do busybox sleep 1000; done");
+        wanted.timeout = None;
+        let call = cx.tasks.exec(&spec.id, wanted);
+        let dropped = tokio::time::timeout(Duration::from_millis(500), call).await;
+        assert!(dropped.is_err(), "it ended");
+        until(&cx, &spec, &count("sleep 1000"), "0").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_command_whose_time_is_over_is_killed_with_its_children() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        let mut wanted = sh("echo early; busybox sleep 1000; echo late");
+        wanted.timeout = Some(Duration::from_millis(300));
+        let began = Instant::now();
+        let output = exec(&cx, &spec, wanted).await;
+        assert!(output.timed_out && output.exit_code == 137, "{output:?}");
+        assert_eq!(output.stdout, "early\n");
+        assert!(began.elapsed() < Duration::from_secs(5));
+        until(&cx, &spec, &count("sleep 1000"), "0").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn users_are_those_of_the_container() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        for (user, expected) in [
+            ("", "0 0"),
+            ("bot", "1000 1001"),
+            ("1000", "1000 1001"),
+            ("77", "77 0"),
+            ("7:8", "7 8"),
+            ("bot:staff", "1000 50"),
+        ] {
+            let mut wanted = sh("echo $(busybox id -u) $(busybox id -g)");
+            wanted.user = ExecUser(user.to_owned());
+            let output = exec(&cx, &spec, wanted).await;
+            assert_eq!(output.stdout, format!("{expected}\n"), "{user}");
+        }
+        for unknown in ["nobody", "bot:nobody"] {
+            let mut wanted = sh("exit 0");
+            wanted.user = ExecUser(unknown.to_owned());
+            let error = cx.tasks.exec(&spec.id, wanted).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{unknown}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_executed_is_126_and_what_is_missing_127() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        for (program, expected) in [("/bin/plain", 126), ("/missing", 127), ("missing", 127)] {
+            let mut wanted = sh("");
+            wanted.args = vec![program.to_owned()];
+            assert_eq!(
+                exec(&cx, &spec, wanted).await.exit_code,
+                expected,
+                "{program}"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_child_that_keeps_the_outputs_open_holds_nobody_up() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        let began = Instant::now();
+        let output = exec(&cx, &spec, sh("busybox sleep 1000 & echo done")).await;
+        assert_eq!((output.exit_code, &output.stdout[..]), (0, &b"done\n"[..]));
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_commands_run_at_once() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        let all = (0..100).map(|number| {
+            let (cx, spec) = (cx.clone(), spec.clone());
+            async move {
+                let mut wanted = sh(&format!("busybox cat; exit {number}"));
+                wanted.stdin = format!("input {number}").into();
+                wanted.timeout = Some(Duration::from_secs(100));
+                let output = exec(&cx, &spec, wanted).await;
+                assert_eq!(output.exit_code, number);
+                assert_eq!(output.stdout, format!("input {number}"));
+            }
+        });
+        join_all(all).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_container_sees_what_its_record_says() {
+    run(Real::new, async |cx: Context| {
+        let shared = tempfile::tempdir().unwrap();
+        std::fs::write(shared.path().join("file"), "shared").unwrap();
+        let mut spec = cx.spec(&cx.active().await, Program::Forever);
+        spec.hostname = "inside".to_owned();
+        spec.hosts = vec![("10.9.8.7".parse().unwrap(), "host.internal".to_owned())];
+        spec.dns = Dns {
+            nameservers: vec!["10.9.8.1".parse().unwrap()],
+            search: vec!["a.test".to_owned()],
+            options: vec!["ndots:1".to_owned()],
+        };
+        let zone = "Asia/Tokyo";
+        spec.timezone = Some(zone.to_owned());
+        spec.mounts.push(botstead_runtime::Mount {
+            source: shared.path().to_owned(),
+            destination: "/run/botstead/shared".to_owned(),
+            read_only: true,
+        });
+        spec.limits.memory_bytes = Some(64 << 20);
+        spec.limits.pids = Some(50);
+        spec.limits.cpu_millis = Some(500);
+        start(&cx, &spec).await;
+        assert_eq!(output(&cx, &spec, "busybox hostname").await, "inside\n");
+        assert_eq!(
+            output(&cx, &spec, "busybox cat /etc/hostname").await,
+            "inside\n"
+        );
+        let hosts = output(&cx, &spec, "busybox cat /etc/hosts").await;
+        assert!(hosts.contains("10.9.8.7 host.internal") && hosts.contains(" inside\n"));
+        let resolv = output(&cx, &spec, "busybox cat /etc/resolv.conf").await;
+        assert_eq!(
+            resolv,
+            "nameserver 10.9.8.1\nsearch a.test\noptions ndots:1\n"
+        );
+        let task = "busybox tr '\\0' '\\n' < /proc/1/environ";
+        assert!(output(&cx, &spec, task).await.contains("TZ=Asia/Tokyo"));
+        let file = Path::new("/usr/share/zoneinfo").join(zone);
+        if file.is_file() {
+            let there = "busybox test -f /etc/localtime && echo yes";
+            assert_eq!(output(&cx, &spec, there).await, "yes\n");
+        }
+        let shown = "busybox cat /run/botstead/shared/file";
+        assert_eq!(output(&cx, &spec, shown).await, "shared");
+        let mut write = sh("echo x > /run/botstead/shared/file");
+        assert_ne!(exec(&cx, &spec, write.clone()).await.exit_code, 0);
+        // It is masked: an empty file, however large the real one is.
+        write = sh("busybox wc -c < /proc/kcore");
+        assert_eq!(exec(&cx, &spec, write).await.stdout, "0\n");
+        let limit = |one: &str, two: &str| {
+            format!("busybox cat /sys/fs/cgroup/{one} /sys/fs/cgroup/{two} 2>/dev/null || true")
+        };
+        let memory = limit("memory/memory.limit_in_bytes", "memory.max");
+        assert_eq!(output(&cx, &spec, &memory).await, "67108864\n");
+        assert_eq!(
+            output(&cx, &spec, &limit("pids/pids.max", "pids.max")).await,
+            "50\n"
+        );
+        let quota = output(&cx, &spec, &limit("cpu/cpu.cfs_quota_us", "cpu.max")).await;
+        assert!(quota == "50000\n" || quota == "50000 100000\n", "{quota}");
+        let usage = cx.metrics.usage(&spec.id).await.unwrap();
+        assert_eq!(usage.memory.limit_bytes, 64 << 20);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn starts_ends_and_lack_of_memory_are_told() {
+    run(Real::new, async |cx: Context| {
+        let mut events = cx.tasks.events();
+        // Until the first event nothing tells that the subscription stands.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut spec = cx.spec(&cx.active().await, Program::Forever);
+        spec.limits.memory_bytes = Some(24 << 20);
+        start(&cx, &spec).await;
+        // A child takes it all; the first process goes on.
+        let hungry = sh("busybox tail /dev/zero");
+        let output = exec(&cx, &spec, hungry).await;
+        assert_eq!(output.exit_code, 137, "{output:?}");
+        let mut seen = Vec::new();
+        let told = async {
+            while let Some(event) = events.next().await {
+                match event.unwrap() {
+                    TaskEvent::Started(id) if id == spec.id => seen.push("start"),
+                    TaskEvent::OutOfMemory(id) if id == spec.id => {
+                        seen.push("oom");
+                        cx.tasks.kill(&id, Signal::KILL).await.unwrap();
+                    }
+                    TaskEvent::Exited(id, exit) if id == spec.id => {
+                        assert_eq!(exit.code, 137);
+                        seen.push("exit");
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(LONG, told).await;
+        seen.dedup();
+        assert!(in_time.is_ok(), "{seen:?}");
+        assert_eq!(seen, ["start", "oom", "exit"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_that_cannot_be_created_leaves_nothing() {
+    let real = Real::new().await;
+    let (cgroup, folder) = (
+        real.config.cgroup_parent.clone(),
+        real.folder.path().to_owned(),
+    );
+    run(
+        async || real,
+        async |cx: Context| {
+            let mut spec = cx.container(Program::Missing).await;
+            let error = cx.tasks.create(&spec.id).await.unwrap_err();
+            assert_eq!(
+                error.kind(),
+                ErrorKind::InvalidArgument,
+                "{}",
+                error.chain()
+            );
+            let error = cx.tasks.get(&spec.id).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let rootfs = format!("{}/", folder.display());
+            let left = mounts
+                .lines()
+                .find(|line| line.contains(&rootfs) && line.contains(spec.id.as_str()));
+            assert_eq!(left, None);
+            let processes = std::fs::read_dir("/proc").unwrap().flatten();
+            let left =
+                processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+            let left = left
+                .map(|line| String::from_utf8_lossy(&line).into_owned())
+                .find(|line| line.contains(spec.id.as_str()));
+            assert_eq!(left, None);
+            for tree in [
+                "/sys/fs/cgroup",
+                "/sys/fs/cgroup/memory",
+                "/sys/fs/cgroup/pids",
+            ] {
+                let path = Path::new(tree).join(&cgroup).join(spec.id.as_str());
+                assert!(!path.exists(), "{}", path.display());
+            }
+            // And what was wrong can be mended.
+            spec.process.args = ["/bin/sh", "-c", "exit 6"].map(str::to_owned).to_vec();
+            cx.containers.switch(&cx.lease, &spec).await.unwrap();
+            cx.tasks.create(&spec.id).await.unwrap();
+            cx.tasks.start(&spec.id).await.unwrap();
+            assert_eq!(cx.tasks.wait(&spec.id).await.unwrap().code, 6);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn host_files_are_those_of_the_record_and_of_nothing_else() {
+    let real = Real::new().await;
+    let state = real.folder.path().join("s/containers");
+    run(
+        async || real,
+        async |cx: Context| {
+            let all = |id: &str| -> Vec<String> {
+                let folders = std::fs::read_dir(state.join(id))
+                    .into_iter()
+                    .flatten()
+                    .flatten();
+                folders
+                    .map(|folder| std::fs::read_to_string(folder.path().join("hostname")).unwrap())
+                    .collect()
+            };
+            let mut spec = cx.container(Program::Forever).await;
+            let id = spec.id.clone();
+            assert_eq!(all(id.as_str()), ["conformance\n"]);
+            // Made again: refused, and nothing changed under the first one.
+            spec.hostname = "second".to_owned();
+            cx.containers.create(&cx.lease, &spec).await.unwrap_err();
+            assert_eq!(all(id.as_str()), ["conformance\n"]);
+            cx.containers.switch(&cx.lease, &spec).await.unwrap();
+            assert_eq!(all(id.as_str()), ["second\n"]);
+            cx.tasks.create(&id).await.unwrap();
+            cx.tasks.start(&id).await.unwrap();
+            spec.hostname = "third".to_owned();
+            let refused = cx.containers.switch(&cx.lease, &spec).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Conflict);
+            assert_eq!(all(id.as_str()), ["second\n"]);
+            assert_eq!(
+                output(&cx, &spec, "busybox cat /etc/hostname").await,
+                "second\n"
+            );
+            // containerd refuses a label of more than 4096 bytes.
+            cx.tasks.stop(&id, Signal::KILL, LONG).await.unwrap();
+            spec.labels.insert("long".to_owned(), "x".repeat(5000));
+            let refused = cx.containers.switch(&cx.lease, &spec).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+            assert_eq!(all(id.as_str()), ["second\n"]);
+            cx.tasks.create(&id).await.unwrap();
+            cx.tasks.stop(&id, Signal::KILL, LONG).await.unwrap();
+            cx.containers.delete(&id).await.unwrap();
+            assert!(!state.join(id.as_str()).exists());
+            let missing = cx.containers.switch(&cx.lease, &spec).await.unwrap_err();
+            assert!(!state.join(id.as_str()).exists(), "{}", missing.chain());
+        },
+    )
+    .await;
+}
+
+/// A second adapter that looks for cgroups where there are none.
+fn blind(config: &ContainerdConfig) -> botstead_runtime::Runtime {
+    let mut config = config.clone();
+    config.cgroup_parent = "botstead-test-nowhere".to_owned();
+    let network = InMemoryRuntime::new().runtime().network;
+    Containerd::connect(config, RegistryConfig::default(), network).unwrap()
+}
+
+#[tokio::test]
+async fn containerd_measures_where_the_files_are_not_to_be_had() {
+    let real = Real::new().await;
+    let config = real.config.clone();
+    run(
+        async || real,
+        async |cx: Context| {
+            let mut spec = cx.spec(&cx.active().await, Program::Forever);
+            spec.limits.memory_bytes = Some(64 << 20);
+            start(&cx, &spec).await;
+            let blind = blind(&config);
+            let files = cx.metrics.usage(&spec.id).await.unwrap();
+            let asked = blind.metrics.usage(&spec.id).await.unwrap();
+            assert_eq!(asked.memory.limit_bytes, 64 << 20);
+            assert!(asked.pids >= 1 && asked.memory.usage_bytes > 0, "{asked:?}");
+            let (less, more) = (files.cpu.usage_nanoseconds, asked.cpu.usage_nanoseconds);
+            assert!(
+                more >= less && more - less < 10_000_000_000,
+                "{files:?} {asked:?}"
+            );
+            cx.tasks.kill(&spec.id, Signal::KILL).await.unwrap();
+            cx.tasks.wait(&spec.id).await.unwrap();
+            let ended = blind.metrics.usage(&spec.id).await.unwrap_err();
+            assert_eq!(ended.kind(), ErrorKind::NotFound, "{}", ended.chain());
+            cx.tasks.delete(&spec.id).await.unwrap();
+            let gone = blind.metrics.usage(&spec.id).await.unwrap_err();
+            assert_eq!(gone.kind(), ErrorKind::NotFound, "{}", gone.chain());
+        },
+    )
+    .await;
+}
