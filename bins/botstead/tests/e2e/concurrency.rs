@@ -45,7 +45,7 @@ async fn a_pull_goes_on_when_its_client_leaves() {
         .unwrap();
     let workspace = server.client.workspace(&server.client.bot().await);
     workspace
-        .create_and_leave(json!({"image": registry.reference("test/slow:1")}))
+        .create_and_leave(json!({"image": registry.reference("test/slow")}))
         .await;
     workspace.reachable().await;
     assert_eq!(workspace.sh("cat /etc/motd").await, "third layer");
@@ -58,7 +58,7 @@ async fn deleting_the_operation_ends_a_hung_pull_and_leaves_nothing() {
         .await
         .unwrap();
     let workspace = server.client.workspace(&server.client.bot().await);
-    let body = json!({"image": registry.reference("test/hang:1")});
+    let body = json!({"image": registry.reference("test/hang")});
     let cancel = async {
         let id = workspace.cancellable().await;
         let path = format!("/bots/{}/operations/{id}", workspace.bot);
@@ -95,7 +95,7 @@ async fn a_server_told_to_end_during_a_pull_ends_and_undoes_it_later() {
         .unwrap();
     let workspace = server.client.workspace(&server.client.bot().await);
     workspace
-        .create_and_leave(json!({"image": registry.reference("test/hang:1")}))
+        .create_and_leave(json!({"image": registry.reference("test/hang")}))
         .await;
     workspace.cancellable().await;
     let took = server.terminate();
@@ -114,7 +114,7 @@ async fn a_slow_operation_on_one_bot_does_not_delay_another() {
         .await
         .unwrap();
     let slow = server.client.workspace(&server.client.bot().await);
-    slow.create_and_leave(json!({"image": registry.reference("test/hang:1")}))
+    slow.create_and_leave(json!({"image": registry.reference("test/hang")}))
         .await;
     let other = server.client.running().await;
     assert_eq!(other.snapshot().await, 1);

@@ -29,7 +29,7 @@ async fn images_that_cannot_be_had_are_named_with_the_reason() {
         let registry = FaultyRegistry::start(&busybox_image(), fault)
             .await
             .unwrap();
-        let image = registry.reference("test/bad:1");
+        let image = registry.reference("test/bad");
         let last = failure(&server, &image).await;
         assert_eq!(last["code"], code, "{fault:?}: {last}");
         assert!(last["message"].as_str().unwrap().contains(&image), "{last}");
@@ -76,7 +76,7 @@ async fn requests_that_make_no_sense_are_refused_by_code() {
     workspace
         .exec(json!({"command": []}))
         .await
-        .refused(400, "invalid_command");
+        .refused(400, "invalid_value");
     let nobody = json!({"command": "true", "user": "nobody-here"});
     assert_eq!(workspace.exec(nobody).await.status, 422);
     let bad = workspace.create(json!({"image": "UPPER case"})).await;
@@ -125,7 +125,7 @@ async fn a_full_disk_refuses_new_work_and_hurts_nobody() {
     )
     .await
     .unwrap();
-    let last = failure(&server, &registry.reference("test/big:1")).await;
+    let last = failure(&server, &registry.reference("test/big")).await;
     let code = last["code"].as_str().unwrap();
     assert!(
         code == "insufficient_storage" || code == "database_unavailable",
