@@ -1,11 +1,16 @@
 //! What cannot work gets a clear error and leaves nothing behind.
 
 use crate::client::Client;
-use crate::server::{IMAGE, Server, busybox_image};
-use botstead_image_fixtures::{Fault, FaultyRegistry};
+use crate::server::{IMAGE, Server};
+use botstead_image_fixtures::{Compression, Fault, FaultyRegistry, Image, random};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
+
+/// An image of 8 MiB that no server has.
+fn unknown_image() -> Image {
+    random(1, 8 << 20, 7, Compression::None).unwrap()
+}
 
 /// The last event of a creation, which must be an error.
 async fn failure(server: &Server, image: &str) -> Value {
@@ -26,7 +31,8 @@ async fn images_that_cannot_be_had_are_named_with_the_reason() {
         (Fault::WrongBlob, "content_corrupt"),
         (Fault::WrongManifest, "content_corrupt"),
     ] {
-        let registry = FaultyRegistry::start(&busybox_image(), fault)
+        // Not the image that is local: what is here already is not downloaded.
+        let registry = FaultyRegistry::start(&unknown_image(), fault)
             .await
             .unwrap();
         let image = registry.reference("test/bad");
@@ -118,13 +124,9 @@ async fn a_full_disk_refuses_new_work_and_hurts_nobody() {
 
     let image = format!("127.0.0.1:1/{}", "x".repeat(8));
     failure(&server, &image).await;
-    let registry = FaultyRegistry::start(
-        &botstead_image_fixtures::random(1, 8 << 20, 7, botstead_image_fixtures::Compression::None)
-            .unwrap(),
-        Fault::None,
-    )
-    .await
-    .unwrap();
+    let registry = FaultyRegistry::start(&unknown_image(), Fault::None)
+        .await
+        .unwrap();
     let last = failure(&server, &registry.reference("test/big")).await;
     let code = last["code"].as_str().unwrap();
     assert!(
