@@ -1,5 +1,6 @@
 //! Commands in running tasks.
 
+use super::group::Group;
 use super::pipes::{self, Output, Pipes};
 use super::{ContainerdTasks, user};
 use crate::client::Client;
@@ -22,6 +23,9 @@ const LINGER: Duration = Duration::from_millis(200);
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
 
+/// When a process that still lives is killed again.
+const AGAIN: Duration = Duration::from_millis(250);
+
 /// A command that containerd knows of. Dropping it kills what still runs and removes the record, in
 /// the background: removing waits for the outputs, which children may keep open.
 struct Running {
@@ -29,11 +33,16 @@ struct Running {
     container: String,
     exec: String,
     ended: bool,
+    group: Option<Group>,
     pipes: Option<Pipes>,
 }
 
 impl Running {
-    async fn kill(client: &Client, container: &str, exec: &str) {
+    /// Kills the command with its children, or where these cannot be reached at least itself.
+    async fn kill(client: &Client, container: &str, exec: &str, group: Option<&Group>) {
+        if group.is_some_and(Group::kill) {
+            return;
+        }
         let request = KillRequest {
             container_id: container.to_owned(),
             exec_id: exec.to_owned(),
@@ -41,6 +50,19 @@ impl Running {
             ..KillRequest::default()
         };
         let _ = client.tasks().kill(client.unary(request)).await;
+    }
+
+    /// Kills until it is gone: its start may still be under way.
+    async fn end(client: &Client, container: &str, exec: &str, group: Option<Group>) {
+        let wait = Self::wait(client, container, exec);
+        tokio::pin!(wait);
+        loop {
+            Self::kill(client, container, exec, group.as_ref()).await;
+            let gone = tokio::time::timeout(AGAIN, &mut wait).await;
+            if gone.is_ok() {
+                return;
+            }
+        }
     }
 
     async fn wait(client: &Client, container: &str, exec: &str) -> Result<u32, Status> {
@@ -57,15 +79,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         let client = self.client.clone();
         let (container, exec) = (self.container.clone(), self.exec.clone());
-        let (ended, pipes) = (self.ended, self.pipes.take());
+        let (ended, group, pipes) = (self.ended, self.group.take(), self.pipes.take());
         // A runtime that ends takes its connection along; the task's own end removes the record.
         let Ok(handle) = tokio::runtime::Handle::try_current() else {
             return;
         };
         handle.spawn(async move {
             if !ended {
-                Self::kill(&client, &container, &exec).await;
-                let _ = tokio::time::timeout(DEATH, Self::wait(&client, &container, &exec)).await;
+                let _ =
+                    tokio::time::timeout(DEATH, Self::end(&client, &container, &exec, group)).await;
             }
             let request = DeleteProcessRequest {
                 container_id: container,
@@ -121,18 +143,24 @@ impl ContainerdTasks {
             container: id.as_str().to_owned(),
             exec: name.clone(),
             ended: false,
+            group: None,
             pipes: Some(pipes),
         };
+        let turn = self.starts.turn(id).await;
         let made = tasks.clone().exec(self.client.unary(request)).await;
         made.map_err(|status| op.status(status))?;
         let request = StartRequest {
             container_id: id.as_str().to_owned(),
             exec_id: name.clone(),
         };
-        if let Err(status) = tasks.clone().start(self.client.unary(request)).await {
-            running.ended = true;
-            return self.not_started(&op, id, status).await;
+        match tasks.clone().start(self.client.unary(request)).await {
+            Ok(started) => running.group = Group::of(started.into_inner().pid),
+            Err(status) => {
+                running.ended = true;
+                return self.not_started(&op, id, status).await;
+            }
         }
+        drop(turn);
         let (mut stdout, mut stderr) = (Output::default(), Output::default());
         let waited = {
             let feed = async {
@@ -153,7 +181,7 @@ impl ContainerdTasks {
                     pipes::read(err, exec.output_limit, &mut stderr),
                 );
             };
-            let end = self.end(id, &name, exec.timeout);
+            let end = self.end(id, &name, exec.timeout, running.group.as_ref());
             tokio::pin!(feed, read, end);
             let mut read_all = false;
             let ended = loop {
@@ -211,6 +239,7 @@ impl ContainerdTasks {
         id: &ContainerId,
         exec: &str,
         timeout: Option<Duration>,
+        group: Option<&Group>,
     ) -> Result<(u32, bool), Status> {
         let wait = Running::wait(&self.client, id.as_str(), exec);
         let Some(timeout) = timeout else {
@@ -220,7 +249,7 @@ impl ContainerdTasks {
         match tokio::time::timeout(timeout, &mut wait).await {
             Ok(ended) => Ok((ended?, false)),
             Err(_) => {
-                Running::kill(&self.client, id.as_str(), exec).await;
+                Running::kill(&self.client, id.as_str(), exec, group).await;
                 let late = tokio::time::timeout(DEATH, wait).await;
                 let late = late.map_err(|_| Status::deadline_exceeded("it does not die"))?;
                 Ok((late?, true))
