@@ -39,11 +39,13 @@ pub(crate) fn run(place: &Place, purge: bool, yes: bool) -> Result<()> {
         return if purge { remove(place, None) } else { Ok(()) };
     };
     step("end workspaces and containerd", || end_processes(&run_dir))?;
+    step("remove the network", || {
+        let mut teardown = Command::new(place.server());
+        teardown.arg("--config").arg(place.config()).arg("teardown");
+        command::run(&mut teardown, "run it by hand: what it names is in the way")
+    })?;
     // Not below the data folder: what is mounted there is the owner's own choice of disks.
     step("unmount", || unmount_below(&run_dir))?;
-    note(
-        "the bridge and its firewall rules stay until the next start or a reboot; nothing uses them",
-    );
     if purge {
         step("remove the data", || remove(place, Some(&run_dir)))?;
     } else {

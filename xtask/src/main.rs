@@ -7,6 +7,7 @@
 
 mod api;
 mod apt;
+mod bench;
 mod build;
 mod check;
 mod ci;
@@ -84,6 +85,15 @@ enum Task {
     },
     /// Everything that must hold before a change lands (root)
     Ci,
+    /// Measure a release build over HTTP against bare containerd; writes docs/BENCHMARKS.md (root)
+    Bench {
+        /// Few rounds, to see whether it works; nothing is written
+        #[arg(long)]
+        quick: bool,
+        /// Only measurements whose names contain one of these: create, stop-start, rollback,
+        /// rollback-stopped, snapshot, fleet, history; nothing is written
+        filters: Vec<String>,
+    },
     /// Check what no compiler checks: module docs, lints, layers, file sizes, links
     Tidy,
     /// Build the default workspace image as an OCI archive (root)
@@ -127,6 +137,7 @@ fn run(task: Task) -> Result<()> {
             matrix: Some(versions),
             filters,
         } => testing::run_matrix(&versions, &filters),
+        Task::Bench { quick, filters } => bench::run(quick, &filters),
         Task::Ci => ci::run(),
         Task::Tidy => progress::step("tidy", tidy::run),
         Task::Image { folder, rebuild } => progress::step("default image", || {

@@ -19,6 +19,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the server until SIGTERM or SIGINT. Workspaces go on when it ends.
     Serve,
+    /// Remove the bridge, namespaces and firewall rules that a server which does not run any more
+    /// left on this host; the next start makes them again.
+    Teardown,
     /// Print the OpenAPI document of the HTTP API.
     Openapi,
     /// Manage accounts, straight in the database, whether or not the server runs.

@@ -36,6 +36,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(serve::serve(&config))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Teardown => {
+            process::start_log(&config.log)?;
+            runtime()?.block_on(serve::teardown(&config))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Openapi => {
             let document = botstead_http::openapi();
             let text = document

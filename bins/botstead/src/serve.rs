@@ -101,7 +101,20 @@ async fn containerd(
 /// The bridge network. A subnet that was chosen is kept: addresses are recorded in the database,
 /// and after a restart of the host another one might be free.
 fn network(config: &Config, installation: &Installation) -> anyhow::Result<Arc<dyn Network>> {
-    let kept = installation.data_dir.join("subnet");
+    let network = bridge(config, installation)?;
+    if config.network.subnet.is_none() {
+        let kept = kept_subnet(installation);
+        std::fs::write(&kept, format!("{}\n", network.info().subnet))
+            .with_context(|| format!("cannot write {}", kept.display()))?;
+    }
+    Ok(Arc::new(network))
+}
+
+fn kept_subnet(installation: &Installation) -> PathBuf {
+    installation.data_dir.join("subnet")
+}
+
+fn bridge(config: &Config, installation: &Installation) -> anyhow::Result<BridgeNetwork> {
     let mut bridge =
         BridgeConfig::for_installation(&installation.id, installation.run_dir.join("netns"));
     if let Some(name) = &config.network.bridge {
@@ -109,17 +122,34 @@ fn network(config: &Config, installation: &Installation) -> anyhow::Result<Arc<d
     }
     bridge.subnet = match config.network.subnet {
         Some(subnet) => Some(subnet),
-        None => read_kept(&kept)?,
+        None => read_kept(&kept_subnet(installation))?,
     };
     bridge.nameservers.clone_from(&config.network.nameservers);
     bridge.mtu = config.network.mtu;
     bridge.blocked.clone_from(&config.network.blocked);
-    let network = BridgeNetwork::new(bridge).context("cannot plan the network")?;
-    if config.network.subnet.is_none() {
-        std::fs::write(&kept, format!("{}\n", network.info().subnet))
-            .with_context(|| format!("cannot write {}", kept.display()))?;
+    BridgeNetwork::new(bridge).context("cannot plan the network")
+}
+
+/// Takes away what the server set up on the host for all workspaces: their network namespaces, the
+/// bridge and its firewall rules. Everything comes back with the next start. Only while no server
+/// runs, and for nothing but workspaces that are stopped: it cuts their network.
+///
+/// # Errors
+/// When a server runs, or with what could not be removed.
+pub async fn teardown(config: &Config) -> anyhow::Result<()> {
+    let installation = Installation::prepare(config)?;
+    let _lock = installation.lock()?;
+    let network = bridge(config, &installation)?;
+    for id in network.list().await.context("cannot list namespaces")? {
+        network
+            .remove(&id)
+            .await
+            .context("cannot remove a namespace")?;
     }
-    Ok(Arc::new(network))
+    network
+        .teardown_host()
+        .await
+        .context("cannot remove the bridge")
 }
 
 fn read_kept<T>(path: &Path) -> anyhow::Result<Option<T>>

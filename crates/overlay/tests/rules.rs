@@ -1,5 +1,8 @@
 //! Every rule of merging, one by one, against the kernel's overlayfs.
 
+// Clippy knows tests by their attribute only, not their helpers.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use botstead_overlay::Error;
@@ -167,6 +170,7 @@ fn another_filesystem_is_copied_to() {
     let expected = stack.picture(&all);
     let flat = [stack.image.clone(), vec![target]].concat();
     stack.picture(&flat).assert_same(&expected);
+    nix::mount::umount(&disk).unwrap();
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 // Each test program uses a part of this, and `pub` is the one way to share it.
 #![allow(dead_code, unreachable_pub)]
+// Clippy knows tests by their attribute only.
+#![allow(clippy::unwrap_used)]
 
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};

@@ -1,0 +1,177 @@
+//! The server's HTTP interface, as far as it is measured.
+
+use anyhow::{Context, Result, bail};
+use futures_util::StreamExt;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// What all calls to one bot's workspace begin with.
+fn container(bot: &str) -> String {
+    format!("/bots/{bot}/container")
+}
+
+/// A signed-in client. Its connections are kept, as those of a real one.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    client: Client,
+    url: String,
+    token: String,
+}
+
+impl Api {
+    /// Signs in.
+    pub(crate) async fn login(url: &str, username: &str, password: &str) -> Result<Self> {
+        let mut api = Self {
+            client: Client::builder().no_proxy().build()?,
+            url: url.to_owned(),
+            token: String::new(),
+        };
+        let body = json!({ "username": username, "password": password });
+        let answer = api.call(Method::POST, "/auth/login", Some(body)).await?;
+        api.token = text(&answer, "access_token")?;
+        Ok(api)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<reqwest::Response> {
+        let mut request = self
+            .client
+            .request(method.clone(), format!("{}{path}", self.url));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let reply = request
+            .send()
+            .await
+            .with_context(|| format!("{method} {path}"))?;
+        if reply.status().is_success() {
+            return Ok(reply);
+        }
+        let status = reply.status();
+        bail!("{method} {path}: {status}: {}", reply.text().await?);
+    }
+
+    /// A call and its whole answer, `null` where that is empty.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value> {
+        let reply = self.send(method, path, body).await?;
+        if reply.status() == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        Ok(serde_json::from_slice(&reply.bytes().await?)?)
+    }
+
+    pub(crate) async fn import_image(&self, archive: Vec<u8>) -> Result<()> {
+        let request = self.client.post(format!("{}/images/import", self.url));
+        let request = request.bearer_auth(&self.token).body(archive);
+        let reply = request
+            .header("content-type", "application/octet-stream")
+            .send()
+            .await?;
+        if reply.status() != StatusCode::CREATED {
+            bail!("image import: {}: {}", reply.status(), reply.text().await?);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn new_bot(&self) -> Result<String> {
+        let bot = self
+            .call(Method::POST, "/bots", Some(json!({ "name": "bench" })))
+            .await?;
+        text(&bot, "id")
+    }
+
+    /// Creates the workspace; the time until the `complete` event arrived.
+    pub(crate) async fn create(&self, bot: &str, image: &str) -> Result<Duration> {
+        let began = Instant::now();
+        let body = json!({ "image": image });
+        let reply = self.send(Method::POST, &container(bot), Some(body)).await?;
+        let mut parts = reply.bytes_stream();
+        let mut seen = Vec::new();
+        let mut done = None;
+        while let Some(part) = parts.next().await {
+            seen.extend_from_slice(&part?);
+            if done.is_none() && contains(&seen, br#""type":"complete""#) {
+                done = Some(began.elapsed());
+            }
+        }
+        done.with_context(|| format!("no complete event in {}", String::from_utf8_lossy(&seen)))
+    }
+
+    pub(crate) async fn delete_bot(&self, bot: &str) -> Result<()> {
+        self.call(Method::DELETE, &format!("/bots/{bot}"), None)
+            .await
+            .map(drop)
+    }
+
+    /// One of the calls below the workspace, without a body.
+    pub(crate) async fn get(&self, bot: &str, what: &str) -> Result<Value> {
+        self.call(Method::GET, &format!("{}{what}", container(bot)), None)
+            .await
+    }
+
+    pub(crate) async fn stop(&self, bot: &str) -> Result<()> {
+        self.call(Method::POST, &format!("{}/stop", container(bot)), None)
+            .await
+            .map(drop)
+    }
+
+    pub(crate) async fn start(&self, bot: &str) -> Result<()> {
+        self.call(Method::POST, &format!("{}/start", container(bot)), None)
+            .await
+            .map(drop)
+    }
+
+    /// Makes a version and tells its number.
+    pub(crate) async fn snapshot(&self, bot: &str) -> Result<u64> {
+        let path = format!("{}/snapshots", container(bot));
+        let made = self.call(Method::POST, &path, Some(json!({}))).await?;
+        made["version"]
+            .as_u64()
+            .context("the snapshot has no version")
+    }
+
+    /// Rolls back; whether the present state was kept as a version.
+    pub(crate) async fn rollback(&self, bot: &str, version: u64) -> Result<bool> {
+        let path = format!("{}/snapshots/rollback", container(bot));
+        let done = self
+            .call(Method::POST, &path, Some(json!({ "version": version })))
+            .await?;
+        Ok(done["safety_version"].is_u64())
+    }
+
+    /// Runs a shell line that must succeed; how long it ran inside.
+    pub(crate) async fn shell(&self, bot: &str, line: &str) -> Result<Duration> {
+        let path = format!("{}/exec", container(bot));
+        let body = json!({ "command": ["/bin/sh", "-c", line] });
+        let done = self.call(Method::POST, &path, Some(body)).await?;
+        if done["exit_code"] != 0 {
+            bail!("`{line}` failed: {done}");
+        }
+        let milliseconds = done["duration_ms"].as_u64().context("no duration_ms")?;
+        Ok(Duration::from_millis(milliseconds))
+    }
+}
+
+fn text(value: &Value, key: &str) -> Result<String> {
+    let text = value[key]
+        .as_str()
+        .with_context(|| format!("no {key} in the answer"))?;
+    Ok(text.to_owned())
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}

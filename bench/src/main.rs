@@ -1,0 +1,209 @@
+//! Measures the server over HTTP, and the bare containerd sequence in the same run.
+//!
+//! `cargo xtask bench` builds everything and runs this. It starts a server with temporary folders
+//! and a containerd of its own, and removes all of it, whatever happens.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people at a terminal"
+)]
+
+mod api;
+mod bare;
+mod depth;
+mod fleet;
+mod machine;
+mod paired;
+mod report;
+mod server;
+mod stats;
+
+use anyhow::{Context, Result, bail};
+use bare::Bare;
+use clap::Parser;
+use depth::Counts;
+use machine::Machine;
+use report::{PairRow, Report};
+use server::{IMAGE, Programs, Server};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// What can be measured.
+const MEASUREMENTS: &[&str] = &[
+    "create",
+    "stop-start",
+    "rollback",
+    "rollback-stopped",
+    "snapshot",
+    "fleet",
+    "history",
+];
+
+/// Measures the server.
+#[derive(Debug, Parser)]
+struct Options {
+    /// The server's program
+    #[arg(long)]
+    server: PathBuf,
+    /// The agent's program
+    #[arg(long)]
+    agent: PathBuf,
+    /// Write the report to this file; only printed when not given
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Few rounds, to see whether it works
+    #[arg(long)]
+    quick: bool,
+    /// Only measurements whose names contain one of these: create, stop-start, rollback,
+    /// rollback-stopped, snapshot, fleet, history
+    filters: Vec<String>,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.filters.is_empty()
+            || self
+                .filters
+                .iter()
+                .any(|filter| name.contains(filter.as_str()))
+    }
+
+    /// How often operations are measured.
+    fn rounds(&self) -> usize {
+        if self.quick { 3 } else { 25 }
+    }
+
+    fn history(&self) -> Counts {
+        match self.quick {
+            true => Counts {
+                snapshots: 40,
+                rounds: 5,
+                starts: 3,
+                lookups: 2000,
+            },
+            false => Counts {
+                snapshots: 1000,
+                rounds: 100,
+                starts: 15,
+                lookups: 20_000,
+            },
+        }
+    }
+}
+
+async fn measure(options: &Options, server: &Server, bare: &mut Bare) -> Result<Report> {
+    let mut report = Report::default();
+    let (api, rounds) = (&server.api, options.rounds());
+    macro_rules! pair {
+        ($name:literal, $title:literal, $target:literal, $measure:path) => {
+            if options.wants($name) {
+                let pair = progress($title, $measure(api, bare, rounds)).await?;
+                let row = PairRow {
+                    name: $title,
+                    target: $target,
+                    pair,
+                };
+                print!("    {}", row.render());
+                report.pairs.push(row);
+            }
+        };
+    }
+    pair!("create", "create", true, paired::create);
+    pair!("stop-start", "stop + start", true, paired::stop_start);
+    pair!("rollback", "rollback, running", true, paired::rollback);
+    pair!(
+        "rollback-stopped",
+        "rollback, stopped",
+        false,
+        paired::rollback_stopped
+    );
+    pair!("snapshot", "snapshot, running", false, paired::snapshot);
+    if options.wants("fleet") {
+        let (workspaces, reads) = if options.quick { (10, 30) } else { (50, 500) };
+        let fleet = progress("fleet", fleet::measure(server, workspaces, reads)).await?;
+        report.fleet = Some(fleet);
+    }
+    if options.wants("history") {
+        let depth = progress("history", depth::measure(api, options.history())).await?;
+        report.depth = Some(depth);
+    }
+    Ok(report)
+}
+
+async fn progress<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    println!("==> {name}");
+    let began = Instant::now();
+    let done = work
+        .await
+        .with_context(|| format!("measuring {name} failed"))?;
+    println!("    {name}: done in {:.1} s", began.elapsed().as_secs_f64());
+    Ok(done)
+}
+
+/// Everything that needs the server, so that the caller can end it afterwards.
+async fn with_server(
+    options: &Options,
+    server: &Server,
+    bare: &mut Option<Bare>,
+) -> Result<String> {
+    server.import_image().await?;
+    // A workspace whose record tells the bare sequence what to make.
+    let model = server.api.new_bot().await?;
+    server.api.create(&model, IMAGE).await?;
+    let shown = server.api.get(&model, "").await?;
+    let container = shown["container_id"].as_str().context("no container_id")?;
+    let namespace = server.containerd_namespace();
+    let bare =
+        bare.insert(Bare::new(&server.socket(), &namespace, container, server.run_dir()).await?);
+    let machine = Machine::look(bare.version().await?)?;
+    println!("{machine}");
+    let report = measure(options, server, bare).await?;
+    Ok(report.render(&machine))
+}
+
+async fn run(options: &Options) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the bench starts containers and must run as root");
+    }
+    if let Some(filter) = options.filters.iter().find(|filter| {
+        !MEASUREMENTS
+            .iter()
+            .any(|name| name.contains(filter.as_str()))
+    }) {
+        bail!(
+            "nothing is called {filter:?}; there is: {}",
+            MEASUREMENTS.join(", ")
+        );
+    }
+    let programs = Programs {
+        server: options.server.clone(),
+        agent: options.agent.clone(),
+    };
+    let server = Server::start(&programs).await?;
+    let mut bare = None;
+    let measured = tokio::select! {
+        measured = with_server(options, &server, &mut bare) => measured,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let measured = measured.with_context(|| format!("the server's log ends:\n{}", server.log()));
+    let ended = server.end(bare.as_ref()).await.context("cannot clean up");
+    let text = measured?;
+    ended?;
+    println!("\n{text}");
+    if let Some(path) = &options.report {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

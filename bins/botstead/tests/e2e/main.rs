@@ -1,0 +1,16 @@
+//! The server as its users run it: the real program over HTTP on real containerd.
+//!
+//! Needs root, the packages that `cargo xtask test` installs, and the static agent that it builds
+//! (`BOTSTEAD_TEST_AGENT`). Each test has a server of its own with its own containerd, network and
+//! folders, and leaves nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod client;
+mod concurrency;
+mod durability;
+#[cfg(feature = "fault-points")]
+mod faults;
+mod main_job;
+mod refusals;
+mod server;

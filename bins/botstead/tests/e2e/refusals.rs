@@ -1,0 +1,197 @@
+//! What cannot work gets a clear error and leaves nothing behind.
+
+use crate::client::Client;
+use crate::server::{IMAGE, Server, busybox_image};
+use botstead_image_fixtures::{Fault, FaultyRegistry};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+
+/// The last event of a creation, which must be an error.
+async fn failure(server: &Server, image: &str) -> Value {
+    let workspace = server.client.workspace(&server.client.bot().await);
+    let events = workspace.create(json!({"image": image})).await;
+    let last = events.last().unwrap().clone();
+    assert_eq!(last["type"], "error", "{events:?}");
+    workspace.get().await.refused(404, "workspace_not_found");
+    last
+}
+
+#[tokio::test]
+async fn images_that_cannot_be_had_are_named_with_the_reason() {
+    let server = Server::start().await;
+    for (fault, code) in [
+        (Fault::NotFound, "image_not_found"),
+        (Fault::Unauthorized, "registry_denied"),
+        (Fault::WrongBlob, "content_corrupt"),
+        (Fault::WrongManifest, "content_corrupt"),
+    ] {
+        let registry = FaultyRegistry::start(&busybox_image(), fault)
+            .await
+            .unwrap();
+        let image = registry.reference("test/bad:1");
+        let last = failure(&server, &image).await;
+        assert_eq!(last["code"], code, "{fault:?}: {last}");
+        assert!(last["message"].as_str().unwrap().contains(&image), "{last}");
+    }
+    let last = failure(&server, "127.0.0.1:1/test/nobody:1").await;
+    assert_eq!(last["code"], "registry_unreachable", "{last}");
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    server.collect_garbage();
+    server.leftovers().assert_none();
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused_by_code() {
+    let server = Server::start().await;
+    let client = &server.client;
+    client
+        .get("/bots/nonsense/container")
+        .await
+        .refused(400, "invalid_value");
+    client
+        .get("/bots/..%2Fx/container")
+        .await
+        .refused(400, "invalid_value");
+    let unknown = "/bots/00000000-0000-7000-8000-000000000000/container";
+    client.get(unknown).await.refused(404, "bot_not_found");
+    client
+        .anonymous()
+        .get(unknown)
+        .await
+        .refused(401, "unauthenticated");
+
+    let workspace = client.running().await;
+    let rollback = async |version: i64| {
+        workspace
+            .post("/snapshots/rollback", json!({"version": version}))
+            .await
+    };
+    rollback(0).await.refused(400, "invalid_value");
+    rollback(9).await.refused(404, "version_not_found");
+    let path = format!("{}/snapshots?snapshotter=zfs", workspace.path);
+    client.get(&path).await.refused(400, "unknown_snapshotter");
+    let preserve = format!("{}?preserve_data=true", workspace.path);
+    client.delete(&preserve).await.refused(501, "unsupported");
+    workspace
+        .exec(json!({"command": []}))
+        .await
+        .refused(400, "invalid_command");
+    let nobody = json!({"command": "true", "user": "nobody-here"});
+    assert_eq!(workspace.exec(nobody).await.status, 422);
+    let bad = workspace.create(json!({"image": "UPPER case"})).await;
+    assert_eq!(bad[0]["status"], 400, "{bad:?}");
+
+    let password = "long enough";
+    let member = json!({"username": "member", "password": password, "role": "member"});
+    client.post("/users", member).await.ok();
+    let url = client_url(client);
+    let member = Client::login(&url, "member", password).await;
+    member
+        .get(&workspace.path)
+        .await
+        .refused(404, "bot_not_found");
+    member.get("/images").await.refused(403, "forbidden");
+    assert!(workspace.info().await["reachable"].as_bool().unwrap());
+}
+
+fn client_url(client: &Client) -> String {
+    let request = client.request(reqwest::Method::GET, "").build().unwrap();
+    request.url().as_str().trim_end_matches('/').to_owned()
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_work_and_hurts_nobody() {
+    let folder = tempfile::Builder::new()
+        .prefix("botstead-e2e-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let disk = Disk::mount(folder.path(), "192M");
+    let data = disk.0.join("data");
+    // The guard steps aside, so that the disk really fills.
+    let server = Server::start_in(folder, data.clone(), "min_free_bytes = 0\n").await;
+    let workspace = server.client.running().await;
+    workspace.sh("echo kept > /data/file").await;
+    workspace.snapshot().await;
+    let fill = "dd if=/dev/zero of=/data/fill bs=1M 2> /dev/null; rm -f /data/small; true";
+    workspace.sh(fill).await;
+
+    let image = format!("127.0.0.1:1/{}", "x".repeat(8));
+    failure(&server, &image).await;
+    let registry = FaultyRegistry::start(
+        &botstead_image_fixtures::random(1, 8 << 20, 7, botstead_image_fixtures::Compression::None)
+            .unwrap(),
+        Fault::None,
+    )
+    .await
+    .unwrap();
+    let last = failure(&server, &registry.reference("test/big:1")).await;
+    let code = last["code"].as_str().unwrap();
+    assert!(
+        code == "insufficient_storage" || code == "database_unavailable",
+        "{last}"
+    );
+
+    assert_eq!(workspace.sh("cat /data/file").await, "kept");
+    workspace.sh("rm /data/fill").await;
+    workspace.rollback(1).await;
+    assert_eq!(workspace.sh("cat /data/file").await, "kept");
+    let other = server.client.running().await;
+    assert_eq!(other.info().await["status"], "running");
+    drop(server);
+    drop(disk);
+}
+
+#[tokio::test]
+async fn the_low_disk_guard_refuses_before_the_disk_is_full() {
+    let folder = tempfile::Builder::new()
+        .prefix("botstead-e2e-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let data = folder.path().join("data");
+    let mut server = Server::start_in(folder, data, "").await;
+    let workspace = server.client.running().await;
+    server.terminate();
+    server
+        .run(&[("BOTSTEAD_LIMITS__MIN_FREE_BYTES", "1000000000000000")])
+        .await;
+    let refused = server.client.workspace(&server.client.bot().await);
+    let events = refused.create(json!({"image": IMAGE})).await;
+    assert_eq!(events[0]["code"], "insufficient_storage", "{events:?}");
+    let workspace = server.client.workspace(&workspace.bot);
+    workspace
+        .post("/snapshots", json!({}))
+        .await
+        .refused(507, "insufficient_storage");
+    workspace.post("/stop", json!({})).await.ok();
+    workspace.post("/start", json!({})).await.ok();
+}
+
+/// A small filesystem in a file.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn mount(folder: &Path, size: &str) -> Self {
+        let (file, target) = (folder.join("disk"), folder.join("mounted"));
+        std::fs::create_dir(&target).unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let done = Command::new(program).args(arguments).output().unwrap();
+            assert!(
+                done.status.success(),
+                "{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+        };
+        let (file, place) = (file.to_str().unwrap(), target.to_str().unwrap());
+        run("truncate", &["--size", size, file]);
+        run("mkfs.ext4", &["-q", "-F", file]);
+        run("mount", &["-o", "loop", file, place]);
+        Self(target)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
+    }
+}

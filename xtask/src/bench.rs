@@ -1,0 +1,69 @@
+//! `cargo xtask bench`: builds everything in release mode, measures, and writes docs/BENCHMARKS.md.
+
+use crate::apt::{self, Need, need};
+use crate::progress::{note, step};
+use crate::{build, command, repository};
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What building and measuring take.
+const NEEDS: &[Need] = &[
+    need("containerd", "containerd"),
+    need("runc", "runc"),
+    need("nftables", "nft"),
+    need("protobuf-compiler", "protoc"),
+    need("gcc", "cc"),
+    need("libc6-dev", "ldd"),
+    need("busybox-static", "busybox"),
+];
+
+/// Measures what `filters` name, all without any. Only a complete measurement is written down.
+pub(crate) fn run(quick: bool, filters: &[String]) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("`cargo xtask bench` starts containers and must run as root");
+    }
+    step("packages", || apt::ensure(NEEDS))?;
+    let server = step("build the server", build::server)?;
+    let agent = step("build the agent", build::agent)?;
+    let bench = step("build the bench", build_bench)?;
+    let report = repository::root().join("docs/BENCHMARKS.md");
+    let complete = !quick && filters.is_empty();
+    step("measure", || {
+        let mut measure = Command::new(bench);
+        measure
+            .arg("--server")
+            .arg(server)
+            .arg("--agent")
+            .arg(agent);
+        if complete {
+            measure.arg("--report").arg(&report);
+        }
+        if quick {
+            measure.arg("--quick");
+        }
+        command::run(
+            measure.args(filters),
+            "the end of the server's log above; a quiet machine for figures that count",
+        )
+    })?;
+    note(match complete {
+        true => "docs/BENCHMARKS.md is written",
+        false => "docs/BENCHMARKS.md stays: only a complete measurement is written down",
+    });
+    Ok(())
+}
+
+fn build_bench() -> Result<PathBuf> {
+    command::run(
+        repository::cargo().args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            "botstead-bench",
+        ]),
+        "the message above",
+    )?;
+    Ok(repository::target().join("release/botstead-bench"))
+}
