@@ -117,20 +117,15 @@ fn refused(status: &Status) -> Option<u32> {
 impl ContainerdTasks {
     pub(super) async fn run(&self, id: &ContainerId, exec: Exec) -> Result<ExecOutput> {
         let op = Op::new("run command in", id);
-        let task = self.get(id).await?;
-        match task.status {
-            TaskStatus::Running => {}
-            TaskStatus::Paused => return Err(op.fail(ErrorKind::Conflict, "it is paused")),
-            _ => return Err(op.fail(ErrorKind::NotFound, "it does not run")),
-        }
         if exec.args.is_empty() || !exec.cwd.starts_with('/') {
             return Err(op.invalid("it needs a program and an absolute working directory"));
         }
-        let who = (exec.user.clone(), op.clone());
-        let looked = tokio::task::spawn_blocking(move || user::resolve(&who.1, &who.0, task.pid));
-        let user = looked
-            .await
-            .map_err(|cause| op.fail_with(ErrorKind::Internal, "the lookup failed", cause))??;
+        // Names are those of the container and need its process; with numbers one round trip less.
+        let number = user::number(&exec.user);
+        let user = match number {
+            Some(user) => user,
+            None => self.look_up(&op, id, &exec).await?,
+        };
         let name = Uuid::now_v7().simple().to_string();
         let folder = pipes::folder(&self.config.state_root, &name);
         let (mut pipes, out, err) = Pipes::make(folder, !exec.stdin.is_empty())
@@ -147,8 +142,21 @@ impl ContainerdTasks {
             pipes: Some(pipes),
         };
         let turn = self.starts.turn(id).await;
-        let made = tasks.clone().exec(self.client.unary(request)).await;
-        made.map_err(|status| op.status(status))?;
+        let mut service = tasks.clone();
+        let made = service.exec(self.client.unary(request));
+        let made = if number.is_some() {
+            let (runs, made) = tokio::join!(self.runs(&op, id), made);
+            // A record that was made is to be removed; nothing was started.
+            running.ended = runs.is_err();
+            runs?;
+            made
+        } else {
+            made.await
+        };
+        made.map_err(|status| {
+            running.ended = true;
+            op.status(status)
+        })?;
         let request = StartRequest {
             container_id: id.as_str().to_owned(),
             exec_id: name.clone(),
@@ -205,6 +213,25 @@ impl ContainerdTasks {
             stderr: stderr.kept.into(),
             timed_out,
         })
+    }
+
+    /// The process id of the task, which runs.
+    async fn runs(&self, op: &Op, id: &ContainerId) -> Result<u32> {
+        let task = self.get(id).await?;
+        match task.status {
+            TaskStatus::Running => Ok(task.pid),
+            TaskStatus::Paused => Err(op.fail(ErrorKind::Conflict, "it is paused")),
+            _ => Err(op.fail(ErrorKind::NotFound, "it does not run")),
+        }
+    }
+
+    async fn look_up(&self, op: &Op, id: &ContainerId, exec: &Exec) -> Result<(u32, u32)> {
+        let pid = self.runs(op, id).await?;
+        let (user, own) = (exec.user.clone(), op.clone());
+        let looked = tokio::task::spawn_blocking(move || user::resolve(&own, &user, pid));
+        looked
+            .await
+            .map_err(|cause| op.fail_with(ErrorKind::Internal, "the lookup failed", cause))?
     }
 
     fn request(
