@@ -171,6 +171,12 @@ impl Fixture for Real {
             return;
         };
         daemon.stop().await.unwrap();
+        // runc removes the cgroups of containers, not their parent.
+        let trees = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
+        let trees = trees.flatten().map(|tree| tree.path());
+        for tree in trees.chain(["/sys/fs/cgroup".into()]) {
+            let _ = std::fs::remove_dir(tree.join(&self.config.cgroup_parent));
+        }
         let left = Command::new("findmnt")
             .args(["-rno", "TARGET"])
             .output()
