@@ -4,7 +4,12 @@
 //! (`BOTSTEAD_TEST_AGENT`). Each test has a server of its own with its own containerd, network and
 //! folders, and leaves nothing behind.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a panic is how a test fails, and what it prints is shown then"
+)]
 
 mod client;
 mod concurrency;
