@@ -23,8 +23,12 @@ const EVERYBODY: Pid = Pid::from_raw(-1);
 
 /// Runs until SIGTERM or SIGINT, then ends every other process of the namespace: SIGTERM, `grace`,
 /// SIGKILL.
-pub(crate) fn run(grace: Duration) -> Result<(), Errno> {
+///
+/// `prepare` runs once signals are held: before that the kernel drops those to PID 1, and one that
+/// asks to end would be lost.
+pub(crate) fn run(grace: Duration, prepare: impl FnOnce()) -> Result<(), Errno> {
     let mut signals = Signals::open()?;
+    prepare();
     loop {
         reap()?;
         if signals.next(None)? == Event::End {

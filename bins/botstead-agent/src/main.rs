@@ -39,16 +39,19 @@ fn main() -> ExitCode {
         eprintln!("botstead-agent: must run as PID 1 of a process namespace of its own");
         return ExitCode::from(2);
     }
-    // The folder of the bot's own files. Without it commands have no place to start in, which the
-    // one who runs one is told; ending here would take the whole workspace away.
-    if let Err(error) = std::fs::create_dir_all(DATA) {
-        eprintln!("botstead-agent: cannot make {DATA}: {error}");
-    }
-    match init::run(options.grace) {
+    match init::run(options.grace, make_data_folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("botstead-agent: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The folder of the bot's own files. Without it commands have no place to start in, which the one
+/// who runs one is told; ending here would take the whole workspace away.
+fn make_data_folder() {
+    if let Err(error) = std::fs::create_dir_all(DATA) {
+        eprintln!("botstead-agent: cannot make {DATA}: {error}");
     }
 }

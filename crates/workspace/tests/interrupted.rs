@@ -1,6 +1,8 @@
 //! Operations interrupted between any two calls to the runtime: afterwards the workspace is in the
 //! state before or the state after, nothing is orphaned, and no version is lost.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use botstead_types::{BotId, DesiredState, VersionNumber};

@@ -1,5 +1,7 @@
 //! The life of a workspace on the in-memory runtime: what each use case promises.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use botstead_authz::Actor;

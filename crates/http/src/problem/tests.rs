@@ -1,3 +1,5 @@
+//! Every error as the reply that a client gets.
+
 use super::mapping::{accounts_status, workspace_status};
 use super::*;
 use actix_web::body::to_bytes;

@@ -35,9 +35,22 @@ impl Inner {
             self.bring_up(&record).await?;
             return Ok(created(&record));
         }
-        self.store.operations.begin(operation, false).await?;
+        let lease = LeaseId::for_operation(operation.id);
+        // Side by side: start-up removes a lease whose operation the journal does not have.
+        let (begun, leased) = tokio::join!(
+            self.store.operations.begin(operation, false),
+            self.runtime.leases.create(&lease)
+        );
+        if let Err(error) = begun {
+            self.drop_lease(operation.id);
+            return Err(error.into());
+        }
         fault_point!("create.begun");
-        match self.create_steps(creation, wishes).await {
+        let steps = async {
+            leased?;
+            self.create_steps(creation, &lease, wishes).await
+        };
+        match steps.await {
             Ok(record) => {
                 self.drop_lease(operation.id);
                 Ok(created(&record))
@@ -61,20 +74,18 @@ impl Inner {
     async fn create_steps(
         self: &Arc<Self>,
         creation: &Creation,
+        lease: &LeaseId,
         wishes: Wishes,
     ) -> Result<ContainerRecord> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
-        let lease = LeaseId::for_operation(id);
-        let (leased, shown) = tokio::join!(
-            self.runtime.leases.create(&lease),
-            self.store
-                .transactions
-                .apply(vec![bot_status(operation, BotStatus::Creating)])
+        let creating = vec![bot_status(operation, BotStatus::Creating)];
+        let (image, shown) = tokio::join!(
+            self.local_image(lease, &wishes, &creation.live),
+            self.store.transactions.apply(creating)
         );
-        leased?;
+        let image = image?;
         shown?;
-        let image = self.local_image(&lease, &wishes, &creation.live).await?;
         fault_point!("create.pulled");
         creation.phase.send_replace(Phase::Creating);
         let _turn = self
@@ -103,7 +114,7 @@ impl Inner {
             updated_at: now,
         };
         let (prepared, address, namespace) = tokio::join!(
-            self.prepare_root(&lease, &record),
+            self.prepare_root(lease, &record),
             self.address(bot),
             self.runtime.network.create_namespace(&record.container)
         );
@@ -111,9 +122,9 @@ impl Inner {
         fault_point!("create.prepared");
         let address = address?;
         let spec = self.spec(&record, address, namespace?);
-        match self.runtime.containers.create(&lease, &spec).await {
+        match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
-                record = self.adopt(&lease, record, address).await?;
+                record = self.adopt(lease, record, address).await?;
             }
             made => made?,
         }
