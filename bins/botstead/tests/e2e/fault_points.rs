@@ -1,0 +1,1 @@
+//! The server is killed at every step of its journal, and started again.
