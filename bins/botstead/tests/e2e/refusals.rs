@@ -1,6 +1,8 @@
 //! What cannot be done is refused clearly and leaves nothing.
 
-use super::harness::{Client, IMAGE, Server, Settings, busybox_image, eventually, faulty, shared};
+use super::harness::{
+    Client, IMAGE, Server, Settings, busybox_image, eventually, faulty, shared, slow_image,
+};
 use botstead_image_fixtures::Fault;
 use serde_json::json;
 use std::path::{Path, PathBuf};

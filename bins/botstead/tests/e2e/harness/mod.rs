@@ -5,7 +5,7 @@ mod fixtures;
 mod host;
 mod server;
 
-pub(crate) use client::{Answer, Client, Events};
-pub(crate) use fixtures::{busybox_image, faulty, image_for_user, registry, run_async, slow_image};
-pub(crate) use host::{eventually, mounts_below, processes_below};
+pub(crate) use client::Client;
+pub(crate) use fixtures::{busybox_image, faulty, image_for_user, registry, slow_image};
+pub(crate) use host::eventually;
 pub(crate) use server::{IMAGE, Server, Settings, shared};

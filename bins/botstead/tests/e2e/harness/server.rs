@@ -143,9 +143,8 @@ impl Server {
             assert!(ended.is_none(), "the server ended: {text}");
             text.lines().find_map(|line| {
                 let line: Value = serde_json::from_str(line).ok()?;
-                let fields = &line["fields"];
-                (fields["message"] == "listening")
-                    .then(|| format!("http://{}", fields["address"].as_str().unwrap()))
+                (line["message"] == "listening")
+                    .then(|| format!("http://{}", line["address"].as_str().unwrap()))
             })
         });
         self.client = self.client.at(&self.base);
