@@ -25,9 +25,13 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 use tokio::try_join;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request};
+
+/// How long a process may take to end after SIGTERM, as the server's default.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A container made without the server.
 #[derive(Debug)]
@@ -227,15 +231,31 @@ impl Bare {
             container_id: container_id.clone(),
             ..WaitRequest::default()
         });
-        let kill = self.request(KillRequest {
-            container_id: container_id.clone(),
+        let mut waiting = self.client.tasks();
+        let ended = waiting.wait(wait);
+        tokio::pin!(ended);
+        self.signal(&container_id, signal).await?;
+        // PID 1 never sees a signal that arrives before it asked for it, so it is not waited for
+        // without end.
+        match tokio::time::timeout(GRACE, &mut ended).await {
+            Ok(ended) => drop(ended?),
+            Err(_) => {
+                self.signal(&container_id, Signal::SIGKILL).await?;
+                ended.await?;
+            }
+        }
+        let request = self.request(DeleteTaskRequest { container_id });
+        self.client.tasks().delete(request).await?;
+        Ok(())
+    }
+
+    async fn signal(&self, container_id: &str, signal: Signal) -> Result<()> {
+        let request = self.request(KillRequest {
+            container_id: container_id.to_owned(),
             signal: signal as u32,
             ..KillRequest::default()
         });
-        let (mut waiting, mut killing) = (self.client.tasks(), self.client.tasks());
-        try_join!(waiting.wait(wait), killing.kill(kill))?;
-        let request = self.request(DeleteTaskRequest { container_id });
-        self.client.tasks().delete(request).await?;
+        self.client.tasks().kill(request).await?;
         Ok(())
     }
 
@@ -288,7 +308,9 @@ impl Bare {
 
     /// Stops and removes a container; not measured.
     pub(crate) async fn delete(&self, container: BareContainer) -> Result<()> {
-        self.stop(&container).await?;
+        let container_id = container.record.id.clone();
+        self.end_task(container_id, Signal::SIGKILL).await?;
+        self.network.remove(&container.id).await?;
         self.delete_stopped(container).await
     }
 

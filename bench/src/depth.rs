@@ -92,9 +92,12 @@ async fn point(api: &Api, bot: &str, counts: Counts, name: &str) -> Result<Point
     let missing = api.shell(bot, &line(&format!("/nope-{name}-$i"))).await?;
     let mut start = Samples::default();
     for _ in 0..counts.starts {
+        // So that the process listens to SIGTERM by then.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         api.stop(bot).await?;
         start.add(timed(api.start(bot)).await?.0);
     }
+    tokio::time::sleep(Duration::from_millis(100)).await;
     api.stop(bot).await?;
     Ok(Point {
         start,

@@ -28,6 +28,7 @@ use server::{IMAGE, Programs, Server};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What can be measured.
 const MEASUREMENTS: &[&str] = &[
@@ -180,11 +181,13 @@ async fn run(options: &Options) -> Result<()> {
         server: options.server.clone(),
         agent: options.agent.clone(),
     };
+    let mut terminated = signal(SignalKind::terminate())?;
     let server = Server::start(&programs).await?;
     let mut bare = None;
     let measured = tokio::select! {
         measured = with_server(options, &server, &mut bare) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminated.recv() => Err(anyhow::anyhow!("told to end")),
     };
     let measured = measured.with_context(|| format!("the server's log ends:\n{}", server.log()));
     let ended = server.end(bare.as_ref()).await.context("cannot clean up");

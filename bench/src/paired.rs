@@ -5,6 +5,7 @@ use crate::bare::Bare;
 use crate::server::IMAGE;
 use crate::stats::{Samples, timed};
 use anyhow::{Result, ensure};
+use std::time::Duration;
 
 /// Rounds before the measured ones.
 const WARM_UP: usize = 2;
@@ -17,7 +18,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    fn add(&mut self, round: usize, server: std::time::Duration, bare: std::time::Duration) {
+    fn add(&mut self, round: usize, server: Duration, bare: Duration) {
         if round >= WARM_UP {
             self.server.add(server);
             self.bare.add(bare);
@@ -30,10 +31,15 @@ impl Pair {
     }
 }
 
+/// Before each round: a process that was started a moment ago may not listen to SIGTERM yet, and
+/// the collector and the kernel clean up behind the last round.
+const SETTLE: Duration = Duration::from_millis(150);
+
 /// Runs the two sides one after the other, in another order each round: what the first leaves to
 /// the kernel, the second pays for.
 macro_rules! in_turns {
-    ($round:expr, $server:expr, $bare:expr) => {
+    ($round:expr, $server:expr, $bare:expr) => {{
+        tokio::time::sleep(SETTLE).await;
         if $round % 2 == 0 {
             let server = $server;
             (server, $bare)
@@ -41,7 +47,7 @@ macro_rules! in_turns {
             let bare = $bare;
             ($server, bare)
         }
-    };
+    }};
 }
 
 /// From nothing to a running container, the image being local.

@@ -24,9 +24,8 @@ pub(crate) fn run(quick: bool, filters: &[String]) -> Result<()> {
         bail!("`cargo xtask bench` starts containers and must run as root");
     }
     step("packages", || apt::ensure(NEEDS))?;
-    let server = step("build the server", build::server)?;
+    let (server, bench) = step("build server and bench", build_both)?;
     let agent = step("build the agent", build::agent)?;
-    let bench = step("build the bench", build_bench)?;
     let report = repository::root().join("docs/BENCHMARKS.md");
     let complete = !quick && filters.is_empty();
     step("measure", || {
@@ -54,16 +53,14 @@ pub(crate) fn run(quick: bool, filters: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn build_bench() -> Result<PathBuf> {
+/// In one call, so that the crates that both use are built once.
+fn build_both() -> Result<(PathBuf, PathBuf)> {
     command::run(
-        repository::cargo().args([
-            "build",
-            "--locked",
-            "--release",
-            "--package",
-            "botstead-bench",
-        ]),
-        "the message above",
+        repository::cargo()
+            .args(["build", "--locked", "--release"])
+            .args(["--package", "botstead", "--package", "botstead-bench"]),
+        build::ADVICE,
     )?;
-    Ok(repository::target().join("release/botstead-bench"))
+    let release = repository::target().join("release");
+    Ok((release.join("botstead"), release.join("botstead-bench")))
 }

@@ -4,7 +4,7 @@ use crate::{command, repository};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 
-const ADVICE: &str = "the message above; a missing linker or protoc comes with \
+pub(super) const ADVICE: &str = "the message above; a missing linker or protoc comes with \
                       `apt-get install build-essential protobuf-compiler`";
 
 /// The server's program.

@@ -56,6 +56,12 @@ impl BridgeConfig {
         }
     }
 
+    /// Where the search for a free subnet begins: different for every installation.
+    pub(crate) fn subnet_seed(&self) -> u32 {
+        // Hexadecimal digits of a hash.
+        u32::from_str_radix(&digest(&["subnet", &self.bridge_name], 8), 16).unwrap_or_default()
+    }
+
     /// Refuses what the kernel would refuse later, and names that would need quoting in nft.
     pub(crate) fn check(&self) -> Result<()> {
         let invalid = |reason: String| {

@@ -146,7 +146,7 @@ fn plan(config: &BridgeConfig) -> Result<NetworkInfo> {
             std::net::IpAddr::V4(server) => Some(Ipv4Net::from(*server)),
             std::net::IpAddr::V6(_) => None,
         }));
-        subnet::choose_subnet(&taken).ok_or_else(|| {
+        subnet::choose_subnet(&taken, config.subnet_seed()).ok_or_else(|| {
             Error::new(ErrorKind::ResourceExhausted, "choose", "a subnet")
                 .because("this host uses all private networks; configure a subnet")
         })?

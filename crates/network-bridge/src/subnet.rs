@@ -12,11 +12,12 @@ const SHORTEST_NETWORK: u8 = 8;
 
 /// The first private subnet that none of `taken` overlaps, or `None` when all of them do.
 ///
-/// Deterministic: `10.201.0.0/20` to `10.254.0.0/20` in steps of `/16`, a range that neither
-/// Docker, Podman, libvirt nor the usual Kubernetes networks use; after that every `/20` of
+/// Deterministic: every `/20` of `10.201.0.0` to `10.254.255.255`, a range that neither Docker,
+/// Podman, libvirt nor the usual Kubernetes networks use, beginning where `seed` says, so that two
+/// installations that start at the same time choose differently; after that every `/20` of
 /// `172.16.0.0/12`, of `10.0.0.0/8` and of `192.168.0.0/16` in order.
-pub fn choose_subnet(taken: &[Ipv4Net]) -> Option<Ipv4Net> {
-    candidates().find(|candidate| overlap(candidate, taken).is_none())
+pub fn choose_subnet(taken: &[Ipv4Net], seed: u32) -> Option<Ipv4Net> {
+    candidates(seed).find(|candidate| overlap(candidate, taken).is_none())
 }
 
 /// The network of `taken` that `subnet` overlaps, if there is one.
@@ -41,8 +42,16 @@ pub(crate) fn is_assignable(subnet: &Ipv4Net, address: Ipv4Addr) -> bool {
         && address != gateway(subnet)
 }
 
-fn candidates() -> impl Iterator<Item = Ipv4Net> {
-    let unusual = (201..=254).map(|second| net(Ipv4Addr::new(10, second, 0, 0), PREFIX));
+fn candidates(seed: u32) -> impl Iterator<Item = Ipv4Net> {
+    // 54 second bytes, and 16 subnets of this size in each.
+    let count = 54 * 16;
+    let unusual = (0..count).map(move |step| {
+        let nth = (seed % count + step) % count;
+        net(
+            Ipv4Addr::from_bits((10 << 24) | ((201 + nth % 54) << 16) | (nth / 54) << 12),
+            PREFIX,
+        )
+    });
     let ranges = [
         net(Ipv4Addr::new(172, 16, 0, 0), 12),
         net(Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -82,9 +91,20 @@ mod tests {
             (&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"], None),
         ];
         for (taken, expected) in cases {
-            let chosen = choose_subnet(&nets(taken)).map(|net| net.to_string());
+            let chosen = choose_subnet(&nets(taken), 0).map(|net| net.to_string());
             assert_eq!(chosen.as_deref(), *expected, "taken: {taken:?}");
         }
+    }
+
+    #[test]
+    fn installations_begin_at_different_subnets() {
+        let first = |seed| choose_subnet(&[], seed).unwrap().to_string();
+        assert_eq!(
+            (first(1), first(54)),
+            ("10.202.0.0/20".into(), "10.201.16.0/20".into())
+        );
+        assert_eq!(first(54 * 16 - 1), "10.254.240.0/20");
+        assert_eq!(first(54 * 16), first(0));
     }
 
     #[test]
@@ -108,7 +128,7 @@ mod tests {
                 .chain(private.into_iter().map(|(host, prefix)| (0x0a00_0000 | host, prefix)))
                 .map(|(bits, prefix)| net(Ipv4Addr::from_bits(bits), prefix).trunc())
                 .collect();
-            if let Some(chosen) = choose_subnet(&taken) {
+            if let Some(chosen) = choose_subnet(&taken, 0) {
                 prop_assert!(chosen.network().is_private() && chosen.broadcast().is_private());
                 prop_assert_eq!(chosen, chosen.trunc());
                 for network in &taken {
@@ -116,11 +136,11 @@ mod tests {
                         || network.broadcast() < chosen.network();
                     prop_assert!(apart, "{chosen} overlaps {network}");
                 }
-                prop_assert_eq!(choose_subnet(&taken), Some(chosen));
+                prop_assert_eq!(choose_subnet(&taken, 0), Some(chosen));
                 // Free networks around it do not matter, the chosen one does.
                 let mut more = taken;
                 more.push(chosen);
-                prop_assert_ne!(choose_subnet(&more), Some(chosen));
+                prop_assert_ne!(choose_subnet(&more, 0), Some(chosen));
             } else {
                 prop_assert!(!taken.is_empty());
             }

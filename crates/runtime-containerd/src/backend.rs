@@ -8,7 +8,7 @@ use crate::images::{ContainerdImages, RegistryConfig};
 use crate::leases::ContainerdLeases;
 use crate::metrics::ContainerdMetrics;
 use crate::snapshots::ContainerdSnapshots;
-use crate::tasks::ContainerdTasks;
+use crate::tasks::{ContainerdTasks, Starts};
 use async_trait::async_trait;
 use botstead_runtime::{Backend, Capabilities, Network, Result, Runtime};
 use std::sync::Arc;
@@ -63,6 +63,7 @@ impl Containerd {
             tasks: Arc::new(ContainerdTasks {
                 client: client.clone(),
                 config: Arc::clone(&config),
+                starts: Starts::default(),
             }),
             snapshots: Arc::new(ContainerdSnapshots {
                 client: client.clone(),

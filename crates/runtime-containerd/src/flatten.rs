@@ -192,7 +192,6 @@ impl Flatten<'_> {
             name: name.as_str().to_owned(),
             key: key.to_owned(),
             labels,
-            ..CommitSnapshotRequest::default()
         };
         let request = self.client.walk(commit);
         let request = self.client.leased(self.op, self.lease, request)?;

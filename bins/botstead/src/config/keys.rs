@@ -9,8 +9,14 @@ use std::fmt::Write;
 
 /// What every environment variable begins with.
 pub const PREFIX: &str = "BOTSTEAD_";
-/// Variables with that beginning that are no keys.
-pub(super) const OTHER_VARIABLES: &[&str] = &["BOTSTEAD_CONFIG", "BOTSTEAD_FAULT_POINT"];
+/// Variables with this beginning tell the tests where things are.
+pub(super) const TEST_PREFIX: &str = "BOTSTEAD_TEST_";
+/// Other variables that are no keys.
+pub(super) const OTHER_VARIABLES: &[&str] = &[
+    "BOTSTEAD_CONFIG",
+    "BOTSTEAD_FAULT_POINT",
+    "BOTSTEAD_PASSWORD",
+];
 
 /// A field's name and the lines of its documentation.
 pub(super) type FieldDoc = (&'static str, &'static [&'static str]);

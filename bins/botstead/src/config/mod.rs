@@ -150,7 +150,9 @@ fn check_table(file: &Path, section: &str, table: &toml::Table) -> Result<(), Co
 
 /// The key that a variable sets; none for variables that do not concern the configuration.
 fn key_of_variable(variable: &str) -> Result<Option<String>, ConfigError> {
-    if !variable.starts_with(PREFIX) || keys::OTHER_VARIABLES.contains(&variable) {
+    let other =
+        variable.starts_with(keys::TEST_PREFIX) || keys::OTHER_VARIABLES.contains(&variable);
+    if !variable.starts_with(PREFIX) || other {
         return Ok(None);
     }
     let keys = keys();

@@ -1,17 +1,16 @@
-//! End to end: the server's program on a containerd of its own, spoken to over HTTP.
+//! The server as its users run it: the real program over HTTP on real containerd.
 //!
-//! They need root, containerd, runc, nftables, busybox-static and docker-registry; `cargo xtask
-//! test` installs them, builds the agent and runs this.
+//! Needs root, the packages that `cargo xtask test` installs, and the static agent that it builds
+//! (`BOTSTEAD_TEST_AGENT`). Each test has a server of its own with its own containerd, network and
+//! folders, and leaves nothing behind.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-#![allow(clippy::print_stderr, reason = "figures and a failed server's log")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod creation;
-mod harness;
-mod history;
-mod kills;
+mod client;
+mod concurrency;
+mod durability;
+#[cfg(feature = "fault-points")]
+mod faults;
 mod main_job;
 mod refusals;
-
-#[cfg(feature = "fault-points")]
-mod fault_points;
+mod server;

@@ -1,179 +1,198 @@
-//! The main job: create, run, snapshot, roll back, over HTTP.
+//! The main job: create, run, measure, snapshot, roll back, stop, start, delete.
 
-use super::harness::{IMAGE, eventually, image_for_user, registry, shared};
-use serde_json::{Value, json};
+use crate::client::types;
+use crate::server::{Server, busybox_image};
+use botstead_image_fixtures::Registry;
+use serde_json::json;
+use std::time::Duration;
 
-#[test]
-fn the_main_job_from_a_registry() {
-    let server = shared();
+#[tokio::test]
+async fn a_workspace_from_a_registry_lives_its_whole_life() {
+    let server = Server::start().await;
     let client = &server.client;
-    let (_registry, reference) = registry(&image_for_user());
-    let bot = client.bot();
+    let registry = Registry::start().unwrap();
+    let image = registry
+        .push("test/bot", "1", &busybox_image())
+        .await
+        .unwrap();
+    let bot = client.bot().await;
+    let workspace = client.workspace(&bot);
+    workspace.get().await.refused(404, "workspace_not_found");
 
-    let events = client.create_well(&bot, &json!({ "image": reference }));
-    assert_eq!(events[0], json!({"type": "pulling", "image": reference}));
-    let kinds: Vec<&str> = events.iter().map(|e| e["type"].as_str().unwrap()).collect();
-    let progress: Vec<&Value> = events
+    let events = workspace.create(json!({"image": image})).await;
+    assert_eq!(
+        types(&events),
+        ["pulling", "pull_progress", "creating", "complete"]
+    );
+    let progress = events
         .iter()
-        .filter(|event| event["type"] == "pull_progress")
-        .collect();
-    assert!(!progress.is_empty(), "{kinds:?}");
-    for event in &progress {
-        for layer in event["layers"].as_array().unwrap() {
-            let (offset, total) = (&layer["offset"], &layer["total"]);
-            assert!(offset.as_u64().unwrap() <= total.as_u64().unwrap());
-            assert!(layer["ref"].as_str().unwrap().starts_with("sha256:"));
-        }
+        .rfind(|event| event["type"] == "pull_progress")
+        .unwrap();
+    for layer in progress["layers"].as_array().unwrap() {
+        assert_eq!(layer["offset"], layer["total"], "{progress}");
     }
-    assert_eq!(kinds[kinds.len() - 2..], ["creating", "complete"]);
-    let made = &events.last().unwrap()["container"];
-    assert_eq!(made["container_id"], format!("workspace-{bot}"));
-    assert_eq!(made["started"], true);
+    let container = &events.last().unwrap()["container"];
+    assert_eq!(container["container_id"], format!("workspace-{bot}"));
+    assert_eq!(
+        (&container["image"], &container["started"]),
+        (&json!(image), &json!(true))
+    );
 
-    let info = client.container(&bot);
+    let info = workspace.info().await;
     assert_eq!(info["status"], "running");
-    assert_eq!(info["reachable"], true);
-    assert_eq!(info["image"], reference);
-    assert_eq!(info["legacy"], false);
-    let metrics = client.get(&format!("/bots/{bot}/container/metrics")).expect(200);
-    assert_eq!(metrics["supported"], true, "{metrics}");
-    assert!(metrics["metrics"]["memory"]["usage_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(
+        (&info["reachable"], &info["legacy"]),
+        (&json!(true), &json!(false))
+    );
+    let burn = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo one > /data/file";
+    workspace.sh(burn).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    workspace
+        .client
+        .get(&format!("{}/metrics", workspace.path))
+        .await
+        .ok();
+    let metrics = workspace
+        .client
+        .get(&format!("{}/metrics", workspace.path))
+        .await
+        .ok();
+    assert_eq!(
+        metrics["status"],
+        json!({"exists": true, "task_running": true})
+    );
+    assert!(
+        metrics["metrics"]["cpu"]["usage_nanoseconds"]
+            .as_u64()
+            .unwrap()
+            > 0
+    );
+    assert_eq!(
+        metrics["metrics"]["memory"]["limit_bytes"],
+        2_147_483_648_u64
+    );
 
-    client.sh(&bot, "echo first > note");
-    assert_eq!(client.snapshot(&bot, "one"), 1);
-    client.sh(&bot, "echo second > note; echo new > added");
-    assert_eq!(client.snapshot(&bot, "two"), 2);
-    client.sh(&bot, "echo third > note");
+    assert_eq!(workspace.snapshot().await, 1);
+    workspace
+        .sh("echo two > /data/file; mkdir /data/later")
+        .await;
+    assert_eq!(workspace.snapshot().await, 2);
+    workspace.sh("echo three > /data/file").await;
+    let back = workspace.rollback(1).await;
+    assert_eq!(back, json!({"rolled_back_to": 1, "safety_version": 3}));
+    assert_eq!(workspace.sh("cat /data/file; ls /data").await, "one\nfile");
+    workspace.rollback(3).await;
+    assert_eq!(
+        workspace.sh("cat /data/file; ls /data").await,
+        "three\nfile\nlater"
+    );
 
-    let done = client.rollback(&bot, 1);
-    assert_eq!(done["safety_version"], 3, "what was there is kept");
-    assert_eq!(client.sh(&bot, "cat note; ls"), "first\nnote");
-    client.rollback(&bot, 3);
-    assert_eq!(client.sh(&bot, "cat note added"), "third\nnew");
-    client.rollback(&bot, 2);
-    assert_eq!(client.sh(&bot, "cat note added"), "second\nnew");
-    assert_eq!(client.container(&bot)["head_version"], 2);
+    assert_eq!(
+        workspace.post("/stop", json!({})).await.ok(),
+        json!({"stopped": true})
+    );
+    assert_eq!(workspace.info().await["status"], "stopped");
+    workspace
+        .exec(json!({"command": "true"}))
+        .await
+        .refused(409, "workspace_not_running");
+    assert_eq!(
+        workspace.post("/start", json!({})).await.ok(),
+        json!({"started": true})
+    );
+    assert_eq!(workspace.sh("cat /data/file").await, "three");
 
-    client.power(&bot, "stop");
-    assert_eq!(client.container(&bot)["status"], "stopped");
-    let command = json!({"command": ["true"]});
-    client
-        .post(&format!("/bots/{bot}/container/exec"), &command)
-        .problem(409, "workspace_not_running");
-    client.power(&bot, "start");
-    assert_eq!(client.container(&bot)["reachable"], true);
-    assert_eq!(client.sh(&bot, "cat note"), "second");
-
-    let path = format!("/bots/{bot}/container");
-    client.delete(&path).expect(204);
-    client.get(&path).problem(404, "workspace_not_found");
-    client.delete(&path).expect(204);
-    let tree = client.tree(&bot);
-    client.rollback(&bot, 1);
-    client.power(&bot, "start");
-    assert_eq!(client.sh(&bot, "cat note"), "first");
-    assert!(tree.iter().all(|version| client.tree(&bot).contains(version)));
-    client.delete_bot(&bot);
-    client.get(&path).problem(404, "bot_not_found");
+    let path = format!("{}?delete_versions=true", workspace.path);
+    assert_eq!(client.delete(&path).await.status, 204);
+    assert_eq!(client.delete(&path).await.status, 204);
+    assert_eq!(client.delete(&format!("/bots/{bot}")).await.status, 204);
+    server.collect_garbage();
+    server.leftovers().assert_none();
 }
 
-#[test]
-fn a_stopped_workspace_is_snapshotted_and_rolled_back_without_a_start() {
-    let server = shared();
-    let client = &server.client;
-    let bot = client.running_bot();
-    client.sh(&bot, "echo 1 > n");
-    client.power(&bot, "stop");
-    assert_eq!(client.snapshot(&bot, "stopped"), 1);
-    assert_eq!(client.container(&bot)["status"], "stopped");
-    client.power(&bot, "start");
-    client.sh(&bot, "echo 2 > n");
-    client.power(&bot, "stop");
-    client.rollback(&bot, 1);
-    assert_eq!(client.container(&bot)["status"], "stopped");
-    client.power(&bot, "start");
-    assert_eq!(client.sh(&bot, "cat n"), "1");
-    client.delete_bot(&bot);
+#[tokio::test]
+async fn a_workspace_is_a_computer_of_its_own() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let other = server.client.running().await;
+    let hostname = workspace.sh("hostname").await;
+    assert!(hostname.starts_with("bot-"));
+    assert_ne!(hostname, other.sh("hostname").await);
+    let address = workspace
+        .sh("ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1")
+        .await;
+    assert!(
+        workspace
+            .sh("cat /etc/hosts")
+            .await
+            .contains(&format!("{address} {hostname}"))
+    );
+    let resolver = workspace.sh("cat /etc/resolv.conf").await;
+    assert!(
+        resolver.contains("nameserver") && !resolver.contains("127.0.0.53"),
+        "{resolver}"
+    );
+    assert!(workspace.sh("ip route").await.contains("default via"));
+    assert!(
+        workspace
+            .sh("cat /proc/1/cmdline")
+            .await
+            .contains("/run/botstead/agent")
+    );
+
+    // The host reaches the workspace; a neighbour does not.
+    workspace
+        .sh("echo hello > /tmp/index.html; httpd -p 8080 -h /tmp")
+        .await;
+    let page = reqwest::get(format!("http://{address}:8080/index.html"))
+        .await
+        .unwrap();
+    assert_eq!(page.text().await.unwrap(), "hello\n");
+    let blocked = format!("wget -T 2 -q -O - http://{address}:8080/index.html");
+    let refused = other.exec(json!({"command": blocked})).await.ok();
+    assert_ne!(refused["exit_code"], 0, "a neighbour reached the workspace");
+
+    // The agent is a read-only file of the host, and the limits hold.
+    let overwrite = workspace
+        .exec(json!({"command": "echo x > /run/botstead/agent"}))
+        .await
+        .ok();
+    assert_ne!(overwrite["exit_code"], 0);
+    let fork_bomb =
+        json!({"command": "for i in $(seq 3000); do sleep 30 & done", "timeout_seconds": 20});
+    workspace.exec(fork_bomb).await.ok();
+    assert!(workspace.info().await["reachable"].as_bool().unwrap());
 }
 
-#[test]
-fn a_workspace_is_a_computer_with_network_names_and_limits() {
-    let server = shared();
-    let client = &server.client;
-    let bot = client.bot();
-    let limits = json!({"memory_bytes": 268_435_456, "pids": 128});
-    client.create_well(&bot, &json!({"image": IMAGE, "limits": limits}));
+#[tokio::test]
+async fn commands_tell_how_they_ended() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let code = async |command: serde_json::Value| {
+        workspace.exec(json!({"command": command})).await.ok()["exit_code"]
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!(code(json!("exit 7")).await, 7);
+    assert_eq!(code(json!(["/no/such/program"])).await, 127);
+    assert_eq!(code(json!(["/etc/passwd"])).await, 126);
+    assert_eq!(code(json!("kill -9 $$")).await, 137);
 
-    let address = client.sh(&bot, "ip -4 -o addr show dev eth0 | awk '{print $4}'");
-    let address = address.split('/').next().unwrap();
-    let gateway = client.sh(&bot, "ip route | awk '/^default/ {print $3}'");
-    assert!(!gateway.is_empty());
-    let hostname = client.sh(&bot, "hostname");
-    assert!(!hostname.is_empty());
-    let hosts = client.sh(&bot, "cat /etc/hosts");
-    assert!(hosts.contains("127.0.0.1"), "{hosts}");
-    assert!(hosts.contains(&hostname), "{hosts}");
-    let resolver = client.sh(&bot, "cat /etc/resolv.conf");
-    assert!(!resolver.contains("127.0.0.53"), "{resolver}");
+    let body = json!({"command": ["sh", "-c", "cat; echo $A; id -u; pwd; echo err >&2"],
+        "stdin": "in\n", "env": {"A": "b"}, "user": "bot", "cwd": "/tmp"});
+    let done = workspace.exec(body).await.ok();
+    assert_eq!(done["stdout"], "in\nb\n1000\n/tmp\n");
+    assert_eq!(done["stderr"], "err\n");
 
-    // From the host, what listens inside is reached.
-    let listen = json!({"command": "echo hello from inside | nc -l -p 7777", "timeout_seconds": 20});
-    let (other, its_bot) = (client.clone(), bot.clone());
-    let listener = std::thread::spawn(move || other.exec(&its_bot, &listen));
-    let heard = eventually("the workspace answers on its address", || {
-        let stream = std::net::TcpStream::connect((address, 7777)).ok()?;
-        std::io::read_to_string(stream).ok()
-    });
-    assert_eq!(heard, "hello from inside\n");
-    assert_eq!(listener.join().unwrap()["exit_code"], 0);
-
-    // The limits hold: more processes than allowed cannot be made, more memory neither.
-    let forks = client.exec(&bot, &json!({"command":
-        "i=0; while [ $i -lt 200 ]; do sleep 5 & i=$((i+1)); done; wait", "timeout_seconds": 20}));
-    assert!(forks["stderr"].as_str().unwrap().contains("fork"), "{forks}");
-    let hog = client.exec(&bot, &json!({"command":
-        "dd if=/dev/zero of=/dev/null bs=400M count=1", "timeout_seconds": 30}));
-    assert_ne!(hog["exit_code"], 0, "{hog}");
-    eventually("it is usable after that", || {
-        let path = format!("/bots/{bot}/container/exec");
-        let done = client.post(&path, &json!({"command": ["true"]}));
-        (done.status == 200 && done.body["exit_code"] == 0).then_some(())
-    });
-    let metrics = client.get(&format!("/bots/{bot}/container/metrics")).expect(200);
-    assert_eq!(metrics["metrics"]["memory"]["limit_bytes"], 268_435_456);
-    client.delete_bot(&bot);
-}
-
-#[test]
-fn commands_end_as_they_ended() {
-    let server = shared();
-    let client = &server.client;
-    let (_registry, reference) = registry(&image_for_user());
-    let bot = client.bot();
-    client.create_well(&bot, &json!({ "image": reference }));
-
-    assert_eq!(client.sh(&bot, "id -u; pwd; echo $FROM_IMAGE"), "1000\n/data\nyes");
-    let code = |command: Value| client.exec(&bot, &json!({ "command": command }))["exit_code"].clone();
-    assert_eq!(code(json!("exit 7")), 7);
-    assert_eq!(code(json!(["no-such-program"])), 127);
-    assert_eq!(code(json!(["/etc/passwd"])), 126);
-    assert_eq!(code(json!("kill -9 $$")), 137);
-    let as_root = client.exec(&bot, &json!({"command": ["id", "-u"], "user": "root"}));
-    assert_eq!(as_root["stdout"], "0\n");
-    let given = json!({"command": "cat; echo $A; pwd", "stdin": "in ", "env": {"A": "b"}, "cwd": "/tmp"});
-    assert_eq!(client.exec(&bot, &given)["stdout"], "in b\n/tmp\n");
-    let split = client.exec(&bot, &json!({"command": "echo out; echo err >&2"}));
-    assert_eq!((&split["stdout"], &split["stderr"]), (&json!("out\n"), &json!("err\n")));
-
-    let late = client.exec(&bot, &json!({"command": "sleep 61 & sleep 60", "timeout_seconds": 0.5}));
-    assert_eq!(late["timed_out"], true, "{late}");
-    assert!(late["duration_ms"].as_u64().unwrap() < 10_000);
-    eventually("its children are gone too", || {
-        let left = client.sh(&bot, "ps | grep 'sleep 6[01]' | wc -l");
-        (left.trim() == "0").then_some(())
-    });
-    let much = client.exec(&bot, &json!({"command": "yes | head -c 3000000"}));
-    assert_eq!(much["truncated"], true);
-    assert_eq!(much["stdout"].as_str().unwrap().len(), 1 << 20);
-    client.delete_bot(&bot);
+    let slow = json!({"command": "sleep 60", "timeout_seconds": 1});
+    let done = workspace.exec(slow).await.ok();
+    assert_eq!(done["timed_out"], true);
+    let flood = json!({"command": "head -c 3000000 /dev/zero | tr '\\0' x"});
+    let done = workspace.exec(flood).await.ok();
+    assert_eq!(
+        (&done["truncated"], &done["exit_code"]),
+        (&json!(true), &json!(0))
+    );
+    assert_eq!(done["stdout"].as_str().unwrap().len(), 1 << 20);
+    assert_eq!(workspace.sh("ps | grep -c '[s]leep 60' || true").await, "0");
 }

@@ -1,171 +1,199 @@
-//! What cannot be done is refused clearly and leaves nothing.
+//! What cannot work gets a clear error and leaves nothing behind.
 
-use super::harness::{
-    Client, IMAGE, Server, Settings, busybox_image, eventually, faulty, shared, slow_image,
-};
-use botstead_image_fixtures::Fault;
-use serde_json::json;
-use std::path::{Path, PathBuf};
+use crate::client::Client;
+use crate::server::{IMAGE, Server};
+use botstead_image_fixtures::{Compression, Fault, FaultyRegistry, Image, random};
+use serde_json::{Value, json};
+use std::path::Path;
 use std::process::Command;
 
-#[test]
-fn images_that_cannot_be_had() {
-    let server = Server::start(&Settings::default());
-    let client = &server.client;
-    let before = server.belongings();
-    let missing = faulty(&busybox_image(), Fault::NotFound);
-    let wrong_blob = faulty(&busybox_image(), Fault::WrongBlob);
-    let wrong_manifest = faulty(&busybox_image(), Fault::WrongManifest);
-    let denied = faulty(&busybox_image(), Fault::Unauthorized);
-    for (image, code) in [
-        (missing.reference("missing"), "image_not_found"),
-        // Nobody listens on this port of this host.
-        ("127.0.0.1:1/nobody/there:1".to_owned(), "runtime_unavailable"),
-        (wrong_blob.reference("bad"), "content_corrupt"),
-        (wrong_manifest.reference("bad"), "content_corrupt"),
-        (denied.reference("denied"), "registry_denied"),
+/// An image of 8 MiB that no server has.
+fn unknown_image() -> Image {
+    random(1, 8 << 20, 7, Compression::None).unwrap()
+}
+
+/// The last event of a creation, which must be an error.
+async fn failure(server: &Server, image: &str) -> Value {
+    let workspace = server.client.workspace(&server.client.bot().await);
+    let events = workspace.create(json!({"image": image})).await;
+    let last = events.last().unwrap().clone();
+    assert_eq!(last["type"], "error", "{events:?}");
+    workspace.get().await.refused(404, "workspace_not_found");
+    last
+}
+
+#[tokio::test]
+async fn images_that_cannot_be_had_are_named_with_the_reason() {
+    let server = Server::start().await;
+    for (fault, code) in [
+        (Fault::NotFound, "image_not_found"),
+        (Fault::Unauthorized, "registry_denied"),
+        (Fault::WrongBlob, "content_corrupt"),
+        (Fault::WrongManifest, "content_corrupt"),
     ] {
-        let bot = client.bot();
-        let events = client.create(&bot, &json!({ "image": image }));
-        assert_eq!(events[0]["type"], "pulling");
-        let last = events.last().unwrap();
-        assert_eq!(last["type"], "error", "{image}: {events:?}");
-        assert_eq!(last["code"], code, "{image}: {last}");
-        assert!(!last["message"].as_str().unwrap().is_empty());
-        assert!(last["request_id"].is_string());
-        client
-            .get(&format!("/bots/{bot}/container"))
-            .problem(404, "workspace_not_found");
-        eventually("nothing is left", || (server.belongings() == before).then_some(()));
-        let images = client.get("/images").expect(200);
-        assert_eq!(images["items"].as_array().unwrap().len(), 1, "{images}");
-        client.delete_bot(&bot);
+        // Not the image that is local: what is here already is not downloaded.
+        let registry = FaultyRegistry::start(&unknown_image(), fault)
+            .await
+            .unwrap();
+        let image = registry.reference("test/bad");
+        let last = failure(&server, &image).await;
+        assert_eq!(last["code"], code, "{fault:?}: {last}");
+        assert!(last["message"].as_str().unwrap().contains(&image), "{last}");
     }
+    let last = failure(&server, "127.0.0.1:1/test/nobody:1").await;
+    assert_eq!(last["code"], "registry_unreachable", "{last}");
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    server.collect_garbage();
+    server.leftovers().assert_none();
 }
 
-#[test]
-fn requests_that_make_no_sense() {
-    let server = shared();
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused_by_code() {
+    let server = Server::start().await;
     let client = &server.client;
-    for path in ["/bots/..%2Fx/container", "/bots/x/container", "/bots/%00/container"] {
-        let answer = client.get(path);
-        assert!(matches!(answer.status, 400 | 404), "{path}: {answer:?}");
-        assert_eq!(answer.content_type, "application/problem+json", "{path}");
-    }
-    let nobody = "00000000-0000-4000-8000-000000000000";
     client
-        .get(&format!("/bots/{nobody}/container"))
-        .problem(404, "bot_not_found");
-    let bot = client.running_bot();
-    let path = format!("/bots/{bot}/container");
-    let rollback = format!("{path}/snapshots/rollback");
+        .get("/bots/nonsense/container")
+        .await
+        .refused(400, "invalid_value");
     client
-        .post(&rollback, &json!({"version": 99}))
-        .problem(404, "version_not_found");
-    for version in [0, -1] {
-        let answer = client.post(&rollback, &json!({ "version": version }));
-        answer.problem(400, "invalid_value");
-    }
-    let other = client.post(&path, &json!({"image": "localhost/e2e/other:1"}));
-    other.problem(409, "container_exists");
-    let bad = client.post(&path, &json!({"image": "UPPER CASE"}));
-    bad.problem(400, "invalid_value");
-    // The same image makes sure that it runs.
-    client.create_well(&bot, &json!({"image": IMAGE}));
+        .get("/bots/..%2Fx/container")
+        .await
+        .refused(400, "invalid_value");
+    let unknown = "/bots/00000000-0000-7000-8000-000000000000/container";
+    client.get(unknown).await.refused(404, "bot_not_found");
+    client
+        .anonymous()
+        .get(unknown)
+        .await
+        .refused(401, "unauthenticated");
 
-    let anonymous = Client::anonymous(&server.base);
-    anonymous.get(&path).problem(401, "unauthenticated");
-    let user = json!({"username": "stranger", "password": "correct horse battery", "role": "member"});
-    client.post("/users", &user).expect(201);
-    let stranger = Client::signed_in(&server.base, "stranger", "correct horse battery");
-    stranger.get(&path).problem(404, "bot_not_found");
-    stranger.delete(&path).problem(404, "bot_not_found");
-    stranger.get("/images").problem(403, "forbidden");
-    assert_eq!(client.sh(&bot, "echo works"), "works");
-    client.delete_bot(&bot);
+    let workspace = client.running().await;
+    let rollback = async |version: i64| {
+        workspace
+            .post("/snapshots/rollback", json!({"version": version}))
+            .await
+    };
+    rollback(0).await.refused(400, "invalid_value");
+    rollback(9).await.refused(404, "version_not_found");
+    let path = format!("{}/snapshots?snapshotter=zfs", workspace.path);
+    client.get(&path).await.refused(400, "unknown_snapshotter");
+    let preserve = format!("{}?preserve_data=true", workspace.path);
+    client.delete(&preserve).await.refused(501, "unsupported");
+    workspace
+        .exec(json!({"command": []}))
+        .await
+        .refused(400, "invalid_value");
+    let nobody = json!({"command": "true", "user": "nobody-here"});
+    assert_eq!(workspace.exec(nobody).await.status, 422);
+    let bad = workspace.create(json!({"image": "UPPER case"})).await;
+    assert_eq!(bad[0]["status"], 400, "{bad:?}");
+
+    let password = "long enough";
+    let member = json!({"username": "member", "password": password, "role": "member"});
+    client.post("/users", member).await.ok();
+    let url = client_url(client);
+    let member = Client::login(&url, "member", password).await;
+    member
+        .get(&workspace.path)
+        .await
+        .refused(404, "bot_not_found");
+    member.get("/images").await.refused(403, "forbidden");
+    assert!(workspace.info().await["reachable"].as_bool().unwrap());
 }
 
-/// A small disk of its own in a file.
-struct SmallDisk {
-    folder: tempfile::TempDir,
+fn client_url(client: &Client) -> String {
+    let request = client.request(reqwest::Method::GET, "").build().unwrap();
+    request.url().as_str().trim_end_matches('/').to_owned()
 }
 
-impl SmallDisk {
-    fn new(megabytes: u64) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("bst-disk-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
-        let file = folder.path().join("disk");
-        std::fs::File::create(&file)
-            .unwrap()
-            .set_len(megabytes << 20)
-            .unwrap();
-        let disk = Self { folder };
-        std::fs::create_dir(disk.path()).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&file));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&file).arg(disk.path()));
-        disk
-    }
+#[tokio::test]
+async fn a_full_disk_refuses_new_work_and_hurts_nobody() {
+    let folder = tempfile::Builder::new()
+        .prefix("botstead-e2e-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let disk = Disk::mount(folder.path(), "192M");
+    let data = disk.0.join("data");
+    // The guard steps aside, so that the disk really fills.
+    let server = Server::start_in(folder, data.clone(), "min_free_bytes = 0\n").await;
+    let workspace = server.client.running().await;
+    workspace.sh("echo kept > /data/file").await;
+    workspace.snapshot().await;
+    let fill = "dd if=/dev/zero of=/data/fill bs=1M 2> /dev/null; rm -f /data/small; true";
+    workspace.sh(fill).await;
 
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("mnt")
+    let image = format!("127.0.0.1:1/{}", "x".repeat(8));
+    failure(&server, &image).await;
+    let registry = FaultyRegistry::start(&unknown_image(), Fault::None)
+        .await
+        .unwrap();
+    let last = failure(&server, &registry.reference("test/big")).await;
+    let code = last["code"].as_str().unwrap();
+    assert!(
+        code == "insufficient_storage" || code == "database_unavailable",
+        "{last}"
+    );
+
+    assert_eq!(workspace.sh("cat /data/file").await, "kept");
+    workspace.sh("rm /data/fill").await;
+    workspace.rollback(1).await;
+    assert_eq!(workspace.sh("cat /data/file").await, "kept");
+    let other = server.client.running().await;
+    assert_eq!(other.info().await["status"], "running");
+    drop(server);
+    drop(disk);
+}
+
+#[tokio::test]
+async fn the_low_disk_guard_refuses_before_the_disk_is_full() {
+    let folder = tempfile::Builder::new()
+        .prefix("botstead-e2e-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let data = folder.path().join("data");
+    let mut server = Server::start_in(folder, data, "").await;
+    let workspace = server.client.running().await;
+    server.terminate();
+    server
+        .run(&[("BOTSTEAD_LIMITS__MIN_FREE_BYTES", "1000000000000000")])
+        .await;
+    let refused = server.client.workspace(&server.client.bot().await);
+    let events = refused.create(json!({"image": IMAGE})).await;
+    assert_eq!(events[0]["code"], "insufficient_storage", "{events:?}");
+    let workspace = server.client.workspace(&workspace.bot);
+    workspace
+        .post("/snapshots", json!({}))
+        .await
+        .refused(507, "insufficient_storage");
+    workspace.post("/stop", json!({})).await.ok();
+    workspace.post("/start", json!({})).await.ok();
+}
+
+/// A small filesystem in a file.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn mount(folder: &Path, size: &str) -> Self {
+        let (file, target) = (folder.join("disk"), folder.join("mounted"));
+        std::fs::create_dir(&target).unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let done = Command::new(program).args(arguments).output().unwrap();
+            assert!(
+                done.status.success(),
+                "{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+        };
+        let (file, place) = (file.to_str().unwrap(), target.to_str().unwrap());
+        run("truncate", &["--size", size, file]);
+        run("mkfs.ext4", &["-q", "-F", file]);
+        run("mount", &["-o", "loop", file, place]);
+        Self(target)
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
     }
-}
-
-fn run(command: &mut Command) {
-    let done = command.output().unwrap();
-    assert!(done.status.success(), "{command:?}: {done:?}");
-}
-
-fn fill(disk: &Path, leave_bytes: u64) -> PathBuf {
-    let free = nix::sys::statvfs::statvfs(disk).unwrap();
-    let free = free.blocks_available() * free.fragment_size();
-    let file = disk.join("ballast");
-    let length = free - leave_bytes;
-    run(Command::new("fallocate")
-        .args(["-l", &length.to_string()])
-        .arg(&file));
-    file
-}
-
-#[test]
-fn a_full_disk_is_said_and_survived() {
-    let disk = SmallDisk::new(160);
-    let server = Server::start(&Settings {
-        data: Some(disk.path().join("data")),
-        limits: "min_free_bytes = 2097152\nmin_free_percent = 0",
-    });
-    let client = &server.client;
-    let bot = client.running_bot();
-    let before = server.belongings();
-
-    // The guard lets the pull begin, and the image does not fit.
-    let ballast = fill(&disk.path(), 6 << 20);
-    let source = faulty(&slow_image(), Fault::None);
-    let other = client.bot();
-    let events = client.create(&other, &json!({"image": source.reference("large")}));
-    let last = events.last().unwrap();
-    assert_eq!(last["code"], "insufficient_storage", "{last}");
-    eventually("nothing is left", || (server.belongings() == before).then_some(()));
-    std::fs::remove_file(&ballast).unwrap();
-
-    // Less than the guard wants: refused before anything is done.
-    let ballast = fill(&disk.path(), 1 << 20);
-    let third = client.bot();
-    let refused = client.post(&format!("/bots/{third}/container"), &json!({}));
-    refused.problem(507, "insufficient_storage");
-    assert_eq!(client.get("/healthz").status, 200);
-    assert_eq!(client.sh(&bot, "echo works"), "works");
-    assert_eq!(server.belongings(), before);
-
-    std::fs::remove_file(&ballast).unwrap();
-    client.create_well(&third, &json!({}));
-    assert_eq!(client.sh(&third, "echo works"), "works");
 }

@@ -136,3 +136,77 @@ fn v2(metrics: MetricsV2) -> Usage {
         pids: metrics.pids.unwrap_or_default().current,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What containerd 1.6 answered for a shell with a limit of 64 MiB on a host of version 1.
+    const RECORDED: &str = "1204080210401a170a1308defbf5071080ade2042207a0ad53becea2071200\
+        2293010880201080e00628802038e00340c40348c7065880a00660804070802080018080802088018080802090\
+        018020980180e006b0018020c001e003c801c403d001c706e00180a006e8018040f80180208a020e0880808020\
+        1080c02e1880c0890192020e08808080201080c02e1880c089019a02120880e0ffffffffffff7f1080801c1880\
+        a022a2020a0880e0ffffffffffff7f2a004a00";
+
+    fn any(name: &str, value: Vec<u8>) -> Any {
+        Any {
+            type_url: name.to_owned(),
+            value,
+        }
+    }
+
+    #[test]
+    fn version_1_is_read_as_it_was_recorded() {
+        let bytes = hex::decode(RECORDED).unwrap();
+        let expected = Usage {
+            cpu: CpuUsage {
+                usage_nanoseconds: 16_612_830,
+                user_nanoseconds: 0,
+                kernel_nanoseconds: 10_000_000,
+            },
+            memory: MemoryUsage {
+                usage_bytes: 761_856 - 8192,
+                limit_bytes: 64 << 20,
+            },
+            pids: 2,
+        };
+        for name in [
+            "io.containerd.cgroups.v1.Metrics",
+            "types.containerd.io/io.containerd.cgroups.v1.Metrics",
+        ] {
+            let told = usage(&any(name, bytes.clone())).unwrap();
+            assert_eq!(told, Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn version_2_counts_in_microseconds_and_has_a_largest_limit_for_none() {
+        // Fields by their tags: pids 1, cpu 2, memory 4 with 13, 32 and 33.
+        let pids = [0x0a, 4, 0x08, 3, 0x10, 0x40];
+        let cpu = [0x12, 9, 0x08, 0xe8, 7, 0x10, 0xd8, 4, 0x18, 0x90, 3];
+        let memory = [0x22, 20, 0x68, 0x80, 0x20, 0x80, 2, 0x80, 0x80, 4];
+        let limit = [0x88, 2, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        let bytes = [&pids[..], &cpu, &memory, &limit].concat();
+        let told = usage(&any("io.containerd.cgroups.v2.Metrics", bytes)).unwrap();
+        let expected = Usage {
+            cpu: CpuUsage {
+                usage_nanoseconds: 1_000_000,
+                user_nanoseconds: 600_000,
+                kernel_nanoseconds: 400_000,
+            },
+            memory: MemoryUsage {
+                usage_bytes: 65536 - 4096,
+                limit_bytes: 0,
+            },
+            pids: 3,
+        };
+        assert_eq!(told, Some(expected));
+    }
+
+    #[test]
+    fn what_is_neither_is_not_guessed() {
+        assert_eq!(usage(&any("io.test.Metrics", vec![1])).unwrap(), None);
+        let broken = any("io.containerd.cgroups.v2.Metrics", vec![0xff]);
+        assert!(usage(&broken).is_err());
+    }
+}

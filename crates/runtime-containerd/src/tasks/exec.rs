@@ -1,5 +1,6 @@
 //! Commands in running tasks.
 
+use super::group::Group;
 use super::pipes::{self, Output, Pipes};
 use super::{ContainerdTasks, user};
 use crate::client::Client;
@@ -22,6 +23,9 @@ const LINGER: Duration = Duration::from_millis(200);
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
 
+/// When a process that still lives is killed again.
+const AGAIN: Duration = Duration::from_millis(250);
+
 /// A command that containerd knows of. Dropping it kills what still runs and removes the record, in
 /// the background: removing waits for the outputs, which children may keep open.
 struct Running {
@@ -29,11 +33,16 @@ struct Running {
     container: String,
     exec: String,
     ended: bool,
+    group: Option<Group>,
     pipes: Option<Pipes>,
 }
 
 impl Running {
-    async fn kill(client: &Client, container: &str, exec: &str) {
+    /// Kills the command with its children, or where these cannot be reached at least itself.
+    async fn kill(client: &Client, container: &str, exec: &str, group: Option<&Group>) {
+        if group.is_some_and(Group::kill) {
+            return;
+        }
         let request = KillRequest {
             container_id: container.to_owned(),
             exec_id: exec.to_owned(),
@@ -41,6 +50,19 @@ impl Running {
             ..KillRequest::default()
         };
         let _ = client.tasks().kill(client.unary(request)).await;
+    }
+
+    /// Kills until it is gone: its start may still be under way.
+    async fn end(client: &Client, container: &str, exec: &str, group: Option<Group>) {
+        let wait = Self::wait(client, container, exec);
+        tokio::pin!(wait);
+        loop {
+            Self::kill(client, container, exec, group.as_ref()).await;
+            let gone = tokio::time::timeout(AGAIN, &mut wait).await;
+            if gone.is_ok() {
+                return;
+            }
+        }
     }
 
     async fn wait(client: &Client, container: &str, exec: &str) -> Result<u32, Status> {
@@ -57,15 +79,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         let client = self.client.clone();
         let (container, exec) = (self.container.clone(), self.exec.clone());
-        let (ended, pipes) = (self.ended, self.pipes.take());
+        let (ended, group, pipes) = (self.ended, self.group.take(), self.pipes.take());
         // A runtime that ends takes its connection along; the task's own end removes the record.
         let Ok(handle) = tokio::runtime::Handle::try_current() else {
             return;
         };
         handle.spawn(async move {
             if !ended {
-                Self::kill(&client, &container, &exec).await;
-                let _ = tokio::time::timeout(DEATH, Self::wait(&client, &container, &exec)).await;
+                let _ =
+                    tokio::time::timeout(DEATH, Self::end(&client, &container, &exec, group)).await;
             }
             let request = DeleteProcessRequest {
                 container_id: container,
@@ -95,20 +117,15 @@ fn refused(status: &Status) -> Option<u32> {
 impl ContainerdTasks {
     pub(super) async fn run(&self, id: &ContainerId, exec: Exec) -> Result<ExecOutput> {
         let op = Op::new("run command in", id);
-        let task = self.get(id).await?;
-        match task.status {
-            TaskStatus::Running => {}
-            TaskStatus::Paused => return Err(op.fail(ErrorKind::Conflict, "it is paused")),
-            _ => return Err(op.fail(ErrorKind::NotFound, "it does not run")),
-        }
         if exec.args.is_empty() || !exec.cwd.starts_with('/') {
             return Err(op.invalid("it needs a program and an absolute working directory"));
         }
-        let who = (exec.user.clone(), op.clone());
-        let looked = tokio::task::spawn_blocking(move || user::resolve(&who.1, &who.0, task.pid));
-        let user = looked
-            .await
-            .map_err(|cause| op.fail_with(ErrorKind::Internal, "the lookup failed", cause))??;
+        // Names are those of the container and need its process; with numbers one round trip less.
+        let number = user::number(&exec.user);
+        let user = match number {
+            Some(user) => user,
+            None => self.look_up(&op, id, &exec).await?,
+        };
         let name = Uuid::now_v7().simple().to_string();
         let folder = pipes::folder(&self.config.state_root, &name);
         let (mut pipes, out, err) = Pipes::make(folder, !exec.stdin.is_empty())
@@ -121,18 +138,37 @@ impl ContainerdTasks {
             container: id.as_str().to_owned(),
             exec: name.clone(),
             ended: false,
+            group: None,
             pipes: Some(pipes),
         };
-        let made = tasks.clone().exec(self.client.unary(request)).await;
-        made.map_err(|status| op.status(status))?;
+        let turn = self.starts.turn(id).await;
+        let mut service = tasks.clone();
+        let made = service.exec(self.client.unary(request));
+        let made = if number.is_some() {
+            let (runs, made) = tokio::join!(self.runs(&op, id), made);
+            // A record that was made is to be removed; nothing was started.
+            running.ended = runs.is_err();
+            runs?;
+            made
+        } else {
+            made.await
+        };
+        made.map_err(|status| {
+            running.ended = true;
+            op.status(status)
+        })?;
         let request = StartRequest {
             container_id: id.as_str().to_owned(),
             exec_id: name.clone(),
         };
-        if let Err(status) = tasks.clone().start(self.client.unary(request)).await {
-            running.ended = true;
-            return self.not_started(&op, id, status).await;
+        match tasks.clone().start(self.client.unary(request)).await {
+            Ok(started) => running.group = Group::of(started.into_inner().pid),
+            Err(status) => {
+                running.ended = true;
+                return self.not_started(&op, id, status).await;
+            }
         }
+        drop(turn);
         let (mut stdout, mut stderr) = (Output::default(), Output::default());
         let waited = {
             let feed = async {
@@ -153,7 +189,7 @@ impl ContainerdTasks {
                     pipes::read(err, exec.output_limit, &mut stderr),
                 );
             };
-            let end = self.end(id, &name, exec.timeout);
+            let end = self.end(id, &name, exec.timeout, running.group.as_ref());
             tokio::pin!(feed, read, end);
             let mut read_all = false;
             let ended = loop {
@@ -177,6 +213,25 @@ impl ContainerdTasks {
             stderr: stderr.kept.into(),
             timed_out,
         })
+    }
+
+    /// The process id of the task, which runs.
+    async fn runs(&self, op: &Op, id: &ContainerId) -> Result<u32> {
+        let task = self.get(id).await?;
+        match task.status {
+            TaskStatus::Running => Ok(task.pid),
+            TaskStatus::Paused => Err(op.fail(ErrorKind::Conflict, "it is paused")),
+            _ => Err(op.fail(ErrorKind::NotFound, "it does not run")),
+        }
+    }
+
+    async fn look_up(&self, op: &Op, id: &ContainerId, exec: &Exec) -> Result<(u32, u32)> {
+        let pid = self.runs(op, id).await?;
+        let (user, own) = (exec.user.clone(), op.clone());
+        let looked = tokio::task::spawn_blocking(move || user::resolve(&own, &user, pid));
+        looked
+            .await
+            .map_err(|cause| op.fail_with(ErrorKind::Internal, "the lookup failed", cause))?
     }
 
     fn request(
@@ -211,6 +266,7 @@ impl ContainerdTasks {
         id: &ContainerId,
         exec: &str,
         timeout: Option<Duration>,
+        group: Option<&Group>,
     ) -> Result<(u32, bool), Status> {
         let wait = Running::wait(&self.client, id.as_str(), exec);
         let Some(timeout) = timeout else {
@@ -220,7 +276,7 @@ impl ContainerdTasks {
         match tokio::time::timeout(timeout, &mut wait).await {
             Ok(ended) => Ok((ended?, false)),
             Err(_) => {
-                Running::kill(&self.client, id.as_str(), exec).await;
+                Running::kill(&self.client, id.as_str(), exec, group).await;
                 let late = tokio::time::timeout(DEATH, wait).await;
                 let late = late.map_err(|_| Status::deadline_exceeded("it does not die"))?;
                 Ok((late?, true))

@@ -3,7 +3,9 @@
 
 mod events;
 mod exec;
+mod group;
 mod pipes;
+mod starts;
 mod user;
 
 use crate::client::{Client, error, time};
@@ -21,6 +23,7 @@ use containerd_client::services::v1::{
 };
 use containerd_client::types::v1::{Process, Status};
 use futures_util::stream::BoxStream;
+pub(crate) use starts::Starts;
 use std::sync::Arc;
 
 /// The [`Tasks`] of a namespace. Their input and outputs are `/dev/null`.
@@ -28,6 +31,7 @@ use std::sync::Arc;
 pub(crate) struct ContainerdTasks {
     pub(crate) client: Client,
     pub(crate) config: Arc<ContainerdConfig>,
+    pub(crate) starts: Starts,
 }
 
 fn task(process: &Process) -> Task {

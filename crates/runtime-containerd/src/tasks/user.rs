@@ -9,18 +9,25 @@ use std::io::Read;
 /// More of a file is not read.
 const LIMIT: u64 = 1 << 20;
 
-/// User and group id.
-pub(super) fn resolve(op: &Op, user: &ExecUser, pid: u32) -> Result<(u32, u32)> {
-    let (name, group) = match user.0.split_once(':') {
+fn split(user: &ExecUser) -> (&str, Option<&str>) {
+    match user.0.split_once(':') {
         Some((name, group)) => (name, Some(group)),
         None => (user.0.as_str(), None),
-    };
-    if let (Ok(uid), Some(Ok(gid))) = (name.parse(), group.map(str::parse)) {
-        return Ok((uid, gid));
     }
-    if name.is_empty() && group.is_none() {
-        return Ok((0, 0));
+}
+
+/// User and group id where no file has to be read for them.
+pub(super) fn number(user: &ExecUser) -> Option<(u32, u32)> {
+    match split(user) {
+        ("", None) => Some((0, 0)),
+        (uid, Some(gid)) => Some((uid.parse().ok()?, gid.parse().ok()?)),
+        _ => None,
     }
+}
+
+/// User and group id, by the files of the container with this process.
+pub(super) fn resolve(op: &Op, user: &ExecUser, pid: u32) -> Result<(u32, u32)> {
+    let (name, group) = split(user);
     find(
         name,
         group,
@@ -87,6 +94,20 @@ fn read(pid: u32, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_need_no_file() {
+        for (user, expected) in [
+            ("", Some((0, 0))),
+            ("7:8", Some((7, 8))),
+            ("7", None),
+            ("7:staff", None),
+            ("bot", None),
+            (":8", None),
+        ] {
+            assert_eq!(number(&ExecUser(user.to_owned())), expected, "{user}");
+        }
+    }
 
     #[test]
     fn names_and_numbers_are_found() {

@@ -1,0 +1,385 @@
+//! A server of a test's own.
+
+use crate::client::Client;
+use botstead_image_fixtures::{Compression, Image, busybox, oci_archive};
+use serde_json::Value;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The image that most workspaces are made from, imported by [`Server::start`].
+pub(crate) const IMAGE: &str = "localhost/test/busybox:latest";
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server with its folders. Dropping it ends everything that it started.
+pub(crate) struct Server {
+    pub(crate) client: Client,
+    url: String,
+    password: String,
+    config: PathBuf,
+    data: PathBuf,
+    run: TempDir,
+    _folder: TempDir,
+    process: Option<Child>,
+}
+
+pub(crate) fn busybox_image() -> Image {
+    busybox(
+        Path::new("/bin/busybox"),
+        &[Compression::Gzip, Compression::Zstd],
+    )
+    .expect("/bin/busybox is missing: apt-get install busybox-static")
+}
+
+fn agent() -> PathBuf {
+    let agent = std::env::var_os("BOTSTEAD_TEST_AGENT").expect(
+        "BOTSTEAD_TEST_AGENT names no static agent: run `cargo xtask test`, which builds it",
+    );
+    PathBuf::from(agent)
+}
+
+impl Server {
+    /// A running server with an admin and the image.
+    pub(crate) async fn start() -> Self {
+        // Where a server's data would be: on a disk, not in memory.
+        let folder = tempfile::Builder::new()
+            .prefix("botstead-e2e-")
+            .tempdir_in("/var/tmp");
+        let folder = folder.unwrap();
+        let data = folder.path().join("data");
+        Self::start_in(folder, data, "").await
+    }
+
+    /// The same with its data in a folder of the test's choice, and more settings.
+    pub(crate) async fn start_in(folder: TempDir, data: PathBuf, settings: &str) -> Self {
+        let run = tempfile::Builder::new()
+            .prefix("bse-")
+            .tempdir_in("/run")
+            .unwrap();
+        let listen = TcpListener::bind(("127.0.0.1", 0))
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let config = folder.path().join("config.toml");
+        let text = format!(
+            "listen = \"{listen}\"\ndata_dir = {:?}\nrun_dir = {:?}\n\
+             [log]\nfilter = \"info,botstead_workspace=debug\"\n\
+             [workspace]\nagent_path = {:?}\nstop_grace_seconds = 3\n\
+             [limits]\nmin_free_percent = 0\n{settings}",
+            data,
+            run.path(),
+            agent()
+        );
+        std::fs::write(&config, text).unwrap();
+        let url = format!("http://{listen}");
+        let mut server = Self {
+            client: Client::new(&url),
+            url,
+            password: String::new(),
+            config,
+            data,
+            run,
+            _folder: folder,
+            process: None,
+        };
+        let mut create = server.command("admin");
+        create.args(["create-user", "--username", "admin", "--role", "admin"]);
+        let made = create.output().unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+        server.password = made["password"].as_str().unwrap().to_owned();
+        server.run(&[]).await;
+        let mut archive = Vec::new();
+        oci_archive(&mut archive, &[(Some(IMAGE), &busybox_image())], None).unwrap();
+        let imported = server.client.import(archive).await;
+        assert_eq!(imported.status, 201, "{imported:?}");
+        server
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_botstead"));
+        command
+            .arg("--config")
+            .arg(&self.config)
+            .arg(name)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.config.with_file_name("server.log")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Starts the program and waits until it is ready and signed in.
+    pub(crate) async fn run(&mut self, environment: &[(&str, &str)]) {
+        self.spawn(environment);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.client.is_ready().await {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none(),
+                "the server ended ({ended:?}):\n{}",
+                self.log()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "the server is not ready:\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.client = Client::login(&self.url, "admin", &self.password).await;
+    }
+
+    /// Starts the program without waiting.
+    pub(crate) fn spawn(&mut self, environment: &[(&str, &str)]) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file());
+        let log = log.unwrap();
+        let process = self
+            .command("serve")
+            .envs(environment.iter().copied())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        self.process = Some(process.unwrap());
+    }
+
+    /// SIGKILL, as a crash would end it.
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// SIGTERM; returns how long it took to end.
+    pub(crate) fn terminate(&mut self) -> Duration {
+        let began = Instant::now();
+        let mut process = self.process.take().unwrap();
+        signal(process.id(), "TERM");
+        let status = process.wait().unwrap();
+        assert!(status.success(), "{status:?}:\n{}", self.log());
+        began.elapsed()
+    }
+
+    /// Waits until the program died by itself, as one with an armed fault point does. False when
+    /// it still lives after `patience`.
+    #[cfg(feature = "fault-points")]
+    pub(crate) async fn died(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
+                self.process = None;
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        false
+    }
+
+    fn installation(&self) -> Option<String> {
+        let id = std::fs::read_to_string(self.data.join("installation-id")).ok()?;
+        Some(id.trim().to_owned())
+    }
+
+    /// The containerd of this server: its namespace's name and the `ctr` arguments that reach it.
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
+        let id = self.installation().unwrap();
+        let socket = self.run.path().join(&id).join("containerd/containerd.sock");
+        let mut command = Command::new("ctr");
+        command
+            .arg("--address")
+            .arg(socket)
+            .args(["--namespace", &format!("botstead-{id}")]);
+        let output = command.args(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Collects garbage and returns when it is done.
+    pub(crate) fn collect_garbage(&self) {
+        self.ctr(&["leases", "create", "--id", "collect"]);
+        self.ctr(&["leases", "delete", "--sync", "collect"]);
+    }
+
+    /// Processes whose command line names this server's run folder: containerd and shims.
+    fn processes(&self) -> Vec<(u32, String)> {
+        let folder = self.run.path().to_string_lossy().into_owned();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse() else {
+                continue;
+            };
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&folder) {
+                found.push((pid, line));
+            }
+        }
+        found
+    }
+
+    /// The process id of the managed containerd.
+    pub(crate) fn containerd(&self) -> u32 {
+        let all = self.processes();
+        let found = all
+            .iter()
+            .find(|(_, line)| line.contains("containerd/config.toml"));
+        found
+            .unwrap_or_else(|| panic!("no containerd in {all:?}"))
+            .0
+    }
+
+    /// What exists on the host and in containerd for workspaces, for comparing before and after.
+    pub(crate) fn leftovers(&self) -> Leftovers {
+        let names = |text: String| -> Vec<String> {
+            let lines = text.lines().skip(1);
+            lines
+                .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+                .collect()
+        };
+        let id = self.installation().unwrap();
+        let namespaces = std::fs::read_dir(self.run.path().join(&id).join("netns"));
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let data = self.data.to_string_lossy().into_owned();
+        Leftovers {
+            containers: names(self.ctr(&["containers", "list"])),
+            tasks: names(self.ctr(&["tasks", "list"])),
+            snapshots: names(self.ctr(&["snapshots", "list"]))
+                .into_iter()
+                .filter(|name| !name.starts_with("sha256:"))
+                .collect(),
+            leases: names(self.ctr(&["leases", "list"])),
+            namespaces: namespaces.map_or(0, |entries| entries.flatten().count()),
+            mounts: mounts.lines().filter(|line| line.contains(&data)).count(),
+        }
+    }
+}
+
+/// What exists for workspaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leftovers {
+    pub(crate) containers: Vec<String>,
+    pub(crate) tasks: Vec<String>,
+    pub(crate) snapshots: Vec<String>,
+    pub(crate) leases: Vec<String>,
+    pub(crate) namespaces: usize,
+    pub(crate) mounts: usize,
+}
+
+impl Leftovers {
+    pub(crate) fn assert_none(&self) {
+        let none = Self {
+            containers: Vec::new(),
+            tasks: Vec::new(),
+            snapshots: Vec::new(),
+            leases: Vec::new(),
+            namespaces: 0,
+            mounts: 0,
+        };
+        assert_eq!(*self, none);
+    }
+}
+
+pub(crate) fn signal(pid: u32, name: &str) {
+    // It may have ended meanwhile.
+    let _ = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .output();
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!(
+                "the server's log:\n{}",
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
+        }
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let shims = self.processes();
+        // Workspaces are children of shims; containerd first, so that nobody watches.
+        let containerd = shims
+            .iter()
+            .filter(|(_, line)| !line.contains("containerd-shim"));
+        containerd.for_each(|(pid, _)| signal(*pid, "KILL"));
+        for (shim, _) in shims
+            .iter()
+            .filter(|(_, line)| line.contains("containerd-shim"))
+        {
+            for child in children(*shim) {
+                signal(child, "KILL");
+            }
+            signal(*shim, "KILL");
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.processes().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.command("teardown").output();
+        for folder in [self.run.path().to_owned(), self.data.clone()] {
+            let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
+            let mut targets: Vec<_> = targets
+                .filter(|target| Path::new(target).starts_with(&folder))
+                .collect();
+            targets.sort_by_key(|target| std::cmp::Reverse(target.len()));
+            for target in targets
+                .into_iter()
+                .filter(|target| Path::new(target) != self.data)
+            {
+                let _ = Command::new("umount").args(["--lazy", target]).output();
+            }
+        }
+        if let Some(id) = self.installation() {
+            remove_cgroups(&format!("botstead-{id}"));
+        }
+    }
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let list = list.unwrap_or_default();
+    list.split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .collect()
+}
+
+/// Empty control groups of one installation, in every hierarchy.
+fn remove_cgroups(name: &str) {
+    let roots = std::fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let roots = roots
+        .map(|root| root.path())
+        .chain([PathBuf::from("/sys/fs/cgroup")]);
+    for group in roots.map(|root| root.join(name)) {
+        for child in std::fs::read_dir(&group).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(child.path());
+        }
+        let _ = std::fs::remove_dir(group);
+    }
+}
