@@ -165,7 +165,21 @@ impl Inner {
         changes.push(finished(operation));
         self.store.transactions.apply(changes).await?;
         fault_point!("delete.recorded");
+        if delete_versions {
+            self.collect_released();
+        }
         self.samples.forget(bot);
         Ok(())
+    }
+
+    /// Gives back the disk of released versions, in the background. Releasing alone makes no runtime
+    /// collect: their files would stay until something else does.
+    fn collect_released(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            if let Err(error) = inner.runtime.leases.collect().await {
+                tracing::warn!(error = %error.chain(), "cannot collect deleted versions");
+            }
+        });
     }
 }
