@@ -58,7 +58,8 @@ async fn main() -> Result<()> {
     // nothing below would notice.
     let mut config = ContainerdConfig::new(daemon.socket(), &name, data.path().join("state"));
     config.runc_root = run.path().join("runc");
-    let runtime = Containerd::connect(config, RegistryConfig::default(), Arc::clone(&network) as _)?;
+    let runtime =
+        Containerd::connect(config, RegistryConfig::default(), Arc::clone(&network) as _)?;
 
     let done = embed(runtime, agent, data.path()).await;
 

@@ -106,8 +106,7 @@ async fn a_workspace_from_a_registry_lives_its_whole_life() {
     assert_eq!(client.delete(&path).await.status, 204);
     assert_eq!(client.delete(&path).await.status, 204);
     assert_eq!(client.delete(&format!("/bots/{bot}")).await.status, 204);
-    server.collect_garbage();
-    server.leftovers().assert_none();
+    server.nothing_left().await;
 }
 
 #[tokio::test]
@@ -184,7 +183,7 @@ async fn commands_tell_how_they_ended() {
     assert_eq!(done["stdout"], "in\nb\n1000\n/tmp\n");
     assert_eq!(done["stderr"], "err\n");
 
-    let slow = json!({"command": "sleep 60", "timeout_seconds": 1});
+    let slow = json!({"command": "sleep 60 & sleep 60", "timeout_seconds": 1});
     let done = workspace.exec(slow).await.ok();
     assert_eq!(done["timed_out"], true);
     let flood = json!({"command": "head -c 3000000 /dev/zero | tr '\\0' x"});

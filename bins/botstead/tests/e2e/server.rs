@@ -273,6 +273,19 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Waits until nothing is left, without asking for a collection: deletions see to it.
+    pub(crate) async fn nothing_left(&self) {
+        for _ in 0..100 {
+            if self.leftovers().snapshots.is_empty() && self.leftovers().leases.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.leftovers().assert_none();
+    }
+}
+
 /// What exists for workspaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leftovers {
@@ -338,7 +351,10 @@ impl Drop for Server {
         while !self.processes().is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _ = self.command("teardown").output();
+        let torn = self.command("teardown").output();
+        if !torn.as_ref().is_ok_and(|torn| torn.status.success()) {
+            eprintln!("the network was not removed: {torn:?}");
+        }
         for folder in [self.run.path().to_owned(), self.data.clone()] {
             let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
             let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
