@@ -85,6 +85,8 @@ async fn requests_that_make_no_sense_are_refused_by_code() {
         .refused(400, "invalid_value");
     let nobody = json!({"command": "true", "user": "nobody-here"});
     assert_eq!(workspace.exec(nobody).await.status, 422);
+    let nowhere = json!({"command": "true", "cwd": "/no/such/folder"});
+    assert_eq!(workspace.exec(nowhere).await.status, 422);
     let bad = workspace.create(json!({"image": "UPPER case"})).await;
     assert_eq!(bad[0]["status"], 400, "{bad:?}");
 
@@ -104,6 +106,32 @@ async fn requests_that_make_no_sense_are_refused_by_code() {
 fn client_url(client: &Client) -> String {
     let request = client.request(reqwest::Method::GET, "").build().unwrap();
     request.url().as_str().trim_end_matches('/').to_owned()
+}
+
+#[tokio::test]
+async fn a_workspace_at_its_limits_gets_no_error_of_the_server() {
+    let server = Server::start().await;
+    let workspace = server.client.workspace(&server.client.bot().await);
+    let limits = json!({"memory_bytes": 64 << 20, "pids": 32});
+    let events = workspace
+        .create(json!({"image": IMAGE, "limits": limits}))
+        .await;
+    assert_eq!(events.last().unwrap()["type"], "complete", "{events:?}");
+    let statuses = async |line: &str| {
+        let body = json!({"command": line, "timeout_seconds": 20});
+        let answer = workspace.exec(body).await;
+        assert!(
+            answer.status == 200 || answer.status == 409,
+            "{line}: {answer:?}"
+        );
+    };
+    statuses("for i in $(seq 100); do sleep 3 & done").await;
+    statuses("true").await;
+    statuses("dd if=/dev/zero of=/dev/null bs=100M count=1").await;
+    statuses("head -c 200m /dev/zero | tail").await;
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    workspace.reachable().await;
+    assert_eq!(workspace.sh("echo fine").await, "fine");
 }
 
 #[tokio::test]

@@ -300,9 +300,26 @@ impl ContainerdTasks {
             });
         }
         // It may have ended in between.
-        match self.get(id).await {
-            Ok(task) if task.status == TaskStatus::Running => Err(op.status(status)),
-            _ => Err(op.fail(ErrorKind::NotFound, "it does not run")),
+        let runs = matches!(self.get(id).await, Ok(task) if task.status == TaskStatus::Running);
+        if !runs {
+            return Err(op.fail(ErrorKind::NotFound, "it does not run"));
         }
+        let chdir = status.message().contains("cwd");
+        let error = op.status(status);
+        // The runtime itself works: what is left is in the workspace.
+        Err(match error.kind() {
+            ErrorKind::Internal if chdir => op
+                .fail(
+                    ErrorKind::InvalidArgument,
+                    "its working directory cannot be entered",
+                )
+                .with_source(error),
+            ErrorKind::Internal => {
+                let reason =
+                    "the workspace cannot start it, as at its limit of memory or processes";
+                op.fail(ErrorKind::Conflict, reason).with_source(error)
+            }
+            _ => error,
+        })
     }
 }
