@@ -119,7 +119,8 @@ fn the_subnet_is_checked_and_kept() {
         other.bridge_name = "bs-other".into();
         let next = BridgeNetwork::new(other.clone()).unwrap();
         assert_ne!(next.info().subnet, chosen);
-        sh("ip route add 10.201.0.0/16 dev up0");
+        let around = chosen.supernet().unwrap();
+        sh(&format!("ip route add {around} dev up0"));
         assert_eq!(
             BridgeNetwork::new(lab.config()).unwrap().info().subnet,
             chosen
