@@ -125,7 +125,7 @@ mod tests {
         for bad in [
             "",
             "  ",
-            "UPPER/case",
+            "docker.io/UPPER/case",
             "a b",
             "x@sha256:12",
             "../x",
