@@ -131,7 +131,7 @@ fn bridge(config: &Config, installation: &Installation) -> anyhow::Result<Bridge
 }
 
 /// Takes away what the server set up on the host for all workspaces: their network namespaces, the
-/// bridge and its firewall rules. Everything comes back with the next start. Only while no server
+/// bridge and its firewall rules, and empty control groups. Everything comes back with the next start. Only while no server
 /// runs, and for nothing but workspaces that are stopped: it cuts their network.
 ///
 /// # Errors
@@ -149,7 +149,28 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
     network
         .teardown_host()
         .await
-        .context("cannot remove the bridge")
+        .context("cannot remove the bridge")?;
+    remove_control_groups(&installation.cgroup_parent(config));
+    Ok(())
+}
+
+/// The installation's control groups, as far as no process is in them: rmdir(2) takes only empty
+/// ones. With version 1 each controller has a tree of its own.
+fn remove_control_groups(parent: &str) {
+    let folders = |path: &Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+    };
+    let root = Path::new("/sys/fs/cgroup");
+    for tree in folders(root).chain([root.to_owned()]) {
+        let ours = tree.join(parent.trim_matches('/'));
+        for group in folders(&ours) {
+            let _ = std::fs::remove_dir(group);
+        }
+        let _ = std::fs::remove_dir(ours);
+    }
 }
 
 fn read_kept<T>(path: &Path) -> anyhow::Result<Option<T>>

@@ -140,7 +140,9 @@ async fn a_full_disk_refuses_new_work_and_hurts_nobody() {
         .prefix("botstead-e2e-")
         .tempdir_in("/var/tmp")
         .unwrap();
-    let disk = Disk::mount(folder.path(), "192M");
+    // Ended in reverse: the server, the mount, its folder.
+    let outer = tempfile::tempdir_in("/var/tmp").unwrap();
+    let disk = Disk::mount(outer.path(), "192M");
     let data = disk.0.join("data");
     // The guard steps aside, so that the disk really fills.
     let server = Server::start_in(folder, data.clone(), "min_free_bytes = 0\n").await;
@@ -168,8 +170,6 @@ async fn a_full_disk_refuses_new_work_and_hurts_nobody() {
     assert_eq!(workspace.sh("cat /data/file").await, "kept");
     let other = server.client.running().await;
     assert_eq!(other.info().await["status"], "running");
-    drop(server);
-    drop(disk);
 }
 
 #[tokio::test]

@@ -369,9 +369,6 @@ impl Drop for Server {
                 let _ = Command::new("umount").args(["--lazy", target]).output();
             }
         }
-        if let Some(id) = self.installation() {
-            remove_cgroups(&format!("botstead-{id}"));
-        }
     }
 }
 
@@ -381,21 +378,4 @@ fn children(pid: u32) -> Vec<u32> {
     list.split_whitespace()
         .filter_map(|child| child.parse().ok())
         .collect()
-}
-
-/// Empty control groups of one installation, in every hierarchy.
-fn remove_cgroups(name: &str) {
-    let roots = std::fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let roots = roots
-        .map(|root| root.path())
-        .chain([PathBuf::from("/sys/fs/cgroup")]);
-    for group in roots.map(|root| root.join(name)) {
-        for child in std::fs::read_dir(&group).into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(child.path());
-        }
-        let _ = std::fs::remove_dir(group);
-    }
 }
