@@ -1,0 +1,1 @@
+//! Files of the workspace: the service `Files` of the protocol.

@@ -1,0 +1,36 @@
+//! The protocol between the server and the agent inside a workspace, and the server's side of it.
+//!
+//! [`proto`] is the protocol itself, compiled from `proto/agent.proto`, which documents every call.
+//! [`Failure`] is how a call fails, for both sides. With the feature `client`, `AgentPool` keeps a
+//! connection per workspace over any transport that a `Connector` gives; with the feature `server`
+//! the services to implement are compiled.
+//!
+//! What is deliberately absent: what the calls *do*, which is the agent's, and who may make them,
+//! which is decided above.
+
+mod failure;
+#[cfg(feature = "client")]
+mod pool;
+
+pub use failure::{Failure, FailureKind};
+#[cfg(feature = "client")]
+pub use pool::{AgentClient, AgentPool, Connector, Error, Stream};
+
+/// The protocol, compiled.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::clone_on_ref_ptr,
+    clippy::unwrap_used,
+    reason = "generated; proto/agent.proto has the documentation"
+)]
+pub mod proto {
+    tonic::include_proto!("botstead.agent.v1");
+}
+
+/// This protocol's version: that of the crate. A server and an agent with the same one are from the
+/// same release.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The most bytes of file data or output in one message.
+pub const CHUNK_BYTES: usize = 64 << 10;
