@@ -1,6 +1,7 @@
 //! The backend as a whole: all ports on one connection.
 
 use crate::cgroup::Cgroups;
+use crate::channels::{ContainerdChannels, Folders};
 use crate::client::{self, Client, error};
 use crate::config::ContainerdConfig;
 use crate::containers::ContainerdContainers;
@@ -50,21 +51,27 @@ impl Containerd {
             exec: true,
             metrics: true,
             images: true,
+            channels: true,
             cdi_devices: true,
             host_mounts: true,
         };
         let config = Arc::new(config);
+        let tasks = Arc::new(ContainerdTasks {
+            client: client.clone(),
+            config: Arc::clone(&config),
+            starts: Starts::default(),
+        });
         Ok(Runtime {
             images: Arc::new(images),
             containers: Arc::new(ContainerdContainers {
                 client: client.clone(),
                 config: Arc::clone(&config),
             }),
-            tasks: Arc::new(ContainerdTasks {
-                client: client.clone(),
-                config: Arc::clone(&config),
-                starts: Starts::default(),
+            channels: Arc::new(ContainerdChannels {
+                folders: Folders::new(&config.channel_root),
+                tasks: Arc::clone(&tasks),
             }),
+            tasks,
             snapshots: Arc::new(ContainerdSnapshots {
                 client: client.clone(),
             }),

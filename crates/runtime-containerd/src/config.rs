@@ -16,6 +16,9 @@ pub struct ContainerdConfig {
     pub snapshotter: String,
     /// Where the adapter keeps the files that containers see (hosts, resolv.conf) and pipes.
     pub state_root: PathBuf,
+    /// Where the directories are that containers share with the host for sockets: each a mount of its
+    /// own. On a filesystem that a restart of the host empties.
+    pub channel_root: PathBuf,
     /// The folder in the cgroup tree below which every container has its own.
     pub cgroup_parent: String,
     /// The shim, such as `io.containerd.runc.v2`.
@@ -53,6 +56,7 @@ impl ContainerdConfig {
             runtime: "io.containerd.runc.v2".to_owned(),
             runtime_binary: String::new(),
             runc_root: state_root.join("runc"),
+            channel_root: state_root.join("channels"),
             state_root,
             cdi_folders: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }

@@ -1,5 +1,6 @@
 //! Container records.
 
+use crate::channels::Folders;
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
 use crate::op::Op;
@@ -53,9 +54,11 @@ impl ContainerdContainers {
         let folder = self.folder(&spec.id);
         let folder = folder.join(Uuid::now_v7().simple().to_string());
         let cgroup = self.config.cgroup(&spec.id);
+        let channel = Folders::new(&self.config.channel_root).of(&spec.id);
         let host = spec::Host {
             folder: &folder,
             cgroup: &cgroup,
+            channel: &channel,
             zones: Path::new(spec::ZONES),
         };
         let value = spec::build(spec, &host, &edits)
@@ -187,6 +190,10 @@ impl Containers for ContainerdContainers {
         let mut service = self.client.containers();
         let deleted = service.delete(self.client.unary(request));
         deleted.await.map_err(|status| op.status(status))?;
+        // Where a task vanished instead of being deleted.
+        if let Err(error) = Folders::new(&self.config.channel_root).remove(id) {
+            tracing::warn!(%id, %error, "cannot remove the channel directory");
+        }
         match std::fs::remove_dir_all(self.folder(id)) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(op.fail_with(
                 ErrorKind::Internal,

@@ -6,6 +6,7 @@
 mod backend;
 mod cdi;
 mod cgroup;
+mod channels;
 mod client;
 mod config;
 mod containers;

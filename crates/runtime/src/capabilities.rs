@@ -19,6 +19,8 @@ pub struct Capabilities {
     pub metrics: bool,
     /// Images can be pulled from registries and imported from archives.
     pub images: bool,
+    /// The host can connect to a socket inside a task ([`crate::Channels`]).
+    pub channels: bool,
     /// Devices can be given to containers by CDI names.
     pub cdi_devices: bool,
     /// Snapshots are directories of this host that can be mounted

@@ -29,6 +29,9 @@ pub struct ContainerSpec {
     pub timezone: Option<String>,
     /// Directories and files of the host that appear inside.
     pub mounts: Vec<Mount>,
+    /// The directory inside for the sockets by which the host reaches the process, an absolute path;
+    /// see [`crate::Channels`]. `None` for none.
+    pub channel: Option<String>,
     /// The network namespace, as a path on the host. It need not exist yet when the container is
     /// created, but must when its task is. `None` gives a namespace with nothing but loopback.
     pub network_namespace: Option<PathBuf>,
@@ -51,6 +54,9 @@ pub struct Process {
     pub env: Vec<String>,
     /// The working directory, an absolute path inside.
     pub cwd: String,
+    /// How readily the kernel kills it when memory runs out, -1000 (never) to 1000
+    /// (proc_pid_oom_score_adj(5)); processes that it starts inherit it.
+    pub oom_score_adj: i32,
 }
 
 /// Name resolution inside a container.

@@ -19,6 +19,7 @@
 //! something can be repeated (see each one's "again" sentence).
 
 mod capabilities;
+mod channels;
 mod containers;
 mod error;
 mod images;
@@ -29,6 +30,7 @@ mod snapshots;
 mod tasks;
 
 pub use capabilities::{Backend, Capabilities};
+pub use channels::{ByteStream, Channels};
 pub use containers::{Container, ContainerSpec, Containers, Dns, Mount, Process};
 pub use error::{Error, ErrorKind, Result};
 pub use images::{Image, Images, LayerProgress, PullProgress};
@@ -49,6 +51,8 @@ pub struct Runtime {
     pub images: Arc<dyn Images>,
     /// Container records.
     pub containers: Arc<dyn Containers>,
+    /// Byte streams into running containers.
+    pub channels: Arc<dyn Channels>,
     /// Running containers.
     pub tasks: Arc<dyn Tasks>,
     /// Filesystem states.

@@ -17,6 +17,7 @@ mod ids;
 mod image;
 mod limits;
 mod page;
+mod path;
 mod state;
 
 pub use ids::{
@@ -25,6 +26,7 @@ pub use ids::{
 pub use image::{ImageConfig, ImageRef, ResolvedImage};
 pub use limits::{CdiDevice, Limits};
 pub use page::{Page, PageRequest};
+pub use path::{FilePath, escaped};
 pub use state::{ContainerStatus, DesiredState, Role, SnapshotKind, TaskStatus, VersionSource};
 
 /// A value that its type does not allow, with what would be allowed.

@@ -10,6 +10,11 @@ pub struct WorkspaceConfig {
     /// The agent's binary on this host: PID 1 of every workspace. It must be static, because it
     /// is mounted into images of any kind.
     pub agent: PathBuf,
+    /// A directory of the host whose files every new workspace finds in `/data`.
+    pub template: Option<PathBuf>,
+    /// A directory of the host that is mounted read-only into every workspace and whose `bin` stands
+    /// last in its PATH.
+    pub toolkit: Option<PathBuf>,
     /// The image of a workspace that nobody chose one for.
     pub default_image: ImageRef,
     /// The images that may be used: references, or prefixes that end in `*`. All when empty.
@@ -32,6 +37,9 @@ pub struct WorkspaceConfig {
     pub min_free_percent: u8,
     /// How many workspaces are created or started at the same time; others wait their turn.
     pub max_concurrent_starts: usize,
+    /// A terminal that nobody is connected to and nothing happens in is ended after this; never when
+    /// zero.
+    pub terminal_idle: Duration,
     /// How often what should run is compared with what runs.
     pub reconcile_interval: Duration,
 }
@@ -44,6 +52,8 @@ impl WorkspaceConfig {
     pub fn new(agent: PathBuf, storage_path: PathBuf) -> Self {
         Self {
             agent,
+            template: None,
+            toolkit: None,
             default_image: default_image(),
             allowed_images: Vec::new(),
             default_limits: Limits {
@@ -59,6 +69,7 @@ impl WorkspaceConfig {
             min_free_bytes: 1 << 30,
             min_free_percent: 5,
             max_concurrent_starts: 16,
+            terminal_idle: Duration::from_secs(24 * 3600),
             reconcile_interval: Duration::from_secs(15),
         }
     }

@@ -137,6 +137,7 @@ impl Inner {
                 .tasks
                 .stop(&container, Signal::TERM, grace)
                 .await?;
+            self.forget_agent(&container);
             fault_point!("delete.stopped");
             if let Err(error) = self.runtime.network.remove(&container).await {
                 tracing::warn!(%container, error = %error.chain(), "cannot remove the network");

@@ -1,5 +1,6 @@
 //! The error of every use case: what failed, its kind and its stable code.
 
+use crate::agent::AgentFailure;
 use botstead_runtime as runtime;
 use botstead_store as store;
 use botstead_types::{BotId, ImageRef, InvalidValue, OperationId, VersionNumber};
@@ -28,6 +29,10 @@ pub enum ErrorKind {
     ResourceExhausted,
     /// The caller cancelled it.
     Cancelled,
+    /// What was sent or asked for is larger than what is taken or given at once.
+    TooLarge,
+    /// The workspace is at a limit of its own.
+    LimitReached,
     /// A bug or a broken host.
     Internal,
 }
@@ -156,6 +161,26 @@ pub enum Error {
     /// A call to the runtime failed.
     #[error("{0}")]
     Runtime(#[source] runtime::Error),
+    /// The workspace's agent refused it.
+    #[error("{0}")]
+    Agent(AgentFailure),
+    /// The workspace has no such command or terminal.
+    #[error("the workspace has no {what} {id}; it ended and was forgotten, or never was")]
+    ProcessNotFound {
+        /// `command` or `terminal`.
+        what: &'static str,
+        /// The id that was asked for.
+        id: String,
+    },
+    /// The workspace should run and its agent does not answer.
+    #[error(
+        "the workspace does not answer; it may be starting or stopping, try again in a moment, and \
+         restart it when that does not help"
+    )]
+    Unreachable(#[source] Option<botstead_bridge::Error>),
+    /// What the caller sent ended before it was whole.
+    #[error("the data ended early; nothing was changed")]
+    Interrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A call to the store failed.
     #[error("{0}")]
     Store(#[source] store::Error),
@@ -184,6 +209,7 @@ impl Error {
             | Self::WorkspaceNotFound(_)
             | Self::VersionNotFound { .. }
             | Self::OperationNotFound { .. }
+            | Self::ProcessNotFound { .. }
             | Self::ImageNotFound(_) => ErrorKind::NotFound,
             Self::Forbidden(_) => ErrorKind::Forbidden,
             Self::ContainerExists(_)
@@ -191,13 +217,17 @@ impl Error {
             | Self::Busy { .. }
             | Self::NotCancellable(_)
             | Self::NotRunning => ErrorKind::Conflict,
-            Self::InvalidValue(_) | Self::InvalidRequest { .. } => ErrorKind::Invalid,
+            Self::InvalidValue(_) | Self::InvalidRequest { .. } | Self::Interrupt(_) => {
+                ErrorKind::Invalid
+            }
+            Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. } => ErrorKind::ResourceExhausted,
-            Self::ShuttingDown | Self::Interrupted | Self::PullTimedOut { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::ShuttingDown
+            | Self::Interrupted
+            | Self::Unreachable(_)
+            | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) | Self::Pull(error) => match error.kind() {
@@ -235,6 +265,13 @@ impl Error {
             Self::VersionMissing { .. } => "version_missing",
             Self::OperationNotFound { .. } => "operation_not_found",
             Self::ImageNotFound(_) => "image_not_found",
+            Self::ProcessNotFound {
+                what: "terminal", ..
+            } => "session_not_found",
+            Self::ProcessNotFound { .. } => "exec_not_found",
+            Self::Agent(failure) => failure.code(),
+            Self::Unreachable(_) => "workspace_unreachable",
+            Self::Interrupt(_) => "incomplete_body",
             Self::Forbidden(_) => "forbidden",
             Self::ContainerExists(_) => "container_exists",
             Self::CreationUnderWay(_) => "creation_under_way",

@@ -1,57 +1,375 @@
-//! Commands in a workspace, run by the runtime and answered when they ended.
+//! Commands in a running workspace, by its agent.
+//!
+//! A command does not hold the bot: other operations go on meanwhile, and a stop ends it. One that is
+//! not detached lives as long as its caller listens; a detached one belongs to the workspace, outlives
+//! the server, and what it writes can be read again within a bound.
 
-use crate::model::{ExecOutcome, ExecRequest};
-use crate::service::Workspaces;
-use crate::spec::DATA_PATH;
+mod model;
+mod run;
+mod without_agent;
+
+pub use model::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, TerminalInfo};
+pub(crate) use run::{RunInput, events, run};
+
+use crate::agent::{failed, timed};
+use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::{Exec, ExecUser};
-use botstead_store::ContainerRecord;
-use botstead_types::{BotId, VersionSource};
-use std::time::Instant;
+use botstead_bridge::{AgentClient, proto};
+use botstead_types::{BotId, VersionNumber, VersionSource};
+use bytes::{Bytes, BytesMut};
+use chrono::DateTime;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use proto::run_input::{Attach, Input, Start};
 
 /// What is kept of each of a command's outputs.
 const OUTPUT_LIMIT: usize = 1 << 20;
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Workspaces {
-    /// Runs a command and answers when it ended. Dropping the future kills it. It does not hold
-    /// the bot: other operations go on meanwhile, and a stop ends the command.
+    /// Runs a command and answers when it ended. Dropping the future kills it with its children. Of
+    /// each output the first MiB is kept; the rest is read and dropped.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`; an empty command, a relative working
-    /// directory, a user that does not exist.
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`; an empty command, a relative
+    /// or missing working directory, a user that does not exist, `workspace_limit`.
     pub async fn exec(
         &self,
         actor: &Actor,
         bot: BotId,
         request: ExecRequest,
     ) -> Result<ExecOutcome> {
+        let version = self.prepare_exec(actor, bot, &request).await?;
+        if self.inner.agents.is_none() {
+            return self.exec_without_agent(bot, request, version).await;
+        }
+        let client = self.inner.agent(bot).await?;
+        let events = start(&client, new_id(), request, false).await?;
+        let mut outcome = collect(events).await?;
+        outcome.version = version;
+        Ok(outcome)
+    }
+
+    /// Runs a command and gives what it writes as it comes; nothing is dropped: a command that writes
+    /// faster than the caller reads waits. Dropping the stream kills it with its children.
+    ///
+    /// # Errors
+    /// As [`Workspaces::exec`].
+    pub async fn exec_stream(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: ExecRequest,
+    ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
+        self.prepare_exec(actor, bot, &request).await?;
+        let client = self.inner.agent(bot).await?;
+        start(&client, new_id(), request, false).await
+    }
+
+    /// Starts a command that goes on when nobody listens, also while the server restarts, and tells
+    /// its id. It ends with the workspace's task.
+    ///
+    /// # Errors
+    /// As [`Workspaces::exec`].
+    pub async fn exec_detached(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: ExecRequest,
+    ) -> Result<String> {
+        self.prepare_exec(actor, bot, &request).await?;
+        let client = self.inner.agent(bot).await?;
+        let id = new_id();
+        let (start_id, work) = (id.clone(), client.clone());
+        self.inner
+            .detached(async move {
+                let stdin = request.stdin.clone();
+                let first = Input::Start(as_start(start_id, &request, true));
+                let (input, mut outputs) = run(&work, first).await?;
+                // Whether it started is known with the first message.
+                outputs.message().await.map_err(failed)?;
+                if !stdin.is_empty() {
+                    input.write(stdin).await;
+                    input.send(Input::CloseStdin(true)).await;
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(id)
+    }
+
+    /// The detached commands of a workspace: those that run, and the last that ended.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`.
+    pub async fn execs(&self, actor: &Actor, bot: BotId) -> Result<Vec<ExecInfo>> {
+        let client = self.exec_client(actor, bot).await?;
+        let all = processes(&client).await?;
+        let commands = all.into_iter().filter(|process| !process.terminal);
+        Ok(commands.map(exec_info).collect())
+    }
+
+    /// What is held of a detached command's output, then, with `follow`, what comes until it ends.
+    ///
+    /// # Errors
+    /// `ProcessNotFound`.
+    pub async fn follow_exec(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        id: &str,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
+        let client = self.exec_client(actor, bot).await?;
+        let attach = Attach {
+            id: id.to_owned(),
+            replay: true,
+            follow,
+            terminal: None,
+        };
+        let (input, outputs) = run(&client, Input::Attach(attach))
+            .await
+            .map_err(|error| not_found("command", id, error))?;
+        let id = id.to_owned();
+        Ok(events(outputs, input)
+            .map(move |event| event.map_err(|error| not_found("command", &id, error)))
+            .boxed())
+    }
+
+    /// The same, collected: with `follow` it answers when the command ended.
+    ///
+    /// # Errors
+    /// `ProcessNotFound`.
+    pub async fn exec_outcome(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        id: &str,
+        follow: bool,
+    ) -> Result<ExecOutcome> {
+        let events = self.follow_exec(actor, bot, id, follow).await?;
+        let mut outcome = collect(events).await?;
+        id.clone_into(&mut outcome.exec_id);
+        Ok(outcome)
+    }
+
+    /// Writes to the input of a detached command and answers when it was taken; `close` ends it.
+    ///
+    /// # Errors
+    /// `ProcessNotFound`, `process_ended`.
+    pub async fn write_exec(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        id: &str,
+        data: Bytes,
+        close: bool,
+    ) -> Result<()> {
+        let client = self.exec_client(actor, bot).await?;
+        let request = proto::WriteInputRequest {
+            id: id.to_owned(),
+            data,
+            close,
+        };
+        let written = client.processes().write_input(timed(request)).await;
+        written
+            .map(drop)
+            .map_err(|status| not_found("command", id, failed(status)))
+    }
+
+    /// Sends a signal to a detached command and its group.
+    ///
+    /// # Errors
+    /// `ProcessNotFound`, `process_ended`.
+    pub async fn signal_exec(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        id: &str,
+        signal: i32,
+    ) -> Result<()> {
+        let client = self.exec_client(actor, bot).await?;
+        let request = proto::SignalRequest {
+            id: id.to_owned(),
+            signal,
+        };
+        let sent = client.processes().signal(timed(request)).await;
+        sent.map(drop)
+            .map_err(|status| not_found("command", id, failed(status)))
+    }
+
+    /// Kills a detached command with its children, where it runs, and forgets it.
+    ///
+    /// # Errors
+    /// `ProcessNotFound`.
+    pub async fn remove_exec(&self, actor: &Actor, bot: BotId, id: &str) -> Result<()> {
+        let client = self.exec_client(actor, bot).await?;
+        remove(&client, "command", id).await
+    }
+
+    async fn prepare_exec(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: &ExecRequest,
+    ) -> Result<Option<VersionNumber>> {
         let inner = &self.inner;
         inner.authorized(actor, Action::ExecWorkspace, bot).await?;
         inner.refuse_when_closing()?;
-        check(&request)?;
-        let version = if request.snapshot_before {
-            let made = self
-                .snapshot_from(actor, bot, None, VersionSource::PreExec)
-                .await?;
-            Some(made.version.number)
-        } else {
-            None
-        };
-        let record = inner.required_record(bot).await?;
-        let exec = as_exec(&record, request);
-        let began = Instant::now();
-        match inner.runtime.tasks.exec(&record.container, exec).await {
-            Ok(output) => Ok(ExecOutcome {
-                exec_id: uuid::Uuid::new_v4().to_string(),
-                output,
-                duration: began.elapsed(),
-                version,
-            }),
-            Err(error) if error.is_not_found() => Err(Error::NotRunning),
-            Err(error) => Err(error.into()),
+        check(request)?;
+        if !request.snapshot_before {
+            return Ok(None);
         }
+        let made = self
+            .snapshot_from(actor, bot, None, VersionSource::PreExec)
+            .await?;
+        Ok(Some(made.version.number))
+    }
+
+    pub(crate) async fn exec_client(&self, actor: &Actor, bot: BotId) -> Result<AgentClient> {
+        let inner: &Inner = &self.inner;
+        inner.authorized(actor, Action::ExecWorkspace, bot).await?;
+        inner.agent(bot).await
+    }
+}
+
+pub(crate) fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+pub(crate) async fn processes(client: &AgentClient) -> Result<Vec<proto::ProcessInfo>> {
+    let request = timed(proto::ListProcessesRequest {});
+    let listed = client.processes().list(request).await.map_err(failed)?;
+    Ok(listed.into_inner().processes)
+}
+
+pub(crate) async fn remove(client: &AgentClient, what: &'static str, id: &str) -> Result<()> {
+    let request = timed(proto::RemoveProcessRequest { id: id.to_owned() });
+    let removed = client.processes().remove(request).await;
+    removed
+        .map(drop)
+        .map_err(|status| not_found(what, id, failed(status)))
+}
+
+/// What the agent does not find here is a process, not a path.
+pub(crate) fn not_found(what: &'static str, id: &str, error: Error) -> Error {
+    match error {
+        Error::Agent(failure) if failure.is_not_found() => Error::ProcessNotFound {
+            what,
+            id: id.chars().filter(|c| !c.is_control()).take(64).collect(),
+        },
+        error => error,
+    }
+}
+
+/// Starts a command and passes its input on beside its output.
+async fn start(
+    client: &AgentClient,
+    id: String,
+    request: ExecRequest,
+    keep: bool,
+) -> Result<BoxStream<'static, Result<CommandEvent>>> {
+    let first = Input::Start(as_start(id, &request, keep));
+    let (input, outputs) = run(client, first).await?;
+    let mut events = events(outputs, input.clone());
+    if request.stdin.is_empty() {
+        return Ok(events);
+    }
+    let stdin = request.stdin;
+    Ok(async_stream::stream! {
+        let feed = async {
+            input.write(stdin).await;
+            input.send(Input::CloseStdin(true)).await;
+        };
+        let mut feed = std::pin::pin!(feed);
+        let mut fed = false;
+        loop {
+            let event = tokio::select! {
+                () = &mut feed, if !fed => { fed = true; continue; }
+                event = events.next() => event,
+            };
+            let Some(event) = event else { break };
+            yield event;
+        }
+    }
+    .boxed())
+}
+
+fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
+    let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    Start {
+        id,
+        args: request.command.iter().map(|arg| text(arg)).collect(),
+        cwd: request.cwd.as_deref().map(text).unwrap_or_default(),
+        env: request
+            .env
+            .iter()
+            .map(|(name, value)| proto::Variable {
+                name: text(name),
+                value: text(value),
+            })
+            .collect(),
+        user: request.user.clone().unwrap_or_default(),
+        terminal: None,
+        keep,
+        timeout_ms: request.timeout.map_or(0, |timeout| {
+            u64::try_from(timeout.as_millis())
+                .unwrap_or(u64::MAX)
+                .max(1)
+        }),
+        // A detached command keeps its input open for later.
+        no_stdin: request.stdin.is_empty() && !keep,
+        replay_bytes: 0,
+    }
+}
+
+/// Reads a command's events to their end and keeps the beginning of its outputs.
+async fn collect(mut events: BoxStream<'static, Result<CommandEvent>>) -> Result<ExecOutcome> {
+    let mut outcome = ExecOutcome {
+        exec_id: String::new(),
+        stdout: Bytes::new(),
+        stderr: Bytes::new(),
+        exit: None,
+        truncated: false,
+        version: None,
+    };
+    let (mut stdout, mut stderr) = (BytesMut::new(), BytesMut::new());
+    let mut truncated = false;
+    let mut keep = |kept: &mut BytesMut, data: &Bytes| {
+        let room = OUTPUT_LIMIT - kept.len();
+        truncated |= data.len() > room;
+        kept.extend_from_slice(&data[..data.len().min(room)]);
+    };
+    let mut skipped = false;
+    while let Some(event) = events.next().await {
+        match event? {
+            CommandEvent::Started { exec_id } => outcome.exec_id = exec_id,
+            CommandEvent::Stdout(data) => keep(&mut stdout, &data),
+            CommandEvent::Stderr(data) => keep(&mut stderr, &data),
+            CommandEvent::Skipped(_) => skipped = true,
+            CommandEvent::Exit(exit) => outcome.exit = Some(exit),
+        }
+    }
+    if let Some(message) = outcome.exit.as_ref().and_then(|exit| exit.message.as_ref()) {
+        let line = Bytes::from(format!("{message}\n"));
+        keep(&mut stderr, &line);
+    }
+    let exit_truncated = outcome.exit.as_ref().is_some_and(|exit| exit.truncated);
+    outcome.truncated = truncated || skipped || exit_truncated;
+    outcome.stdout = stdout.freeze();
+    outcome.stderr = stderr.freeze();
+    Ok(outcome)
+}
+
+fn exec_info(process: proto::ProcessInfo) -> ExecInfo {
+    let time = |ms| DateTime::from_timestamp_millis(ms).unwrap_or_default();
+    ExecInfo {
+        exec_id: process.id,
+        command: process.args.iter().map(|arg| arg.to_vec()).collect(),
+        running: process.running,
+        started_at: time(process.started_at_ms),
+        ended_at: (!process.running).then(|| time(process.ended_at_ms)),
+        exit: process.exit.map(ExecExit::from),
     }
 }
 
@@ -93,40 +411,4 @@ fn check(request: &ExecRequest) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Later variables replace earlier ones of the same name: the image's, ours, the request's.
-fn as_exec(record: &ContainerRecord, request: ExecRequest) -> Exec {
-    let config = &record.image.config;
-    let mut env: Vec<String> = vec![DEFAULT_PATH.to_owned(), format!("HOME={DATA_PATH}")];
-    let ours = std::mem::take(&mut env);
-    for variable in ours
-        .into_iter()
-        .chain(
-            config
-                .env
-                .iter()
-                .filter(|variable| !variable.starts_with("HOME="))
-                .cloned(),
-        )
-        .chain(
-            request
-                .env
-                .iter()
-                .map(|(key, value)| format!("{key}={value}")),
-        )
-    {
-        let name = |variable: &str| variable.split('=').next().map(str::to_owned);
-        env.retain(|other| name(other) != name(&variable));
-        env.push(variable);
-    }
-    Exec {
-        args: request.command,
-        env,
-        cwd: request.cwd.unwrap_or_else(|| DATA_PATH.to_owned()),
-        user: ExecUser(request.user.unwrap_or_else(|| config.user.clone())),
-        stdin: request.stdin,
-        timeout: request.timeout,
-        output_limit: OUTPUT_LIMIT,
-    }
 }

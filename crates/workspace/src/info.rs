@@ -2,17 +2,20 @@
 //! runtime is asked only what the database cannot know.
 
 use crate::Result;
+use crate::agent::AgentInfo;
 use crate::model::{Health, WorkspaceInfo};
 use crate::service::{Inner, Workspaces};
 use crate::spec::DATA_PATH;
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Endpoint, EndpointStatus};
 use botstead_store::ContainerRecord;
-use botstead_types::{BotId, ContainerStatus, TaskStatus};
+use botstead_types::{BotId, ContainerStatus, DesiredState, TaskStatus};
 use std::time::Duration;
 
 /// A runtime that takes longer to tell a task's state counts as not answering.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// So does an agent, for who looks.
+const AGENT_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Workspaces {
     /// The bot's workspace as it is.
@@ -48,7 +51,11 @@ impl Workspaces {
 
 impl Inner {
     async fn info(&self, record: ContainerRecord) -> WorkspaceInfo {
-        let (task, network_up) = tokio::join!(self.task_state(&record), self.network_up(&record));
+        let (task, network_up, agent) = tokio::join!(
+            self.task_state(&record),
+            self.network_up(&record),
+            self.agent_if_running(&record)
+        );
         let task_running = task == Some(Some(TaskStatus::Running));
         let status = match task {
             None => ContainerStatus::Unknown,
@@ -57,7 +64,7 @@ impl Inner {
             Some(_) if record.started => ContainerStatus::Stopped,
             Some(_) => ContainerStatus::Created,
         };
-        let reachable = task_running && network_up;
+        let reachable = task_running && network_up && agent.is_ok();
         WorkspaceInfo {
             container: record.container,
             image: record.image.reference,
@@ -68,6 +75,7 @@ impl Inner {
             limits: record.limits.or(self.config.default_limits),
             task_running,
             reachable,
+            agent: agent.ok().flatten().filter(|_| task_running),
             has_preserved_data: false,
             head_version: record.head_version,
             last_error: record.last_error,
@@ -91,13 +99,14 @@ impl Inner {
         }
     }
 
-    /// Whether the workspace's task runs and its network is up.
-    pub(crate) async fn reachable(&self, record: &ContainerRecord) -> bool {
-        self.task_state(record).await == Some(Some(TaskStatus::Running))
-            && self.network_up(record).await
+    async fn agent_if_running(&self, record: &ContainerRecord) -> Result<Option<AgentInfo>> {
+        if record.desired == DesiredState::Stopped {
+            return Ok(None);
+        }
+        self.agent_health(record, AGENT_PATIENCE).await
     }
 
-    async fn network_up(&self, record: &ContainerRecord) -> bool {
+    pub(crate) async fn network_up(&self, record: &ContainerRecord) -> bool {
         let Ok(address) = self.address(record.bot).await else {
             return false;
         };

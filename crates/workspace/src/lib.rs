@@ -9,6 +9,7 @@
 //! What is deliberately absent: HTTP, users and passwords, and any knowledge of which runtime or
 //! database it works on. `examples/embed.rs` is a complete program.
 
+mod agent;
 mod config;
 mod create;
 mod delete;
@@ -16,6 +17,7 @@ mod disk;
 mod error;
 mod exec;
 mod faults;
+mod files;
 mod images;
 mod info;
 mod layers;
@@ -31,18 +33,25 @@ mod rollback;
 mod service;
 mod snapshot;
 mod spec;
+mod terminal;
 
+pub use agent::{AgentFailure, AgentInfo};
 pub use config::WorkspaceConfig;
 pub use error::{Error, ErrorKind, Result};
+pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, TerminalInfo};
 pub use faults::FAULT_POINTS;
+pub use files::{
+    FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
+    SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
+};
 pub use model::{
-    CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest, ExecOutcome,
-    ExecRequest, Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics,
-    PullPolicy, RollbackOutcome, SnapshotList, Statistics, StorageUsage, VersionTree,
-    WorkspaceInfo, WorkspaceMetrics,
+    CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest, Health,
+    ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy, RollbackOutcome,
+    SnapshotList, Statistics, StorageUsage, VersionTree, WorkspaceInfo, WorkspaceMetrics,
 };
 pub use service::Workspaces;
+pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
 
 // What use cases give that belongs to a port or the store: callers need no dependency on those.
-pub use botstead_runtime::{CpuUsage, ExecOutput, Image, LayerProgress, MemoryUsage, Usage};
+pub use botstead_runtime::{CpuUsage, Image, LayerProgress, MemoryUsage, Usage};
 pub use botstead_store::{Operation, OperationKind, OperationState, VersionRecord};

@@ -1,6 +1,7 @@
 //! What use cases take and give.
 
-use botstead_runtime::{ExecOutput, Image, LayerProgress, Usage};
+use crate::agent::AgentInfo;
+use botstead_runtime::{Image, LayerProgress, Usage};
 use botstead_store::{Operation, OperationKind, OperationState, VersionRecord};
 use botstead_types::{
     CdiDevice, ContainerId, ContainerStatus, ImageRef, Limits, SnapshotKey, SnapshotKind,
@@ -8,7 +9,6 @@ use botstead_types::{
 };
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// When to ask the registry for an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,8 +98,10 @@ pub struct WorkspaceInfo {
     pub limits: Limits,
     /// Whether its task runs.
     pub task_running: bool,
-    /// Whether it can be reached: its task runs and its network is up.
+    /// Whether it can be reached: its task runs, its network is up and its agent answers.
     pub reachable: bool,
+    /// Its agent, where it answers.
+    pub agent: Option<AgentInfo>,
     /// Whether preserved data exists.
     pub has_preserved_data: bool,
     /// The version that its state came from.
@@ -215,25 +217,6 @@ pub struct VersionTree {
     pub versions: Vec<VersionRecord>,
 }
 
-/// A command to run in a workspace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExecRequest {
-    /// The program and its arguments.
-    pub command: Vec<String>,
-    /// The working directory; `/data` when absent.
-    pub cwd: Option<String>,
-    /// Variables beside the image's.
-    pub env: BTreeMap<String, String>,
-    /// Who runs it; the image's user when absent.
-    pub user: Option<String>,
-    /// What it reads.
-    pub stdin: bytes::Bytes,
-    /// After this it is killed; no limit when absent.
-    pub timeout: Option<Duration>,
-    /// Make a version first.
-    pub snapshot_before: bool,
-}
-
 /// An operation, with how far it is where it runs in this server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OperationInfo {
@@ -263,19 +246,6 @@ pub enum ImageEvent {
     Complete(Box<Image>),
     /// It failed; nothing changed.
     Failed(crate::Error),
-}
-
-/// What a command did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExecOutcome {
-    /// An id for logs.
-    pub exec_id: String,
-    /// Exit code and output.
-    pub output: ExecOutput,
-    /// How long it ran.
-    pub duration: Duration,
-    /// The version that was made first, where that was asked for.
-    pub version: Option<VersionNumber>,
 }
 
 /// Whether what the use cases depend on answers; `Err` says what does not, for the log.

@@ -1,5 +1,6 @@
 //! Start and stop: what the user wants is recorded first, then made true.
 
+use crate::agent::REPAIR_PATIENCE;
 use crate::layers::unless_missing;
 use crate::model::CreateRequest;
 use crate::operations::{event, new_operation};
@@ -121,7 +122,11 @@ impl Inner {
                 }
                 let address = self.address(record.bot).await?;
                 if self.mend_network(record, address).await? {
-                    return Ok(());
+                    match self.agent_health(record, REPAIR_PATIENCE).await {
+                        Ok(_) => return Ok(()),
+                        Err(error) => tracing::warn!(bot = %record.bot, %error,
+                            "the workspace's task runs and its agent does not answer; restarting it"),
+                    }
                 }
                 self.power_down(record).await?;
             }
@@ -189,6 +194,7 @@ impl Inner {
             .tasks
             .stop(id, Signal::TERM, self.config.stop_grace)
             .await?;
+        self.forget_agent(id);
         self.samples.forget_task(record.bot);
         if let Err(error) = self.runtime.network.remove(id).await {
             tracing::warn!(%id, error = %error.chain(), "cannot remove the network");

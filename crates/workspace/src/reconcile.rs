@@ -21,6 +21,12 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often the host's part of the network is looked after.
 const HOST_EVERY: Duration = Duration::from_secs(60);
+/// How often terminals that nobody uses are looked for.
+const TERMINALS_EVERY: Duration = Duration::from_secs(10 * 60);
+/// An agent that takes longer to answer is silent.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
+/// The task of an agent that is silent so long is replaced.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Finished operations are kept so long.
 const KEEP_OPERATIONS_DAYS: u64 = 30;
 
@@ -219,7 +225,8 @@ impl Inner {
     /// Compares what should run with what runs, again and again.
     async fn go_round(self: Arc<Self>) {
         let mut pauses = Pauses::default();
-        let mut host_seen = Instant::now();
+        let mut silent = HashMap::new();
+        let (mut host_seen, mut terminals_seen) = (Instant::now(), Instant::now());
         loop {
             let pause = self.config.reconcile_interval.min(pauses.next_due());
             // Whichever comes first; both mean the same.
@@ -231,13 +238,21 @@ impl Inner {
                 }
                 host_seen = Instant::now();
             }
-            if let Err(error) = self.round(&mut pauses).await {
+            if terminals_seen.elapsed() > TERMINALS_EVERY {
+                self.close_all_idle_terminals().await;
+                terminals_seen = Instant::now();
+            }
+            if let Err(error) = self.round(&mut pauses, &mut silent).await {
                 tracing::warn!(%error, "cannot compare what should run with what runs");
             }
         }
     }
 
-    async fn round(self: &Arc<Self>, pauses: &mut Pauses) -> Result<()> {
+    async fn round(
+        self: &Arc<Self>,
+        pauses: &mut Pauses,
+        silent: &mut HashMap<BotId, Instant>,
+    ) -> Result<()> {
         for bot in self.stuck_bots() {
             let holder = Holder {
                 operation: OperationId::generate(),
@@ -259,7 +274,7 @@ impl Inner {
             .map(|(id, _)| id)
             .collect();
         let records = self.store.containers.list().await?;
-        let mut due = Vec::new();
+        let (mut due, mut running_records) = (Vec::new(), Vec::new());
         for record in records {
             if record.desired == DesiredState::Stopped {
                 if running.contains(&record.container) {
@@ -268,13 +283,12 @@ impl Inner {
             } else if running.contains(&record.container) {
                 self.samples.set_running(record.bot);
                 pauses.runs(record.bot);
-                if !self.reachable(&record).await {
-                    due.push(record);
-                }
+                running_records.push(record);
             } else if pauses.may_start(record.bot) {
                 due.push(record);
             }
         }
+        due.extend(self.unreachable(running_records, silent).await);
         if !due.is_empty() {
             self.runtime.network.ensure_host().await?;
         }
@@ -285,6 +299,62 @@ impl Inner {
             )
             .await;
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Those that run and have no network, or whose agent has not answered for a while. A single
+    /// silence is no reason to replace a task: it ends everything that the bot is doing.
+    async fn unreachable(
+        self: &Arc<Self>,
+        records: Vec<ContainerRecord>,
+        silent: &mut HashMap<BotId, Instant>,
+    ) -> Vec<ContainerRecord> {
+        let looked: Vec<_> = stream::iter(records)
+            .map(|record| async move {
+                let (network, agent) = tokio::join!(
+                    self.network_up(&record),
+                    self.agent_health(&record, HEALTH_PATIENCE)
+                );
+                (record, network, agent.is_ok())
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        let now = Instant::now();
+        let without_answer: HashSet<BotId> = looked
+            .iter()
+            .filter(|(_, _, agent)| !agent)
+            .map(|(record, ..)| record.bot)
+            .collect();
+        silent.retain(|bot, _| without_answer.contains(bot));
+        looked
+            .into_iter()
+            .filter(|(record, network, agent)| {
+                let since = (!agent).then(|| *silent.entry(record.bot).or_insert(now));
+                !network || since.is_some_and(|since| now - since >= SILENCE)
+            })
+            .map(|(record, ..)| record)
+            .collect()
+    }
+
+    /// Ends terminals that nobody uses, in all workspaces that run. Best effort.
+    async fn close_all_idle_terminals(&self) {
+        if self.agents.is_none() {
+            return;
+        }
+        let records = match self.store.containers.list().await {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for idle terminals");
+                return;
+            }
+        };
+        for record in &records {
+            if let Err(error) = self.close_idle_terminals(record).await {
+                tracing::debug!(bot = %record.bot, %error, "cannot look for idle terminals");
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The service: what all use cases share.
 
+use crate::agent;
 use crate::config::WorkspaceConfig;
 use crate::create::Creation;
 use crate::locks::{BotGuard, BotLocks, Holder};
@@ -7,6 +8,7 @@ use crate::metrics::Samples;
 use crate::operations::Running;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
+use botstead_bridge::AgentPool;
 use botstead_runtime::Runtime;
 use botstead_store::{Bot, ContainerRecord, ErrorKind as StoreErrorKind, Store};
 use botstead_types::{BotId, OperationId};
@@ -43,6 +45,8 @@ pub(crate) struct Inner {
     tracker: TaskTracker,
     closing: AtomicBool,
     pub(crate) background: CancellationToken,
+    /// Connections to the workspaces' agents, on a backend that has channels.
+    pub(crate) agents: Option<AgentPool>,
     /// Wakes the watcher before its time: a task ended by itself.
     pub(crate) task_ended: Notify,
 }
@@ -69,6 +73,7 @@ impl Workspaces {
     ) -> Result<Self> {
         let starts = Semaphore::new(config.max_concurrent_starts.max(1));
         let inner = Arc::new(Inner {
+            agents: agent::pool(&runtime),
             runtime,
             store,
             config,

@@ -1,5 +1,6 @@
 //! From what is recorded of a workspace to how its container is run.
 
+use crate::agent;
 use crate::service::Inner;
 use botstead_runtime::{ContainerSpec, Mount, Process};
 use botstead_store::ContainerRecord;
@@ -11,6 +12,13 @@ use std::path::PathBuf;
 /// Where the agent is inside a workspace. The adapter keeps `/run/botstead` out of the writable
 /// layer.
 pub(crate) const AGENT_PATH: &str = "/run/botstead/agent";
+
+/// Where the directory is that the workspace shares with the host for the agent's socket.
+pub(crate) const CHANNEL_PATH: &str = "/run/botstead/host";
+
+/// Where template files and the toolkit are, as far as the host has them.
+const TEMPLATE_PATH: &str = "/run/botstead/template";
+const TOOLKIT_PATH: &str = "/run/botstead/toolkit";
 
 /// Where a bot's own files live inside.
 pub(crate) const DATA_PATH: &str = "/data";
@@ -32,28 +40,68 @@ impl Inner {
             image: record.image.clone(),
             snapshot: record.snapshot.clone(),
             process: Process {
-                args: vec![AGENT_PATH.to_owned()],
+                args: self.agent_command(record),
                 env: vec![
                     format!("HOME={DATA_PATH}"),
                     format!("BOTSTEAD_BOT_ID={}", record.bot),
                 ],
                 cwd: "/".to_owned(),
+                // The last process of a workspace that is killed when its memory runs out.
+                oom_score_adj: -998,
             },
             hostname: hostname(record.bot),
             hosts: Vec::new(),
             dns: self.runtime.network.info().dns.clone(),
             timezone: self.config.timezone.clone(),
-            mounts: vec![Mount {
-                source: self.config.agent.clone(),
-                destination: AGENT_PATH.to_owned(),
-                read_only: true,
-            }],
+            mounts: self.mounts(),
+            channel: Some(CHANNEL_PATH.to_owned()),
             network_namespace: Some(network_namespace),
             address: Some(address.into()),
             limits: record.limits.or(self.config.default_limits),
             devices: record.devices.clone(),
             labels: labels(record.bot, &record.devices),
         }
+    }
+
+    /// What PID 1 of a workspace runs.
+    fn agent_command(&self, record: &ContainerRecord) -> Vec<String> {
+        // The agent's own grace ends before the server kills it.
+        let grace = self.config.stop_grace.mul_f32(0.8).as_millis();
+        let mut args = vec![
+            AGENT_PATH.to_owned(),
+            "serve".to_owned(),
+            "--socket".to_owned(),
+            agent::socket_path(),
+            "--grace-ms".to_owned(),
+            grace.to_string(),
+        ];
+        let mut option = |name: &str, value: &str| args.extend([name.to_owned(), value.to_owned()]);
+        if !record.image.config.user.is_empty() {
+            option("--user", &record.image.config.user);
+        }
+        if self.config.template.is_some() {
+            option("--template", TEMPLATE_PATH);
+        }
+        if self.config.toolkit.is_some() {
+            option("--toolkit", TOOLKIT_PATH);
+        }
+        args
+    }
+
+    fn mounts(&self) -> Vec<Mount> {
+        let wanted = [
+            (Some(&self.config.agent), AGENT_PATH),
+            (self.config.template.as_ref(), TEMPLATE_PATH),
+            (self.config.toolkit.as_ref(), TOOLKIT_PATH),
+        ];
+        let mount = |(source, destination): (Option<&PathBuf>, &str)| {
+            Some(Mount {
+                source: source?.clone(),
+                destination: destination.to_owned(),
+                read_only: true,
+            })
+        };
+        wanted.into_iter().filter_map(mount).collect()
     }
 }
 

@@ -53,6 +53,8 @@ const READ_ONLY: &[&str] = &[
 pub(crate) struct Host<'a> {
     /// Where its files are that [`files::write`] made.
     pub(crate) folder: &'a Path,
+    /// Its channel directory, which exists once its task does.
+    pub(crate) channel: &'a Path,
     /// Its folder in the cgroup tree.
     pub(crate) cgroup: &'a str,
     /// See [`ZONES`].
@@ -71,6 +73,9 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
     }
     if !absolute(&spec.process.cwd) {
         return Err(invalid("its working directory is no absolute path"));
+    }
+    if !spec.channel.as_deref().is_none_or(absolute) {
+        return Err(invalid("its channel directory is no absolute path"));
     }
     for mount in &spec.mounts {
         if !absolute(&mount.destination) || !mount.source.is_absolute() {

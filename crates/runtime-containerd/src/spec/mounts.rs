@@ -94,6 +94,9 @@ pub(super) fn all(
         all.push(bind(&zone, "/etc/localtime", access(true))?);
     }
     all.extend(edits.mounts.iter().cloned());
+    if let Some(channel) = &spec.channel {
+        all.push(bind(host.channel, channel, access(false))?);
+    }
     for wanted in &spec.mounts {
         all.push(bind(
             &wanted.source,

@@ -63,7 +63,9 @@ fn process(
 /// The task's process.
 pub(super) fn main(spec: &ContainerSpec, edits: &Edits) -> Result<Process, OciSpecError> {
     let env = environment(spec, edits);
-    process((0, 0), &spec.process.args, env, &spec.process.cwd)
+    let mut process = process((0, 0), &spec.process.args, env, &spec.process.cwd)?;
+    process.set_oom_score_adj(Some(spec.process.oom_score_adj));
+    Ok(process)
 }
 
 /// A command, as the JSON that containerd takes.

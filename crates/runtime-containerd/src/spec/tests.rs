@@ -24,6 +24,7 @@ fn example() -> ContainerSpec {
             args: vec!["/agent".to_owned(), "--x".to_owned()],
             env: vec!["A=own".to_owned()],
             cwd: "/data".to_owned(),
+            oom_score_adj: -500,
         },
         hostname: "bot-1".to_owned(),
         hosts: vec![("10.0.0.1".parse().unwrap(), "host.internal".to_owned())],
@@ -38,6 +39,7 @@ fn example() -> ContainerSpec {
             destination: "/run/botstead/agent".to_owned(),
             read_only: true,
         }],
+        channel: Some("/run/botstead/host".to_owned()),
         network_namespace: Some("/run/netns/one".into()),
         address: Some("10.0.0.7".parse().unwrap()),
         limits: Limits {
@@ -56,6 +58,7 @@ fn document(spec: &ContainerSpec, edits: &Edits) -> (Value, String) {
     std::fs::create_dir(zones.path().join("Area")).unwrap();
     std::fs::write(zones.path().join("Area/City"), "TZif").unwrap();
     let host = Host {
+        channel: Path::new("/run/b/channels/one"),
         folder: Path::new("/state/one"),
         cgroup: "/parent/one",
         zones: zones.path(),
@@ -98,13 +101,17 @@ fn mounts_come_in_order_and_end_with_those_that_were_asked_for() {
             "/etc/hostname",
             "/etc/resolv.conf",
             "/etc/localtime",
+            "/run/botstead/host",
             "/run/botstead/agent",
         ]
     );
     let bind = |destination: &str, source: &str, access: &str| json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", access]});
     assert_eq!(mounts[8], bind("/etc/hosts", "/state/one/hosts", "rw"));
     assert_eq!(mounts[11], bind("/etc/localtime", &zone, "ro"));
-    assert_eq!(mounts[12], bind("/run/botstead/agent", "/srv/agent", "ro"));
+    let channel = bind("/run/botstead/host", "/run/b/channels/one", "rw");
+    assert_eq!(mounts[12], channel);
+    assert_eq!(mounts[13], bind("/run/botstead/agent", "/srv/agent", "ro"));
+    assert_eq!(document["process"]["oomScoreAdj"], -500);
     assert_eq!(
         mounts[5],
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",

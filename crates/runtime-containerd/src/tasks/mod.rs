@@ -8,6 +8,7 @@ mod pipes;
 mod starts;
 mod user;
 
+use crate::channels::Folders;
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
 use crate::op::Op;
@@ -76,6 +77,11 @@ impl Tasks for ContainerdTasks {
             options: Some(self.config.runtime_options()),
             ..CreateTaskRequest::default()
         };
+        let channels = Folders::new(&self.config.channel_root);
+        channels.make(id).map_err(|cause| {
+            let reason = "its channel directory cannot be made";
+            op.fail_with(ErrorKind::Internal, reason, cause)
+        })?;
         match self.client.tasks().create(self.client.unary(request)).await {
             Ok(created) => Ok(created.into_inner().pid),
             Err(status) => {
@@ -135,6 +141,9 @@ impl Tasks for ContainerdTasks {
         let deleted = self.client.tasks().delete(self.client.unary(request)).await;
         let deleted = deleted.map_err(|status| error("delete task", id, status))?;
         let deleted = deleted.into_inner();
+        if let Err(error) = Folders::new(&self.config.channel_root).remove(id) {
+            tracing::warn!(%id, %error, "cannot remove the channel directory");
+        }
         Ok(ExitStatus {
             code: deleted.exit_status,
             exited_at: time(deleted.exited_at),

@@ -5,6 +5,7 @@
 //! time.
 
 mod archive;
+mod channels;
 mod containers;
 mod control;
 mod faults;
@@ -50,6 +51,7 @@ impl InMemoryRuntime {
                     exec: false,
                     metrics: true,
                     images: true,
+                    channels: false,
                     cdi_devices: false,
                     host_mounts: false,
                 },
@@ -75,6 +77,7 @@ impl InMemoryRuntime {
             backend: shared(),
             images: shared(),
             containers: shared(),
+            channels: shared(),
             tasks: shared(),
             snapshots: shared(),
             leases: shared(),

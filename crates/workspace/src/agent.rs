@@ -1,0 +1,158 @@
+//! The agent inside each workspace: how it is run, how it is reached, and what its failures mean
+//! here.
+
+mod failure;
+
+pub use failure::AgentFailure;
+
+use crate::service::Inner;
+use crate::spec::CHANNEL_PATH;
+use crate::{Error, Result};
+use async_trait::async_trait;
+use botstead_bridge::proto::HealthRequest;
+use botstead_bridge::{AgentClient, AgentPool, Connector, Error as BridgeError, Stream};
+use botstead_runtime::{Channels, ErrorKind, Runtime};
+use botstead_store::ContainerRecord;
+use botstead_types::{BotId, ContainerId, DesiredState};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::Request;
+
+/// The name of the agent's socket in the channel directory.
+const SOCKET: &str = "agent.sock";
+
+/// How long a call may take that should be short.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long an agent may take to answer before its task is replaced: a busy host is no reason.
+pub(crate) const REPAIR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The agent of a workspace that answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentInfo {
+    /// Its version.
+    pub version: String,
+    /// How long it runs.
+    pub uptime: Duration,
+    /// Commands and terminals that run.
+    pub running: u32,
+    /// What to do where it is of another release than the server.
+    pub advice: Option<String>,
+}
+
+/// Where the agent's socket appears inside.
+pub(crate) fn socket_path() -> String {
+    format!("{CHANNEL_PATH}/{SOCKET}")
+}
+
+/// The connections to all agents, on a backend that has channels.
+pub(crate) fn pool(runtime: &Runtime) -> Option<AgentPool> {
+    runtime.backend.capabilities().channels.then(|| {
+        AgentPool::new(Arc::new(ChannelConnector {
+            channels: Arc::clone(&runtime.channels),
+        }))
+    })
+}
+
+struct ChannelConnector {
+    channels: Arc<dyn Channels>,
+}
+
+#[async_trait]
+impl Connector for ChannelConnector {
+    async fn connect(&self, container: &ContainerId) -> io::Result<Box<dyn Stream>> {
+        match self.channels.connect(container, SOCKET).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
+                let kind = match error.kind() {
+                    ErrorKind::NotFound => io::ErrorKind::NotFound,
+                    ErrorKind::Unavailable => io::ErrorKind::ConnectionRefused,
+                    _ => io::ErrorKind::Other,
+                };
+                Err(io::Error::new(kind, error.chain()))
+            }
+        }
+    }
+}
+
+/// A request that is answered in time or fails.
+pub(crate) fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+impl Inner {
+    /// The agent of a workspace that should run. Does not wait for it: calls do.
+    pub(crate) fn agent_of(&self, record: &ContainerRecord) -> Result<AgentClient> {
+        if record.desired == DesiredState::Stopped {
+            return Err(Error::NotRunning);
+        }
+        self.client(&record.container).ok_or_else(|| {
+            Error::Unsupported("this backend gives no way to a workspace's agent".to_owned())
+        })
+    }
+
+    /// A client whose connection lives on the service's runtime, whoever asks first.
+    fn client(&self, container: &ContainerId) -> Option<AgentClient> {
+        let _entered = self.handle.enter();
+        Some(self.agents.as_ref()?.get(container))
+    }
+
+    /// The agent of the bot's workspace.
+    pub(crate) async fn agent(&self, bot: BotId) -> Result<AgentClient> {
+        let record = self.required_record(bot).await?;
+        self.agent_of(&record)
+    }
+
+    /// Gives up the connection to an agent whose task ends.
+    pub(crate) fn forget_agent(&self, container: &ContainerId) {
+        if let Some(pool) = &self.agents {
+            pool.forget(container);
+        }
+    }
+
+    /// Asks the agent whether it is there, for at most `patience`. `Ok(None)` on a backend without a
+    /// way to agents.
+    pub(crate) async fn agent_health(
+        &self,
+        record: &ContainerRecord,
+        patience: Duration,
+    ) -> Result<Option<AgentInfo>> {
+        let Some(client) = self.client(&record.container) else {
+            return Ok(None);
+        };
+        let mut agent = client.agent();
+        let asked = agent.health(Request::new(HealthRequest {}));
+        let asked = tokio::time::timeout(patience, asked).await;
+        let health = match asked {
+            Ok(answered) => answered.map_err(failed)?.into_inner(),
+            Err(_) => return Err(Error::Unreachable(None)),
+        };
+        let mut version = health.version;
+        version.retain(|c| c.is_ascii_graphic());
+        version.truncate(64);
+        let own = botstead_bridge::VERSION;
+        let advice = (version != own).then(|| {
+            format!(
+                "the workspace's agent is version {version} and the server's is {own}; stop and \
+                 start the workspace to get the server's"
+            )
+        });
+        Ok(Some(AgentInfo {
+            version,
+            uptime: Duration::from_millis(health.uptime_ms),
+            running: health.running,
+            advice,
+        }))
+    }
+}
+
+/// What an agent's refusal, or its silence, means to a caller.
+pub(crate) fn failed(error: impl Into<BridgeError>) -> Error {
+    match error.into() {
+        BridgeError::Agent(failure) => Error::Agent(failure.into()),
+        unreachable => Error::Unreachable(Some(unreachable)),
+    }
+}

@@ -1,0 +1,113 @@
+//! What the use cases on commands take and give.
+
+use botstead_types::VersionNumber;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A command to run in a workspace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The working directory; `/data` when absent.
+    pub cwd: Option<String>,
+    /// Variables beside the image's.
+    pub env: BTreeMap<String, String>,
+    /// Who runs it; the image's user when absent.
+    pub user: Option<String>,
+    /// What it reads.
+    pub stdin: Bytes,
+    /// After this it is killed; no limit when absent.
+    pub timeout: Option<Duration>,
+    /// Make a version first.
+    pub snapshot_before: bool,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecExit {
+    /// The exit code; 128 + the signal's number when one ended it, 127 when the program was not
+    /// found, 126 when it could not be executed.
+    pub code: u32,
+    /// Whether it was killed because its time was over.
+    pub timed_out: bool,
+    /// Whether output was dropped.
+    pub truncated: bool,
+    /// How long it ran.
+    pub duration: Duration,
+    /// Why it could not be started.
+    pub message: Option<String>,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutcome {
+    /// Its id.
+    pub exec_id: String,
+    /// What it wrote to its standard output, up to the limit.
+    pub stdout: Bytes,
+    /// What it wrote to its standard error, up to the limit.
+    pub stderr: Bytes,
+    /// How it ended; `None` while a detached one runs.
+    pub exit: Option<ExecExit>,
+    /// Whether output was dropped.
+    pub truncated: bool,
+    /// The version that was made first, where that was asked for.
+    pub version: Option<VersionNumber>,
+}
+
+/// What a command reports while it runs: `Started` first, `Exit` last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandEvent {
+    /// It runs.
+    Started {
+        /// Its id.
+        exec_id: String,
+    },
+    /// It wrote to its standard output.
+    Stdout(Bytes),
+    /// It wrote to its standard error.
+    Stderr(Bytes),
+    /// So many bytes of output are missing here.
+    Skipped(u64),
+    /// It ended.
+    Exit(ExecExit),
+}
+
+/// A detached command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecInfo {
+    /// Its id.
+    pub exec_id: String,
+    /// The program and its arguments; any bytes.
+    pub command: Vec<Vec<u8>>,
+    /// Whether it runs.
+    pub running: bool,
+    /// When it was started.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// How it ended.
+    pub exit: Option<ExecExit>,
+}
+
+/// A terminal in a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TerminalInfo {
+    /// Its id.
+    pub session: String,
+    /// The program and its arguments; any bytes.
+    pub command: Vec<Vec<u8>>,
+    /// Whether it runs.
+    pub running: bool,
+    /// When it was opened.
+    pub started_at: DateTime<Utc>,
+    /// Connections to it.
+    pub viewers: u32,
+    /// How long nothing was read or written.
+    pub idle: Duration,
+    /// Its exit code, once it ended.
+    pub exit_code: Option<u32>,
+}

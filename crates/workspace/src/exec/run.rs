@@ -1,0 +1,101 @@
+//! A call of the agent's `Run`: what goes to a process and what comes from it.
+
+use super::model::{CommandEvent, ExecExit};
+use crate::Result;
+use crate::agent::failed;
+use crate::files::chunks;
+use botstead_bridge::{AgentClient, proto};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use proto::run_input::Input;
+use proto::run_output::Output;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Streaming};
+
+/// Inputs under way beside what the stream's window holds.
+const QUEUE: usize = 4;
+
+/// The way to a process's input. Dropping it ends nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct RunInput {
+    sender: mpsc::Sender<proto::RunInput>,
+}
+
+impl RunInput {
+    /// Passes one message on; false when the process ended.
+    pub(crate) async fn send(&self, input: Input) -> bool {
+        let message = proto::RunInput { input: Some(input) };
+        self.sender.send(message).await.is_ok()
+    }
+
+    /// Writes to the process's input; false when it ended.
+    pub(crate) async fn write(&self, data: Bytes) -> bool {
+        for chunk in chunks(data) {
+            if !self.send(Input::Stdin(chunk)).await {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Begins a call with its first message.
+pub(crate) async fn run(
+    client: &AgentClient,
+    first: Input,
+) -> Result<(RunInput, Streaming<proto::RunOutput>)> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let input = RunInput { sender };
+    input.send(first).await;
+    let request = Request::new(ReceiverStream::new(receiver));
+    let output = client.processes().run(request).await.map_err(failed)?;
+    Ok((input, output.into_inner()))
+}
+
+/// What comes from the process. `keep` lives as long as the stream: where it is the way to the
+/// input, the call goes on without more input.
+pub(crate) fn events<K: Send + 'static>(
+    outputs: Streaming<proto::RunOutput>,
+    keep: K,
+) -> BoxStream<'static, Result<CommandEvent>> {
+    outputs
+        .filter_map(move |output| {
+            let _ = &keep;
+            let event = match output {
+                Ok(output) => output.output.map(|output| Ok(event(output))),
+                Err(status) => Some(Err(failed(status))),
+            };
+            std::future::ready(event)
+        })
+        .boxed()
+}
+
+fn event(output: Output) -> CommandEvent {
+    match output {
+        Output::Started(started) => CommandEvent::Started {
+            exec_id: started.id,
+        },
+        Output::Stdout(data) => CommandEvent::Stdout(data),
+        Output::Stderr(data) => CommandEvent::Stderr(data),
+        Output::Skipped(bytes) => CommandEvent::Skipped(bytes),
+        Output::Exit(exit) => CommandEvent::Exit(exit.into()),
+    }
+}
+
+impl From<proto::run_output::Exit> for ExecExit {
+    fn from(exit: proto::run_output::Exit) -> Self {
+        let mut message = exit.message;
+        message.retain(|c| !c.is_control());
+        let end = message.floor_char_boundary(500);
+        message.truncate(end);
+        Self {
+            code: exit.code,
+            timed_out: exit.timed_out,
+            truncated: exit.truncated,
+            duration: std::time::Duration::from_millis(exit.duration_ms),
+            message: (!message.is_empty()).then_some(message),
+        }
+    }
+}

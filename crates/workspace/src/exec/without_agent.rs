@@ -1,0 +1,71 @@
+//! Commands on a backend that gives no way to the agent: its own exec runs them, and only the form
+//! that answers at the end exists.
+
+use super::model::{ExecExit, ExecOutcome, ExecRequest};
+use crate::service::Workspaces;
+use crate::spec::DATA_PATH;
+use crate::{Error, Result};
+use botstead_runtime::{Exec, ExecUser};
+use botstead_store::ContainerRecord;
+use botstead_types::{BotId, VersionNumber};
+use std::time::Instant;
+
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Workspaces {
+    pub(super) async fn exec_without_agent(
+        &self,
+        bot: BotId,
+        request: ExecRequest,
+        version: Option<VersionNumber>,
+    ) -> Result<ExecOutcome> {
+        let inner = &self.inner;
+        let record = inner.required_record(bot).await?;
+        let exec = as_exec(&record, request);
+        let began = Instant::now();
+        match inner.runtime.tasks.exec(&record.container, exec).await {
+            Ok(output) => Ok(ExecOutcome {
+                exec_id: super::new_id(),
+                stdout: output.stdout,
+                stderr: output.stderr,
+                truncated: output.truncated,
+                exit: Some(ExecExit {
+                    code: output.exit_code,
+                    timed_out: output.timed_out,
+                    truncated: output.truncated,
+                    duration: began.elapsed(),
+                    message: None,
+                }),
+                version,
+            }),
+            Err(error) if error.is_not_found() => Err(Error::NotRunning),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Later variables replace earlier ones of the same name: the image's, ours, the request's.
+fn as_exec(record: &ContainerRecord, request: ExecRequest) -> Exec {
+    let config = &record.image.config;
+    let ours = [DEFAULT_PATH.to_owned(), format!("HOME={DATA_PATH}")];
+    let image = config.env.iter().filter(|v| !v.starts_with("HOME="));
+    let own = request
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let mut env: Vec<String> = Vec::new();
+    for variable in ours.into_iter().chain(image.cloned()).chain(own) {
+        let name = |variable: &str| variable.split('=').next().map(str::to_owned);
+        env.retain(|other| name(other) != name(&variable));
+        env.push(variable);
+    }
+    Exec {
+        args: request.command,
+        env,
+        cwd: request.cwd.unwrap_or_else(|| DATA_PATH.to_owned()),
+        user: ExecUser(request.user.unwrap_or_else(|| config.user.clone())),
+        stdin: request.stdin,
+        timeout: request.timeout,
+        output_limit: super::OUTPUT_LIMIT,
+    }
+}

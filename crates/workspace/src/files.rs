@@ -1,0 +1,276 @@
+//! Files of a running workspace, by its agent.
+//!
+//! These calls do not hold the bot: they go on beside each other and beside operations. A workspace
+//! that is just starting is waited for shortly. Streams have flow control from the disk inside to the
+//! caller, so that their memory does not grow with the file.
+
+mod model;
+mod transfer;
+
+pub use model::{
+    FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
+    SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
+};
+
+use crate::agent::{failed, timed};
+use crate::service::Workspaces;
+use crate::{Error, Result};
+use botstead_authz::{Action, Actor};
+use botstead_bridge::{AgentClient, proto};
+use botstead_types::{BotId, FilePath, InvalidValue};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+pub(crate) use transfer::chunks;
+
+use model::at;
+use tonic::{Request, Status};
+
+impl Workspaces {
+    async fn agent_for(&self, actor: &Actor, action: Action, bot: BotId) -> Result<AgentClient> {
+        self.inner.authorized(actor, action, bot).await?;
+        self.inner.agent(bot).await
+    }
+
+    /// One entry. A symlink at the end is followed only when asked.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`; `Agent` with
+    /// `path_not_found` and others. These are the errors of every call here.
+    pub async fn stat_file(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        path: &FilePath,
+        follow: bool,
+    ) -> Result<FileEntry> {
+        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let request = proto::StatRequest {
+            at: at(path),
+            follow,
+        };
+        let entry = client.files().stat(timed(request)).await.map_err(failed)?;
+        Ok(entry.into_inner().into())
+    }
+
+    /// A page of a directory.
+    ///
+    /// # Errors
+    /// `not_a_directory`; a limit outside of 1 to [`ListFiles::MAX_LIMIT`].
+    pub async fn list_files(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        path: &FilePath,
+        list: ListFiles,
+    ) -> Result<FileList> {
+        within("limit", list.limit, ListFiles::MAX_LIMIT)?;
+        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let request = proto::ListRequest {
+            at: at(path),
+            recursive: list.recursive,
+            limit: list.limit,
+            after: list.after.unwrap_or_default().into(),
+            max_depth: list.max_depth,
+        };
+        let page = client.files().list(timed(request)).await.map_err(failed)?;
+        let page = page.into_inner();
+        let entries = page.entries.into_iter().take(list.limit as usize);
+        Ok(FileList {
+            path: page.path.to_vec(),
+            entries: entries.map(FileEntry::from).collect(),
+            more: page.more,
+        })
+    }
+
+    /// Makes a directory, with its parents where asked: then one that exists is no error.
+    ///
+    /// # Errors
+    /// `path_exists`, `not_a_directory`.
+    pub async fn make_directory(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        path: &FilePath,
+        parents: bool,
+    ) -> Result<FileEntry> {
+        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let request = proto::MakeDirectoryRequest {
+            at: at(path),
+            parents,
+            mode: None,
+        };
+        let mut files = client.files();
+        self.finished(async move { files.make_directory(timed(request)).await })
+            .await
+            .map(FileEntry::from)
+    }
+
+    /// Renames; what is at the target is replaced only where asked, and then atomically.
+    ///
+    /// # Errors
+    /// `path_exists`, `other_filesystem`.
+    pub async fn rename_file(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        from: &FilePath,
+        to: &FilePath,
+        replace: bool,
+    ) -> Result<()> {
+        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let request = proto::RenameRequest {
+            root: Bytes::new(),
+            from: Bytes::copy_from_slice(from.as_bytes()),
+            to: Bytes::copy_from_slice(to.as_bytes()),
+            replace,
+            parents: false,
+        };
+        let mut files = client.files();
+        self.finished(async move { files.rename(timed(request)).await })
+            .await
+            .map(drop)
+    }
+
+    /// Removes a file, a symlink itself, an empty directory, or a tree where asked. Tells how many
+    /// entries went.
+    ///
+    /// # Errors
+    /// `directory_not_empty`; `forbidden` for the root.
+    pub async fn remove_file(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        path: &FilePath,
+        recursive: bool,
+    ) -> Result<u64> {
+        if path.is_root() {
+            return Err(Error::Forbidden("delete the root of a workspace"));
+        }
+        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let request = Request::new(proto::RemoveRequest {
+            at: at(path),
+            recursive,
+        });
+        let mut files = client.files();
+        self.finished(async move { files.remove(request).await })
+            .await
+            .map(|reply| reply.removed)
+    }
+
+    /// Copies a file, a symlink or, where asked, a tree.
+    ///
+    /// # Errors
+    /// `path_exists` unless it is to be replaced, `is_a_directory`.
+    pub async fn copy_file(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        from: &FilePath,
+        to: &FilePath,
+        recursive: bool,
+        replace: bool,
+    ) -> Result<()> {
+        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let request = Request::new(proto::CopyRequest {
+            root: Bytes::new(),
+            from: Bytes::copy_from_slice(from.as_bytes()),
+            to: Bytes::copy_from_slice(to.as_bytes()),
+            recursive,
+            replace,
+            parents: false,
+        });
+        let mut files = client.files();
+        self.finished(async move { files.copy(request).await })
+            .await
+            .map(drop)
+    }
+
+    /// Searches by name, or by content where a pattern is given. Dropping the stream ends it.
+    ///
+    /// # Errors
+    /// A pattern or glob that cannot be read, a limit outside of 1 to [`SearchFiles::MAX_LIMIT`].
+    pub async fn search_files(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        path: &FilePath,
+        search: SearchFiles,
+    ) -> Result<BoxStream<'static, Result<SearchEvent>>> {
+        within("limit", search.limit, SearchFiles::MAX_LIMIT)?;
+        if search.context > 20 {
+            let given = search.context.to_string();
+            return Err(InvalidValue::new("context", &given, "at most 20 lines").into());
+        }
+        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let request = Request::new(proto::SearchRequest {
+            at: at(path),
+            globs: search.globs,
+            pattern: search.pattern.unwrap_or_default(),
+            literal: search.literal,
+            ignore_case: search.ignore_case,
+            respect_ignore_files: search.respect_ignore_files,
+            skip_hidden: search.skip_hidden,
+            limit: search.limit,
+            context: search.context,
+            max_file_bytes: 0,
+        });
+        let replies = client.files().search(request).await.map_err(failed)?;
+        Ok(events(replies.into_inner(), SearchEvent::of))
+    }
+
+    /// Tells what changes from now on at or beneath a path; the first event is
+    /// [`WatchEvent::Ready`]. Dropping the stream ends it; so does the end of the workspace's task.
+    ///
+    /// # Errors
+    /// `workspace_limit` when there are too many watches.
+    pub async fn watch_files(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        path: &FilePath,
+        recursive: bool,
+    ) -> Result<BoxStream<'static, Result<WatchEvent>>> {
+        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let request = Request::new(proto::WatchRequest {
+            at: at(path),
+            recursive,
+        });
+        let replies = client.files().watch(request).await.map_err(failed)?;
+        Ok(events(replies.into_inner(), WatchEvent::of))
+    }
+
+    /// A change that goes on when its caller leaves.
+    async fn finished<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>> + Send + 'static,
+    ) -> Result<T> {
+        self.inner.refuse_when_closing()?;
+        self.inner
+            .detached(async move { Ok(call.await.map_err(failed)?.into_inner()) })
+            .await
+    }
+}
+
+fn within(what: &'static str, value: u32, most: u32) -> Result<()> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    let reason = format!("1 to {most}");
+    Err(InvalidValue::new(what, &value.to_string(), reason).into())
+}
+
+/// A stream of the agent as events of ours.
+fn events<T: Send + 'static, E: Send + 'static>(
+    replies: tonic::Streaming<T>,
+    event: fn(T) -> Option<E>,
+) -> BoxStream<'static, Result<E>> {
+    replies
+        .filter_map(move |reply| async move {
+            match reply {
+                Ok(reply) => event(reply).map(Ok),
+                Err(status) => Some(Err(failed(status))),
+            }
+        })
+        .boxed()
+}
