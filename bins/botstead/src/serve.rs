@@ -202,6 +202,7 @@ fn runtime(
     containerd
         .snapshotter
         .clone_from(&config.runtime.containerd.snapshotter);
+    containerd.channel_root = installation.run_dir.join("channels");
     containerd.cgroup_parent = installation.cgroup_parent(config);
     containerd.runc_root = installation.run_dir.join("runc");
     let runc = &config.runtime.containerd.runc_binary;
@@ -238,6 +239,9 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
         pids: Some(settings.limits.pids),
         cpu_millis: Some(settings.limits.cpu_millis),
     };
+    workspace.template = existing("workspace.template_dir", &settings.template_dir)?;
+    workspace.toolkit = existing("workspace.toolkit_dir", &settings.toolkit_dir)?;
+    workspace.terminal_idle = Duration::from_secs(settings.terminal_idle_seconds);
     workspace.timezone = settings.timezone.clone().or_else(host_timezone);
     workspace.stop_grace = Duration::from_secs(settings.stop_grace_seconds);
     workspace.pull_timeout = Duration::from_secs(settings.pull_timeout_seconds);
@@ -246,6 +250,15 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
     workspace.min_free_percent = config.limits.min_free_percent;
     workspace.max_concurrent_starts = config.limits.max_concurrent_creates;
     Ok(workspace)
+}
+
+/// A directory that was configured, which must be there: workspaces could not start without it.
+fn existing(key: &str, path: &Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+    let Some(path) = path else { return Ok(None) };
+    let path = std::fs::canonicalize(path)
+        .with_context(|| format!("cannot use {key} = {}", path.display()))?;
+    anyhow::ensure!(path.is_dir(), "{key} = {} is no directory", path.display());
+    Ok(Some(path))
 }
 
 /// The host's time zone, from where `/etc/localtime` points (localtime(5)).
@@ -262,6 +275,9 @@ fn http_config(config: &Config, installation: &Installation) -> HttpConfig {
         workers: settings.workers,
         max_json_bytes: settings.body_limit_bytes,
         max_import_bytes: settings.import_limit_bytes,
+        max_text_bytes: settings.text_limit_bytes,
+        max_upload_bytes: settings.upload_limit_bytes,
+        allowed_origins: settings.allowed_origins.clone(),
         spool_dir: installation.data_dir.join("spool"),
         header_timeout: Duration::from_secs(settings.header_timeout_seconds),
         body_timeout: Duration::from_secs(settings.request_timeout_seconds),

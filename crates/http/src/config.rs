@@ -26,6 +26,13 @@ pub struct HttpConfig {
     pub max_json_bytes: usize,
     /// The largest image archive that may be uploaded, in bytes.
     pub max_import_bytes: u64,
+    /// The largest file that is given or taken as text in JSON, in bytes; larger ones use download
+    /// and upload.
+    pub max_text_bytes: usize,
+    /// The largest file that may be uploaded into a workspace, in bytes.
+    pub max_upload_bytes: u64,
+    /// Pages that may open terminals, beside the server's own, such as `https://panel.example`.
+    pub allowed_origins: Vec<String>,
     /// Where uploads are kept while they are used; made when missing, readable by the server only.
     pub spool_dir: PathBuf,
     /// How long a client may take to send the headers of its request.
@@ -47,6 +54,9 @@ impl Default for HttpConfig {
             workers: None,
             max_json_bytes: 1 << 20,
             max_import_bytes: 16 << 30,
+            max_text_bytes: 10 << 20,
+            max_upload_bytes: 64 << 30,
+            allowed_origins: Vec::new(),
             spool_dir: std::env::temp_dir().join("botstead-spool"),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

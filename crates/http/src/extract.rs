@@ -1,6 +1,7 @@
 //! What handlers take from a request: ids in the path, the query, a JSON body. Every refusal is a
 //! problem reply that names the field.
 
+use crate::HttpConfig;
 use crate::problem::Problem;
 use crate::state::SharedState;
 use actix_web::dev::Payload;
@@ -126,16 +127,38 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            match read(&request, payload).await? {
+            match read(&request, payload, |config| config.max_json_bytes).await? {
                 Some(body) => Ok(Self(body)),
-                None => Err(Problem::invalid(
-                    "invalid_body",
-                    "this request needs a JSON body",
-                )),
+                None => Err(Problem::invalid("invalid_body", NO_BODY)),
             }
         })
     }
 }
+
+/// A JSON body that carries the text of a file.
+#[derive(Debug)]
+pub(crate) struct LargeBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for LargeBody<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            // Base64 takes four bytes for three.
+            let limit = |config: &HttpConfig| {
+                config.max_json_bytes + config.max_text_bytes.div_ceil(3).saturating_mul(4)
+            };
+            match read(&request, payload, limit).await? {
+                Some(body) => Ok(Self(body)),
+                None => Err(Problem::invalid("invalid_body", NO_BODY)),
+            }
+        })
+    }
+}
+
+const NO_BODY: &str = "this request needs a JSON body";
 
 /// A JSON body that may be absent, which means an empty object.
 #[derive(Debug)]
@@ -147,7 +170,10 @@ impl<T: DeserializeOwned + Default + 'static> FromRequest for BodyOrDefault<T> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move { Ok(Self(read(&request, payload).await?.unwrap_or_default())) })
+        Box::pin(async move {
+            let body = read(&request, payload, |config| config.max_json_bytes).await?;
+            Ok(Self(body.unwrap_or_default()))
+        })
     }
 }
 
@@ -155,11 +181,12 @@ impl<T: DeserializeOwned + Default + 'static> FromRequest for BodyOrDefault<T> {
 async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: Payload,
+    limit: impl FnOnce(&HttpConfig) -> usize,
 ) -> Result<Option<T>, Problem> {
     let Some(state) = request.app_data::<web::Data<SharedState>>() else {
         return Err(Problem::internal("the server has no state"));
     };
-    let limit = state.config.max_json_bytes;
+    let limit = limit(&state.config);
     let collected = tokio::time::timeout(
         state.config.body_timeout,
         collect(payload, content_length(request), limit),
@@ -178,6 +205,16 @@ async fn read<T: DeserializeOwned>(
         ));
     }
     parse(&bytes).map(Some)
+}
+
+/// Whether the client asks for an event stream.
+pub(crate) fn wants_events(request: &HttpRequest) -> bool {
+    let mut accepts = request.headers().get_all(header::ACCEPT);
+    accepts.any(|value| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.to_ascii_lowercase().contains("text/event-stream"))
+    })
 }
 
 pub(crate) fn content_length(request: &HttpRequest) -> Option<u64> {

@@ -21,13 +21,16 @@ mod docs;
 mod extract;
 mod monitoring;
 mod openapi;
+mod paths;
 mod problem;
 mod routes;
 mod server;
 mod shapes;
+mod spool;
 mod sse;
 mod state;
 
 pub use config::{HttpConfig, MetricsAccess};
 pub use openapi::openapi;
+pub use routes::terminal::frames::{BadFrame, ClientFrame, decode as decode_terminal_frame};
 pub use server::{Error, Server, Services, serve};

@@ -44,6 +44,8 @@ pub(crate) enum Step<E> {
     Last(E),
     /// It failed; nothing follows.
     Failed(Problem),
+    /// That is all there is for now.
+    End,
 }
 
 #[derive(Serialize)]
@@ -58,8 +60,26 @@ pub(crate) fn reply<E: Serialize + 'static>(
     id: RequestId,
     steps: BoxStream<'static, Step<E>>,
 ) -> HttpResponse {
-    let shutdown = state.shutdown.clone();
     let grace = state.config.shutdown_grace.saturating_sub(FAREWELL);
+    reply_within(state, id, steps, grace)
+}
+
+/// The same for steps that have no end of their own: they end when shutdown begins.
+pub(crate) fn reply_until_shutdown<E: Serialize + 'static>(
+    state: &SharedState,
+    id: RequestId,
+    steps: BoxStream<'static, Step<E>>,
+) -> HttpResponse {
+    reply_within(state, id, steps, Duration::ZERO)
+}
+
+fn reply_within<E: Serialize + 'static>(
+    state: &SharedState,
+    id: RequestId,
+    steps: BoxStream<'static, Step<E>>,
+    grace: Duration,
+) -> HttpResponse {
+    let shutdown = state.shutdown.clone();
     let over = async move {
         shutdown.cancelled().await;
         tokio::time::sleep(grace).await;
@@ -125,6 +145,7 @@ fn frames<E: Serialize + 'static>(
                     yield frame(&event);
                     break;
                 }
+                Turn::Step(Some(Step::End)) => break,
                 Turn::Step(Some(Step::Failed(problem))) => Some(problem),
                 Turn::Step(None) => Some(Problem::internal("the events ended without a last one")),
                 Turn::ShutDown => Some(going_down()),

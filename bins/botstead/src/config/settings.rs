@@ -185,6 +185,15 @@ section! {
         /// The agent that runs in every workspace. `botstead-agent` beside the server's program
         /// when not set.
         agent_path: Option<PathBuf> = None,
+        /// A directory whose files every new workspace finds in `/data`, as far as it has none of
+        /// the same name.
+        template_dir: Option<PathBuf> = None,
+        /// A directory that every workspace has read-only at `/run/botstead/toolkit`, its `bin` last
+        /// in the PATH of commands.
+        toolkit_dir: Option<PathBuf> = None,
+        /// A terminal that nobody is connected to and nothing happens in is ended after this; 0 for
+        /// never.
+        terminal_idle_seconds: u64 = 24 * 60 * 60,
         /// Limits where neither the request nor the bot sets them.
         limits: WorkspaceLimits = WorkspaceLimits::default(),
         /// The time zone, such as `Europe/Zurich`. The host's when not set.
@@ -237,6 +246,13 @@ section! {
         body_limit_bytes: usize = 1 << 20,
         /// The largest image archive that may be uploaded.
         import_limit_bytes: u64 = 16 << 30,
+        /// The largest file that is given or taken as text in JSON; larger ones use download and
+        /// upload.
+        text_limit_bytes: usize = 10 << 20,
+        /// The largest file that may be uploaded into a workspace.
+        upload_limit_bytes: u64 = 64 << 30,
+        /// Pages that may open terminals beside the server's own, such as `https://panel.example`.
+        allowed_origins: Vec<String> = Vec::new(),
         /// How long a client may take to send a request's headers.
         header_timeout_seconds: u64 = 10,
         /// How long a client may take to send a JSON body, and how long an upload may stand still.

@@ -24,8 +24,14 @@ impl Config {
         if let Some(path) = &self.database.path {
             absolute("database.path", path)?;
         }
-        if let Some(path) = &self.workspace.agent_path {
-            absolute("workspace.agent_path", path)?;
+        for (key, path) in [
+            ("workspace.agent_path", &self.workspace.agent_path),
+            ("workspace.template_dir", &self.workspace.template_dir),
+            ("workspace.toolkit_dir", &self.workspace.toolkit_dir),
+        ] {
+            if let Some(path) = path {
+                absolute(key, path)?;
+            }
         }
         absolute("runtime.containerd.socket", &self.runtime.containerd.socket)?;
         program("runtime.containerd.binary", &self.runtime.containerd.binary)?;
@@ -48,6 +54,11 @@ impl Config {
             (
                 "workspace.busy_timeout_seconds",
                 self.workspace.busy_timeout_seconds,
+                0,
+            ),
+            (
+                "workspace.terminal_idle_seconds",
+                self.workspace.terminal_idle_seconds,
                 0,
             ),
             (

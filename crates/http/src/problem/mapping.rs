@@ -20,6 +20,8 @@ pub(super) fn workspace_status(kind: workspace::ErrorKind) -> StatusCode {
         Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,
         Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Kind::ResourceExhausted => StatusCode::INSUFFICIENT_STORAGE,
+        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::LimitReached => StatusCode::TOO_MANY_REQUESTS,
     }
 }
 

@@ -13,7 +13,8 @@ use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, post, web};
 use botstead_types::{BotId, CdiDevice, InvalidValue};
 use botstead_workspace::{
-    CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, PullPolicy, WorkspaceInfo,
+    AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, PullPolicy,
+    WorkspaceInfo,
 };
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -189,6 +190,31 @@ async fn create(
     Ok(sse::reply(&state, request_id, steps))
 }
 
+/// The agent inside a workspace: what serves files, commands and terminals.
+#[derive(Serialize, ToSchema)]
+struct Agent {
+    /// Its version.
+    version: String,
+    /// How long it runs, in seconds.
+    uptime_seconds: u64,
+    /// Commands and terminals that run.
+    running: u32,
+    /// What to do when it is of another release than the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+impl From<AgentInfo> for Agent {
+    fn from(info: AgentInfo) -> Self {
+        Self {
+            version: info.version,
+            uptime_seconds: info.uptime.as_secs(),
+            running: info.running,
+            advice: info.advice,
+        }
+    }
+}
+
 /// A workspace as it is.
 #[derive(Serialize, ToSchema)]
 struct Container {
@@ -211,8 +237,11 @@ struct Container {
     limits: LimitsShape,
     /// Whether its task runs.
     task_running: bool,
-    /// Whether it runs and its network is up.
+    /// Whether it runs, its network is up and its agent answers.
     reachable: bool,
+    /// The agent inside, where it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<Agent>,
     /// Whether preserved data exists.
     has_preserved_data: bool,
     /// Always `false`: there are no workspaces of an older layout.
@@ -241,6 +270,7 @@ impl From<WorkspaceInfo> for Container {
             limits: info.limits.into(),
             task_running: info.task_running,
             reachable: info.reachable,
+            agent: info.agent.map(Agent::from),
             has_preserved_data: info.has_preserved_data,
             legacy: false,
             head_version: info.head_version.map(|version| version.get()),

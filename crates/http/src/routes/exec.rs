@@ -1,14 +1,17 @@
-//! /bots/{bot_id}/container/exec: run a command and wait for it.
+//! /bots/{bot_id}/container/exec: run commands, wait for them, follow them.
 //!
 //! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
 //! are ignored for the same reason.
 
+mod detached;
+mod events;
+
 use crate::auth::Caller;
-use crate::extract::{Body, IdOf};
+use crate::context::RequestId;
+use crate::extract::{Body, IdOf, wants_events};
 use crate::problem::Problem;
+use crate::sse;
 use crate::state::SharedState;
-use actix_web::http::StatusCode;
-use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +25,13 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub(super) fn configure(config: &mut ServiceConfig<'_>) {
-    config.service(run_command);
+    config
+        .service(run_command)
+        .service(detached::list)
+        .service(detached::get_exec)
+        .service(detached::stdin)
+        .service(detached::signal)
+        .service(detached::delete);
 }
 
 /// A command to run.
@@ -52,7 +61,7 @@ struct Exec {
     /// Make a version first.
     #[serde(default)]
     snapshot_before: bool,
-    /// Not supported yet: the reply is 501 when true.
+    /// Answer 202 at once and let it go on without a client, also while the server restarts.
     #[serde(default)]
     detach: bool,
 }
@@ -68,7 +77,7 @@ enum Command {
 }
 
 /// How output is given.
-#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 enum Encoding {
     /// As text; what is not UTF-8 is replaced by U+FFFD.
     #[default]
@@ -124,11 +133,12 @@ impl TryFrom<Exec> for ExecRequest {
 /// What a command did.
 #[derive(Serialize, ToSchema)]
 struct ExecReply {
-    /// An id for logs.
+    /// The command's id.
     exec_id: String,
     /// The exit code; 128 + the signal's number when one ended it, 127 when the program was not
-    /// found, 126 when it could not be executed.
-    exit_code: u32,
+    /// found, 126 when it could not be executed. Absent while a detached command runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u32>,
     /// What it wrote to its standard output, up to a limit.
     stdout: String,
     /// What it wrote to its standard error, up to a limit.
@@ -139,75 +149,94 @@ struct ExecReply {
     timed_out: bool,
     /// How long it ran, in milliseconds.
     duration_ms: u64,
+    /// Whether it runs still: only ever true for a detached command.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schema(required = false)]
+    running: bool,
     /// The version that was made first, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 impl ExecReply {
     fn new(outcome: ExecOutcome, encoding: Encoding) -> Self {
+        let exit = outcome.exit.as_ref();
         Self {
             exec_id: outcome.exec_id,
-            exit_code: outcome.output.exit_code,
-            stdout: encoding.encode(&outcome.output.stdout),
-            stderr: encoding.encode(&outcome.output.stderr),
-            truncated: outcome.output.truncated,
-            timed_out: outcome.output.timed_out,
-            duration_ms: u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX),
+            exit_code: exit.map(|exit| exit.code),
+            stdout: encoding.encode(&outcome.stdout),
+            stderr: encoding.encode(&outcome.stderr),
+            truncated: outcome.truncated,
+            timed_out: exit.is_some_and(|exit| exit.timed_out),
+            duration_ms: exit.map_or(0, |exit| milliseconds(exit.duration)),
+            running: exit.is_none(),
             version: outcome.version.map(VersionNumber::get),
         }
     }
 }
 
-fn wants_stream(request: &HttpRequest) -> bool {
-    let mut accepts = request.headers().get_all(header::ACCEPT);
-    accepts.any(|value| {
-        value
-            .to_str()
-            .is_ok_and(|value| value.to_ascii_lowercase().contains("text/event-stream"))
-    })
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn unsupported(detail: &str) -> Problem {
-    Problem::new(StatusCode::NOT_IMPLEMENTED, "unsupported", detail)
+/// A detached command that was started.
+#[derive(Serialize, ToSchema)]
+struct Detached {
+    /// Its id.
+    exec_id: String,
 }
 
-/// Run a command in a running workspace and wait until it ends.
+/// Run a command in a running workspace.
 ///
-/// A client that leaves, or a timeout, kills the whole process group.
+/// The reply comes when it ended. With `Accept: text/event-stream` it is a stream of events, one JSON
+/// object per `data:` line: `{"type":"started","exec_id"}`, then `{"type":"stdout","data"}` and
+/// `{"type":"stderr","data"}` with base64 as they come, then `{"type":"exit","exit_code","timed_out",
+/// "truncated","duration_ms"}` or `{"type":"error",..}`; nothing is dropped: a command that writes
+/// faster than the client reads waits. A client that leaves, or a timeout, kills the command with its
+/// children.
+///
+/// With `detach` the reply is 202 with the id at once, and the command goes on by itself.
 #[utoipa::path(
-    tag = "container",
+    tag = "exec",
     params(("bot_id" = Uuid, Path, description = "The bot.")),
     request_body = Exec,
     responses(
         (status = 200, body = ExecReply, description = "The command ran, whatever its exit code."),
-        (status = 404, description = "`bot_not_found`, or `workspace_not_found` when it has none."),
+        (status = 202, body = Detached, description = "It was started; only with `detach`."),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found` when it has none, or `path_not_found`: the working directory."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 501, description = "`unsupported`: `detach`, or `Accept: text/event-stream`."),
+        (status = 422, description = "`no_such_user`."),
+        (status = 429, description = "`workspace_limit`: the workspace is at its limit of processes."),
+        (status = 503, description = "`workspace_unreachable`."),
     ),
 )]
 #[post("/bots/{bot_id}/container/exec")]
 async fn run_command(
     caller: Caller,
     id: IdOf<BotId>,
+    request_id: RequestId,
     request: HttpRequest,
     body: Body<Exec>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    if body.0.detach {
-        return Err(unsupported(
-            "this version of the server cannot detach commands; leave `detach` out",
-        ));
-    }
-    if wants_stream(&request) {
-        return Err(unsupported(
-            "this version of the server cannot stream a command's output; accept application/json",
-        ));
-    }
-    let encoding = body.0.encoding;
-    let request = ExecRequest::try_from(body.0)?;
+    let (encoding, detach) = (body.0.encoding, body.0.detach);
+    let command = ExecRequest::try_from(body.0)?;
     let workspaces = &state.services.workspaces;
-    let outcome = workspaces.exec(&caller.actor, id.0, request).await?;
+    if detach {
+        let exec_id = workspaces
+            .exec_detached(&caller.actor, id.0, command)
+            .await?;
+        return Ok(HttpResponse::Accepted().json(Detached { exec_id }));
+    }
+    if wants_events(&request) {
+        let events = workspaces.exec_stream(&caller.actor, id.0, command).await?;
+        return Ok(sse::reply(&state, request_id, events::steps(events)));
+    }
+    let outcome = workspaces.exec(&caller.actor, id.0, command).await?;
     Ok(HttpResponse::Ok().json(ExecReply::new(outcome, encoding)))
 }
 

@@ -3,11 +3,13 @@
 mod bots;
 mod container;
 mod exec;
+mod fs;
 mod images;
 mod operations;
 mod server;
 mod sign_in;
 mod snapshots;
+pub(crate) mod terminal;
 mod users;
 
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -21,6 +23,8 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     snapshots::configure(config);
     operations::configure(config);
     exec::configure(config);
+    fs::configure(config);
+    terminal::configure(config);
     images::configure(config);
     server::configure(config);
 }

@@ -1,0 +1,120 @@
+//! Paths inside a workspace as requests name them: any bytes.
+//!
+//! In a query, `path` is percent-encoded bytes, so that every name can be given; `path_base64` is the
+//! same for clients that can only send text. In a body, `path` is text and `path_base64` bytes.
+
+use crate::problem::Problem;
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use botstead_types::{FilePath, InvalidValue};
+use percent_encoding::percent_decode;
+use std::future::{Ready, ready};
+
+/// The path that a query names.
+#[derive(Debug)]
+pub(crate) struct QueryPath(pub(crate) FilePath);
+
+impl FromRequest for QueryPath {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(in_query(request.query_string(), "path").map(Self))
+    }
+}
+
+/// The path that a query gives as `name`, or as `<name>_base64`.
+fn in_query(query: &str, name: &str) -> Result<FilePath, Problem> {
+    let coded = format!("{name}_base64");
+    for pair in query.split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if key == name {
+            return Ok(FilePath::new(decoded(value))?);
+        }
+        if key == coded {
+            return from_base64(name, &decoded(value));
+        }
+    }
+    Err(InvalidValue::new("path", "", format!("the query needs `{name}`")).into())
+}
+
+/// application/x-www-form-urlencoded, where a plus is a space (URL standard, section 5.1).
+fn decoded(value: &str) -> Vec<u8> {
+    let value = value.replace('+', " ");
+    percent_decode(value.as_bytes()).collect()
+}
+
+/// The path that a body gives as text, or as base64.
+pub(crate) fn in_body(
+    name: &'static str,
+    text: Option<String>,
+    base64: Option<&str>,
+) -> Result<FilePath, Problem> {
+    match (text, base64) {
+        (_, Some(base64)) => from_base64(name, base64.as_bytes()),
+        (Some(text), None) => Ok(FilePath::new(text)?),
+        (None, None) => Err(Problem::invalid(
+            "invalid_body",
+            format!("missing field `{name}`"),
+        )),
+    }
+}
+
+fn from_base64(name: &str, base64: &[u8]) -> Result<FilePath, Problem> {
+    // A plus in a query that was not percent-encoded arrives as a space.
+    let base64: Vec<u8> = base64
+        .iter()
+        .map(|byte| if *byte == b' ' { b'+' } else { *byte })
+        .collect();
+    let bytes = STANDARD.decode(&base64).map_err(|_| {
+        let shown = String::from_utf8_lossy(&base64);
+        InvalidValue::new("path", &shown, format!("`{name}_base64` is not base64"))
+    })?;
+    Ok(FilePath::new(bytes)?)
+}
+
+/// Bytes as base64.
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_names_any_bytes() {
+        for (query, expected) in [
+            ("path=/data", &b"/data"[..]),
+            ("x=1&path=%2Fdata%2Fa+b%2B&y", b"/data/a b+"),
+            ("path=/bad%FF%0A", b"/bad\xff\n"),
+            ("path_base64=L2JhZP8=", b"/bad\xff"),
+        ] {
+            let path = in_query(query, "path").unwrap();
+            assert_eq!(path.as_bytes(), expected, "{query}");
+        }
+        for bad in [
+            "",
+            "path=",
+            "path=data",
+            "path=/a%00",
+            "path_base64=!",
+            "other=/x",
+        ] {
+            let problem = in_query(bad, "path").unwrap_err();
+            assert_eq!(problem.status(), 400, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_body_gives_text_or_base64() {
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(in_body("path", text("/ä"), None).unwrap().to_string(), "/ä");
+        let bytes = in_body("path", None, Some("L2JhZP8=")).unwrap();
+        assert_eq!(bytes.as_bytes(), b"/bad\xff");
+        assert!(in_body("path", None, None).is_err());
+        assert!(in_body("path", text("relative"), None).is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! What a command reports while it runs, as events.
+
+use super::milliseconds;
+use crate::paths::to_base64;
+use crate::sse::Step;
+use botstead_workspace::CommandEvent;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use serde::Serialize;
+
+/// An event of a command, besides `error`.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Event {
+    Started {
+        exec_id: String,
+    },
+    Stdout {
+        data: String,
+    },
+    Stderr {
+        data: String,
+    },
+    Skipped {
+        bytes: u64,
+    },
+    Exit {
+        exit_code: u32,
+        timed_out: bool,
+        truncated: bool,
+        duration_ms: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+}
+
+pub(super) fn steps(
+    events: BoxStream<'static, botstead_workspace::Result<CommandEvent>>,
+) -> BoxStream<'static, Step<Event>> {
+    events
+        .map(|event| match event {
+            Ok(CommandEvent::Started { exec_id }) => Step::Event(Event::Started { exec_id }),
+            Ok(CommandEvent::Stdout(data)) => Step::Event(Event::Stdout {
+                data: to_base64(&data),
+            }),
+            Ok(CommandEvent::Stderr(data)) => Step::Event(Event::Stderr {
+                data: to_base64(&data),
+            }),
+            Ok(CommandEvent::Skipped(bytes)) => Step::Event(Event::Skipped { bytes }),
+            Ok(CommandEvent::Exit(exit)) => Step::Last(Event::Exit {
+                exit_code: exit.code,
+                timed_out: exit.timed_out,
+                truncated: exit.truncated,
+                duration_ms: milliseconds(exit.duration),
+                message: exit.message,
+            }),
+            Err(error) => Step::Failed(error.into()),
+        })
+        .boxed()
+}

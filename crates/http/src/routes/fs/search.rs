@@ -1,0 +1,245 @@
+//! Search by name and content.
+
+use crate::auth::Caller;
+use crate::context::RequestId;
+use crate::extract::{IdOf, QueryOf, flag, wants_events};
+use crate::paths::{QueryPath, to_base64};
+use crate::problem::Problem;
+use crate::sse::{self, Step};
+use crate::state::SharedState;
+use actix_web::{HttpRequest, HttpResponse, get, web};
+use botstead_types::{BotId, escaped};
+use botstead_workspace::{FileKind, SearchEvent, SearchFiles, SearchLine};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// Matches of a search that does not say how many.
+const DEFAULT_LIMIT: u32 = 100;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SearchQuery {
+    /// Globs on the paths below, separated by commas, such as `*.rs,src/**`; `!` excludes.
+    glob: Option<String>,
+    /// A regular expression on lines; without it, entries are found by name.
+    pattern: Option<String>,
+    /// The pattern is plain text.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    literal: bool,
+    /// Upper and lower case are the same.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    ignore_case: bool,
+    /// Leave out what .gitignore and .ignore files name, and .git.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    respect_gitignore: bool,
+    /// Leave out names that begin with a dot.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    skip_hidden: bool,
+    /// Lines before and after each match, at most 20.
+    #[serde(default)]
+    #[param(maximum = 20)]
+    context: u32,
+    /// At most this many matches, 1 to 10000; 100 when absent.
+    #[param(minimum = 1, maximum = 10000)]
+    limit: Option<u32>,
+}
+
+impl From<SearchQuery> for SearchFiles {
+    fn from(query: SearchQuery) -> Self {
+        let globs = query.glob.unwrap_or_default();
+        Self {
+            globs: globs
+                .split(',')
+                .map(str::trim)
+                .filter(|glob| !glob.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            pattern: query.pattern.filter(|pattern| !pattern.is_empty()),
+            literal: query.literal,
+            ignore_case: query.ignore_case,
+            respect_ignore_files: query.respect_gitignore,
+            skip_hidden: query.skip_hidden,
+            limit: query.limit.unwrap_or(DEFAULT_LIMIT),
+            context: query.context,
+        }
+    }
+}
+
+/// Something that was found.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Match {
+    /// The entry's path; one that is not UTF-8 is percent-escaped.
+    path: String,
+    /// The path's bytes, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_base64: Option<String>,
+    /// Whether the entry is a directory.
+    is_dir: bool,
+    /// The line that matches, with its context; absent for a match by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    lines: Vec<Line>,
+}
+
+/// A line of a file.
+#[derive(Serialize, ToSchema)]
+struct Line {
+    /// Its number, from 1.
+    line: u64,
+    /// Its text; what is not UTF-8 is replaced by U+FFFD.
+    text: String,
+    /// The parts that match, as ranges of characters in `text`; absent for context.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    matches: Vec<[usize; 2]>,
+}
+
+impl From<SearchLine> for Line {
+    fn from(line: SearchLine) -> Self {
+        let characters = |end: u32| {
+            let end = (end as usize).min(line.text.len());
+            String::from_utf8_lossy(&line.text[..end]).chars().count()
+        };
+        Self {
+            line: line.number,
+            matches: line
+                .spans
+                .iter()
+                .map(|(start, end)| [characters(*start), characters(*end)])
+                .collect(),
+            text: String::from_utf8_lossy(&line.text).into_owned(),
+        }
+    }
+}
+
+/// What a search found.
+#[derive(Default, Serialize, ToSchema)]
+pub(super) struct Found {
+    /// The matches.
+    matches: Vec<Match>,
+    /// Files that were looked into.
+    files_searched: u64,
+    /// Whether there is more than the limit.
+    truncated: bool,
+    /// Files and directories that could not be read.
+    unreadable: u64,
+}
+
+/// An event of a search that is followed.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Event {
+    Match(Match),
+    Done {
+        files_searched: u64,
+        matches: u64,
+        truncated: bool,
+        unreadable: u64,
+    },
+}
+
+impl From<SearchEvent> for Event {
+    fn from(event: SearchEvent) -> Self {
+        match event {
+            SearchEvent::Match { path, kind, lines } => Self::Match(Match {
+                path_base64: std::str::from_utf8(&path)
+                    .is_err()
+                    .then(|| to_base64(&path)),
+                path: escaped(&path),
+                is_dir: kind == FileKind::Directory,
+                lines: lines.into_iter().map(Line::from).collect(),
+            }),
+            SearchEvent::Done {
+                files_searched,
+                matches,
+                truncated,
+                unreadable,
+            } => Self::Done {
+                files_searched,
+                matches,
+                truncated,
+                unreadable,
+            },
+        }
+    }
+}
+
+/// Search files of a workspace by name and content.
+///
+/// With `Accept: text/event-stream` matches come as they are found, one JSON object per `data:`
+/// line: `{"type":"match",..}` repeatedly, then `{"type":"done",..}` or `{"type":"error",..}`.
+#[utoipa::path(
+    tag = "files",
+    params(
+        ("bot_id" = Uuid, Path, description = "The bot."),
+        ("path" = String, Query, description = "Where to search: an absolute path, percent-encoded bytes."),
+        SearchQuery
+    ),
+    responses(
+        (status = 200, body = Found),
+        (status = 400, description = "A pattern or glob that cannot be read."),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
+        (status = 409, description = "`workspace_not_running`."),
+        (status = 503, description = "`workspace_unreachable`."),
+    ),
+)]
+#[get("/bots/{bot_id}/container/fs/search")]
+pub(super) async fn search(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request_id: RequestId,
+    request: HttpRequest,
+    path: QueryPath,
+    query: QueryOf<SearchQuery>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    let mut events = workspaces
+        .search_files(&caller.actor, id.0, &path.0, query.0.into())
+        .await?;
+    if wants_events(&request) {
+        let steps = events.map(|event| match event {
+            Ok(event @ SearchEvent::Done { .. }) => Step::Last(Event::from(event)),
+            Ok(event) => Step::Event(Event::from(event)),
+            Err(error) => Step::Failed(error.into()),
+        });
+        return Ok(sse::reply(&state, request_id, steps.boxed()));
+    }
+    let mut found = Found::default();
+    while let Some(event) = events.next().await {
+        match Event::from(event?) {
+            Event::Match(one) => found.matches.push(one),
+            Event::Done {
+                files_searched,
+                truncated,
+                unreadable,
+                ..
+            } => {
+                found.files_searched = files_searched;
+                found.truncated = truncated;
+                found.unreadable = unreadable;
+            }
+        }
+    }
+    Ok(HttpResponse::Ok().json(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_count_characters_of_the_text_that_is_shown() {
+        let line = Line::from(SearchLine {
+            number: 1,
+            text: "\u{e4}\u{fc}x".as_bytes().to_vec(),
+            spans: vec![(2, 5), (4, 99)],
+        });
+        assert_eq!(line.matches, [[1, 3], [2, 3]]);
+    }
+}

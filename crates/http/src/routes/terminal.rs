@@ -1,0 +1,222 @@
+//! /bots/{bot_id}/container/terminal: terminals over WebSockets.
+//!
+//! The frames are fixed, because existing clients speak them.
+
+pub(crate) mod frames;
+mod origin;
+mod socket;
+
+use crate::auth::Caller;
+use crate::extract::{IdOf, QueryOf};
+use crate::problem::Problem;
+use crate::shapes::List;
+use crate::state::SharedState;
+use actix_web::{HttpRequest, HttpResponse, delete, get, web};
+use botstead_types::BotId;
+use botstead_workspace::{TerminalInfo, TerminalSize};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_actix_web::service_config::ServiceConfig;
+
+pub(super) fn configure(config: &mut ServiceConfig<'_>) {
+    config
+        .service(get_terminal)
+        .service(list_sessions)
+        .service(close_session)
+        .service(open);
+}
+
+/// Whether a workspace has terminals.
+#[derive(Serialize, ToSchema)]
+struct Terminal {
+    /// Whether one can be opened now.
+    available: bool,
+    /// The shell that it would get; empty when the image has none or the workspace does not run.
+    shell: String,
+}
+
+/// Whether a terminal can be opened, and which shell it gets.
+#[utoipa::path(
+    tag = "terminal",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    responses(
+        (status = 200, body = Terminal),
+        (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
+        (status = 503, description = "`workspace_unreachable`."),
+    ),
+)]
+#[get("/bots/{bot_id}/container/terminal")]
+async fn get_terminal(
+    caller: Caller,
+    id: IdOf<BotId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    let shell = workspaces.terminal_shell(&caller.actor, id.0).await?;
+    Ok(HttpResponse::Ok().json(Terminal {
+        available: shell.is_some(),
+        shell: shell.unwrap_or_default(),
+    }))
+}
+
+/// A terminal.
+#[derive(Serialize, ToSchema)]
+struct Session {
+    /// Its id, for `session=`.
+    id: String,
+    /// The program and its arguments; what is not UTF-8 is replaced by U+FFFD.
+    command: Vec<String>,
+    /// Whether it runs.
+    running: bool,
+    /// When it was opened.
+    started_at: DateTime<Utc>,
+    /// Connections to it.
+    viewers: u32,
+    /// Seconds since anything was read or written.
+    idle_seconds: u64,
+    /// Its exit code, once it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u32>,
+}
+
+impl From<TerminalInfo> for Session {
+    fn from(info: TerminalInfo) -> Self {
+        let words = info.command.iter();
+        Self {
+            id: info.session,
+            command: words
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect(),
+            running: info.running,
+            started_at: info.started_at,
+            viewers: info.viewers,
+            idle_seconds: info.idle.as_secs(),
+            exit_code: info.exit_code,
+        }
+    }
+}
+
+/// The terminals of a workspace.
+#[utoipa::path(
+    tag = "terminal",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    responses(
+        (status = 200, body = List<Session>),
+        (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
+        (status = 409, description = "`workspace_not_running`."),
+        (status = 503, description = "`workspace_unreachable`."),
+    ),
+)]
+#[get("/bots/{bot_id}/container/terminal/sessions")]
+async fn list_sessions(
+    caller: Caller,
+    id: IdOf<BotId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    let terminals = workspaces.terminals(&caller.actor, id.0).await?;
+    let items = terminals.into_iter().map(Session::from).collect();
+    Ok(HttpResponse::Ok().json(List::whole(items)))
+}
+
+/// End a terminal with everything that runs in it.
+#[utoipa::path(
+    tag = "terminal",
+    params(
+        ("bot_id" = Uuid, Path, description = "The bot."),
+        ("session" = String, Path, description = "The terminal."),
+    ),
+    responses(
+        (status = 204, description = "It is gone."),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found` or `session_not_found`."),
+        (status = 409, description = "`workspace_not_running`."),
+        (status = 503, description = "`workspace_unreachable`."),
+    ),
+)]
+#[delete("/bots/{bot_id}/container/terminal/sessions/{session}")]
+async fn close_session(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request: HttpRequest,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let session = request.match_info().get("session").unwrap_or_default();
+    let workspaces = &state.services.workspaces;
+    workspaces
+        .close_terminal(&caller.actor, id.0, session)
+        .await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OpenQuery {
+    /// Columns, 1 to 1000; 80 when absent.
+    #[param(minimum = 1, maximum = 1000)]
+    cols: Option<u32>,
+    /// Rows, 1 to 500; 24 when absent.
+    #[param(minimum = 1, maximum = 500)]
+    rows: Option<u32>,
+    /// The terminal to connect to; a new one when empty. With this parameter the server sends text
+    /// frames too.
+    session: Option<String>,
+}
+
+/// Open a terminal, or connect to one, as a WebSocket.
+///
+/// Binary frames carry bytes both ways. Text frames are JSON: from the client
+/// `{"type":"resize","cols","rows"}`; from the server, only when the request has the parameter
+/// `session`, `{"type":"session","id"}` first and `{"type":"exit","code"}` last. Closes with 1000 when
+/// the shell ended, 1001 when neither side sent anything for 30 minutes, 1011 when the workspace
+/// stopped, 1012 when the server restarts. A connection that drops leaves the shell running;
+/// connecting with its `session` shows its screen and goes on. A browser gives `?ticket=` or
+/// `?token=`, and its `Origin` must be the server's own or a configured one.
+#[utoipa::path(
+    tag = "terminal",
+    params(("bot_id" = Uuid, Path, description = "The bot."), OpenQuery),
+    responses(
+        (status = 101, description = "The WebSocket."),
+        (status = 400, description = "The request is no WebSocket upgrade, or a size is not valid."),
+        (status = 403, description = "`origin_not_allowed`."),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found` or `session_not_found`."),
+        (status = 409, description = "`workspace_not_running`."),
+        (status = 422, description = "`shell_not_available`: the image has none."),
+        (status = 429, description = "`workspace_limit`: too many terminals or processes."),
+        (status = 503, description = "`workspace_unreachable`."),
+    ),
+)]
+#[get("/bots/{bot_id}/container/terminal/ws")]
+async fn open(
+    caller: Caller,
+    id: IdOf<BotId>,
+    query: QueryOf<OpenQuery>,
+    request: HttpRequest,
+    body: web::Payload,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    origin::check(&request, &state.config.allowed_origins)?;
+    let query = query.0;
+    let size = TerminalSize::new(query.cols.unwrap_or(80), query.rows.unwrap_or(24))?;
+    // Refused before a shell is started for it.
+    let (response, session, stream) = actix_ws::handle(&request, body).map_err(|error| {
+        Problem::invalid(
+            "not_a_websocket",
+            "this path takes a WebSocket upgrade (RFC 6455)",
+        )
+        .caused_by(error)
+    })?;
+    let workspaces = &state.services.workspaces;
+    let known = query.session.as_deref().filter(|id| !id.is_empty());
+    let terminal = workspaces
+        .open_terminal(&caller.actor, id.0, known, size)
+        .await?;
+    let socket = socket::Socket {
+        terminal,
+        session,
+        with_text: query.session.is_some(),
+        shutdown: state.shutdown.clone(),
+    };
+    actix_web::rt::spawn(socket.run(stream));
+    Ok(response)
+}
