@@ -5,7 +5,7 @@ mod matrix;
 
 use crate::apt::{self, Need, need};
 use crate::progress::step;
-use crate::{build, command, repository};
+use crate::{build, command, image, repository};
 use anyhow::Result;
 pub(crate) use matrix::Version;
 use std::path::Path;
@@ -33,6 +33,8 @@ const MOST_THREADS: usize = 4;
 
 /// Where tests find the static agent.
 const AGENT: &str = "BOTSTEAD_TEST_AGENT";
+/// Where tests find the archive of the default image.
+const IMAGE: &str = "BOTSTEAD_TEST_IMAGE";
 /// Where tests find another containerd than the installed one.
 const CONTAINERD: &str = "BOTSTEAD_TEST_CONTAINERD_BIN";
 
@@ -40,8 +42,12 @@ const CONTAINERD: &str = "BOTSTEAD_TEST_CONTAINERD_BIN";
 pub(crate) fn run(filters: &[String]) -> Result<()> {
     step("packages for the tests", || apt::ensure(NEEDS))?;
     let agent = step("build the agent", build::agent)?;
+    let image = step("default image", || {
+        image::ensure(&repository::target().join("image"), false)
+    })?;
     step("tests", || {
         let mut command = cargo_test(&agent, filters);
+        command.env(IMAGE, &image);
         // The end-to-end tests kill the server at its fault points.
         command.args(["--workspace", "--features", "botstead/fault-points"]);
         finish(command, filters)

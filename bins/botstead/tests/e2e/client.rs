@@ -68,6 +68,12 @@ impl Client {
         }
     }
 
+    /// The URL of a WebSocket, with the token in its query as browsers must give it.
+    pub(crate) fn websocket(&self, path: &str) -> String {
+        let url = self.url.replacen("http", "ws", 1);
+        format!("{url}{path}&token={}", self.token)
+    }
+
     pub(crate) async fn is_ready(&self) -> bool {
         let asked = self.http.get(format!("{}/readyz", self.url)).send().await;
         asked.is_ok_and(|answer| answer.status().is_success())

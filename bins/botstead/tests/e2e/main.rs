@@ -12,10 +12,15 @@
 )]
 
 mod client;
+mod commands;
 mod concurrency;
 mod durability;
 #[cfg(feature = "fault-points")]
 mod faults;
+mod files;
+mod hostile;
 mod main_job;
 mod refusals;
 mod server;
+mod socket;
+mod terminals;

@@ -1,7 +1,7 @@
 //! A server of a test's own.
 
 use crate::client::Client;
-use botstead_image_fixtures::{Compression, Image, busybox, oci_archive};
+use botstead_image_fixtures::{Compression, Image, LayerBuilder, busybox, oci_archive};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,22 @@ pub(crate) fn busybox_image() -> Image {
     .expect("/bin/busybox is missing: apt-get install busybox-static")
 }
 
+/// An image without any file: what runs in it is the agent.
+pub(crate) fn bare_image() -> Image {
+    let layer = LayerBuilder::new().dir("etc", 0o755);
+    let layer = layer.build(Compression::Gzip).unwrap();
+    Image::builder().layer(layer).build()
+}
+
+/// The archive of the default image, which `cargo xtask test` builds.
+pub(crate) fn debian_archive() -> PathBuf {
+    let archive = std::env::var_os("BOTSTEAD_TEST_IMAGE").expect(
+        "BOTSTEAD_TEST_IMAGE names no archive of the default image: run `cargo xtask test`, which \
+         builds it",
+    );
+    PathBuf::from(archive)
+}
+
 fn agent() -> PathBuf {
     let agent = std::env::var_os("BOTSTEAD_TEST_AGENT").expect(
         "BOTSTEAD_TEST_AGENT names no static agent: run `cargo xtask test`, which builds it",
@@ -53,8 +69,22 @@ impl Server {
         Self::start_in(folder, data, "").await
     }
 
+    /// The same with more settings of workspaces.
+    pub(crate) async fn start_with_workspace(folder: TempDir, data: PathBuf, more: &str) -> Self {
+        Self::start_configured(folder, data, more, "").await
+    }
+
     /// The same with its data in a folder of the test's choice, and more settings.
     pub(crate) async fn start_in(folder: TempDir, data: PathBuf, settings: &str) -> Self {
+        Self::start_configured(folder, data, "", settings).await
+    }
+
+    async fn start_configured(
+        folder: TempDir,
+        data: PathBuf,
+        workspace: &str,
+        settings: &str,
+    ) -> Self {
         let run = tempfile::Builder::new()
             .prefix("bse-")
             .tempdir_in("/run")
@@ -67,7 +97,7 @@ impl Server {
         let text = format!(
             "listen = \"{listen}\"\ndata_dir = {:?}\nrun_dir = {:?}\n\
              [log]\nfilter = \"info,botstead_workspace=debug\"\n\
-             [workspace]\nagent_path = {:?}\nstop_grace_seconds = 3\n\
+             [workspace]\nagent_path = {:?}\nstop_grace_seconds = 3\n{workspace}\
              [limits]\nmin_free_percent = 0\n{settings}",
             data,
             run.path(),
@@ -190,6 +220,27 @@ impl Server {
         false
     }
 
+    /// The memory that the server's process holds.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        resident(self.process.as_ref().unwrap().id())
+    }
+
+    /// Watches the peak of that until it is stopped.
+    pub(crate) fn watch_memory(&self) -> MemoryWatch {
+        let pid = self.process.as_ref().unwrap().id();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = std::sync::Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut peak = 0;
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                peak = peak.max(resident(pid));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            peak
+        });
+        MemoryWatch { stop, thread }
+    }
+
     fn installation(&self) -> Option<String> {
         let id = std::fs::read_to_string(self.data.join("installation-id")).ok()?;
         Some(id.trim().to_owned())
@@ -284,6 +335,28 @@ impl Server {
         }
         self.leftovers().assert_none();
     }
+}
+
+/// A running look at a process's memory.
+pub(crate) struct MemoryWatch {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl MemoryWatch {
+    /// The most that was seen.
+    pub(crate) fn stop(self) -> u64 {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// VmRSS of proc_pid_status(5), in bytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 /// What exists for workspaces.
