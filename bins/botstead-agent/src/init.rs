@@ -8,6 +8,7 @@
 use crate::children::Children;
 use crate::descriptor;
 use nix::errno::Errno;
+use nix::libc::{SIGRTMAX, SIGRTMIN};
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -70,6 +71,12 @@ fn default_dispositions() {
         // SAFETY: no handler is installed, so no code can run in one.
         #[allow(unsafe_code, reason = "the default disposition has no safe wrapper")]
         let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
+    // Those that have no names. The two below are the C library's own.
+    for signal in SIGRTMIN()..=SIGRTMAX() {
+        // SAFETY: as above.
+        #[allow(unsafe_code, reason = "nix does not know real-time signals")]
+        let _ = unsafe { nix::libc::signal(signal, nix::libc::SIG_DFL) };
     }
 }
 

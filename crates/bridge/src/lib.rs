@@ -32,5 +32,9 @@ pub mod proto {
 /// same release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// A message that may lie unread in large numbers is at least this long. `h2` counts shorter frames,
+/// and ends the connection when there are too many.
+pub const LEAST_BYTES: usize = 256;
+
 /// The most bytes of file data or output in one message.
 pub const CHUNK_BYTES: usize = 64 << 10;

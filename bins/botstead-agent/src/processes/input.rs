@@ -12,8 +12,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tonic::Streaming;
 
-/// Messages of input that wait for the program. While so many do, the caller has to wait too.
-const WAITING: usize = 4;
+/// Input that waits for the program. While there is so much, the caller has to wait too. By bytes, as
+/// typing into a program that reads nothing should not fill the connection with small messages.
+const WAITING_BYTES: usize = 256 << 10;
+/// What a message costs beside its bytes.
+const MESSAGE_BYTES: usize = 64;
 
 /// Whose input it is.
 #[derive(Debug, Clone)]
@@ -63,15 +66,27 @@ enum Part {
     End,
 }
 
+impl Part {
+    fn cost(&self) -> usize {
+        MESSAGE_BYTES
+            + match self {
+                Self::Data(data) => data.len(),
+                Self::End => 0,
+            }
+    }
+}
+
 /// Passes on what the caller sends, until it sends no more.
 pub(super) async fn pass_on(mut input: Streaming<RunInput>, target: Target) {
     let mut waiting = VecDeque::new();
+    let mut bytes = 0;
     let mut taking: Option<BoxFuture<'static, ()>> = None;
     let mut open = true;
     loop {
         if taking.is_none() {
             taking = waiting
                 .pop_front()
+                .inspect(|part: &Part| bytes -= part.cost())
                 .map(|part| Box::pin(target.clone().take(part)) as BoxFuture<'static, ()>);
         }
         if taking.is_none() && !open {
@@ -84,16 +99,27 @@ pub(super) async fn pass_on(mut input: Streaming<RunInput>, target: Target) {
             }
         };
         tokio::select! {
-            message = input.message(), if open && waiting.len() < WAITING => {
-                match message.ok().flatten().map(|message| message.input) {
-                    Some(Some(Input::Stdin(data))) => waiting.push_back(Part::Data(data)),
-                    Some(Some(Input::CloseStdin(true))) => waiting.push_back(Part::End),
-                    Some(Some(Input::Resize(size))) => target.resize(size.into()),
-                    Some(Some(Input::Signal(number))) => target.signal(number),
+            message = input.message(), if open && bytes < WAITING_BYTES => {
+                let part = match message.ok().flatten().map(|message| message.input) {
+                    Some(Some(Input::Stdin(data))) => Part::Data(data),
+                    Some(Some(Input::CloseStdin(true))) => Part::End,
+                    Some(Some(Input::Resize(size))) => {
+                        target.resize(size.into());
+                        continue;
+                    }
+                    Some(Some(Input::Signal(number))) => {
+                        target.signal(number);
+                        continue;
+                    }
                     // A second beginning, or nothing that this agent knows.
-                    Some(_) => {}
-                    None => open = false,
-                }
+                    Some(_) => continue,
+                    None => {
+                        open = false;
+                        continue;
+                    }
+                };
+                bytes += part.cost();
+                waiting.push_back(part);
             }
             () = taken => taking = None,
         }

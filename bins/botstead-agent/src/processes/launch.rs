@@ -8,6 +8,7 @@ use crate::children::{Child, Children};
 use crate::environment::DATA;
 use crate::identity::Identity;
 use botstead_bridge::{Failure, FailureKind};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchown, openat2};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -260,8 +261,8 @@ fn open_folder(path: &[u8]) -> Result<OwnedFd, Failure> {
     })
 }
 
-/// What the child does between fork and exec. `std` resets the signal mask and SIGPIPE; every other
-/// disposition is the default in the agent itself.
+/// What the child does between fork and exec. Every disposition but that of SIGPIPE is the default in
+/// the agent itself.
 struct Plan {
     cwd: OwnedFd,
     terminal: bool,
@@ -290,6 +291,14 @@ impl Plan {
                 io::Error::from_raw_os_error(step as i32 * STEP + errno.raw_os_error())
             }
         };
+        // The agent holds the signals that end it, and a mask is inherited.
+        SigSet::empty()
+            .thread_set_mask()
+            .map_err(|errno| step(Step::Session)(Errno::from_raw_os_error(errno as i32)))?;
+        // Rust programs ignore it, others expect to be ended by it.
+        // SAFETY: the default disposition runs no code.
+        #[allow(unsafe_code, reason = "the default disposition has no safe wrapper")]
+        let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
         process::setsid().map_err(step(Step::Session))?;
         if self.terminal {
             process::ioctl_tiocsctty(rustix::stdio::stdin()).map_err(step(Step::Session))?;
