@@ -14,6 +14,7 @@ use crate::processes::{ProcessesService, Settings};
 use crate::worker::{self, Worker};
 use botstead_bridge::proto::agent_server::AgentServer;
 use botstead_bridge::proto::processes_server::ProcessesServer;
+use botstead_bridge::{CONNECTION_WINDOW, STREAM_WINDOW};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::convert::Infallible;
 use std::io;
@@ -28,9 +29,6 @@ const SEEDED: &str = "/var/lib/botstead/seeded";
 /// Calls at once on a connection. hyper's default of 200 would be a hundred terminals and a hundred
 /// commands.
 const MOST_CALLS: u32 = 4096;
-/// What a caller may send unread, per call and per connection; the server's own side has the same.
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// A hundred viewers may leave at once, which is no attack.
 const MOST_RESETS: usize = 4096;
 

@@ -307,7 +307,7 @@ impl Plan {
         let _ = reset_oom_score();
         let _ = close_on_exec();
         if let Some(limit) = &self.open_files {
-            let _ = setrlimit(Resource::Nofile, limit.clone());
+            let _ = setrlimit(Resource::Nofile, *limit);
         }
         process::umask(Mode::WGRP | Mode::WOTH);
         set_thread_groups(&self.groups).map_err(step(Step::User))?;

@@ -6,11 +6,9 @@ use super::control::{Control, Output};
 use super::pump::{Outcome, Sink, pump};
 use super::replay::Stream;
 use super::stream::READ_BYTES;
-use botstead_bridge::LEAST_BYTES;
 use botstead_bridge::proto::RunOutput;
 use botstead_bridge::proto::run_output::{self, Exit};
 use bytes::Bytes;
-use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -52,16 +50,11 @@ pub(super) fn data_of(stream: Stream, data: Bytes) -> RunOutput {
     })
 }
 
-/// A message of a part, with the padding that it needs.
+/// A message of a part.
 pub(super) fn message(output: run_output::Output) -> RunOutput {
-    let mut message = RunOutput {
+    RunOutput {
         output: Some(output),
-        padding: Bytes::new(),
-    };
-    let length = message.encoded_len();
-    static PADDING: [u8; LEAST_BYTES] = [0; LEAST_BYTES];
-    message.padding = Bytes::from_static(&PADDING[length.min(LEAST_BYTES)..]);
-    message
+    }
 }
 
 /// How a process ended, as a message.

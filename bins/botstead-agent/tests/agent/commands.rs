@@ -247,7 +247,7 @@ async fn input_ends_when_it_is_closed_and_not_before() {
     assert!(call.seen.exit.is_none());
     call.write("two ").await;
     call.send(Input::CloseStdin(true)).await;
-    assert_eq!(call.to_end().await.text(), "one two end\n");
+    assert_eq!(call.finish().await.text(), "one two end\n");
     // The end of the caller's stream is not the end of the input,
     let call = workspace
         .begin(command(&["sh", "-c", "sleep 0.2; echo still there"]))
@@ -264,7 +264,7 @@ async fn input_ends_when_it_is_closed_and_not_before() {
         output,
         seen,
     };
-    assert_eq!(call.to_end().await.text(), "still there\n");
+    assert_eq!(call.finish().await.text(), "still there\n");
     // and one that has none has none.
     let start = Start {
         no_stdin: true,
@@ -280,7 +280,7 @@ async fn input_ends_when_it_is_closed_and_not_before() {
         };
         let _ = tokio::time::timeout(Duration::from_millis(20), call.input.send(data)).await;
     }
-    assert_eq!(call.to_end().await.code(), 0);
+    assert_eq!(call.finish().await.code(), 0);
 }
 
 #[tokio::test]
@@ -295,7 +295,7 @@ async fn signals_reach_the_group_even_when_input_waits() {
             .await;
     }
     call.send(Input::Signal(10)).await;
-    let seen = call.to_end().await;
+    let seen = call.finish().await;
     assert_eq!((seen.code(), seen.text().as_str()), (5, "ready\ngot it\n"));
     // By a call of its own.
     let start = command(&["sleep", "60"]);
@@ -313,7 +313,7 @@ async fn signals_reach_the_group_even_when_input_waits() {
     };
     assert_eq!(signal(99).await, Err(FailureKind::Invalid));
     assert_eq!(signal(15).await, Ok(()));
-    assert_eq!(call.to_end().await.code(), 143);
+    assert_eq!(call.finish().await.code(), 143);
     assert_eq!(signal(15).await, Err(FailureKind::NotFound));
 }
 

@@ -117,7 +117,7 @@ async fn ten_thousand_failed_execs_beside_ten_thousand_orphans() {
     let workspace = Workspace::start(&[]);
     let line = "i=0; while [ $i -lt 10000 ]; do (: &); i=$((i+1)); done; exit 33";
     let orphans = workspace.begin(command(&["sh", "-c", line])).await;
-    let orphans = tokio::spawn(orphans.to_end());
+    let orphans = tokio::spawn(orphans.finish());
     let one = async |number: u32| {
         if number.is_multiple_of(20) {
             let code = (number / 20 % 256).to_string();

@@ -69,7 +69,7 @@ async fn goes_on_without_its_caller_and_is_replayed() {
     let held = workspace
         .attach(attach(&id, true, false))
         .await
-        .to_end()
+        .finish()
         .await;
     assert_eq!(
         (held.text().as_str(), held.exit),
@@ -90,7 +90,7 @@ async fn goes_on_without_its_caller_and_is_replayed() {
     assert_eq!(later.seen.text(), "got second\n");
     write(&workspace, &id, "third\n", true).await.unwrap();
     for call in [early, later] {
-        let seen = call.to_end().await;
+        let seen = call.finish().await;
         assert!(seen.text().ends_with("got third\n"), "{seen:?}");
         assert_eq!(seen.code(), 9);
     }
@@ -101,7 +101,7 @@ async fn goes_on_without_its_caller_and_is_replayed() {
     let seen = workspace
         .attach(attach(&id, true, true))
         .await
-        .to_end()
+        .finish()
         .await;
     assert_eq!(seen.text(), "one\ngot first\ngot second\ngot third\n");
     assert_eq!((seen.code(), seen.pid), (9, 0));
@@ -136,7 +136,7 @@ async fn is_removed_with_its_tree() {
             .map_err(|status| failure(status).kind)
     };
     assert_eq!(remove(&id).await, Ok(137));
-    assert_eq!(call.to_end().await.code(), 137);
+    assert_eq!(call.finish().await.code(), 137);
     wait_until("the tree to be gone", async || {
         workspace.count("sleep 608") == 0
     })
@@ -162,7 +162,7 @@ async fn one_that_cannot_be_executed_is_remembered() {
     let again = workspace
         .attach(attach(&id, true, true))
         .await
-        .to_end()
+        .finish()
         .await;
     let exit = again.exit.unwrap();
     assert!(
@@ -191,7 +191,7 @@ async fn a_timeout_and_signals_end_it() {
         .signal(request)
         .await
         .unwrap();
-    assert_eq!(call.to_end().await.code(), 130);
+    assert_eq!(call.finish().await.code(), 130);
 }
 
 /// Messages of several writers do not mix, however long they are.
@@ -214,7 +214,7 @@ async fn writers_take_turns() {
         done.unwrap();
     }
     write(&workspace, &id, "", true).await.unwrap();
-    let mut order: Vec<_> = call.to_end().await.text().chars().collect();
+    let mut order: Vec<_> = call.finish().await.text().chars().collect();
     order.sort_unstable();
     assert_eq!(order, ['a', 'b', 'c', 'd']);
 }

@@ -81,9 +81,9 @@ async fn a_shell_with_everything_that_belongs_to_it() {
     call.until_text("signalled 143").await;
     // What is typed in one is seen in all, and so is the end.
     other.write("exit 7\r").await;
-    assert_eq!(call.to_end().await.code(), 7);
-    assert_eq!(other.to_end().await.code(), 7);
-    let late = workspace.attach(attach(&id)).await.to_end().await;
+    assert_eq!(call.finish().await.code(), 7);
+    assert_eq!(other.finish().await.code(), 7);
+    let late = workspace.attach(attach(&id)).await.finish().await;
     assert!(late.text().contains("signalled 143") && late.code() == 7);
 }
 
@@ -168,7 +168,7 @@ async fn a_monitor_goes_on_for_one_that_comes_late() {
     );
     assert_eq!(rows(&whole)[2..], rows(&back)[2..]);
     late.write("q").await;
-    assert_eq!(late.to_end().await.code(), 0);
+    assert_eq!(late.finish().await.code(), 0);
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn a_hundred_at_once() {
     );
     let ends = calls.into_iter().enumerate().map(async |(number, call)| {
         call.write(&format!("exit {number}\r")).await;
-        assert_eq!(call.to_end().await.code() as usize, number);
+        assert_eq!(call.finish().await.code() as usize, number);
     });
     futures_util::future::join_all(ends).await;
 }
@@ -231,7 +231,40 @@ async fn a_stuck_viewer_holds_up_nobody() {
     );
     assert_eq!(rows(&whole), rows(&back));
     other.write("\r").await;
-    assert_eq!(stuck.to_end().await.code(), 8);
+    assert_eq!(stuck.finish().await.code(), 8);
+}
+
+/// What lies unread in many streams must not take the connection from all others.
+#[tokio::test]
+async fn many_stuck_viewers_hold_up_nobody() {
+    let workspace = Workspace::start(&[]);
+    let start = terminal(&["bash", "-c", "while :; do echo small; done"], 80, 24);
+    let id = start.id.clone();
+    let mut stuck = vec![workspace.begin(start).await];
+    for _ in 0..40 {
+        stuck.push(workspace.attach(attach(&id)).await);
+    }
+    let full = command(&["sh", "-c", "while :; do echo x; done"]);
+    let mut unread = vec![workspace.begin(full.clone()).await];
+    for _ in 0..40 {
+        let start = Start {
+            id: command(&[]).id,
+            ..full.clone()
+        };
+        unread.push(workspace.begin(start).await);
+    }
+    // Until nothing of theirs fits anywhere any more.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let began = Instant::now();
+    let zeros = workspace
+        .shell("head -c 5000000 /dev/zero | wc -c; echo through")
+        .await;
+    assert_eq!(zeros, "5000000\nthrough\n");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -262,7 +295,7 @@ async fn the_shell_is_the_users_or_one_that_is_there() {
     call.write("typed\r").await;
     call.until_text("typed\r\ntyped\r\n").await;
     call.send(Input::CloseStdin(true)).await;
-    assert_eq!(call.to_end().await.code(), 0);
+    assert_eq!(call.finish().await.code(), 0);
     // One that leaves takes it along.
     let start = Start {
         keep: false,

@@ -85,8 +85,8 @@ impl Workspace {
         Self::new("bare", AGENT, arguments, |root| {
             let ldd = Command::new("ldd").arg(AGENT).output().unwrap();
             for word in String::from_utf8(ldd.stdout).unwrap().split_whitespace() {
-                if word.starts_with('/') {
-                    let target = root.join(&word[1..]);
+                if let Some(inside) = word.strip_prefix('/') {
+                    let target = root.join(inside);
                     fs::create_dir_all(target.parent().unwrap()).unwrap();
                     fs::copy(word, target).unwrap();
                 }
@@ -228,7 +228,7 @@ impl Workspace {
 
     /// Runs a command to its end.
     pub(crate) async fn run(&self, start: Start) -> Seen {
-        self.begin(start).await.to_end().await
+        self.begin(start).await.finish().await
     }
 
     /// Runs a shell line to its end and gives its output, which must be all right.
@@ -346,7 +346,7 @@ impl Call {
         true
     }
 
-    pub(crate) async fn to_end(mut self) -> Seen {
+    pub(crate) async fn finish(mut self) -> Seen {
         let all = async { while self.next().await {} };
         tokio::time::timeout(Duration::from_secs(60), all)
             .await
