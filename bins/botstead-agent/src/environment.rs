@@ -43,8 +43,12 @@ impl Environment {
         own: impl IntoIterator<Item = (OsString, OsString)>,
         toolkit: Option<&Path>,
     ) -> Self {
+        // Where the agent itself was started is not where commands are.
+        let own = own
+            .into_iter()
+            .filter(|(name, _)| name != "PWD" && name != "OLDPWD");
         Self {
-            own: own.into_iter().collect(),
+            own: own.collect(),
             toolkit: toolkit.map(|folder| folder.join("bin")),
         }
     }
@@ -187,13 +191,19 @@ mod tests {
     #[test]
     fn the_callers_variables_win() {
         let all = variables(
-            &[("PATH", "/image"), ("HOME", "/root"), ("LANG", "C")],
+            &[
+                ("PATH", "/image"),
+                ("HOME", "/root"),
+                ("LANG", "C"),
+                ("PWD", "/x"),
+            ],
             &[("LANG", "de"), ("HOME", "/tmp"), ("NEW", "")],
         );
         assert_eq!(get(&all, "PATH"), Some("/image:/kit/bin"));
         assert_eq!(get(&all, "HOME"), Some("/tmp"));
         assert_eq!(get(&all, "LANG"), Some("de"));
         assert_eq!(get(&all, "NEW"), Some(""));
+        assert_eq!(get(&all, "PWD"), None);
         assert_eq!(get(&all, "TERM"), Some("xterm-256color"));
         assert_eq!(get(&all, "XDG_CACHE_HOME"), Some("/data/.cache"));
         assert_eq!(get(&all, "USER"), Some("0"));

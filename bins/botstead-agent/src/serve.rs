@@ -73,11 +73,10 @@ pub fn run(options: &Options) -> io::Result<()> {
 }
 
 /// All services.
-fn router(settings: Settings, owner: &Identity) -> Router {
+fn router(settings: Settings, _owner: &Identity) -> Router {
     let agent = AgentService::new(Arc::clone(&settings.children));
-    // FILES: the service `Files` is added here, `.add_service(FilesServer::new(..))`, with the owner
+    // FILES: the service `Files` is added below, `.add_service(FilesServer::new(..))`, with this owner
     // of new files.
-    let _ = (owner.uid, owner.gid);
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

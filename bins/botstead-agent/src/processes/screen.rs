@@ -112,7 +112,7 @@ impl Screen {
     /// How many bytes to feed before others get their turn.
     pub(super) fn turn_bytes(&self) -> usize {
         let (columns, rows) = self.terminal.size();
-        (CELLS_A_TURN / (columns * rows)).clamp(64, 16 << 10)
+        (CELLS_A_TURN / (columns * rows)).clamp(32, 16 << 10)
     }
 
     /// Takes what the program wrote.

@@ -198,6 +198,12 @@ fn its_size_changes_without_loss() {
     assert!(all.contains("first") && all.contains("second"), "{all:?}");
 }
 
+/// Milliseconds that this thread worked: the machine may be busy.
+fn processor_time() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+}
+
 #[test]
 fn a_hostile_program_costs_little() {
     // The most cells, and sequences of a few bytes that each touch all of them, or repeat.
@@ -212,13 +218,11 @@ fn a_hostile_program_costs_little() {
     ] {
         let mut screen = Screen::new(Size::MOST);
         let flood = format!("x{}", piece.repeat(screen.turn_bytes() / piece.len() + 1));
-        let began = std::time::Instant::now();
+        let began = processor_time();
         screen.feed(flood.as_bytes());
-        let took = began.elapsed();
-        assert!(
-            took.as_millis() < 2000,
-            "{piece:?} took {took:?} in one turn"
-        );
+        let took = processor_time() - began;
+        // Unoptimised; the agent itself is more than ten times faster.
+        assert!(took < 2000, "{piece:?} took {took} ms in one turn");
     }
     // Strings without end.
     let mut screen = Screen::new(SIZE);
