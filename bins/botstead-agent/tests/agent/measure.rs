@@ -2,8 +2,11 @@
 //! `AGENT_STATIC` naming a static build (`cargo xtask` makes one), that one is measured, and its size
 //! and memory are held to their limits.
 
-use super::workspace::{AGENT, Workspace, command, resident, ticks};
+use super::workspace::{
+    AGENT, Workspace, command, kept, resident, size as size_of_terminal, ticks,
+};
 use botstead_bridge::proto::HealthRequest;
+use botstead_bridge::proto::run_input::Start;
 use std::time::{Duration, Instant};
 
 /// Limits of the static build.
@@ -61,6 +64,20 @@ async fn measure() {
     let rate = count as f64 / began.elapsed().as_secs_f64() / f64::from(1 << 20);
     println!("stdout {rate:.0} MiB/s");
     println!("after that {} KiB", resident(workspace.agent));
+    let before = resident(workspace.agent);
+    let mut terminals = Vec::new();
+    for _ in 0..20 {
+        let start = Start {
+            terminal: size_of_terminal(80, 24),
+            ..kept(&["sh", "-c", "seq 1 5000; sleep 600"])
+        };
+        let mut call = workspace.begin(start).await;
+        call.until_text("\n5000\r\n").await;
+        terminals.push(call);
+    }
+    let each = (resident(workspace.agent) - before) / 20;
+    println!("a terminal with 5000 lines of history {each} KiB");
+    assert!(each < 1300, "{each} KiB");
     if static_build.is_some() {
         assert!(size <= MOST_BYTES, "{size} bytes");
         assert!(idle <= MOST_RESIDENT_KIB, "{idle} KiB");

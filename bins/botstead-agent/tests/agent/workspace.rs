@@ -50,6 +50,9 @@ if [ $kind = full ]; then
     mount --bind /usr $root/usr
     for folder in bin sbin lib lib64; do [ ! -e /$folder ] || ln -sfn usr/$folder $root/$folder; done
 fi
+# What a careless runtime hands down: a descriptor, and signals that are ignored.
+exec 9</dev/null
+trap '' HUP QUIT CHLD USR1
 exec chroot $root /agent "$@"
 "#;
 
