@@ -226,8 +226,9 @@ impl Kept {
     pub(super) fn end(&self, mut exit: Exit) {
         let mut state = lock(&self.state);
         exit.truncated = !self.terminal && state.replay.is_cut();
-        if let Some(screen) = state.screen.take() {
-            state.last_screen = screen.render().into();
+        if state.screen.is_some() {
+            state.last_screen = state.render();
+            state.screen = None;
         }
         state.exit = Some(exit);
         state.ended_at = Some(SystemTime::now());
