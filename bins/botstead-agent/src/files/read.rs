@@ -168,11 +168,17 @@ impl Reading {
     }
 
     fn seek_to(&self, offset: u64) -> Result<u64> {
-        // The kernel takes no offset above this.
         let offset = offset.min(i64::MAX as u64);
-        if offset > 0 {
-            seek(&self.fd, SeekFrom::Start(offset)).map_err(|errno| self.failed(errno))?;
+        let sought = match offset {
+            0 => Ok(0),
+            offset => seek(&self.fd, SeekFrom::Start(offset)),
+        };
+        match sought {
+            // Further on than any file of this filesystem.
+            Err(Errno::INVAL) => seek(&self.fd, SeekFrom::End(0)),
+            sought => sought,
         }
+        .map_err(|errno| self.failed(errno))?;
         Ok(offset)
     }
 

@@ -58,7 +58,7 @@ pub(super) struct Copying {
 
 #[derive(Debug)]
 enum Part {
-    File(FileCopy, Temporary),
+    File(Box<FileCopy>, Temporary),
     Tree(Box<Tree>, Staged),
     /// A link, pipe, socket or device, which takes no time.
     Node(Staged),
@@ -109,7 +109,7 @@ impl Copying {
                     .map_err(|_| source_failed(Errno::MFILE))?;
                 let file =
                     FileCopy::new(&from.directory, &from.name, target).map_err(source_failed)?;
-                Part::File(file, temporary)
+                Part::File(Box::new(file), temporary)
             }
             _ => Part::Node(Staged::new(&to, false, turns, |name| {
                 copy_node(&from.directory, &from.name, &stat, &to.directory, name)
