@@ -49,6 +49,14 @@ impl Place {
     }
 }
 
+/// The path of the root that a request names.
+pub(crate) fn root_path(root: &[u8]) -> Result<InsidePath> {
+    match root {
+        b"" => Ok(InsidePath::root()),
+        root => parse(root),
+    }
+}
+
 /// The root and path of a request.
 pub(crate) fn locate(at: Option<proto::Location>) -> Result<(Root, InsidePath)> {
     let at = at.unwrap_or_default();
@@ -63,12 +71,16 @@ pub(crate) fn parse(path: &[u8]) -> Result<InsidePath> {
 impl Root {
     /// Opens the root that a request names; an empty one is the workspace's own.
     pub(crate) fn open(root: &[u8]) -> Result<Self> {
-        let failed = |errno| failed("open the root", root, errno);
+        Self::at(&root_path(root)?).map_err(|errno| failed("open the root", root, errno))
+    }
+
+    /// Opens the root at this path.
+    pub(crate) fn at(root: &InsidePath) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let own = openat(CWD, c"/", flags, Mode::empty()).map_err(failed)?;
-        let fd = match root {
-            b"" | b"/" => own,
-            root => inside(&own, &parse(root)?.for_kernel(), flags).map_err(failed)?,
+        let own = openat(CWD, c"/", flags, Mode::empty())?;
+        let fd = match root.is_root() {
+            true => own,
+            false => inside(&own, &root.for_kernel(), flags)?,
         };
         let path = path_of(&fd);
         Ok(Self { fd, path })

@@ -4,8 +4,9 @@
 use super::scan::{Fresh, Scan, Told, Watches, path};
 use super::tree::Watch;
 use crate::files::failure::{Result, failed};
+use crate::files::path::InsidePath;
 use crate::files::pieces::Budget;
-use crate::files::root::{open_beneath, vanished};
+use crate::files::root::{Id, Root, open_beneath, stat_fd, vanished};
 use crate::files::temporary::is_hidden_name;
 use botstead_bridge::proto::WatchReply;
 use botstead_bridge::proto::watch_reply::{Change, Event, Overflow, Part, Ready};
@@ -48,11 +49,37 @@ struct Half {
     until: Instant,
 }
 
+/// The way to the directory at the top. It is opened when it is needed: while somebody has it open,
+/// the kernel does not tell that it was removed.
+#[derive(Debug)]
+pub(super) struct Top {
+    /// Where the root of the request is.
+    root: InsidePath,
+    id: Id,
+}
+
+impl Top {
+    pub(super) fn new(root: InsidePath, directory: &OwnedFd) -> Result<Self, Errno> {
+        let id = Id::of(&stat_fd(directory)?);
+        Ok(Self { root, id })
+    }
+
+    /// Opens the directory at its path; `None` when that is not it any more.
+    fn open(&self, path: &[u8]) -> Result<Option<OwnedFd>> {
+        let failed = |errno| failed("watch", path, errno);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let opened = Root::at(&self.root).and_then(|root| root.open_raw(path, flags));
+        let directory = vanished(opened).map_err(failed)?;
+        let is_it = |fd: &OwnedFd| stat_fd(fd).is_ok_and(|stat| Id::of(&stat) == self.id);
+        Ok(directory.filter(is_it))
+    }
+}
+
 /// The events of one call.
 #[derive(Debug)]
 pub(super) struct Events {
     watches: Watches,
-    top: OwnedFd,
+    top: Top,
     base: Vec<u8>,
     recursive: bool,
     raw: VecDeque<Raw>,
@@ -77,12 +104,7 @@ pub(super) enum Progress {
 }
 
 impl Events {
-    pub(super) fn new(
-        watches: Watches,
-        top: OwnedFd,
-        base: Vec<u8>,
-        recursive: bool,
-    ) -> Result<Self> {
+    pub(super) fn new(watches: Watches, top: Top, base: Vec<u8>, recursive: bool) -> Result<Self> {
         let mut events = Self {
             watches,
             top,
@@ -136,14 +158,14 @@ impl Events {
         if !self.recursive {
             return Ok(());
         }
-        let begin = || {
-            let again = open_beneath(&self.top, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-            Scan::new(again, self.watches.tree.top(), false)
-        };
-        let mut scan = begin().map_err(|errno| failed("watch", &self.base, errno))?;
-        scan.seen = Some(HashSet::new());
         self.scans.clear();
-        self.scans.push_back(scan);
+        // Where it is gone, the kernel tells.
+        if let Some(top) = self.top.open(&self.base)? {
+            let mut scan = Scan::new(top, self.watches.tree.top(), false)
+                .map_err(|errno| failed("watch", &self.base, errno))?;
+            scan.seen = Some(HashSet::new());
+            self.scans.push_back(scan);
+        }
         Ok(())
     }
 
@@ -242,11 +264,12 @@ impl Events {
                 until: Instant::now() + HALF,
             });
         } else if flags.contains(ReadFlags::CREATE) {
+            // What a scan told of, it also went into.
             if !self.told.take(raw.watch, &raw.name) {
                 self.tell(Change::Created, raw.watch, &raw.name, is_directory, out);
-            }
-            if is_directory {
-                self.watch_new(raw.watch, &raw.name, out)?;
+                if is_directory {
+                    self.watch_new(raw.watch, &raw.name, out)?;
+                }
             }
         } else if flags.contains(ReadFlags::DELETE) {
             self.told.take(raw.watch, &raw.name);
@@ -254,10 +277,26 @@ impl Events {
             self.forget(raw.watch, &raw.name);
         } else if flags.intersects(ReadFlags::MODIFY | ReadFlags::CLOSE_WRITE) {
             self.tell(Change::Modified, raw.watch, &raw.name, is_directory, out);
-        } else if flags.contains(ReadFlags::ATTRIB) {
+        } else if flags.contains(ReadFlags::ATTRIB) && !self.is_nameless(&raw)? {
             self.tell(Change::Attributes, raw.watch, &raw.name, is_directory, out);
         }
         Ok(())
+    }
+
+    /// Whether an event is about a file without a name: the kernel makes one up from its number.
+    fn is_nameless(&self, raw: &Raw) -> Result<bool> {
+        let made_up = raw
+            .name
+            .strip_prefix(b"#")
+            .is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit));
+        if !made_up {
+            return Ok(false);
+        }
+        let path = self.watches.tree.path(raw.watch, &raw.name);
+        let (Some(path), Some(top)) = (path, self.top.open(&self.base)?) else {
+            return Ok(true);
+        };
+        Ok(open_beneath(&top, &path, OFlags::PATH | OFlags::NOFOLLOW).is_err())
     }
 
     /// What a directory is told about itself. Others than the top are told of by their parents.
@@ -283,12 +322,15 @@ impl Events {
 
     /// The second half of a rename, or something from outside.
     fn arrived(&mut self, raw: &Raw, is_directory: bool, out: &mut Vec<WatchReply>) -> Result<()> {
-        self.told.take(raw.watch, &raw.name);
+        let told = self.told.take(raw.watch, &raw.name);
         let first = self
             .halves
             .iter()
             .position(|half| half.cookie == raw.cookie);
         let Some(half) = first.and_then(|at| self.halves.remove(at)) else {
+            if told {
+                return Ok(());
+            }
             self.forget(raw.watch, &raw.name);
             self.tell(Change::MovedTo, raw.watch, &raw.name, is_directory, out);
             return match is_directory {
@@ -312,6 +354,7 @@ impl Events {
                 self.watches.unwatch(replaced);
                 Ok(())
             }
+            None if told => Ok(()),
             None if is_directory => self.watch_new(raw.watch, &raw.name, out),
             None => {
                 self.forget(raw.watch, &raw.name);
@@ -330,9 +373,12 @@ impl Events {
         else {
             return Ok(());
         };
+        let Some(top) = self.top.open(&self.base)? else {
+            return Ok(());
+        };
         let mut begin = || {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            match open_beneath(&self.top, &below, flags) {
+            match open_beneath(&top, &below, flags) {
                 Err(Errno::NAMETOOLONG) => {
                     self.watches.truncated = true;
                     Ok(None)

@@ -9,11 +9,11 @@ mod tree;
 
 use super::failure::{Result, failed, refused};
 use super::pieces::{Caller, Turns, piece};
-use super::root::locate;
+use super::root::{locate, root_path};
 use botstead_bridge::proto::watch_reply::{Overflow, Part};
 use botstead_bridge::proto::{WatchReply, WatchRequest};
 use botstead_bridge::{Failure, FailureKind};
-use events::{Events, Progress, reply};
+use events::{Events, Progress, Top, reply};
 use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{CreateFlags, init};
 use rustix::io::Errno;
@@ -40,15 +40,16 @@ pub(super) struct Watching {
 }
 
 pub(super) fn begin(request: WatchRequest, most: usize) -> Result<Watching> {
+    let root_at = root_path(request.at.as_ref().map_or(b"", |at| &at.root))?;
     let (root, path) = locate(request.at)?;
     let (directory, base) = root.open_directory(&path)?;
     let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
     let begin = || {
         let inotify = Arc::new(init(flags)?);
         let top = watch(&inotify, &directory)?;
-        Ok((inotify, top))
+        Ok((inotify, top, Top::new(root_at, &directory)?))
     };
-    let (inotify, top) = begin().map_err(|errno| match errno {
+    let (inotify, watched, top) = begin().map_err(|errno| match errno {
         Errno::MFILE | Errno::NOSPC => refused(
             FailureKind::Limit,
             &base,
@@ -58,9 +59,10 @@ pub(super) fn begin(request: WatchRequest, most: usize) -> Result<Watching> {
         .with_errno(errno.raw_os_error()),
         errno => failed("watch", &base, errno),
     })?;
-    let watches = Watches::new(Arc::clone(&inotify), top, most.max(1));
+    let watches = Watches::new(Arc::clone(&inotify), watched, most.max(1));
+    drop(directory);
     Ok(Watching {
-        events: Events::new(watches, directory, base, request.recursive)?,
+        events: Events::new(watches, top, base, request.recursive)?,
         inotify,
     })
 }
