@@ -7,6 +7,10 @@ use std::fmt::Write as _;
 /// The most of a path that an error's words show.
 const SHOWN: usize = 300;
 
+/// The most of a path that goes with a failure: it travels in a header, and no request can name a
+/// longer one.
+const KEPT: usize = 4096;
+
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// A path in words: what is no printable text is escaped, what is long is cut.
@@ -43,13 +47,17 @@ pub(crate) fn failed(action: &str, path: &[u8], errno: Errno) -> Failure {
         None => format!("cannot {action} {path_words}: the kernel says {errno}"),
     };
     Failure::new(kind, words)
-        .at(path)
+        .at(cut(path))
         .with_errno(errno.raw_os_error())
 }
 
 /// A failure that the agent itself finds, about a path.
 pub(crate) fn refused(kind: FailureKind, path: &[u8], reason: &str) -> Failure {
-    Failure::new(kind, format!("{}: {reason}", shown(path))).at(path)
+    Failure::new(kind, format!("{}: {reason}", shown(path))).at(cut(path))
+}
+
+fn cut(path: &[u8]) -> &[u8] {
+    path.get(..KEPT).unwrap_or(path)
 }
 
 /// Somebody changed what the call was working on.

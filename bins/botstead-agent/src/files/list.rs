@@ -1,20 +1,21 @@
 //! `Stat` and `List`.
 
-use super::directory::chunk;
+use super::directory::{Choice, Item};
 use super::entry::{entry, look};
 use super::failure::{Result, failed, refused};
-use super::path::{Key, below, child, is_plain};
+use super::path::{below, child, is_plain};
 use super::pieces::{Budget, Job};
 use super::root::{Root, locate, stat_fd};
 use super::walk::{Step, Walk};
-use botstead_bridge::{FailureKind, proto};
-use rustix::fs::OFlags;
+use botstead_bridge::{Failure, FailureKind, proto};
+use rustix::fd::OwnedFd;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 /// Entries of a page.
 const MOST_ENTRIES: u32 = 1000;
 
-/// Bytes of all paths of a page, so that very long ones do not make an answer that is too large.
+/// Bytes of paths and links' targets of a page, about, so that very long ones do not make an answer that is too large.
 const MOST_BYTES: usize = 1 << 20;
 
 pub(super) fn stat(request: proto::StatRequest) -> Result<proto::Entry> {
@@ -30,16 +31,17 @@ pub(super) fn stat(request: proto::StatRequest) -> Result<proto::Entry> {
     look(&root, &place.directory, &place.name, place.path.clone())
 }
 
-/// A listing that has begun: either done at once, or a long job.
+/// A listing that has begun.
+#[derive(Debug)]
 pub(super) enum Listing {
-    Done(proto::ListReply),
+    Flat(Flat),
     Recursive(Box<Recursive>),
 }
 
-pub(super) fn list(request: proto::ListRequest) -> Result<Listing> {
+pub(super) fn begin(request: proto::ListRequest) -> Result<Listing> {
     if !(1..=MOST_ENTRIES).contains(&request.limit) {
         let words = format!("limit: between 1 and {MOST_ENTRIES}");
-        return Err(botstead_bridge::Failure::new(FailureKind::Invalid, words));
+        return Err(Failure::new(FailureKind::Invalid, words));
     }
     let (root, path) = locate(request.at)?;
     let (directory, real) = root.open_directory(&path)?;
@@ -49,68 +51,62 @@ pub(super) fn list(request: proto::ListRequest) -> Result<Listing> {
             below(&real, after)
                 .filter(|rest| is_plain(rest))
                 .ok_or_else(|| {
-                    refused(
-                        FailureKind::Invalid,
-                        after,
-                        "a listing goes on after a path of its own",
-                    )
+                    let words = "a listing goes on after a path of its own";
+                    refused(FailureKind::Invalid, after, words)
                 })?,
         ),
     };
     let limit = request.limit as usize;
-    let reply = proto::ListReply {
-        path: real.into(),
-        ..proto::ListReply::default()
-    };
-    let deep = request.recursive && request.max_depth != 1;
-    if !deep {
-        let key = after.map(|name| Key { name, below: false });
-        let chunk = chunk(&directory, key, limit, false)
-            .map_err(|errno| failed("list", &reply.path, errno))?;
-        let mut page = Page { reply, bytes: 0 };
-        page.reply.more = chunk.more;
-        for item in chunk.items {
-            page.add(
-                &root,
-                &directory,
-                &item.name,
-                child(&page.reply.path, &item.name),
-            )?;
-        }
-        return Ok(Listing::Done(page.reply));
-    }
-    let walk = Walk::new(directory, after).map_err(|errno| failed("list", &reply.path, errno))?;
-    Ok(Listing::Recursive(Box::new(Recursive {
+    let page = Page {
         root,
+        reply: proto::ListReply {
+            path: real.into(),
+            ..proto::ListReply::default()
+        },
+        bytes: 0,
+    };
+    if !request.recursive || request.max_depth == 1 {
+        let after = after.map(|name| Item {
+            name: name.to_vec(),
+            kind: FileType::Unknown,
+            below: false,
+        });
+        return Ok(Listing::Flat(Flat {
+            directory,
+            choice: Some(Choice::new(after, limit, false)),
+            page,
+        }));
+    }
+    let walk =
+        Walk::new(directory, after).map_err(|errno| failed("list", &page.reply.path, errno))?;
+    Ok(Listing::Recursive(Box::new(Recursive {
         walk: walk.for_listing(limit),
         limit,
         max_depth: match request.max_depth {
             0 => usize::MAX,
             depth => depth as usize,
         },
-        page: Page { reply, bytes: 0 },
+        page,
     })))
 }
 
 #[derive(Debug)]
 struct Page {
+    root: Root,
     reply: proto::ListReply,
     bytes: usize,
 }
 
 impl Page {
+    fn is_full(&self) -> bool {
+        self.bytes > MOST_BYTES
+    }
+
     /// Adds what is at a name, where it is still there.
-    fn add(
-        &mut self,
-        root: &Root,
-        directory: &rustix::fd::OwnedFd,
-        name: &[u8],
-        path: Vec<u8>,
-    ) -> Result<()> {
-        let length = path.len();
-        match look(root, directory, name, path) {
+    fn add(&mut self, directory: &OwnedFd, name: &[u8], path: Vec<u8>) -> Result<()> {
+        match look(&self.root, directory, name, path) {
             Ok(entry) => {
-                self.bytes += length;
+                self.bytes += entry.path.len() + entry.target.len();
                 self.reply.entries.push(entry);
             }
             Err(failure) if failure.kind == FailureKind::NotFound => {}
@@ -120,10 +116,43 @@ impl Page {
     }
 }
 
+/// One page of one directory.
+#[derive(Debug)]
+pub(super) struct Flat {
+    directory: OwnedFd,
+    choice: Option<Choice>,
+    page: Page,
+}
+
+impl Job for Flat {
+    type Done = proto::ListReply;
+
+    fn step(&mut self, budget: &Budget) -> Result<Option<proto::ListReply>> {
+        let Some(mut choice) = self.choice.take() else {
+            return Ok(None);
+        };
+        let more = choice.read(&self.directory, || budget.spent());
+        if more.map_err(|errno| failed("list", &self.page.reply.path, errno))? {
+            self.choice = Some(choice);
+            return Ok(None);
+        }
+        let chosen = choice.chosen();
+        self.page.reply.more = chosen.more;
+        for item in chosen.items {
+            if self.page.is_full() {
+                self.page.reply.more = true;
+                break;
+            }
+            let path = child(&self.page.reply.path, &item.name);
+            self.page.add(&self.directory, &item.name, path)?;
+        }
+        Ok(Some(std::mem::take(&mut self.page.reply)))
+    }
+}
+
 /// A recursive listing of one page.
 #[derive(Debug)]
 pub(super) struct Recursive {
-    root: Root,
     walk: Walk,
     limit: usize,
     max_depth: usize,
@@ -131,7 +160,7 @@ pub(super) struct Recursive {
 }
 
 impl Recursive {
-    fn failed(&self, name: &[u8], errno: Errno) -> botstead_bridge::Failure {
+    fn failed(&self, name: &[u8], errno: Errno) -> Failure {
         failed("list", &self.path_to(name), errno)
     }
 
@@ -159,13 +188,13 @@ impl Job for Recursive {
                     }
                 }
                 Step::Entry(name, _) => {
-                    if self.page.reply.entries.len() == self.limit || self.page.bytes > MOST_BYTES {
+                    if self.page.reply.entries.len() == self.limit || self.page.is_full() {
                         self.page.reply.more = true;
                         return Ok(Some(std::mem::take(&mut self.page.reply)));
                     }
                     let path = self.path_to(&name);
                     let directory = self.walk.cursor().here();
-                    self.page.add(&self.root, directory, &name, path)?;
+                    self.page.add(directory, &name, path)?;
                 }
             }
         }

@@ -127,8 +127,9 @@ fn tolerate(name: &CStr, result: Result<()>) -> Result<()> {
     let name = name.to_bytes();
     let privileged = name.starts_with(b"security.") || name.starts_with(b"trusted.");
     match result {
-        Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL) if privileged => Ok(()),
-        Err(Errno::NODATA) => Ok(()),
+        Err(Errno::PERM | Errno::ACCESS | Errno::INVAL) if privileged => Ok(()),
+        // The filesystem has no attributes, or the attribute is gone.
+        Err(Errno::OPNOTSUPP | Errno::NODATA) => Ok(()),
         result => result,
     }
 }

@@ -31,7 +31,7 @@ mod write;
 use botstead_bridge::proto;
 use botstead_bridge::proto::files_server::Files;
 use meta::Owner;
-use pieces::{Pieces, Turns, long, short};
+use pieces::{Pieces, Turns, brief, long, short};
 use std::pin::Pin;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -100,8 +100,8 @@ impl Files for FilesService {
         request: Request<proto::ListRequest>,
     ) -> Result<Response<proto::ListReply>, Status> {
         let request = request.into_inner();
-        let reply = match short(move || list::list(request)).await? {
-            list::Listing::Done(reply) => reply,
+        let reply = match short(move || list::begin(request)).await? {
+            list::Listing::Flat(listing) => brief(&self.turns, listing).await?,
             list::Listing::Recursive(listing) => long(&self.turns, *listing).await?,
         };
         Ok(Response::new(reply))

@@ -128,10 +128,26 @@ pub(super) async fn long<J: Job>(turns: &Turns, job: J) -> Result<J::Done>
 where
     J::Done: 'static,
 {
+    run(turns, job, false).await
+}
+
+/// Runs a job that mostly is done with its first piece, which waits for no turn.
+pub(super) async fn brief<J: Job>(turns: &Turns, job: J) -> Result<J::Done>
+where
+    J::Done: 'static,
+{
+    run(turns, job, true).await
+}
+
+async fn run<J: Job>(turns: &Turns, job: J, mut is_first: bool) -> Result<J::Done>
+where
+    J::Done: 'static,
+{
     let caller = Caller::default();
     let mut job = Held::new(job);
     while let Some(value) = job.take() {
-        let (value, done) = piece(Some(turns), &caller, value, J::step).await?;
+        let turns = (!std::mem::take(&mut is_first)).then_some(turns);
+        let (value, done) = piece(turns, &caller, value, J::step).await?;
         if let Some(done) = done? {
             discard(value);
             return Ok(done);

@@ -20,6 +20,9 @@ const KEPT_NAMES: usize = 100_000;
 const LEAST_NAMES: usize = 16;
 const MOST_NAMES: usize = 50_000;
 
+/// Directories on the way down from the top, at most: each takes memory.
+const MOST_DEPTH: usize = 50_000;
+
 /// Where a walk is in a tree: a chain of directories, of which the last and the first ones are open.
 /// The way back up to the others is `..`, and the inode tells whether it led to the right one.
 #[derive(Debug)]
@@ -192,10 +195,9 @@ impl Walk {
         if frame.more {
             let limit =
                 (KEPT_NAMES.saturating_sub(self.kept) / 2).clamp(LEAST_NAMES, self.most_names);
-            let after = frame.last.as_ref().map(Item::key);
+            let after = frame.last.take();
             let chunk = chunk(self.cursor.here(), after, limit, true)?;
             frame.more = chunk.more;
-            // Only what is left to read needs to know where it stopped.
             frame.last = match chunk.more {
                 true => chunk.items.last().cloned(),
                 false => None,
@@ -221,6 +223,9 @@ impl Walk {
     /// Goes into the directory that [`Step::Below`] named; false when it is there no more, or is a
     /// filesystem of the kernel's own.
     pub(crate) fn enter(&mut self, name: Vec<u8>) -> Result<bool> {
+        if self.cursor.depth() == MOST_DEPTH {
+            return Err(Errno::NAMETOOLONG);
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let Some(directory) = vanished(open_name(self.cursor.here(), &name, flags))? else {
             return Ok(false);

@@ -16,7 +16,8 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags, Statx, fchmod};
 use rustix::io::{Errno, writev};
 use std::io::IoSlice;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tonic::{Status, Streaming};
 
@@ -47,7 +48,12 @@ pub(super) async fn write(
             Some(Part::Data(data)) => pipe.take(data).await?,
             Some(Part::End(end)) => {
                 let writing = pipe.finish().await?;
-                let done = short(move || writing.finish(end.size, &commits));
+                let alone = commits.lock_owned().await;
+                let done = short(move || {
+                    let done = writing.finish(end.size);
+                    drop(alone);
+                    done
+                });
                 return Ok(done.await?);
             }
             Some(Part::Head(_)) => return Err(invalid("a write has one head").into()),
@@ -213,14 +219,13 @@ impl Writing {
     }
 
     /// Puts the file in its place.
-    fn finish(self, size: u64, commits: &Mutex<()>) -> Result<WriteReply> {
+    fn finish(self, size: u64) -> Result<WriteReply> {
         if size != self.size {
             return Err(invalid(&format!(
                 "{} bytes were announced at the end of the write and {} came",
                 size, self.size
             )));
         }
-        let _alone = commits.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.present()?;
         let failed = |errno| failed("write", &self.place.path, errno);
         let file = self
