@@ -5,6 +5,7 @@ use crate::agent::AgentService;
 use crate::children::Children;
 use crate::data;
 use crate::environment::{DATA, Environment};
+use crate::files::{FilesService, Settings as FileSettings};
 use crate::identity::{self, Identity};
 use crate::init::{self, HeldSignals};
 use crate::listener::{Listener, UnixSocket};
@@ -13,6 +14,7 @@ use crate::options::Options;
 use crate::processes::{ProcessesService, Settings};
 use crate::worker::{self, Worker};
 use botstead_bridge::proto::agent_server::AgentServer;
+use botstead_bridge::proto::files_server::FilesServer;
 use botstead_bridge::proto::processes_server::ProcessesServer;
 use botstead_bridge::{CONNECTION_WINDOW, STREAM_WINDOW};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -73,16 +75,20 @@ pub fn run(options: &Options) -> io::Result<()> {
 }
 
 /// All services.
-fn router(settings: Settings, _owner: &Identity) -> Router {
+fn router(settings: Settings, owner: &Identity) -> Router {
     let agent = AgentService::new(Arc::clone(&settings.children));
-    // FILES: the service `Files` is added below, `.add_service(FilesServer::new(..))`, with this owner
-    // of new files.
+    let files = FilesService::new(FileSettings {
+        owner_uid: owner.uid,
+        owner_gid: owner.gid,
+        ..FileSettings::default()
+    });
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MOST_CALLS)
         .http2_max_pending_accept_reset_streams(Some(MOST_RESETS))
         .add_service(AgentServer::new(agent))
+        .add_service(FilesServer::new(files))
         .add_service(ProcessesServer::new(ProcessesService::new(settings)))
 }
 
