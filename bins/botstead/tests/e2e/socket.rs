@@ -3,6 +3,7 @@
 use crate::client::Workspace;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use std::num::NonZero;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -84,7 +85,8 @@ impl Terminal {
     pub(crate) async fn resize(&mut self, cols: u16, rows: u16) {
         let frame = json!({"type": "resize", "cols": cols, "rows": rows});
         self.send_text(&frame.to_string()).await;
-        self.screen.screen_mut().set_size(rows, cols);
+        let size = |value| NonZero::new(value).unwrap();
+        self.screen.screen_mut().set_size(size(rows), size(cols));
     }
 
     pub(crate) fn text(&self) -> String {
