@@ -12,6 +12,10 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+fn size(value: u16) -> NonZero<u16> {
+    NonZero::new(value).unwrap()
+}
+
 /// A connection to a terminal and what a person would see.
 pub(crate) struct Terminal {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -60,7 +64,7 @@ impl Terminal {
         };
         let mut terminal = Self {
             socket,
-            screen: vt100::Parser::new(24, 80, 0),
+            screen: vt100::Parser::new(size(24), size(80), 0),
             session: String::new(),
             code: None,
             closed: None,
@@ -85,7 +89,6 @@ impl Terminal {
     pub(crate) async fn resize(&mut self, cols: u16, rows: u16) {
         let frame = json!({"type": "resize", "cols": cols, "rows": rows});
         self.send_text(&frame.to_string()).await;
-        let size = |value| NonZero::new(value).unwrap();
         self.screen.screen_mut().set_size(size(rows), size(cols));
     }
 
