@@ -92,17 +92,16 @@ impl Terminal {
         self.screen.screen_mut().set_size(size(rows), size(cols));
     }
 
+    /// What is seen: blanks at the ends of lines are not.
     pub(crate) fn text(&self) -> String {
-        self.screen.screen().contents()
+        let contents = self.screen.screen().contents();
+        let lines: Vec<_> = contents.lines().map(str::trim_end).collect();
+        lines.join("\n")
     }
 
     /// Where the cursor is: row and column.
     pub(crate) fn cursor(&self) -> (u16, u16) {
         self.screen.screen().cursor_position()
-    }
-
-    pub(crate) fn is_alternate(&self) -> bool {
-        self.screen.screen().alternate_screen()
     }
 
     /// Takes the next message in; false when the connection is over.

@@ -41,7 +41,12 @@ async fn a_program_keeps_its_screen_through_a_dropped_connection() {
     again.until("the same screen", |it| it.text() == text).await;
     assert_eq!(again.cursor(), cursor);
     // It goes on where it was: a line more, write, quit, and the shell ends with a code.
-    again.send("oagain\x1b:wq\r").await;
+    again.send("oagain").await;
+    again.shows("again").await;
+    // Alone, as a key: followed at once by more it would begin a longer one.
+    again.send("\x1b").await;
+    again.shows("- note").await;
+    again.send(":wq\r").await;
     again
         .until("the shell", |it| !it.text().contains('~'))
         .await;
