@@ -8,6 +8,7 @@
 //! decides before it asks.
 
 mod archive;
+mod buffers;
 mod copy;
 mod directory;
 mod entry;
