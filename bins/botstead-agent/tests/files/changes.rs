@@ -240,6 +240,8 @@ async fn directories_of_a_layer_below_are_renamed_too() {
         b"new"
     );
     assert_eq!(space.names("/merged/e/sub"), ["file"]);
+    assert!(space.write("/merged/e/new", "new").await.unwrap().created);
+    assert_eq!(space.names("/merged/e"), ["again", "link", "new", "sub"]);
     // Between two filesystems, files go as well.
     rename(&space, "/merged/other", "/other", KEEP)
         .await

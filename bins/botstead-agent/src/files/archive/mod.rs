@@ -6,6 +6,7 @@ mod sparse;
 use super::buffers::Buffers;
 use super::entry::kind;
 use super::failure::{Result, failed};
+use super::links::Links;
 use super::path::child;
 use super::pieces::{Budget, Source};
 use super::read::open_regular;
@@ -21,7 +22,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, OFlags, Statx, readlinkat};
 use rustix::io::{self, Errno, pread};
 use sparse::Extent;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use tar::EntryType;
 
 /// Chunks of one piece.
@@ -29,10 +30,6 @@ const CHUNKS: usize = 4;
 
 /// Room for the headers of an entry.
 const ROOM: usize = 4 * format::BLOCK;
-
-/// Names of files with several names that are remembered, about; what comes later is sent as a file
-/// of its own.
-const MOST_LINKED: usize = 100_000;
 
 /// The content that is being sent.
 #[derive(Debug)]
@@ -54,7 +51,7 @@ pub(super) struct Archiving {
     walk: Option<Walk>,
     body: Option<Body>,
     /// Under which name files are that have several.
-    links: HashMap<Id, Vec<u8>>,
+    links: Links,
     buffers: Buffers,
     buffer: Vec<u8>,
     done: Done,
@@ -71,7 +68,7 @@ pub(super) fn begin(request: ArchiveRequest) -> Result<Archiving> {
         prefix: Vec::new(),
         walk: None,
         body: None,
-        links: HashMap::new(),
+        links: Links::default(),
         buffer: buffers.take(),
         buffers,
         done: Done::default(),
@@ -192,13 +189,11 @@ impl Archiving {
                 }
                 let archived = self.name(below);
                 if stat.stx_nlink > 1 {
-                    if let Some(first) = self.links.get(&Id::of(&stat)).cloned() {
+                    if let Some(first) = self.links.first(Id::of(&stat)).map(<[u8]>::to_vec) {
                         self.head(&archived, EntryType::Link, &stat, &first, b"");
                         return Ok(());
                     }
-                    if self.links.len() < MOST_LINKED {
-                        self.links.insert(Id::of(&stat), archived.clone());
-                    }
+                    self.links.remember(Id::of(&stat), archived.clone());
                 }
                 self.file(&archived, file, &stat)?;
             }
