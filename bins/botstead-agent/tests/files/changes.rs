@@ -1,11 +1,10 @@
 //! `MakeDirectory`, `Rename` and `Remove`.
 
-use crate::support::{Answer, OWNER, Space, failure, kind};
+use crate::support::{Answer, Mounted, OWNER, Space, failure, kind};
 use botstead_bridge::FailureKind;
 use botstead_bridge::proto::{Entry, MakeDirectoryRequest, RenameRequest};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 async fn make(space: &Space, path: &str, parents: bool, mode: Option<u32>) -> Answer<Entry> {
     let request = MakeDirectoryRequest {
@@ -159,32 +158,6 @@ async fn entries_are_renamed() {
             .is_symlink()
     );
     assert_eq!(space.owner("/p/q"), OWNER);
-}
-
-/// A mount that goes with the test.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(kind: &str, at: PathBuf, options: &str) -> Self {
-        std::fs::create_dir_all(&at).unwrap();
-        let options = std::ffi::CString::new(options).unwrap();
-        mount(
-            kind,
-            &at,
-            kind,
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )
-        .expect("this test mounts and must run as root");
-        Self(at)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // The folder's removal tells when this failed.
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-    }
 }
 
 /// On an overlay, the kernel refuses to rename a directory that comes from a layer below. After a

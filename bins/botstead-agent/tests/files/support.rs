@@ -7,6 +7,7 @@ use botstead_bridge::proto::files_server::FilesServer;
 use botstead_bridge::proto::{self, read_reply, read_request, write_request};
 use botstead_bridge::{AgentPool, Connector, Failure, FailureKind, Stream};
 use botstead_types::ContainerId;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -298,6 +299,32 @@ pub(crate) async fn received(
 
 pub(crate) fn part(part: write_request::Part) -> proto::WriteRequest {
     proto::WriteRequest { part: Some(part) }
+}
+
+/// A mount that goes with the test.
+pub(crate) struct Mounted(pub(crate) PathBuf);
+
+impl Mounted {
+    pub(crate) fn new(kind: &str, at: PathBuf, options: &str) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        let options = std::ffi::CString::new(options).unwrap();
+        mount(
+            kind,
+            &at,
+            kind,
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .expect("this test mounts and must run as root");
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // The folder's removal tells when this failed.
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
 }
 
 /// Waits until something holds.
