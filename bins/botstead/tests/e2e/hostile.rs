@@ -1,6 +1,6 @@
 //! A workspace that works against its host.
 
-use crate::server::Server;
+use crate::server::{Server, signal};
 use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::json;
@@ -318,7 +318,23 @@ async fn nothing_inside_can_stand_in_for_the_agent() {
         listener.accept().is_err(),
         "the server was led to a socket of the host"
     );
-    // It says that it runs and cannot be reached, and is repaired without anybody's help.
+    workspace.post("/stop", json!({})).await.ok();
+    workspace.post("/start", json!({})).await.ok();
+    workspace.reachable().await;
+    assert_eq!(workspace.sh("echo back").await, "back");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_silent_is_told_and_replaced() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    workspace.sh("echo kept > /data/file").await;
+    let id = format!("workspace-{}", workspace.bot);
+    let tasks = server.ctr(&["tasks", "list"]);
+    let task = tasks.lines().find(|line| line.starts_with(&id)).unwrap();
+    let pid = task.split_whitespace().nth(1).unwrap().parse().unwrap();
+    // Only the host can stop a namespace's first process (pid_namespaces(7)).
+    signal(pid, "STOP");
     let info = workspace.info().await;
     assert_eq!(
         (&info["task_running"], &info["reachable"]),
@@ -327,11 +343,9 @@ async fn nothing_inside_can_stand_in_for_the_agent() {
     );
     let begun = Instant::now();
     while workspace.info().await["reachable"] != true {
-        assert!(
-            begun.elapsed() < Duration::from_secs(180),
-            "nobody repairs it"
-        );
+        let patience = Duration::from_secs(180);
+        assert!(begun.elapsed() < patience, "nobody repairs it");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!(workspace.sh("echo back").await, "back");
+    assert_eq!(workspace.sh("cat /data/file").await, "kept");
 }
