@@ -179,6 +179,16 @@ impl SnapshotKey {
         Self(format!("flattened-{operation}"))
     }
 
+    /// The name of the copy of a present state that an operation makes for its own use.
+    pub fn copied(operation: OperationId) -> Self {
+        Self(format!("copied-{operation}"))
+    }
+
+    /// The key of the writable snapshot that a fork's workspace gets.
+    pub fn forked(operation: OperationId) -> Self {
+        Self(format!("forked-{operation}"))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -68,13 +68,17 @@ impl Inner {
         };
         match operation.kind {
             OperationKind::Create => self.replay_creation(operation).await,
-            OperationKind::Snapshot => {
-                self.snapshot_steps(operation).await?;
-                self.drop_lease(operation.id);
-                Ok(())
+            OperationKind::Snapshot => self.replay_snapshot(operation).await,
+            OperationKind::Rollback
+            | OperationKind::Import
+            | OperationKind::Restore
+            | OperationKind::RestorePath
+            | OperationKind::ChangeImage => self.replay_replacement(operation).await,
+            OperationKind::Fork => self.replay_fork(operation).await,
+            OperationKind::DeleteVersion => self.remove_version_steps(operation).await,
+            OperationKind::Delete | OperationKind::DeleteBot => {
+                self.replay_deletion(operation).await
             }
-            OperationKind::Rollback => self.replay_rollback(operation).await,
-            OperationKind::Delete | OperationKind::DeleteBot => self.delete_steps(operation).await,
             // What they want is recorded with the workspace and made true below.
             OperationKind::Start | OperationKind::Stop => Ok(()),
         }

@@ -5,12 +5,14 @@ use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::CreatedWorkspace;
 use crate::operations::{LiveOperation, event, finished};
+use crate::replace::Edit;
 use crate::service::Inner;
-use crate::spec::is_workspace_of;
+use crate::spec::{DATA_PATH, is_workspace_of};
 use crate::{Error, Result};
+use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, LeaseId, ResolvedImage, SnapshotKey};
+use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, ResolvedImage, SnapshotKey};
 use chrono::Utc;
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -33,7 +35,7 @@ impl Inner {
             refuse_other(&record, &creation.request)?;
             creation.phase.send_replace(Phase::Creating);
             self.bring_up(&record).await?;
-            return Ok(created(&record));
+            return Ok(self.found(&record));
         }
         let lease = LeaseId::for_operation(operation.id);
         // Side by side: start-up removes a lease whose operation the journal does not have.
@@ -45,15 +47,18 @@ impl Inner {
             self.drop_lease(operation.id);
             return Err(error.into());
         }
-        fault_point!("create.begun");
+        fault_point!("create", "begun");
         let steps = async {
             leased?;
             self.create_steps(creation, &lease, wishes).await
         };
         match steps.await {
-            Ok(record) => {
+            Ok((record, data_restored)) => {
                 self.drop_lease(operation.id);
-                Ok(created(&record))
+                Ok(CreatedWorkspace {
+                    data_restored,
+                    ..self.found(&record)
+                })
             }
             Err(error) => {
                 let status = match &error {
@@ -76,7 +81,7 @@ impl Inner {
         creation: &Creation,
         lease: &LeaseId,
         wishes: Wishes,
-    ) -> Result<ContainerRecord> {
+    ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
         let creating = vec![bot_status(operation, BotStatus::Creating)];
@@ -86,7 +91,7 @@ impl Inner {
         );
         let image = image?;
         shown?;
-        fault_point!("create.pulled");
+        fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
         let _turn = self
             .starts
@@ -119,7 +124,22 @@ impl Inner {
             self.runtime.network.create_namespace(&record.container)
         );
         prepared?;
-        fault_point!("create.prepared");
+        fault_point!("create", "prepared");
+        let returning = self.returning_data(&record, &wishes).await?;
+        let data_restored = returning.is_some();
+        let orphan = match returning {
+            None => None,
+            Some(edit) => {
+                creation.phase.send_replace(Phase::Restoring);
+                let orphan = match &edit {
+                    Edit::Path { from, .. } => Some(from.clone()),
+                    _ => None,
+                };
+                self.edit(lease, &record.snapshot, edit, None).await?;
+                fault_point!("create", "restored");
+                orphan
+            }
+        };
         let address = address?;
         let spec = self.spec(&record, address, namespace?);
         match self.runtime.containers.create(lease, &spec).await {
@@ -128,9 +148,46 @@ impl Inner {
             }
             made => made?,
         }
-        fault_point!("create.container");
+        fault_point!("create", "container");
         self.first_start(operation, &record, address).await?;
-        Ok(record)
+        // Recorded, on the disk and running: only now what it came from goes.
+        match orphan {
+            Some(orphan) => unless_missing(self.runtime.snapshots.remove(&orphan).await)?,
+            None if data_restored => self.remove_preserved(bot)?,
+            None => {}
+        }
+        Ok((record, data_restored))
+    }
+
+    /// What brings earlier data of the bot's into a new workspace: an orphan of its, or else the
+    /// preserved archive, where it is wanted.
+    async fn returning_data(
+        &self,
+        record: &ContainerRecord,
+        wishes: &Wishes,
+    ) -> Result<Option<Edit>> {
+        if !self.runtime.backend.capabilities().host_mounts {
+            return Ok(None);
+        }
+        let bot = record.bot;
+        if let Some(orphan) = self.orphan(bot, &record.snapshot).await? {
+            tracing::warn!(%bot, %orphan, archive = self.has_preserved_data(bot),
+                "recovering /data of a workspace whose container is gone");
+            let data = FilePath::new(DATA_PATH)?;
+            return Ok(Some(Edit::Path {
+                from: orphan,
+                path: data.clone(),
+                target: data,
+            }));
+        }
+        if !wishes.restore || !self.has_preserved_data(bot) {
+            return Ok(None);
+        }
+        let checked = self.check_preserved(bot).await?;
+        Ok(Some(Edit::Archive {
+            checked,
+            mode: ApplyMode::Replace,
+        }))
     }
 
     async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
@@ -161,12 +218,12 @@ impl Inner {
             ])
         );
         recorded?;
-        fault_point!("create.recorded");
+        fault_point!("create", "recorded");
         task?;
-        fault_point!("create.task");
+        fault_point!("create", "task");
         network?;
         self.runtime.tasks.start(id).await?;
-        fault_point!("create.started");
+        fault_point!("create", "started");
         self.store
             .transactions
             .apply(vec![
@@ -179,7 +236,7 @@ impl Inner {
                 ),
             ])
             .await?;
-        fault_point!("create.finished");
+        fault_point!("create", "finished");
         Ok(())
     }
 
@@ -322,15 +379,18 @@ fn bot_status(operation: &Operation, status: BotStatus) -> Change {
     Change::PatchBot(operation.bot, patch)
 }
 
-fn created(record: &ContainerRecord) -> CreatedWorkspace {
-    let ResolvedImage { reference, .. } = &record.image;
-    CreatedWorkspace {
-        container: record.container.clone(),
-        image: reference.clone(),
-        snapshotter: record.snapshotter.clone(),
-        devices: record.devices.clone(),
-        started: true,
-        data_restored: false,
-        has_preserved_data: false,
+impl Inner {
+    /// What a creation tells of a workspace.
+    pub(crate) fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
+        let ResolvedImage { reference, .. } = &record.image;
+        CreatedWorkspace {
+            container: record.container.clone(),
+            image: reference.clone(),
+            snapshotter: record.snapshotter.clone(),
+            devices: record.devices.clone(),
+            started: record.desired == DesiredState::Running,
+            data_restored: false,
+            has_preserved_data: self.has_preserved_data(record.bot),
+        }
     }
 }
