@@ -4,6 +4,7 @@ use crate::cgroup::Cgroups;
 use crate::channels::{ContainerdChannels, Folders};
 use crate::client::{self, Client, error};
 use crate::config::ContainerdConfig;
+use crate::copies::Copies;
 use crate::containers::ContainerdContainers;
 use crate::images::{ContainerdImages, RegistryConfig};
 use crate::leases::ContainerdLeases;
@@ -52,6 +53,7 @@ impl Containerd {
             metrics: true,
             images: true,
             channels: true,
+            live_copies: true,
             cdi_devices: true,
             host_mounts: true,
         };
@@ -74,6 +76,7 @@ impl Containerd {
             tasks,
             snapshots: Arc::new(ContainerdSnapshots {
                 client: client.clone(),
+                copies: Copies::new(Arc::clone(&config)),
             }),
             leases: Arc::new(ContainerdLeases {
                 client: client.clone(),

@@ -10,15 +10,19 @@ mod channels;
 mod client;
 mod config;
 mod containers;
-pub mod daemon;
+pub pub mod daemon;
+
+mod copies;
 mod flatten;
 pub mod images;
+mod layers;
 mod leases;
 mod metrics;
 mod op;
 mod snapshots;
 mod spec;
 mod tasks;
+mod trees;
 
 pub use backend::Containerd;
 pub use config::ContainerdConfig;

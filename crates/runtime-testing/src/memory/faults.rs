@@ -29,6 +29,7 @@ pub const OPERATIONS: &[&str] = &[
     "network.remove",
     "network.status",
     "snapshots.commit",
+    "snapshots.commit_copy",
     "snapshots.flatten",
     "snapshots.get",
     "snapshots.list",

@@ -52,6 +52,7 @@ impl InMemoryRuntime {
                     metrics: true,
                     images: true,
                     channels: false,
+                    live_copies: true,
                     cdi_devices: false,
                     host_mounts: false,
                 },

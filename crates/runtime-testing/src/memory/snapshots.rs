@@ -4,9 +4,12 @@ use super::Shared;
 use super::faults::Op;
 use super::leases::{lease_of, protect};
 use super::state::{SnapshotRecord, State};
-use botstead_runtime::{ErrorKind, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots};
+use botstead_runtime::{
+    CopyReport, ErrorKind, Result, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage, Snapshots,
+};
 use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
 use std::collections::BTreeMap;
+use tokio_util::sync::CancellationToken;
 
 fn record<'a>(state: &'a mut State, op: Op, key: &SnapshotKey) -> Result<&'a mut SnapshotRecord> {
     state
@@ -45,7 +48,7 @@ impl Snapshots for Shared {
                 SnapshotKind::Active,
                 labels.clone(),
                 BTreeMap::new(),
-                false,
+                true,
             );
             state.changed();
             Ok(())
@@ -138,6 +141,39 @@ impl Snapshots for Shared {
             }
             state.changed();
             Ok(())
+        })
+    }
+
+    async fn commit_copy(
+        &self,
+        lease: &LeaseId,
+        copy: &SnapshotCopy,
+        _: &CancellationToken,
+    ) -> Result<CopyReport> {
+        let op = Op("snapshots.commit_copy", "copy snapshot");
+        self.call(op, &copy.source, |state| {
+            lease_of(state, op, lease)?;
+            if state.snapshots.contains_key(&copy.name) {
+                return Ok(CopyReport::default());
+            }
+            let source = record(state, op, &copy.source)?;
+            if source.snapshot.kind != SnapshotKind::Active {
+                return Err(op
+                    .error(ErrorKind::NotFound, &copy.source)
+                    .because("it is not active"));
+            }
+            let (parent, files) = (source.snapshot.parent.clone(), source.files.clone());
+            let bytes: usize = files.values().flatten().map(|content| content.len()).sum();
+            let report = CopyReport {
+                copied_bytes: bytes as u64,
+                files: files.len() as u64,
+                ..CopyReport::default()
+            };
+            protect(state, op, lease, &copy.name)?;
+            let (kind, labels) = (SnapshotKind::Committed, copy.labels.clone());
+            state.insert_snapshot(copy.name.clone(), parent, kind, labels, files, true);
+            state.changed();
+            Ok(report)
         })
     }
 

@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 pub(super) struct SnapshotRecord {
     pub(super) snapshot: Snapshot,
     pub(super) files: BTreeMap<String, Option<Bytes>>,
-    /// Whether it is protected for itself, as versions are from commit to release.
+    /// Whether it is protected for itself: active ones until they are committed or removed, versions
+    /// from commit to release.
     pub(super) rooted: bool,
 }
 
