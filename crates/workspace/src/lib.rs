@@ -25,6 +25,7 @@ mod image_change;
 mod images;
 mod info;
 mod layers;
+mod leftovers;
 mod listing;
 mod locks;
 mod metrics;
@@ -52,6 +53,7 @@ pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
     SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
 };
+pub use leftovers::{Leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
     Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy,
