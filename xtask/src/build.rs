@@ -47,7 +47,8 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn host_triple() -> Result<String> {
+/// The triple of this machine, as the compiler calls it.
+pub(crate) fn host_triple() -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let text = command::capture(
         std::process::Command::new(rustc)

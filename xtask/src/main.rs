@@ -13,6 +13,7 @@ mod check;
 mod ci;
 mod command;
 mod down;
+mod fuzz;
 mod image;
 mod openapi;
 mod progress;
@@ -94,6 +95,14 @@ enum Task {
         /// rollback-stopped, snapshot, fleet, history; nothing is written
         filters: Vec<String>,
     },
+    /// Feed hostile input to what parses it, with libFuzzer; what makes a target fail is kept
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Names of programs in fuzz/src/bin; all when none is given
+        targets: Vec<String>,
+    },
     /// Check what no compiler checks: module docs, lints, layers, file sizes, links
     Tidy,
     /// Build the default workspace image as an OCI archive (root)
@@ -138,6 +147,7 @@ fn run(task: Task) -> Result<()> {
             filters,
         } => testing::run_matrix(&versions, &filters),
         Task::Bench { quick, filters } => bench::run(quick, &filters),
+        Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Ci => ci::run(),
         Task::Tidy => progress::step("tidy", tidy::run),
         Task::Image { folder, rebuild } => progress::step("default image", || {

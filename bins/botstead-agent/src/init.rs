@@ -1,17 +1,21 @@
 //! The duties of an init: reap what is orphaned to it, and end the namespace in order.
 //!
-//! Children are waited for in [`reap`] only. Two processes are told apart here: those that became
-//! children of PID 1 (orphans), and those that the runtime's exec put into the namespace, whose
-//! parent is outside and which give no SIGCHLD. Both are seen by `kill(-1, 0)`.
+//! Two kinds of processes are told apart here: those that are children of PID 1 (commands and
+//! orphans), and those that the runtime's exec put into the namespace, whose parent is outside and
+//! which give no SIGCHLD. Both are seen by `kill(-1, 0)`. Who waits for children is
+//! [`crate::children`].
 
+use crate::children::Children;
+use crate::descriptor;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::libc::{SIGRTMAX, SIGRTMIN};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::io;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout_at};
 
 /// While ending, how often to look whether the processes that give no SIGCHLD are gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -21,29 +25,12 @@ const AFTER_KILL: Duration = Duration::from_secs(1);
 
 const EVERYBODY: Pid = Pid::from_raw(-1);
 
-/// Runs until SIGTERM or SIGINT, then ends every other process of the namespace: SIGTERM, `grace`,
-/// SIGKILL.
-///
-/// `prepare` runs once signals are held: before that the kernel drops those to PID 1, and one that
-/// asks to end would be lost.
-pub(crate) fn run(grace: Duration, prepare: impl FnOnce()) -> Result<(), Errno> {
-    let mut signals = Signals::open()?;
-    prepare();
-    loop {
-        reap()?;
-        if signals.next(None)? == Event::End {
-            break;
-        }
-    }
-    end_others(&mut signals, grace)
-}
-
 /// What a signal asks for.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Event {
     /// SIGTERM or SIGINT.
     End,
-    /// A child changed its state, or the time given is over.
+    /// A child changed its state.
     Look,
 }
 
@@ -51,10 +38,17 @@ enum Event {
 ///
 /// The kernel discards every other signal whose action is the default when it is sent to the init of
 /// a namespace, SIGKILL and SIGSTOP from outside excepted; Rust's start-up code ignores SIGPIPE.
-struct Signals(SignalFd);
+#[derive(Debug)]
+pub(crate) struct HeldSignals(SignalFd);
 
-impl Signals {
-    fn open() -> Result<Self, Errno> {
+impl HeldSignals {
+    /// Holds the signals from now on. Before that the kernel drops those to PID 1, and one that asks
+    /// to end would be lost. To be called before any thread is started: threads inherit the mask.
+    ///
+    /// # Errors
+    /// The kernel refused, which it is not documented to do.
+    pub(crate) fn hold() -> Result<Self, Errno> {
+        default_dispositions();
         let mask: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]
             .into_iter()
             .collect();
@@ -62,40 +56,76 @@ impl Signals {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self(SignalFd::with_flags(&mask, flags)?))
     }
+}
 
-    /// Sleeps until a signal arrives or `limit` is over. A signal to end wins over the others.
-    fn next(&mut self, limit: Option<Duration>) -> Result<Event, Errno> {
-        let timeout = match limit {
-            None => PollTimeout::NONE,
-            Some(limit) => PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX),
-        };
-        match poll(
-            &mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        ) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error),
+/// What starts the agent may have ignored signals, as `nohup` does. Commands would inherit that, and
+/// with SIGCHLD ignored no status would ever be seen.
+fn default_dispositions() {
+    for signal in Signal::iterator() {
+        use Signal::{SIGBUS, SIGKILL, SIGPIPE, SIGSEGV, SIGSTOP};
+        // Rust's start-up code handles these, and `std` resets SIGPIPE in every child; two cannot
+        // be changed.
+        if matches!(signal, SIGBUS | SIGKILL | SIGPIPE | SIGSEGV | SIGSTOP) {
+            continue;
         }
-        let mut event = Event::Look;
-        while let Some(signal) = self.0.read_signal()? {
-            if signal.ssi_signo != Signal::SIGCHLD as u32 {
-                event = Event::End;
-            }
-        }
-        Ok(event)
+        // SAFETY: no handler is installed, so no code can run in one.
+        #[allow(unsafe_code, reason = "the default disposition has no safe wrapper")]
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
+    // Those that have no names. The two below are the C library's own.
+    for signal in SIGRTMIN()..=SIGRTMAX() {
+        // SAFETY: as above.
+        #[allow(unsafe_code, reason = "nix does not know real-time signals")]
+        let _ = unsafe { nix::libc::signal(signal, nix::libc::SIG_DFL) };
     }
 }
 
-/// Collects the status of every child that has ended. Signals of one kind merge while they are
-/// pending, so one SIGCHLD may stand for many children.
-fn reap() -> Result<(), Errno> {
-    loop {
-        match waitpid(EVERYBODY, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error),
+/// The signals, on the runtime.
+struct Signals(AsyncFd<SignalFd>);
+
+impl Signals {
+    /// Sleeps until a signal arrives. A signal to end wins over the others.
+    async fn next(&mut self) -> io::Result<Event> {
+        loop {
+            let mut guard = self.0.readable_mut().await?;
+            let mut event = None;
+            while let Some(signal) = guard.get_inner_mut().read_signal()? {
+                if signal.ssi_signo != Signal::SIGCHLD as u32 {
+                    event = Some(Event::End);
+                } else {
+                    event = event.or(Some(Event::Look));
+                }
+            }
+            guard.clear_ready();
+            if let Some(event) = event {
+                return Ok(event);
+            }
         }
     }
+}
+
+/// Runs until SIGTERM or SIGINT, then ends every other process of the namespace: SIGTERM, `grace`,
+/// SIGKILL. `stop` runs before that.
+///
+/// # Errors
+/// The kernel refused what it is not documented to refuse.
+pub(crate) async fn run(
+    signals: HeldSignals,
+    children: &Children,
+    grace: Duration,
+    stop: impl FnOnce(),
+) -> io::Result<()> {
+    let mut signals = Signals(descriptor::register(signals.0)?);
+    loop {
+        children.reap()?;
+        tokio::select! {
+            event = signals.next() => if event? == Event::End { break },
+            () = children.look() => {}
+        }
+    }
+    stop();
+    children.close();
+    end_others(&mut signals, children, grace).await
 }
 
 /// Sends a signal to every other process of the namespace and tells whether there was one.
@@ -108,29 +138,40 @@ fn signal_others(signal: Option<Signal>) -> Result<bool, Errno> {
     }
 }
 
-fn end_others(signals: &mut Signals, grace: Duration) -> Result<(), Errno> {
+async fn end_others(signals: &mut Signals, children: &Children, grace: Duration) -> io::Result<()> {
     signal_others(Some(Signal::SIGTERM))?;
     // A stopped process acts on SIGTERM only after it was continued.
     signal_others(Some(Signal::SIGCONT))?;
-    if wait_until_alone(signals, grace)? {
+    if wait_until_alone(signals, children, grace).await? {
         return Ok(());
     }
     signal_others(Some(Signal::SIGKILL))?;
-    wait_until_alone(signals, AFTER_KILL)?;
+    wait_until_alone(signals, children, AFTER_KILL).await?;
     Ok(())
 }
 
 /// Reaps until no other process is left, `limit` is over or a signal asks to hurry, and tells
 /// whether none is left.
-fn wait_until_alone(signals: &mut Signals, limit: Duration) -> Result<bool, Errno> {
-    let deadline = Instant::now() + limit;
+async fn wait_until_alone(
+    signals: &mut Signals,
+    children: &Children,
+    limit: Duration,
+) -> io::Result<bool> {
+    let now = Instant::now();
+    // A grace of centuries is as good as one of a day.
+    let deadline = now + limit.min(Duration::from_secs(24 * 3600));
     loop {
-        reap()?;
+        children.reap()?;
         if !signal_others(None)? {
             return Ok(true);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || signals.next(Some(left.min(LOOK_AGAIN)))? == Event::End {
+        let look = deadline.min(Instant::now() + LOOK_AGAIN);
+        if let Ok(event) = timeout_at(look, signals.next()).await
+            && event? == Event::End
+        {
+            return Ok(false);
+        }
+        if Instant::now() >= deadline {
             return Ok(false);
         }
     }

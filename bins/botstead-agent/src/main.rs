@@ -1,57 +1,42 @@
-//! PID 1 of every workspace: reaps orphans and ends on SIGTERM.
-//!
-//! A static program without threads that sleeps in `poll` until a signal arrives. It makes
-//! `/data`, starts nothing and serves nothing: commands run through the runtime's exec, and files, commands and terminals
-//! of its own come with the agent protocol. The waiting for children is in [`init`], in one place.
+//! PID 1 of every workspace, and what else runs from the same file inside one: a subcommand each.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a program that reports to whoever started it"
 )]
 
-mod init;
-mod options;
-
-use options::Request;
+use botstead_agent::options::{self, HELP, Request};
+use botstead_agent::serve;
 use std::process::ExitCode;
 
-const DATA: &str = "/data";
-
 fn main() -> ExitCode {
-    let options = match options::parse(std::env::args_os().skip(1)) {
+    match options::parse(std::env::args_os().skip(1)) {
         Ok(Request::Help) => {
-            println!("{}", options::HELP);
-            return ExitCode::SUCCESS;
+            println!("{HELP}");
+            ExitCode::SUCCESS
         }
         Ok(Request::Version) => {
             println!("botstead-agent {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
+            ExitCode::SUCCESS
         }
-        Ok(Request::Run(options)) => options,
+        Ok(Request::Serve(options)) => {
+            // Ending means a signal to every process that can be seen, which is right for the init
+            // of a process namespace only.
+            if std::process::id() != 1 {
+                eprintln!("botstead-agent: must run as PID 1 of a process namespace of its own");
+                return ExitCode::from(2);
+            }
+            match serve::run(&options) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("botstead-agent: {error}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Err(message) => {
-            eprintln!("botstead-agent: {message}\n\n{}", options::HELP);
-            return ExitCode::from(2);
+            eprintln!("botstead-agent: {message}\n\n{HELP}");
+            ExitCode::from(2)
         }
-    };
-    // Ending means a signal to every process that can be seen, which is right for the init of a
-    // process namespace only.
-    if std::process::id() != 1 {
-        eprintln!("botstead-agent: must run as PID 1 of a process namespace of its own");
-        return ExitCode::from(2);
-    }
-    match init::run(options.grace, make_data_folder) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("botstead-agent: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// The folder of the bot's own files. Without it commands have no place to start in, which the one
-/// who runs one is told; ending here would take the whole workspace away.
-fn make_data_folder() {
-    if let Err(error) = std::fs::create_dir_all(DATA) {
-        eprintln!("botstead-agent: cannot make {DATA}: {error}");
     }
 }

@@ -1,57 +1,128 @@
-//! The command line. Parsed by hand: two flags and a number do not pay for a parser's size in a
-//! binary that every workspace maps.
+//! The command line. Parsed by hand: a few flags do not pay for a parser's size in a binary that
+//! every workspace maps.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What `--help` prints.
-pub(crate) const HELP: &str = "\
-PID 1 of a Botstead workspace: reaps orphans and ends on SIGTERM or SIGINT.
+pub const HELP: &str = "\
+PID 1 of a Botstead workspace: serves files, commands and terminals to the server, reaps orphans,
+and ends on SIGTERM or SIGINT.
 
-Usage: botstead-agent [--grace-ms MILLISECONDS]
+Usage: botstead-agent [serve] [OPTIONS]
 
-  --grace-ms N  time between SIGTERM and SIGKILL to the other processes (default 2000);
-                a second SIGTERM or SIGINT ends it early
-  --help        this text
-  --version     the version";
+  --socket PATH    the unix socket to serve on, for peers outside of the workspace only; without it
+                   nothing is served
+  --user USER      who commands run as and who owns new files: a name, a number, or either with
+                   `:group` (default 0:0)
+  --grace-ms N     time between SIGTERM and SIGKILL to the other processes (default 2000);
+                   a second SIGTERM or SIGINT ends it early
+  --template DIR   files to put into /data at the first start, where they are missing
+  --toolkit DIR    its folder `bin` is appended to PATH
+  --help           this text
+  --version        the version";
 
 const DEFAULT_GRACE: Duration = Duration::from_millis(2000);
 
-/// How to run.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Options {
+/// How to serve as PID 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Where to serve.
+    pub socket: Option<PathBuf>,
+    /// Who commands run as; empty is 0:0.
+    pub user: String,
     /// Time that the other processes have between SIGTERM and SIGKILL.
-    pub(crate) grace: Duration,
+    pub grace: Duration,
+    /// Files for the first start.
+    pub template: Option<PathBuf>,
+    /// A folder whose `bin` is appended to PATH.
+    pub toolkit: Option<PathBuf>,
 }
 
-/// What the command line asks for.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            user: String::new(),
+            grace: DEFAULT_GRACE,
+            template: None,
+            toolkit: None,
+        }
+    }
+}
+
+/// What the command line asks for. A further subcommand is a further variant, told apart by the
+/// first word in [`parse`].
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub enum Request {
+    /// Print [`HELP`].
     Help,
+    /// Print the version.
     Version,
-    Run(Options),
+    /// Be PID 1.
+    Serve(Options),
 }
 
 /// Reads the arguments, without the program's name.
-pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Request, String> {
-    let mut grace = DEFAULT_GRACE;
-    let mut arguments = arguments;
+///
+/// # Errors
+/// Words for the one who typed them.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, String> {
+    let mut arguments = arguments.into_iter().peekable();
+    // PID 1 is started without a word as well: a subcommand is what does not begin with a dash.
+    let subcommand = arguments
+        .next_if(|first| !first.as_encoded_bytes().starts_with(b"-"))
+        .unwrap_or_else(|| "serve".into());
+    match subcommand.to_str() {
+        Some("serve") => serve(arguments),
+        _ => Err(format!("unknown subcommand {subcommand:?}")),
+    }
+}
+
+fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<Request, String> {
+    let mut options = Options::default();
     while let Some(argument) = arguments.next() {
+        let mut value = |what: &str| {
+            arguments
+                .next()
+                .filter(|value| !value.is_empty())
+                .ok_or_else(|| format!("{argument:?} takes {what}"))
+        };
         match argument.to_str() {
             Some("--help" | "-h") => return Ok(Request::Help),
             Some("--version" | "-V") => return Ok(Request::Version),
+            Some("--socket") => options.socket = Some(absolute(value("a path")?)?),
+            Some("--template") => options.template = Some(absolute(value("a folder")?)?),
+            Some("--toolkit") => options.toolkit = Some(absolute(value("a folder")?)?),
+            Some("--user") => {
+                // An image without a user is passed on as it is.
+                let user = arguments.next().ok_or("--user takes a user")?;
+                options.user = user
+                    .into_string()
+                    .map_err(|user| format!("--user takes a name in UTF-8, not {user:?}"))?;
+            }
             Some("--grace-ms") => {
-                let value = arguments.next().unwrap_or_default();
+                let value = value("milliseconds")?;
                 let milliseconds = value
                     .to_str()
                     .and_then(|text| text.parse().ok())
                     .ok_or_else(|| format!("--grace-ms takes milliseconds, not {value:?}"))?;
-                grace = Duration::from_millis(milliseconds);
+                options.grace = Duration::from_millis(milliseconds);
             }
             _ => return Err(format!("unknown argument {argument:?}")),
         }
     }
-    Ok(Request::Run(Options { grace }))
+    Ok(Request::Serve(options))
+}
+
+fn absolute(path: OsString) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("{path:?} is not an absolute path"))
+    }
 }
 
 #[cfg(test)]
@@ -65,14 +136,38 @@ mod tests {
     #[test]
     fn reads_each_form() {
         let run = |milliseconds| {
-            Ok(Request::Run(Options {
+            Ok(Request::Serve(Options {
                 grace: Duration::from_millis(milliseconds),
+                ..Options::default()
             }))
         };
         assert_eq!(parsed(&[]), run(2000));
+        assert_eq!(parsed(&["serve"]), run(2000));
         assert_eq!(parsed(&["--grace-ms", "50"]), run(50));
+        assert_eq!(parsed(&["serve", "--grace-ms", "50"]), run(50));
         assert_eq!(parsed(&["--help"]), Ok(Request::Help));
         assert_eq!(parsed(&["--grace-ms", "5", "-V"]), Ok(Request::Version));
+        let all = [
+            "--socket",
+            "/s",
+            "--user",
+            "bot:bot",
+            "--template",
+            "/t",
+            "--toolkit",
+            "/k",
+        ];
+        assert_eq!(
+            parsed(&all),
+            Ok(Request::Serve(Options {
+                socket: Some("/s".into()),
+                user: "bot:bot".into(),
+                template: Some("/t".into()),
+                toolkit: Some("/k".into()),
+                ..Options::default()
+            }))
+        );
+        assert_eq!(parsed(&["--user", ""]), run(2000));
     }
 
     #[test]
@@ -81,7 +176,11 @@ mod tests {
             &["--grace-ms"][..],
             &["--grace-ms", "-1"],
             &["--grace-ms", "soon"],
-            &["serve"],
+            &["--socket", "relative"],
+            &["--socket"],
+            &["--user"],
+            &["server"],
+            &["serve", "serve"],
         ] {
             assert!(parsed(arguments).is_err(), "{arguments:?}");
         }

@@ -32,5 +32,15 @@ pub mod proto {
 /// same release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// How much of a call's stream may be under way unread, for both sides. It bounds the memory of a
+/// call that is not read, and of all of them together.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+
+/// The same for a connection, for both sides: no bound. What lies unread counts against it, so with
+/// less, a few streams that nobody reads would hold up every other call of the workspace. `h2` also
+/// derives from it how many short frames may lie unread before it takes them for an attack and ends
+/// the connection.
+pub const CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// The most bytes of file data or output in one message.
 pub const CHUNK_BYTES: usize = 64 << 10;

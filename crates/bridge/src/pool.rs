@@ -1,7 +1,7 @@
 //! The server's side: one connection per workspace, made when it is first needed and again whenever
 //! it broke.
 
-use crate::{Failure, proto};
+use crate::{CONNECTION_WINDOW, Failure, STREAM_WINDOW, proto};
 use async_trait::async_trait;
 use botstead_types::ContainerId;
 use hyper_util::rt::TokioIo;
@@ -20,10 +20,6 @@ use tonic::{Code, Status};
 const START_WAIT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-
-/// How much of a stream may be under way unread, per call and per connection.
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// A connection as bytes.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}

@@ -30,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Programs that put everything together, and may use every crate.
-const EVERYTHING: &[&str] = &["botstead", "xtask", "botstead-bench"];
+const EVERYTHING: &[&str] = &["botstead", "xtask", "botstead-bench", "botstead-fuzz"];
 
 /// What `cargo metadata` says of the workspace's own packages.
 #[derive(Debug, Deserialize)]

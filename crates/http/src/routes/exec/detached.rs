@@ -327,8 +327,8 @@ mod tests {
     #[test]
     fn signals_have_numbers_and_names() {
         let number = |json: &str| {
-            let signal: Signal = serde_json::from_str(json).unwrap();
-            signal.signal.number().ok()
+            let given: Signal = serde_json::from_str(json).unwrap();
+            given.signal.number().ok()
         };
         for (json, expected) in [
             (r#"{"signal":9}"#, Some(9)),

@@ -1,0 +1,278 @@
+//! Running blocking work: in pieces on tokio's blocking threads, of which there are few and none is
+//! started later.
+//!
+//! A short piece is a system call or a few. Long jobs are cut into pieces of some milliseconds; of
+//! those only [`LONG_PIECES`] run at once, so that short calls always find a thread, and the jobs
+//! take turns. Between two pieces a job holds neither thread nor turn: a client that does not read
+//! keeps nobody waiting. A call that is dropped ends at its next look at [`Budget::spent`], and what
+//! it held is closed on a blocking thread.
+
+use super::failure::Result;
+use botstead_bridge::{Failure, FailureKind};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio_stream::Stream;
+use tonic::Status;
+
+/// Pieces of long jobs that run at once.
+const LONG_PIECES: usize = 2;
+
+/// How long a piece of a long job goes on.
+const PIECE: Duration = Duration::from_millis(20);
+
+/// The turns of long jobs.
+#[derive(Debug, Clone)]
+pub(super) struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(LONG_PIECES)))
+    }
+}
+
+/// How long a piece may go on.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    deadline: Instant,
+    dropped: Arc<AtomicBool>,
+}
+
+impl Budget {
+    fn new(dropped: &Arc<AtomicBool>) -> Self {
+        Self {
+            deadline: Instant::now() + PIECE,
+            dropped: Arc::clone(dropped),
+        }
+    }
+
+    /// Whether the piece must end now.
+    pub(crate) fn spent(&self) -> bool {
+        self.is_dropped() || Instant::now() >= self.deadline
+    }
+
+    /// Whether nobody waits for the result any more.
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// Tells the piece that runs that its call was dropped.
+#[derive(Debug, Default)]
+pub(super) struct Caller(Arc<AtomicBool>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Long work with one result.
+pub(super) trait Job: Send + 'static {
+    type Done: Send;
+
+    /// Goes on until the budget is spent or it is done.
+    fn step(&mut self, budget: &Budget) -> Result<Option<Self::Done>>;
+}
+
+/// Work whose results are sent one by one.
+pub(super) trait Source: Send + 'static {
+    type Item: Send + Unpin;
+
+    /// Goes on until the budget is spent or there is some output; false at the end.
+    fn step(&mut self, budget: &Budget, out: &mut Vec<Self::Item>) -> Result<bool>;
+}
+
+/// Runs a short piece.
+pub(super) async fn short<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    spawn_blocking(work).await.unwrap_or_else(|_| Err(ended()))
+}
+
+/// Runs one piece of work on a value, in turn where it is part of a long job, and gives the value
+/// back.
+pub(super) fn piece<T: Send + 'static, R: Send + 'static>(
+    turns: Option<&Turns>,
+    caller: &Caller,
+    mut value: T,
+    work: impl FnOnce(&mut T, &Budget) -> R + Send + 'static,
+) -> Piece<(T, R)> {
+    let turns = turns.cloned();
+    let dropped = Arc::clone(&caller.0);
+    Box::pin(async move {
+        let turn = match turns {
+            Some(turns) => turns.0.acquire_owned().await.ok(),
+            None => None,
+        };
+        let running = spawn_blocking(move || {
+            let result = work(&mut value, &Budget::new(&dropped));
+            drop(turn);
+            (value, result)
+        });
+        running.await.map_err(|_| ended())
+    })
+}
+
+/// A piece that runs or waits for its turn.
+type Piece<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// Runs a long job to its end.
+pub(super) async fn long<J: Job>(turns: &Turns, job: J) -> Result<J::Done>
+where
+    J::Done: 'static,
+{
+    run(turns, job, false).await
+}
+
+/// Runs a job that mostly is done with its first piece, which waits for no turn.
+pub(super) async fn brief<J: Job>(turns: &Turns, job: J) -> Result<J::Done>
+where
+    J::Done: 'static,
+{
+    run(turns, job, true).await
+}
+
+async fn run<J: Job>(turns: &Turns, job: J, mut is_first: bool) -> Result<J::Done>
+where
+    J::Done: 'static,
+{
+    let caller = Caller::default();
+    let mut job = Held::new(job);
+    while let Some(value) = job.take() {
+        let turns = (!std::mem::take(&mut is_first)).then_some(turns);
+        let (value, done) = piece(turns, &caller, value, J::step).await?;
+        if let Some(done) = done? {
+            discard(value);
+            return Ok(done);
+        }
+        job.set(Some(value));
+    }
+    Err(ended())
+}
+
+/// Drops something on a blocking thread: the last descriptor of a removed file takes its time.
+pub(super) fn discard<T: Send + 'static>(value: T) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn_blocking(move || drop(value));
+    }
+}
+
+/// Something that a call keeps between two pieces; discarded with the call.
+#[derive(Debug)]
+pub(super) struct Held<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Held<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    pub(super) fn take(&mut self) -> Option<T> {
+        self.0.take()
+    }
+
+    pub(super) fn set(&mut self, value: Option<T>) {
+        self.0 = value;
+    }
+}
+
+impl<T: Send + 'static> Drop for Held<T> {
+    fn drop(&mut self) {
+        if let Some(value) = self.0.take() {
+            discard(value);
+        }
+    }
+}
+
+/// What a piece of a source gives: whether there is more, and its output.
+type Output<S> = (Result<bool>, Vec<<S as Source>::Item>);
+
+/// What a source gives, as the stream of a call. While one piece's output is sent, the next piece
+/// runs; there is never more than that in memory.
+pub(super) struct Pieces<S: Source> {
+    ready: VecDeque<S::Item>,
+    idle: Held<S>,
+    running: Option<Piece<(S, Output<S>)>>,
+    failure: Option<Failure>,
+    /// Where the source is a long job.
+    turns: Option<Turns>,
+    caller: Caller,
+}
+
+impl<S: Source> Pieces<S> {
+    pub(super) fn short(source: S) -> Self {
+        Self {
+            ready: VecDeque::new(),
+            idle: Held::new(source),
+            running: None,
+            failure: None,
+            turns: None,
+            caller: Caller::default(),
+        }
+    }
+
+    pub(super) fn long(turns: &Turns, source: S) -> Self {
+        Self {
+            turns: Some(turns.clone()),
+            ..Self::short(source)
+        }
+    }
+
+    fn start(&mut self, source: S) {
+        let turns = self.turns.as_ref();
+        self.running = Some(piece(turns, &self.caller, source, |source, budget| {
+            let mut out = Vec::new();
+            (source.step(budget, &mut out), out)
+        }));
+    }
+
+    fn finish(&mut self, piece: Result<(S, Output<S>)>) {
+        self.running = None;
+        match piece {
+            Err(failure) => self.failure = Some(failure),
+            Ok((source, (more, out))) => {
+                self.ready = out.into();
+                match more {
+                    Ok(true) => self.idle.set(Some(source)),
+                    Ok(false) => discard(source),
+                    Err(failure) => {
+                        self.failure = Some(failure);
+                        discard(source);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<S: Source + Unpin> Stream for Pieces<S> {
+    type Item = Result<S::Item, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(source) = self.idle.take() {
+                self.start(source);
+            }
+            if let Some(item) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(item)));
+            }
+            let Some(running) = self.running.as_mut() else {
+                let failure = self.failure.take();
+                return Poll::Ready(failure.map(|failure| Err(failure.into())));
+            };
+            let piece = ready!(running.as_mut().poll(context));
+            self.finish(piece);
+        }
+    }
+}
+
+/// The runtime ends, or a piece of work panicked.
+pub(super) fn ended() -> Failure {
+    Failure::new(FailureKind::Internal, "the agent is ending")
+}

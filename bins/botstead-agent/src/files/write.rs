@@ -1,0 +1,269 @@
+//! `Write`: a file's new content beside the old one, then in its place at once.
+
+use super::entry::{entry, kind, revision};
+use super::failure::{Result, changed, failed, refused};
+use super::make::{permissions, place_with_parents};
+use super::meta::{Owner, succeed};
+use super::pieces::{Held, ended, short};
+use super::read::{not_regular, stale};
+use super::root::{Id, Place, locate, open_name, stat_fd};
+use super::temporary::Temporary;
+use botstead_bridge::proto::write_request::{Head, Part};
+use botstead_bridge::proto::{WriteReply, WriteRequest};
+use botstead_bridge::{Failure, FailureKind};
+use bytes::Bytes;
+use rustix::fd::OwnedFd;
+use rustix::fs::{FileType, Mode, OFlags, Statx, fchmod};
+use rustix::io::{Errno, writev};
+use std::io::IoSlice;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tonic::{Status, Streaming};
+
+const NEW_FILE: u32 = 0o644;
+
+/// Received and not yet written, at most.
+const MOST_PENDING: usize = 512 << 10;
+
+/// Buffers that the kernel takes at once, at most.
+const MOST_SLICES: usize = 64;
+
+/// Held while one file takes another's place, so that of several writes that expect the same
+/// revision one wins.
+pub(super) type Commits = Arc<Mutex<()>>;
+
+pub(super) async fn write(
+    mut stream: Streaming<WriteRequest>,
+    owner: Owner,
+    commits: Commits,
+) -> Result<WriteReply, Status> {
+    let head = match stream.message().await?.and_then(|first| first.part) {
+        Some(Part::Head(head)) => head,
+        _ => return Err(invalid("a write begins with its head").into()),
+    };
+    let mut pipe = Pipe::new(short(move || Writing::begin(head, owner)).await?);
+    loop {
+        match stream.message().await?.and_then(|message| message.part) {
+            Some(Part::Data(data)) => pipe.take(data).await?,
+            Some(Part::End(end)) => {
+                let writing = pipe.finish().await?;
+                let alone = commits.lock_owned().await;
+                let done = short(move || {
+                    let done = writing.finish(end.size);
+                    drop(alone);
+                    done
+                });
+                return Ok(done.await?);
+            }
+            Some(Part::Head(_)) => return Err(invalid("a write has one head").into()),
+            None => return Err(invalid("the write was cut off before its end").into()),
+        }
+    }
+}
+
+fn invalid(words: &str) -> Failure {
+    Failure::new(FailureKind::Invalid, words)
+}
+
+/// Receives while it writes: the chunks that come meanwhile are written together.
+struct Pipe {
+    idle: Held<Writing>,
+    running: Option<JoinHandle<Result<Writing>>>,
+    pending: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Pipe {
+    fn new(writing: Writing) -> Self {
+        Self {
+            idle: Held::new(writing),
+            running: None,
+            pending: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    async fn take(&mut self, data: Bytes) -> Result<()> {
+        self.bytes += data.len();
+        self.pending.push(data);
+        let finished = self.running.as_ref().is_some_and(JoinHandle::is_finished);
+        // Tiny chunks weigh more than their bytes.
+        let full = self.bytes >= MOST_PENDING || self.pending.len() >= MOST_SLICES;
+        if finished || full {
+            self.wait().await?;
+        }
+        self.start();
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<Writing> {
+        loop {
+            self.wait().await?;
+            if self.pending.is_empty() {
+                return self.idle.take().ok_or_else(ended);
+            }
+            self.start();
+        }
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        if let Some(running) = self.running.take() {
+            let writing = running.await.unwrap_or_else(|_| Err(ended()))?;
+            self.idle.set(Some(writing));
+        }
+        Ok(())
+    }
+
+    /// Writes what is pending, unless it writes already.
+    fn start(&mut self) {
+        if let Some(mut writing) = self.idle.take() {
+            let chunks = std::mem::take(&mut self.pending);
+            self.bytes = 0;
+            self.running = Some(spawn_blocking(move || {
+                writing.append(&chunks)?;
+                Ok(writing)
+            }));
+        }
+    }
+}
+
+/// A file that is being written.
+struct Writing {
+    place: Place,
+    temporary: Temporary,
+    size: u64,
+    mode: Mode,
+    owner: Owner,
+    create_new: bool,
+    expected: String,
+}
+
+impl Writing {
+    fn begin(head: Head, owner: Owner) -> Result<Self> {
+        let (root, path) = locate(head.at)?;
+        if path.names_directory() {
+            let words = "it names a directory: a file's path does not end in a slash";
+            return Err(refused(FailureKind::IsADirectory, path.absolute(), words));
+        }
+        let mode = permissions(head.mode.unwrap_or(NEW_FILE))?;
+        let place = || match head.create_new {
+            true => root.place(&path),
+            false => root.place_behind_links(&path),
+        };
+        let place = match place() {
+            Err(failure) if head.parents && failure.kind == FailureKind::NotFound => {
+                // Of the path itself: those of a link's target are not asked for.
+                drop(place_with_parents(&root, &path, owner)?);
+                place()?
+            }
+            found => found?,
+        };
+        let temporary = Temporary::new(&place.directory)
+            .map_err(|errno| failed("write", &place.path, errno))?;
+        let writing = Self {
+            place,
+            temporary,
+            size: 0,
+            mode,
+            owner,
+            create_new: head.create_new,
+            expected: head.expected_revision,
+        };
+        // Before anything is sent in vain.
+        writing.present()?;
+        Ok(writing)
+    }
+
+    /// What will be replaced, where that is as the request expects.
+    fn present(&self) -> Result<Option<Statx>> {
+        let Some(stat) = self.place.look()? else {
+            return match self.expected.is_empty() {
+                true => Ok(None),
+                false => Err(stale(&self.place.path)),
+            };
+        };
+        if self.create_new {
+            return Err(failed("create", &self.place.path, Errno::EXIST));
+        }
+        match kind(&stat) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(failed("write", &self.place.path, Errno::ISDIR)),
+            // It was followed before: somebody put it there.
+            FileType::Symlink => return Err(changed(&self.place.path)),
+            _ => return Err(not_regular(&self.place.path)),
+        }
+        if !self.expected.is_empty() && self.expected != revision(&stat) {
+            return Err(stale(&self.place.path));
+        }
+        Ok(Some(stat))
+    }
+
+    fn append(&mut self, chunks: &[Bytes]) -> Result<()> {
+        for chunks in chunks.chunks(MOST_SLICES) {
+            let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|c| IoSlice::new(c)).collect();
+            let mut left = slices.as_mut_slice();
+            IoSlice::advance_slices(&mut left, 0);
+            while !left.is_empty() {
+                match writev(self.temporary.file(), left) {
+                    Ok(written) => {
+                        self.size += written as u64;
+                        IoSlice::advance_slices(&mut left, written);
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(failed("write", &self.place.path, errno)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the file in its place.
+    fn finish(self, size: u64) -> Result<WriteReply> {
+        if size != self.size {
+            return Err(invalid(&format!(
+                "{} bytes were announced at the end of the write and {} came",
+                size, self.size
+            )));
+        }
+        let old = self.present()?;
+        let failed = |errno| failed("write", &self.place.path, errno);
+        let file = self
+            .temporary
+            .file()
+            .try_clone()
+            .map_err(|_| failed(Errno::MFILE))?;
+        match &old {
+            Some(stat) => {
+                let replaced = self.open_replaced(stat)?;
+                succeed(&replaced, stat, &file).map_err(failed)?;
+            }
+            None => {
+                self.owner
+                    .give(&file, &self.place.directory)
+                    .map_err(failed)?;
+                fchmod(&file, self.mode).map_err(failed)?;
+            }
+        }
+        let replace = old.is_some() || !self.create_new;
+        self.temporary
+            .publish(&self.place.name, replace)
+            .map_err(failed)?;
+        let stat = stat_fd(&file).map_err(failed)?;
+        Ok(WriteReply {
+            entry: Some(entry(self.place.path, &stat)),
+            created: old.is_none(),
+        })
+    }
+
+    /// The file that will be replaced, for its attributes.
+    fn open_replaced(&self, stat: &Statx) -> Result<OwnedFd> {
+        let opened = open_name(&self.place.directory, &self.place.name, OFlags::RDONLY)
+            .and_then(|fd| Ok((stat_fd(&fd)?, fd)));
+        match opened {
+            Ok((now, fd)) if Id::of(&now) == Id::of(stat) => Ok(fd),
+            Ok(_) | Err(Errno::NOENT | Errno::LOOP) => Err(changed(&self.place.path)),
+            Err(errno) => Err(failed("write", &self.place.path, errno)),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Pseudo-terminals of the container's own devpts.
+
+use botstead_bridge::proto::TerminalSize;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{
+    InputModes, OptionalActions, SpecialCodeIndex, Winsize, tcgetattr, tcgetpgrp, tcsetattr,
+    tcsetwinsize,
+};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// Columns and rows, within what a terminal can sensibly have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) columns: u16,
+    pub(super) rows: u16,
+}
+
+impl Size {
+    /// The largest terminal. Every cell costs memory in the screen's model.
+    pub(super) const MOST: Self = Self {
+        columns: 1000,
+        rows: 500,
+    };
+}
+
+impl From<TerminalSize> for Size {
+    /// What is not said is 80 columns and 24 rows; what is too large is cut.
+    fn from(size: TerminalSize) -> Self {
+        let within = |value: u32, default: u16, most: u16| match value {
+            0 => default,
+            value => u16::try_from(value).map_or(most, |value| value.min(most)),
+        };
+        Self {
+            columns: within(size.columns, 80, Self::MOST.columns),
+            rows: within(size.rows, 24, Self::MOST.rows),
+        }
+    }
+}
+
+/// Opens a terminal: the agent's end and the program's.
+pub(super) fn open(size: Size) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags)?;
+    unlockpt(&master)?;
+    // By the descriptor: the name could mean another terminal by now.
+    let slave = ioctl_tiocgptpeer(&master, flags)?;
+    let mut modes = tcgetattr(&slave)?;
+    // Backspace takes away a whole character.
+    modes.input_modes |= InputModes::IUTF8;
+    tcsetattr(&slave, OptionalActions::Now, &modes)?;
+    resize(std::os::fd::AsFd::as_fd(&master), size)?;
+    Ok((master, slave))
+}
+
+/// Gives it another size. The kernel tells the program in the foreground by SIGWINCH.
+pub(super) fn resize(terminal: BorrowedFd<'_>, size: Size) -> rustix::io::Result<()> {
+    tcsetwinsize(
+        terminal,
+        Winsize {
+            ws_row: size.rows,
+            ws_col: size.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        },
+    )
+}
+
+/// The process group in the foreground.
+pub(super) fn foreground(terminal: BorrowedFd<'_>) -> Option<rustix::process::Pid> {
+    tcgetpgrp(terminal).ok()
+}
+
+/// The character that means the end of the input, as the terminal is set now.
+pub(super) fn end_of_input(terminal: BorrowedFd<'_>) -> rustix::io::Result<u8> {
+    Ok(tcgetattr(terminal)?.special_codes[SpecialCodeIndex::VEOF])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn sizes_are_cut_to_what_is_sensible() {
+        let size = |columns, rows| {
+            let Size { columns, rows } = TerminalSize { columns, rows }.into();
+            (columns, rows)
+        };
+        assert_eq!(size(0, 0), (80, 24));
+        assert_eq!(size(1, 1), (1, 1));
+        assert_eq!(size(120, 40), (120, 40));
+        assert_eq!(size(1001, 70_000), (1000, 500));
+        assert_eq!(size(u32::MAX, u32::MAX), (1000, 500));
+    }
+
+    #[test]
+    fn a_terminal_has_its_size_on_both_ends() {
+        let size = |columns, rows| Size { columns, rows };
+        let (master, slave) = open(size(100, 30)).unwrap();
+        let seen = |end: &OwnedFd| {
+            let seen = rustix::termios::tcgetwinsize(end).unwrap();
+            (seen.ws_col, seen.ws_row)
+        };
+        assert_eq!(seen(&slave), (100, 30));
+        resize(master.as_fd(), size(50, 10)).unwrap();
+        assert_eq!(seen(&slave), (50, 10));
+        assert_eq!(end_of_input(master.as_fd()).unwrap(), 4);
+    }
+}

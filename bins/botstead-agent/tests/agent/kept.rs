@@ -1,0 +1,246 @@
+//! Processes that outlive their calls.
+
+use super::workspace::{Workspace, command, failure, kept, wait_until};
+use botstead_bridge::FailureKind;
+use botstead_bridge::proto::run_input::{Attach, Input};
+use botstead_bridge::proto::{
+    ListProcessesRequest, ProcessInfo, RemoveProcessRequest, SignalRequest, WriteInputRequest,
+};
+use std::time::{Duration, Instant};
+
+fn attach(id: &str, replay: bool, follow: bool) -> Attach {
+    Attach {
+        id: id.to_owned(),
+        replay,
+        follow,
+        terminal: None,
+    }
+}
+
+async fn list(workspace: &Workspace) -> Vec<ProcessInfo> {
+    let list = workspace
+        .client()
+        .processes()
+        .list(ListProcessesRequest {})
+        .await;
+    list.unwrap().into_inner().processes
+}
+
+async fn write(
+    workspace: &Workspace,
+    id: &str,
+    data: &str,
+    close: bool,
+) -> Result<(), FailureKind> {
+    let request = WriteInputRequest {
+        id: id.to_owned(),
+        data: bytes::Bytes::copy_from_slice(data.as_bytes()),
+        close,
+    };
+    let answer = workspace.client().processes().write_input(request).await;
+    answer.map(|_| ()).map_err(|status| failure(status).kind)
+}
+
+#[tokio::test]
+async fn goes_on_without_its_caller_and_is_replayed() {
+    let workspace = Workspace::start(&[]);
+    let script = "echo one; echo two >&2; while read line; do echo got $line; done; exit 9";
+    let start = kept(&["sh", "-c", script]);
+    let id = start.id.clone();
+    let mut call = workspace.begin(start).await;
+    call.until_text("one").await;
+    drop(call);
+    wait_until("the caller to be gone", async || {
+        list(&workspace).await[0].viewers == 0
+    })
+    .await;
+    write(&workspace, &id, "first\n", false).await.unwrap();
+
+    let mut early = workspace.attach(attach(&id, true, true)).await;
+    early.until_text("got first").await;
+    assert_eq!(
+        (early.seen.text().as_str(), &*early.seen.stderr),
+        ("one\ngot first\n", &b"two\n"[..])
+    );
+    assert!(early.seen.pid > 1);
+    // One that wants only what comes from now on, and one that wants only what is held.
+    let mut later = workspace.attach(attach(&id, false, true)).await;
+    assert!(later.next().await);
+    let held = workspace
+        .attach(attach(&id, true, false))
+        .await
+        .finish()
+        .await;
+    assert_eq!(
+        (held.text().as_str(), held.exit),
+        ("one\ngot first\n", None)
+    );
+    let info = &list(&workspace).await[0];
+    assert_eq!(
+        (info.viewers, info.running, info.terminal),
+        (2, true, false)
+    );
+    assert_eq!(info.args[2], script);
+    assert!(info.started_at_ms > 1_600_000_000_000 && info.idle_ms < 10_000);
+
+    // Any viewer writes, and all see.
+    later.write("second\n").await;
+    early.until_text("got second").await;
+    later.until_text("got second").await;
+    assert_eq!(later.seen.text(), "got second\n");
+    write(&workspace, &id, "third\n", true).await.unwrap();
+    for call in [early, later] {
+        let seen = call.finish().await;
+        assert!(seen.text().ends_with("got third\n"), "{seen:?}");
+        assert_eq!(seen.code(), 9);
+    }
+    // It is remembered.
+    let info = &list(&workspace).await[0];
+    assert!(!info.running && info.ended_at_ms >= info.started_at_ms);
+    assert_eq!((info.exit.as_ref().unwrap().code, info.pid), (9, 0));
+    let seen = workspace
+        .attach(attach(&id, true, true))
+        .await
+        .finish()
+        .await;
+    assert_eq!(seen.text(), "one\ngot first\ngot second\ngot third\n");
+    assert_eq!((seen.code(), seen.pid), (9, 0));
+    assert_eq!(
+        write(&workspace, &id, "x", false).await,
+        Err(FailureKind::Ended)
+    );
+    let same = botstead_bridge::proto::run_input::Start {
+        id: id.clone(),
+        ..kept(&["true"])
+    };
+    let taken = workspace.call(Input::Start(same)).await.err().unwrap();
+    assert_eq!(taken.kind, FailureKind::AlreadyExists);
+}
+
+#[tokio::test]
+async fn is_removed_with_its_tree() {
+    let workspace = Workspace::start(&[]);
+    let start = kept(&[
+        "sh",
+        "-c",
+        "trap '' TERM; sleep 608 & setsid sleep 608 & sleep 608",
+    ]);
+    let id = start.id.clone();
+    let call = workspace.begin(start).await;
+    wait_until("the tree", async || workspace.count("sleep 608") >= 4).await;
+    let remove = async |id: &str| {
+        let request = RemoveProcessRequest { id: id.to_owned() };
+        let answer = workspace.client().processes().remove(request).await;
+        answer
+            .map(|reply| reply.into_inner().exit.unwrap().code)
+            .map_err(|status| failure(status).kind)
+    };
+    assert_eq!(remove(&id).await, Ok(137));
+    assert_eq!(call.finish().await.code(), 137);
+    wait_until("the tree to be gone", async || {
+        workspace.count("sleep 608") == 0
+    })
+    .await;
+    assert_eq!(remove(&id).await, Err(FailureKind::NotFound));
+    assert!(list(&workspace).await.is_empty());
+    // One that ended gives how.
+    let start = kept(&["sh", "-c", "exit 4"]);
+    let id = start.id.clone();
+    assert_eq!(workspace.run(start).await.code(), 4);
+    assert_eq!(remove(&id).await, Ok(4));
+    let gone = workspace.call(Input::Attach(attach(&id, true, true))).await;
+    assert_eq!(gone.err().unwrap().kind, FailureKind::NotFound);
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_executed_is_remembered() {
+    let workspace = Workspace::start(&[]);
+    let start = kept(&["no-such-program"]);
+    let id = start.id.clone();
+    let seen = workspace.run(start).await;
+    assert_eq!((seen.code(), seen.pid), (127, 0));
+    let again = workspace
+        .attach(attach(&id, true, true))
+        .await
+        .finish()
+        .await;
+    let exit = again.exit.unwrap();
+    assert!(
+        exit.code == 127 && exit.message.contains("not found"),
+        "{exit:?}"
+    );
+    assert_eq!(list(&workspace).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_timeout_and_signals_end_it() {
+    let workspace = Workspace::start(&[]);
+    let start = botstead_bridge::proto::run_input::Start {
+        timeout_ms: 200,
+        ..kept(&["sleep", "609"])
+    };
+    let exit = workspace.run(start).await.exit.unwrap();
+    assert!(exit.timed_out && exit.code == 137);
+    let start = kept(&["sleep", "609"]);
+    let id = start.id.clone();
+    let call = workspace.begin(start).await;
+    let request = SignalRequest { id, signal: 2 };
+    workspace
+        .client()
+        .processes()
+        .signal(request)
+        .await
+        .unwrap();
+    assert_eq!(call.finish().await.code(), 130);
+}
+
+/// Messages of several writers do not mix, however long they are.
+#[tokio::test]
+async fn writers_take_turns() {
+    let workspace = Workspace::start(&[]);
+    let start = kept(&[
+        "sh",
+        "-c",
+        "sleep 0.3; tr -s 'a-z' | tr -d '\\n' | head -c 8",
+    ]);
+    let id = start.id.clone();
+    let call = workspace.begin(start).await;
+    let long = |letter: &str| letter.repeat(300_000);
+    let letters = ["a", "b", "c", "d"].map(long);
+    let writes = letters
+        .iter()
+        .map(|text| write(&workspace, &id, text, false));
+    for done in futures_util::future::join_all(writes).await {
+        done.unwrap();
+    }
+    write(&workspace, &id, "", true).await.unwrap();
+    let mut order: Vec<_> = call.finish().await.text().chars().collect();
+    order.sort_unstable();
+    assert_eq!(order, ['a', 'b', 'c', 'd']);
+}
+
+/// A viewer that is cut off while it floods is no viewer any more.
+#[tokio::test]
+async fn many_viewers_come_and_go() {
+    let workspace = Workspace::start(&[]);
+    let start = kept(&["sh", "-c", "while :; do echo tick; sleep 0.01; done"]);
+    let id = start.id.clone();
+    drop(workspace.begin(start).await);
+    for _ in 0..3 {
+        let mut viewers = Vec::new();
+        for _ in 0..100 {
+            let mut viewer = workspace.attach(attach(&id, true, true)).await;
+            viewer.until_text("tick").await;
+            viewers.push(viewer);
+        }
+        assert_eq!(list(&workspace).await[0].viewers, 100);
+        drop(viewers);
+        let began = Instant::now();
+        wait_until("all to be gone", async || {
+            list(&workspace).await[0].viewers == 0
+        })
+        .await;
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+    assert_eq!(workspace.run(command(&["true"])).await.code(), 0);
+}

@@ -1,0 +1,309 @@
+//! Terminals with real programs in them, seen through another emulator.
+
+use super::workspace::{Call, Workspace, command, kept, size, variable, wait_until};
+use botstead_bridge::proto::run_input::{Attach, Input, Start};
+use botstead_bridge::proto::{FindShellRequest, ListProcessesRequest, TerminalSize};
+use std::time::{Duration, Instant};
+
+fn terminal(args: &[&str], columns: u32, rows: u32) -> Start {
+    Start {
+        terminal: size(columns, rows),
+        env: vec![variable("PS1", "$ "), variable("HISTFILE", "")],
+        ..kept(args)
+    }
+}
+
+fn attach(id: &str) -> Attach {
+    Attach {
+        id: id.to_owned(),
+        replay: true,
+        follow: true,
+        terminal: None,
+    }
+}
+
+/// What an emulator shows of an output.
+fn shown(output: &[u8], columns: u16, rows: u16) -> vt100::Parser {
+    let mut parser = vt100::Parser::new(rows.try_into().unwrap(), columns.try_into().unwrap(), 0);
+    parser.process(output);
+    parser
+}
+
+fn rows(parser: &vt100::Parser) -> Vec<String> {
+    let (_, columns) = parser.screen().size();
+    let rows = parser.screen().rows(0, columns.get());
+    rows.map(|row| row.trim_end().to_owned()).collect()
+}
+
+/// Waits until a terminal has been silent for a while.
+async fn settle(call: &mut Call) {
+    while tokio::time::timeout(Duration::from_millis(250), call.next())
+        .await
+        .is_ok_and(|more| more)
+    {}
+}
+
+#[tokio::test]
+async fn a_shell_with_everything_that_belongs_to_it() {
+    let workspace = Workspace::start(&[]);
+    let start = terminal(&[], 100, 30);
+    let id = start.id.clone();
+    let mut call = workspace.begin(start).await;
+    call.until_text("$ ").await;
+    let script = "echo \"$TERM $COLORTERM $0 $PWD $HOME $(tty) $(stty size)\"; \
+                  trap 'echo winch $(stty size)' WINCH\r";
+    call.write(script).await;
+    call.until_text("xterm-256color truecolor -bash /data /data /dev/pts/0 30 100")
+        .await;
+    // The last size wins, whoever asks for it.
+    call.send(Input::Resize(TerminalSize {
+        columns: 90,
+        rows: 20,
+    }))
+    .await;
+    call.until_text("winch 20 90").await;
+    let other = workspace
+        .attach(Attach {
+            terminal: size(70, 10),
+            ..attach(&id)
+        })
+        .await;
+    call.until_text("winch 10 70").await;
+    // Job control works: it is the controlling terminal.
+    call.write("sleep 610\r").await;
+    wait_until("the job", async || workspace.count("sleep 610") > 0).await;
+    call.write("\x03").await;
+    wait_until("its end", async || workspace.count("sleep 610") == 0).await;
+    // A signal reaches what is in the foreground.
+    call.write("sleep 611; echo signalled $?\r").await;
+    wait_until("the job", async || workspace.count("sleep 611") > 0).await;
+    call.send(Input::Signal(15)).await;
+    call.until_text("signalled 143").await;
+    // What is typed in one is seen in all, and so is the end.
+    other.write("exit 7\r").await;
+    assert_eq!(call.finish().await.code(), 7);
+    assert_eq!(other.finish().await.code(), 7);
+    let late = workspace.attach(attach(&id)).await.finish().await;
+    assert!(late.text().contains("signalled 143") && late.code() == 7);
+}
+
+#[tokio::test]
+async fn an_editor_is_the_same_after_coming_back() {
+    let workspace = Workspace::start(&[]);
+    workspace
+        .shell("i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i; done > /tmp/text")
+        .await;
+    let start = terminal(&["bash", "--norc", "--noprofile", "-i"], 80, 24);
+    let id = start.id.clone();
+    let mut call = workspace.begin(start).await;
+    call.until_text("$ ").await;
+    call.write("seq 1 40; busybox vi /tmp/text\r").await;
+    call.until_text("line 23").await;
+    call.write("\x06\x06jjjwiInserted \x1b").await;
+    call.until_text("Inserted").await;
+    settle(&mut call).await;
+
+    let mut late = workspace.attach(attach(&id)).await;
+    late.until_text("Inserted").await;
+    settle(&mut late).await;
+    let (whole, back) = (
+        shown(&call.seen.stdout, 80, 24),
+        shown(&late.seen.stdout, 80, 24),
+    );
+    assert_eq!(rows(&whole), rows(&back));
+    assert_eq!(
+        whole.screen().cursor_position(),
+        back.screen().cursor_position()
+    );
+    assert!(back.screen().alternate_screen());
+    assert!(
+        late.seen.stdout.len() < 8 << 10,
+        "a screen, not all that was ever shown"
+    );
+
+    let answered =
+        |seen: &super::workspace::Seen| seen.text().matches("back in the shell").count() > 1;
+    // The one that came back goes on where the other was: leaves the editor, and below it is the
+    // shell, with what scrolled off above.
+    drop(call);
+    late.write(":wq\r").await;
+    late.write("echo back in the shell\r").await;
+    late.until("its answer", answered).await;
+    let mut again = workspace.attach(attach(&id)).await;
+    again.until("its answer", answered).await;
+    settle(&mut late).await;
+    settle(&mut again).await;
+    let (whole, back) = (
+        shown(&late.seen.stdout, 80, 24),
+        shown(&again.seen.stdout, 80, 24),
+    );
+    assert_eq!(rows(&whole), rows(&back));
+    assert!(!back.screen().alternate_screen());
+    assert!(
+        again.seen.text().contains("\r\n1\r\n2\r\n3\r\n"),
+        "{:?}",
+        again.seen.text()
+    );
+    assert_eq!(workspace.shell("grep -c Inserted /tmp/text").await, "1\n");
+}
+
+/// `top` redraws by itself: the modes and the cursor must be right, not only the text.
+#[tokio::test]
+async fn a_monitor_goes_on_for_one_that_comes_late() {
+    let workspace = Workspace::start(&[]);
+    let start = terminal(&["busybox", "top", "-d", "1"], 80, 20);
+    let id = start.id.clone();
+    let mut call = workspace.begin(start).await;
+    call.until_text("COMMAND").await;
+    let mut late = workspace.attach(attach(&id)).await;
+    late.until_text("COMMAND").await;
+    let before = late.seen.stdout.len();
+    late.until("a redraw", |seen| seen.stdout.len() > before + 200)
+        .await;
+    settle(&mut late).await;
+    settle(&mut call).await;
+    let (whole, back) = (
+        shown(&call.seen.stdout, 80, 20),
+        shown(&late.seen.stdout, 80, 20),
+    );
+    assert_eq!(rows(&whole)[2..], rows(&back)[2..]);
+    late.write("q").await;
+    assert_eq!(late.finish().await.code(), 0);
+}
+
+#[tokio::test]
+async fn a_hundred_at_once() {
+    let workspace = Workspace::start(&[]);
+    let all = (0..100).map(|number| {
+        let workspace = &workspace;
+        async move {
+            let mut call = workspace.begin(terminal(&["sh"], 80, 24)).await;
+            call.until_text("$ ").await;
+            call.write(&format!("echo $((1000 + {number}))\r")).await;
+            call.until_text(&format!("\n{}", 1000 + number)).await;
+            call
+        }
+    });
+    let calls = futures_util::future::join_all(all).await;
+    let list = workspace
+        .client()
+        .processes()
+        .list(ListProcessesRequest {})
+        .await;
+    let list = list.unwrap().into_inner().processes;
+    assert_eq!(
+        list.iter()
+            .filter(|info| info.running && info.terminal)
+            .count(),
+        100
+    );
+    let ends = calls.into_iter().enumerate().map(async |(number, call)| {
+        call.write(&format!("exit {number}\r")).await;
+        assert_eq!(call.finish().await.code() as usize, number);
+    });
+    futures_util::future::join_all(ends).await;
+}
+
+#[tokio::test]
+async fn a_stuck_viewer_holds_up_nobody() {
+    let workspace = Workspace::start(&[]);
+    let script = "read x; i=0; while [ $i -lt 60000 ]; do i=$((i+1)); echo \"line $i of many that are shown\"; done; \
+                  echo all shown; read x; exit 8";
+    let start = terminal(&["bash", "-c", script], 80, 24);
+    let id = start.id.clone();
+    let mut stuck = workspace.begin(start).await;
+    stuck.until("its start", |seen| seen.pid > 0).await;
+    let mut other = workspace.attach(attach(&id)).await;
+    let began = Instant::now();
+    other.write("\r").await;
+    // It takes everything, and misses nothing.
+    other.until_text("\nall shown").await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert_eq!(other.seen.skipped, 0);
+    assert_eq!(other.seen.text().matches("of many").count(), 60_000);
+    // The other one comes back to life, and to the screen as it is.
+    stuck.until_text("\nall shown").await;
+    assert!(stuck.seen.skipped > 1 << 20, "{}", stuck.seen.skipped);
+    let (whole, back) = (
+        shown(&other.seen.stdout, 80, 24),
+        shown(&stuck.seen.stdout, 80, 24),
+    );
+    assert_eq!(rows(&whole), rows(&back));
+    other.write("\r").await;
+    assert_eq!(stuck.finish().await.code(), 8);
+}
+
+/// What lies unread in many streams must not take the connection from all others.
+#[tokio::test]
+async fn many_stuck_viewers_hold_up_nobody() {
+    let workspace = Workspace::start(&[]);
+    let start = terminal(&["bash", "-c", "while :; do echo small; done"], 80, 24);
+    let id = start.id.clone();
+    let mut stuck = vec![workspace.begin(start).await];
+    for _ in 0..40 {
+        stuck.push(workspace.attach(attach(&id)).await);
+    }
+    let full = command(&["sh", "-c", "while :; do echo x; done"]);
+    let mut unread = vec![workspace.begin(full.clone()).await];
+    for _ in 0..40 {
+        let start = Start {
+            id: command(&[]).id,
+            ..full.clone()
+        };
+        unread.push(workspace.begin(start).await);
+    }
+    // Until nothing of theirs fits anywhere any more.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let began = Instant::now();
+    let zeros = workspace
+        .shell("head -c 5000000 /dev/zero | wc -c; echo through")
+        .await;
+    assert_eq!(zeros, "5000000\nthrough\n");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn the_shell_is_the_users_or_one_that_is_there() {
+    let workspace = Workspace::start(&["--user", "bot"]);
+    let shell = async |user: &str| {
+        let request = FindShellRequest {
+            user: user.to_owned(),
+        };
+        let answer = workspace.client().processes().find_shell(request).await;
+        String::from_utf8(answer.unwrap().into_inner().path.to_vec()).unwrap()
+    };
+    assert_eq!(shell("").await, "/bin/sh");
+    assert_eq!(shell("root").await, "/bin/bash");
+    // Their own is not there, or no shell.
+    assert_eq!(shell("busy").await, "/bin/bash");
+    assert_eq!(shell("nobody").await, "/bin/bash");
+    assert_eq!(shell("4242").await, "/bin/bash");
+    // A terminal that is not kept, as another user who owns it.
+    let start = Start {
+        user: "busy".into(),
+        keep: false,
+        ..terminal(&["sh", "-c", "stat -c '%U %a' $(tty); id -un; cat"], 80, 24)
+    };
+    let mut call = workspace.begin(start).await;
+    call.until_text("busy 620\r\nbusy\r\n").await;
+    // The end of its input is what one would type.
+    call.write("typed\r").await;
+    call.until_text("typed\r\ntyped\r\n").await;
+    call.send(Input::CloseStdin(true)).await;
+    assert_eq!(call.finish().await.code(), 0);
+    // One that leaves takes it along.
+    let start = Start {
+        keep: false,
+        ..terminal(&["sleep", "612"], 80, 24)
+    };
+    let mut call = workspace.begin(start).await;
+    call.until("its start", |seen| seen.pid > 0).await;
+    drop(call);
+    wait_until("its end", async || workspace.count("sleep 612") == 0).await;
+    assert_eq!(workspace.run(command(&["true"])).await.code(), 0);
+}

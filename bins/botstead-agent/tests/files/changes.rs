@@ -1,0 +1,299 @@
+//! `MakeDirectory`, `Rename` and `Remove`.
+
+use crate::support::{Answer, OWNER, Space, failure, kind};
+use botstead_bridge::FailureKind;
+use botstead_bridge::proto::{Entry, MakeDirectoryRequest, RenameRequest};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+async fn make(space: &Space, path: &str, parents: bool, mode: Option<u32>) -> Answer<Entry> {
+    let request = MakeDirectoryRequest {
+        at: space.location(path),
+        parents,
+        mode,
+    };
+    let answer = space.files.clone().make_directory(request).await;
+    answer.map(|entry| entry.into_inner()).map_err(failure)
+}
+
+#[tokio::test]
+async fn directories_are_made() {
+    let space = Space::new();
+    space.put("/f", "");
+    space.put("/d/x", "");
+    space.link("/to-directory", "d");
+    space.link("/nowhere", "missing");
+    let entry = make(&space, "/new", false, None).await.unwrap();
+    assert_eq!((entry.path.as_ref(), entry.mode), (&b"/new"[..], 0o755));
+    assert_eq!(space.owner("/new"), OWNER);
+    let entry = make(&space, "/to-directory/a/b/", true, Some(0o1770))
+        .await
+        .unwrap();
+    assert_eq!((entry.path.as_ref(), entry.mode), (&b"/d/a/b"[..], 0o1770));
+    assert_eq!((space.mode("/d/a"), space.owner("/d/a")), (0o755, OWNER));
+    for path in ["/d", "/to-directory", "/", "/d/..", "/new/../d/a"] {
+        let entry = make(&space, path, true, None).await;
+        assert!(
+            entry.is_ok(),
+            "{path}: it is there, and parents are asked for"
+        );
+    }
+    use FailureKind as Kind;
+    for (path, parents, failure) in [
+        ("/d", false, Kind::AlreadyExists),
+        ("/f", false, Kind::AlreadyExists),
+        ("/f", true, Kind::NotADirectory),
+        ("/nowhere", false, Kind::AlreadyExists),
+        ("/nowhere", true, Kind::AlreadyExists),
+        ("/nowhere/a", true, Kind::NotADirectory),
+        ("/no/a", false, Kind::NotFound),
+        ("/no/../a", true, Kind::NotFound),
+        ("/f/a", true, Kind::NotADirectory),
+        ("/", false, Kind::PermissionDenied),
+        ("/d/..", false, Kind::Invalid),
+    ] {
+        let answer = make(&space, path, parents, None).await;
+        assert_eq!(kind(answer), Some(failure), "{path} {parents}");
+    }
+    let long = format!("/d/{}", "a".repeat(256));
+    assert_eq!(
+        kind(make(&space, &long, true, None).await),
+        Some(Kind::NameTooLong)
+    );
+}
+
+/// Some words of a request to rename.
+#[derive(Clone, Copy, Default)]
+struct How {
+    replace: bool,
+    parents: bool,
+}
+
+const REPLACE: How = How {
+    replace: true,
+    parents: false,
+};
+const KEEP: How = How {
+    replace: false,
+    parents: false,
+};
+
+async fn rename(space: &Space, from: &str, to: &str, how: How) -> Answer<()> {
+    let request = RenameRequest {
+        root: space.root().into(),
+        from: from.as_bytes().to_vec().into(),
+        to: to.as_bytes().to_vec().into(),
+        replace: how.replace,
+        parents: how.parents,
+    };
+    let answer = space.files.clone().rename(request).await;
+    answer.map(drop).map_err(failure)
+}
+
+#[tokio::test]
+async fn entries_are_renamed() {
+    let space = Space::new();
+    space.put("/a", "a");
+    space.put("/b", "b");
+    space.put("/d/f", "f");
+    space.put("/full/x", "");
+    std::fs::create_dir(space.host("/empty")).unwrap();
+    space.link("/link", "a");
+    space.link("/to-d", "d");
+    use FailureKind as Kind;
+    for (from, to, how, failure) in [
+        ("/a", "/b", KEEP, Kind::AlreadyExists),
+        ("/a", "/link", KEEP, Kind::AlreadyExists),
+        ("/none", "/c", KEEP, Kind::NotFound),
+        (
+            "/none",
+            "/no/c",
+            How {
+                parents: true,
+                ..KEEP
+            },
+            Kind::NotFound,
+        ),
+        ("/a", "/no/c", KEEP, Kind::NotFound),
+        ("/a", "/d", REPLACE, Kind::IsADirectory),
+        ("/d", "/a", REPLACE, Kind::NotADirectory),
+        ("/d", "/full", REPLACE, Kind::NotEmpty),
+        ("/d", "/d/e", KEEP, Kind::Invalid),
+        ("/d", "/d/e", REPLACE, Kind::Invalid),
+        ("/", "/x", KEEP, Kind::PermissionDenied),
+        ("/a", "/", REPLACE, Kind::PermissionDenied),
+        ("/d/..", "/x", KEEP, Kind::Invalid),
+        ("/a", "", KEEP, Kind::Invalid),
+    ] {
+        let answer = rename(&space, from, to, how).await;
+        assert_eq!(kind(answer), Some(failure), "{from} to {to}");
+    }
+    assert!(
+        !space.host("/no").exists(),
+        "nothing is made for what is not there"
+    );
+    for (from, to, how) in [
+        ("/a", "/c", KEEP),
+        ("/c", "/b", REPLACE),
+        ("/link", "/to-d/link", KEEP),
+        (
+            "/b",
+            "/p/q/b",
+            How {
+                parents: true,
+                ..KEEP
+            },
+        ),
+        ("/d", "/empty", REPLACE),
+        ("/p/q/b", "/p/q/b", REPLACE),
+    ] {
+        rename(&space, from, to, how).await.unwrap();
+    }
+    assert_eq!(space.names("/"), ["empty", "full", "p", "to-d"]);
+    assert_eq!(space.names("/empty"), ["f", "link"]);
+    assert_eq!(std::fs::read(space.host("/p/q/b")).unwrap(), b"a");
+    assert!(
+        std::fs::symlink_metadata(space.host("/empty/link"))
+            .unwrap()
+            .is_symlink()
+    );
+    assert_eq!(space.owner("/p/q"), OWNER);
+}
+
+/// A mount that goes with the test.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(kind: &str, at: PathBuf, options: &str) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        let options = std::ffi::CString::new(options).unwrap();
+        mount(
+            kind,
+            &at,
+            kind,
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .expect("this test mounts and must run as root");
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // The folder's removal tells when this failed.
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+/// On an overlay, the kernel refuses to rename a directory that comes from a layer below. After a
+/// snapshot, every directory of a workspace does.
+#[tokio::test]
+async fn directories_of_a_layer_below_are_renamed_too() {
+    let space = Space::new();
+    space.put("/lower/d/sub/file", "content");
+    space.put("/lower/other", "");
+    for folder in ["/upper", "/work"] {
+        std::fs::create_dir(space.host(folder)).unwrap();
+    }
+    std::fs::hard_link(
+        space.host("/lower/d/sub/file"),
+        space.host("/lower/d/again"),
+    )
+    .unwrap();
+    space.link("/lower/d/link", "sub/file");
+    let host = |path: &str| space.host(path).to_str().unwrap().to_owned();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        host("/lower"),
+        host("/upper"),
+        host("/work")
+    );
+    let merged = Mounted::new("overlay", space.host("/merged"), &options);
+    let plain = std::fs::rename(merged.0.join("d"), merged.0.join("plain"));
+    assert_eq!(
+        plain.unwrap_err().raw_os_error(),
+        Some(18),
+        "the kernel refuses"
+    );
+
+    let answer = rename(&space, "/merged/d", "/merged/other", REPLACE).await;
+    assert_eq!(kind(answer), Some(FailureKind::NotADirectory));
+    let answer = rename(&space, "/merged/d", "/merged/d/sub/e", KEEP).await;
+    assert_eq!(kind(answer), Some(FailureKind::Invalid));
+    rename(&space, "/merged/d", "/merged/e", KEEP)
+        .await
+        .unwrap();
+    assert_eq!(space.names("/merged"), ["e", "other"]);
+    assert_eq!(space.names("/merged/e"), ["again", "link", "sub"]);
+    assert_eq!(
+        std::fs::read(space.host("/merged/e/link")).unwrap(),
+        b"content"
+    );
+    let inode = |path: &str| std::fs::metadata(space.host(path)).unwrap().ino();
+    assert_eq!(inode("/merged/e/again"), inode("/merged/e/sub/file"));
+    // Files are written there as everywhere.
+    space.write("/merged/e/sub/file", "new").await.unwrap();
+    assert_eq!(
+        std::fs::read(space.host("/merged/e/sub/file")).unwrap(),
+        b"new"
+    );
+    assert_eq!(space.names("/merged/e/sub"), ["file"]);
+    // Between two filesystems, files go as well.
+    rename(&space, "/merged/other", "/other", KEEP)
+        .await
+        .unwrap();
+    assert_eq!(space.names("/merged"), ["e"]);
+    assert!(space.host("/other").exists());
+}
+
+#[tokio::test]
+async fn entries_are_removed() {
+    let space = Space::new();
+    space.put("/f", "");
+    space.put("/d/sub/f", "");
+    space.put("/outside/kept", "");
+    std::fs::create_dir(space.host("/empty")).unwrap();
+    space.link("/link", "outside");
+    space.link("/d/link", "/outside");
+    space.link("/d/sub/up", "../../..");
+    use FailureKind as Kind;
+    for (path, recursive, failure) in [
+        ("/", true, Kind::PermissionDenied),
+        ("/.", true, Kind::PermissionDenied),
+        ("/..", true, Kind::PermissionDenied),
+        ("/d/..", true, Kind::Invalid),
+        ("/none", true, Kind::NotFound),
+        ("/f/x", true, Kind::NotADirectory),
+        ("/d", false, Kind::NotEmpty),
+    ] {
+        let answer = space.remove(path, recursive).await;
+        assert_eq!(kind(answer), Some(failure), "{path}");
+    }
+    for (path, recursive, removed) in [
+        ("/f", false, 1),
+        ("/link", true, 1),
+        ("/empty/", false, 1),
+        ("/d", true, 5),
+    ] {
+        let reply = space.remove(path, recursive).await.unwrap();
+        assert_eq!(reply.removed, removed, "{path}");
+    }
+    assert_eq!(space.names("/"), ["outside"]);
+    assert_eq!(space.names("/outside"), ["kept"]);
+}
+
+#[tokio::test]
+async fn what_is_mounted_stays() {
+    let space = Space::new();
+    space.put("/d/a/file", "");
+    let mounted = Mounted::new("tmpfs", space.host("/d/b/mounted"), "size=1m");
+    std::fs::write(mounted.0.join("kept"), "").unwrap();
+    for path in ["/d/b/mounted", "/d"] {
+        let failure = space.remove(path, true).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Busy);
+        assert_eq!(failure.path, b"/d/b/mounted");
+    }
+    assert!(Path::new(&mounted.0).join("kept").exists());
+}
