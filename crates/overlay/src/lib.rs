@@ -26,10 +26,12 @@
 //!
 //! `tree` reads directories and overlayfs' marks, `walk` decides, `meta` and `copy` write.
 
+pub mod beneath;
 mod copy;
 mod error;
 mod meta;
-mod tree;
+pub mod remove;
+pub mod tree;
 mod walk;
 
 pub use error::Error;
