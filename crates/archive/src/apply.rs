@@ -10,13 +10,12 @@ use crate::check::{Checked, attributes};
 use crate::compress::{Ahead, unpack};
 use crate::error::{Entry, Error, Refusal, escape};
 use crate::format::{Extent, Kind, Member, Reader};
-use crate::names::{Names, Node, clean};
+use crate::names::{Names, Node, Trail, clean};
 use crate::progress::Progress;
-use botstead_overlay::beneath;
 use botstead_overlay::remove::empty;
-use place::{Metadata, Places, Trouble, times};
+use place::{Metadata, Places, Trouble, Way, times};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{OFlags, ftruncate, futimens};
+use rustix::fs::{ftruncate, futimens};
 use rustix::io::{Errno, pwrite};
 use std::io::{self, BufRead, Read, Seek};
 
@@ -66,7 +65,7 @@ impl<R: Read + Seek + Send> Checked<R> {
     ) -> Result<(), Error> {
         let destination = destination.as_fd();
         if mode == ApplyMode::Replace {
-            empty(destination).map_err(|errno| Error::Empty(errno.into()))?;
+            empty(destination).map_err(|errno| Error::Destination(errno.into()))?;
         }
         let unpacked = unpack(&mut self.archive);
         let (decoder, length) = unpacked.map_err(Error::ReadArchive)?;
@@ -76,8 +75,9 @@ impl<R: Read + Seek + Send> Checked<R> {
             let mut reader = Reader::new(ahead, length, &self.limits, progress);
             let places = Places::new(destination, ownership);
             let mut applier = Applier {
-                places: places.map_err(|errno| Error::Empty(errno.into()))?,
+                places: places.map_err(|errno| Error::Destination(errno.into()))?,
                 names,
+                trail: Trail::default(),
                 top,
                 mode,
             };
@@ -87,14 +87,14 @@ impl<R: Read + Seek + Send> Checked<R> {
             }
             Ok(())
         })?;
+        let mut way = Way::new(destination).map_err(|errno| Error::Destination(errno.into()))?;
         for (node, time) in &self.times {
             if *node == top && mode == ApplyMode::Merge {
                 continue;
             }
             let path = names.path(top, *node);
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            let set = beneath::open(destination, &path, flags)
-                .and_then(|directory| futimens(directory, &times(*time)));
+            let set = way.go(&path);
+            let set = set.and_then(|directory| futimens(directory, &times(*time)));
             set.map_err(|errno| Error::Apply {
                 operation: "set the time of",
                 entry: Entry {
@@ -112,6 +112,7 @@ impl<R: Read + Seek + Send> Checked<R> {
 struct Applier<'a> {
     places: Places<'a>,
     names: &'a Names,
+    trail: Trail,
     top: Node,
     mode: ApplyMode,
 }
@@ -168,10 +169,13 @@ impl Applier<'_> {
     }
 
     /// The path beneath the destination of a name in the archive.
-    fn path(&self, name: &[u8]) -> Result<Vec<u8>, Error> {
+    fn path(&mut self, name: &[u8]) -> Result<Vec<u8>, Error> {
         let changed = || Error::ReadArchive(io::Error::other("it changed after it was checked"));
         let name = clean(name).map_err(|_| changed())?;
-        let node = self.names.find(&name).ok_or_else(changed)?;
+        let node = self
+            .names
+            .find(&name, &mut self.trail)
+            .ok_or_else(changed)?;
         Ok(self.names.path(self.top, node))
     }
 }

@@ -10,6 +10,36 @@ use botstead_overlay::tree::PREFIX as OVERLAY;
 /// How PAX names an attribute (star's and GNU tar's convention).
 pub(crate) const RECORD: &[u8] = b"SCHILY.xattr.";
 
+/// What a name must not have in a record's key, and stands in its place there: GNU tar's way.
+const ESCAPES: [(u8, &[u8]); 2] = [(b'%', b"%25"), (b'=', b"%3D")];
+
+/// An attribute's name for a record's key.
+pub(crate) fn encode(name: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(name.len());
+    for byte in name {
+        match ESCAPES.iter().find(|(escaped, _)| escaped == byte) {
+            Some((_, text)) => encoded.extend_from_slice(text),
+            None => encoded.push(*byte),
+        }
+    }
+    encoded
+}
+
+/// An attribute's name from a record's key.
+pub(crate) fn decode(mut key: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(key.len());
+    while let [first, rest @ ..] = key {
+        let escape = ESCAPES.iter().find(|(_, text)| key.starts_with(text));
+        let (byte, rest) = match escape {
+            Some((byte, text)) => (*byte, &key[text.len()..]),
+            None => (*first, rest),
+        };
+        name.push(byte);
+        key = rest;
+    }
+    name
+}
+
 pub(crate) const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 pub(crate) const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
 
@@ -42,6 +72,22 @@ pub(crate) fn classify(name: &[u8]) -> Attribute {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_come_back_from_keys() {
+        for name in [
+            b"user.a".as_slice(),
+            b"user.a=b",
+            b"user.%3D%25%",
+            b"user.\xff=",
+        ] {
+            assert!(!encode(name).contains(&b'='));
+            assert_eq!(decode(&encode(name)), name);
+        }
+        // What other programs leave as it is.
+        assert_eq!(decode(b"user.100%"), b"user.100%");
+        assert_eq!(decode(b"user.%41"), b"user.%41");
+    }
 
     #[test]
     fn what_is_carried() {

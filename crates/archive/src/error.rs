@@ -54,9 +54,9 @@ pub enum Error {
         /// What there is too much of.
         problem: &'static str,
     },
-    /// The destination could not be emptied before the archive was applied.
-    #[error("cannot empty the destination")]
-    Empty(#[source] io::Error),
+    /// The destination itself could not be opened or emptied.
+    #[error("cannot open and empty the destination")]
+    Destination(#[source] io::Error),
     /// The destination failed; it holds a part of the archive.
     #[error("cannot {operation} {entry}")]
     Apply {
@@ -98,7 +98,7 @@ impl Error {
         let (Self::Apply { source, .. }
         | Self::Save { source, .. }
         | Self::WriteArchive(source)
-        | Self::Empty(source)) = self
+        | Self::Destination(source)) = self
         else {
             return false;
         };

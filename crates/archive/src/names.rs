@@ -41,6 +41,32 @@ pub(crate) struct Implied {
     pub(crate) number: u64,
 }
 
+/// The directories on the way to the name that was looked for last: the next is mostly near it.
+#[derive(Debug, Default)]
+pub(crate) struct Trail {
+    path: Vec<u8>,
+    /// Where each directory's part of the path ends, and its node.
+    chain: Vec<(usize, Node)>,
+}
+
+impl Trail {
+    /// Keeps what is also on the way to `path`; how much of that is done, and the node there.
+    fn turn(&mut self, path: &[u8]) -> (usize, Node) {
+        let same = self.path.iter().zip(path).take_while(|(a, b)| a == b);
+        let same = same.count();
+        let on_the_way = |end: usize| end <= same && path.get(end) == Some(&b'/');
+        let kept = self.chain.partition_point(|(end, _)| on_the_way(*end));
+        self.chain.truncate(kept);
+        self.path.clear();
+        self.path.extend_from_slice(path);
+        self.chain.last().copied().unwrap_or((0, ROOT))
+    }
+
+    fn push(&mut self, end: usize, node: Node) {
+        self.chain.push((end, node));
+    }
+}
+
 /// All names so far.
 #[derive(Debug)]
 pub(crate) struct Names {
@@ -51,6 +77,7 @@ pub(crate) struct Names {
     hasher: RandomState,
     implied: Vec<Implied>,
     entries: u64,
+    trail: Trail,
 }
 
 impl Names {
@@ -69,6 +96,7 @@ impl Names {
             hasher: RandomState::new(),
             implied: Vec::new(),
             entries: 0,
+            trail: Trail::default(),
         }
     }
 
@@ -86,7 +114,10 @@ impl Names {
         match member.kind {
             Kind::HardLink => {
                 let target = clean(&member.link).map_err(|_| Refusal::LinkOutside)?;
-                let target = self.find(&target).ok_or(Refusal::LinkMissing)?;
+                let mut trail = std::mem::take(&mut self.trail);
+                let found = self.find(&target, &mut trail);
+                self.trail = trail;
+                let target = found.ok_or(Refusal::LinkMissing)?;
                 if self.names[target as usize].what == What::Directory {
                     return Err(Refusal::LinkMissing);
                 }
@@ -116,9 +147,7 @@ impl Names {
             _ => What::Other,
         };
         let before = self.implied.len();
-        let mut node = ROOT;
-        let mut parts = parts(name).peekable();
-        if parts.peek().is_none() {
+        if name.is_empty() {
             // Nothing but a directory can stand in the root's place.
             if what != What::Directory {
                 return Err(Refusal::EmptyName);
@@ -126,8 +155,11 @@ impl Names {
             self.names[0].own = true;
             return Ok(ROOT);
         }
-        while let Some(part) = parts.next() {
-            let last = parts.peek().is_none();
+        let (mut done, mut node) = self.trail.turn(name);
+        while done < name.len() {
+            let (start, end) = next_part(name, done);
+            let (part, last) = (&name[start..end], end == name.len());
+            done = end;
             match (self.child(node, part), last) {
                 (Some(found), false) => match self.names[found as usize].what {
                     What::Directory => node = found,
@@ -151,6 +183,9 @@ impl Names {
                     });
                 }
                 (None, true) => node = self.insert(node, part, what, true, limits)?,
+            }
+            if !last || what == What::Directory {
+                self.trail.push(end, node);
             }
         }
         for implied in &mut self.implied[before..] {
@@ -207,8 +242,17 @@ impl Names {
     }
 
     /// The node of a clean name.
-    pub(crate) fn find(&self, name: &[u8]) -> Option<Node> {
-        parts(name).try_fold(ROOT, |node, part| self.child(node, part))
+    pub(crate) fn find(&self, name: &[u8], trail: &mut Trail) -> Option<Node> {
+        let (mut done, mut node) = trail.turn(name);
+        while done < name.len() {
+            let (start, end) = next_part(name, done);
+            node = self.child(node, &name[start..end])?;
+            if self.is_directory(node) {
+                trail.push(end, node);
+            }
+            done = end;
+        }
+        Some(node)
     }
 
     /// How many entries there are.
@@ -267,6 +311,13 @@ impl Names {
 
 fn last_part<'a>(bytes: &'a [u8], name: &Name) -> &'a [u8] {
     &bytes[name.start as usize..][..name.length.into()]
+}
+
+/// Where the next part of a clean name is, when what is before `done` was gone through.
+fn next_part(name: &[u8], done: usize) -> (usize, usize) {
+    let start = if done == 0 { 0 } else { done + 1 };
+    let length = name[start..].iter().position(|byte| *byte == b'/');
+    (start, length.map_or(name.len(), |length| start + length))
 }
 
 /// The parts of a name that matter.
@@ -447,12 +498,42 @@ mod tests {
     }
 
     #[test]
+    fn a_trail_leads_nowhere_else() {
+        let limits = Limits::default();
+        let mut names = Names::new();
+        let all = [
+            "a/b/c/",
+            "a/b/c/d",
+            "a/bc/d",
+            "a/b/cd",
+            "ab/c",
+            "a/b/c/dd/e",
+            "b",
+        ];
+        let nodes: Vec<_> = all
+            .iter()
+            .map(|name| add(&mut names, name, &limits).unwrap())
+            .collect();
+        let mut trail = Trail::default();
+        for _ in 0..3 {
+            for (name, node) in all.iter().zip(&nodes) {
+                let name = name.trim_end_matches('/').as_bytes();
+                assert_eq!(names.find(name, &mut trail), Some(*node));
+                assert_eq!(names.path(ROOT, *node), name);
+            }
+            assert_eq!(names.find(b"a/b/c/d/e", &mut trail), None);
+            assert_eq!(names.find(b"a/b/c/d", &mut trail), Some(nodes[1]));
+            assert_eq!(names.find(b"", &mut trail), Some(ROOT));
+        }
+    }
+
+    #[test]
     fn paths_are_found_again() {
         let limits = Limits::default();
         let mut names = Names::new();
         let node = add(&mut names, "./data//x/y/", &limits).unwrap();
         assert_eq!(names.path(ROOT, node), b"data/x/y");
-        let top = names.find(b"data").unwrap();
+        let top = names.find(b"data", &mut Trail::default()).unwrap();
         assert_eq!(names.path(top, node), b"x/y");
         assert_eq!(names.path(top, top), b"");
         let implied: Vec<_> = names.implied().iter().map(|i| (i.node, i.leaf)).collect();

@@ -46,32 +46,57 @@ const NEW: OFlags = OFlags::WRONLY
     .union(OFlags::CLOEXEC);
 const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// Directories beneath a root, of which the next is mostly near the last.
+pub(super) struct Way<'a> {
+    root: BorrowedFd<'a>,
+    path: Vec<u8>,
+    here: OwnedFd,
+}
+
+impl<'a> Way<'a> {
+    pub(super) fn new(root: BorrowedFd<'a>) -> rustix::io::Result<Self> {
+        Ok(Self {
+            root,
+            path: Vec::new(),
+            here: beneath::open(root, b"", DIRECTORY)?,
+        })
+    }
+
+    /// Opens a directory.
+    pub(super) fn go(&mut self, path: &[u8]) -> rustix::io::Result<&OwnedFd> {
+        if path != self.path {
+            let below = path.strip_prefix(self.path.as_slice());
+            self.here = match below.and_then(|below| below.strip_prefix(b"/")) {
+                Some(below) if !self.path.is_empty() => beneath::open(&self.here, below, DIRECTORY),
+                _ => beneath::open(self.root, path, DIRECTORY),
+            }?;
+            self.path = path.to_vec();
+        }
+        Ok(&self.here)
+    }
+}
+
 /// The destination, and the directory that was written to last.
 pub(super) struct Places<'a> {
-    root: BorrowedFd<'a>,
+    way: Way<'a>,
     ownership: Ownership,
-    parent: OwnedFd,
-    path: Vec<u8>,
     /// Whether new entries of that directory inherit an access list.
     inherits: bool,
 }
 
 impl<'a> Places<'a> {
     pub(super) fn new(root: BorrowedFd<'a>, ownership: Ownership) -> rustix::io::Result<Self> {
-        let parent = beneath::open(root, b"", DIRECTORY)?;
-        let inherits = has_default_list(&parent);
+        let way = Way::new(root)?;
         Ok(Self {
-            root,
+            inherits: has_default_list(&way.here),
+            way,
             ownership,
-            parent,
-            path: Vec::new(),
-            inherits,
         })
     }
 
     /// The destination itself takes metadata, and keeps none of its attributes.
     pub(super) fn root(&mut self, metadata: &Metadata<'_>) -> Result<()> {
-        let root = trying("open", beneath::open(self.root, b"", DIRECTORY))?;
+        let root = trying("open", beneath::open(self.way.root, b"", DIRECTORY))?;
         let attributes = Attributes::of(&root);
         let list = trying("read the attributes of", attributes.list())?;
         for name in names(&list) {
@@ -80,15 +105,15 @@ impl<'a> Places<'a> {
             }
         }
         self.finish(&root, metadata)?;
-        self.path.clear();
+        self.way.path.clear();
         self.inherits = has_default_list(&root);
-        self.parent = root;
+        self.way.here = root;
         Ok(())
     }
 
     pub(super) fn directory(&mut self, path: &[u8], metadata: &Metadata<'_>) -> Result<()> {
         let name = self.enter(path)?;
-        let parent = &self.parent;
+        let parent = &self.way.here;
         let mut new = true;
         match mkdirat(parent, &name, Mode::RWXU) {
             Err(Errno::EXIST) => match kind(&trying("look at", stat_at(parent, &name))?) {
@@ -118,7 +143,7 @@ impl<'a> Places<'a> {
     pub(super) fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
         let (directory, name) = split(target)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let from = trying("link", beneath::open(self.root, directory, flags))?;
+        let from = trying("link", beneath::open(self.way.root, directory, flags))?;
         let link =
             |parent: &OwnedFd, new: &CStr| linkat(&from, &name, parent, new, AtFlags::empty());
         self.make(path, link).map(drop)
@@ -154,7 +179,7 @@ impl<'a> Places<'a> {
 
     /// The same for a link or a pipe of the present directory, which cannot be opened.
     fn finish_place(&self, name: &CStr, metadata: &Metadata<'_>, with_mode: bool) -> Result<()> {
-        let place = trying("open", openat(&self.parent, name, PLACE, Mode::empty()))?;
+        let place = trying("open", openat(&self.way.here, name, PLACE, Mode::empty()))?;
         let (uid, gid) = self.owner(metadata);
         let owned = chownat(&place, c"", uid, gid, AtFlags::EMPTY_PATH);
         trying("set the owner of", owned)?;
@@ -168,7 +193,7 @@ impl<'a> Places<'a> {
             trying("set the mode of", chmod(path, mode(metadata.mode)))?;
         }
         let times = times(metadata.modified);
-        let set = utimensat(&self.parent, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+        let set = utimensat(&self.way.here, name, &times, AtFlags::SYMLINK_NOFOLLOW);
         trying("set the time of", set)
     }
 
@@ -179,10 +204,10 @@ impl<'a> Places<'a> {
         make: impl Fn(&OwnedFd, &CStr) -> rustix::io::Result<T>,
     ) -> Result<(CString, T)> {
         let name = self.enter(path)?;
-        let mut made = make(&self.parent, &name);
+        let mut made = make(&self.way.here, &name);
         if matches!(made, Err(Errno::EXIST)) {
-            trying("replace", remove(&self.parent, &name))?;
-            made = make(&self.parent, &name);
+            trying("replace", remove(&self.way.here, &name))?;
+            made = make(&self.way.here, &name);
         }
         Ok((name, trying("make", made)?))
     }
@@ -190,27 +215,24 @@ impl<'a> Places<'a> {
     /// Goes to the directory of a path, makes it where it is missing, and gives the last part.
     fn enter(&mut self, path: &[u8]) -> Result<CString> {
         let (directory, name) = split(path)?;
-        if directory == self.path {
+        if directory == self.way.path {
             return Ok(name);
         }
-        let below = directory.strip_prefix(self.path.as_slice());
-        let opened = match below.and_then(|below| below.strip_prefix(b"/")) {
-            Some(below) if !self.path.is_empty() => beneath::open(&self.parent, below, DIRECTORY),
-            _ => beneath::open(self.root, directory, DIRECTORY),
-        };
-        self.parent = match opened {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.make_all(directory)?,
+        match self.way.go(directory).map(drop) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                self.way.here = self.make_all(directory)?;
+                self.way.path = directory.to_vec();
+            }
             opened => trying("open the directory of", opened)?,
-        };
-        self.path = directory.to_vec();
-        self.inherits = has_default_list(&self.parent);
+        }
+        self.inherits = has_default_list(&self.way.here);
         Ok(name)
     }
 
     /// Opens a directory, and makes it and those above it where they are missing.
     fn make_all(&self, path: &[u8]) -> Result<OwnedFd> {
         const OPERATION: &str = "make the directory of";
-        let mut directory = trying(OPERATION, beneath::open(self.root, b"", DIRECTORY))?;
+        let mut directory = trying(OPERATION, beneath::open(self.way.root, b"", DIRECTORY))?;
         for part in path.split(|byte| *byte == b'/') {
             let name = cstring(part)?;
             let next = match beneath::open(&directory, part, DIRECTORY) {

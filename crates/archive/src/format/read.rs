@@ -6,7 +6,7 @@
 use super::fields::{checksum, number, text, unsigned};
 use super::sparse::{Lines, Map};
 use super::{BLOCK, Kind, Member, Time, padding, pax};
-use crate::attributes::RECORD;
+use crate::attributes::{RECORD, decode};
 use crate::error::{Entry, Error, Refusal, escape};
 use crate::limits::{Limit, Limits, MOST_EXTENDED};
 use crate::progress::Progress;
@@ -415,7 +415,7 @@ impl Extended {
             number.ok_or(Refusal::Extension("no user's or group's number"))
         };
         if let Some(name) = key.strip_prefix(RECORD) {
-            self.attributes.push((name.to_vec(), value.to_vec()));
+            self.attributes.push((decode(name), value.to_vec()));
             return Ok(());
         }
         match key {

@@ -1,7 +1,7 @@
 //! Encoding an entry's headers: ustar, with extended headers for what does not fit.
 
 use super::{BLOCK, Kind, Time, padding, pax};
-use crate::attributes::RECORD;
+use crate::attributes::{RECORD, encode as encode_name};
 use std::ffi::CString;
 use tar::{EntryType, Header};
 
@@ -91,7 +91,11 @@ pub(crate) fn encode(head: &Head<'_>, out: &mut Vec<u8>) -> usize {
         );
     }
     for (name, value) in head.attributes {
-        pax::record(&mut records, &[RECORD, name.to_bytes()], value);
+        pax::record(
+            &mut records,
+            &[RECORD, &encode_name(name.to_bytes())],
+            value,
+        );
     }
     header.set_cksum();
     if !records.is_empty() {
