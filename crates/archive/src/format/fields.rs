@@ -58,10 +58,12 @@ pub(super) fn checksum(block: &[u8; BLOCK]) -> bool {
     let Some(expected) = number(&block[148..156]) else {
         return false;
     };
-    let bytes = || block[..148].iter().chain(&[b' '; 8]).chain(&block[156..]);
-    let unsigned: i64 = bytes().map(|byte| i64::from(*byte)).sum();
-    let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
-    expected == unsigned || expected == signed
+    // The field itself counts as spaces.
+    let (before, behind) = (&block[..148], &block[156..]);
+    let sum = |value: fn(&u8) -> i64| {
+        before.iter().map(value).sum::<i64>() + 8 * 32 + behind.iter().map(value).sum::<i64>()
+    };
+    expected == sum(|byte| i64::from(*byte)) || expected == sum(|byte| byte.cast_signed().into())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 // Clippy knows tests by their attribute only.
 #![allow(clippy::unwrap_used)]
 
+pub mod cases;
 #[path = "../../../overlay/tests/support/mod.rs"]
 mod overlay;
 pub mod raw;
