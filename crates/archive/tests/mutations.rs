@@ -159,7 +159,7 @@ fn import(bytes: &[u8], to: &Path, accepted: &mut u64) -> Result<(), Error> {
     let mut checked = check(Cursor::new(bytes), &options, &Progress::new())?;
     *accepted += 1;
     let target = File::open(to).unwrap();
-    let mode = [ApplyMode::Merge, ApplyMode::Replace][usize::from(bytes.len() % 2 == 0)];
+    let mode = [ApplyMode::Merge, ApplyMode::Replace][bytes.len() % 2];
     match checked.apply(target, mode, Ownership::Archive, &Progress::new()) {
         // What the filesystem does not take; it was touched, and the caller throws it away.
         Err(Error::Apply { .. }) => Ok(()),

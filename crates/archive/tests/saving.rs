@@ -61,7 +61,10 @@ fn a_failure_leaves_what_was_there() {
     assert_eq!(names(&folder), ["a"]);
     assert_eq!(fs::read(folder.join("a")).unwrap(), b"old");
     fs::write(folder.join(".a.partial"), "half").unwrap();
-    save(&place, "a", |file| Ok(file.write_all(b"new").unwrap())).unwrap();
+    save(&place, "a", |file| {
+        file.write_all(b"new").map_err(Error::WriteArchive)
+    })
+    .unwrap();
     assert_eq!(names(&folder), ["a"]);
     assert_eq!(fs::read(folder.join("a")).unwrap(), b"new");
 }
@@ -79,7 +82,9 @@ fn two_writers_of_one_name_do_not_mix() {
             }
             other => panic!("{other:?}"),
         }
-        save(&place, "b", |file| Ok(file.write_all(b"other").unwrap()))
+        save(&place, "b", |file| {
+            file.write_all(b"other").map_err(Error::WriteArchive)
+        })
     })
     .unwrap();
     assert_eq!(names(&folder), ["a", "b"]);
