@@ -1,18 +1,17 @@
-//! Why layers were not merged.
+//! Why something was not done with layers.
 
 use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 
-/// Why layers were not merged. After any of them the target may hold a part of the result; it can be
-/// removed like any directory, and the layers are as they were.
+/// Why something was not done with layers. They themselves are as they were.
 ///
 /// Paths are relative to the layers, shortened, and not exact where a name is not UTF-8.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is nothing to merge.
-    #[error("there are no layers to merge")]
+    /// There is nothing to merge or mount.
+    #[error("there are no layers")]
     NoLayers,
     /// The target has entries already.
     #[error("the target {} is not empty", .0.display())]
@@ -38,6 +37,9 @@ pub enum Error {
         /// Where.
         path: String,
     },
+    /// Something beneath a mount that is to be closed is still open.
+    #[error("cannot unmount the overlay that writes to {}: something in it is still open", .0.display())]
+    Busy(PathBuf),
     /// The filesystem failed.
     #[error("cannot {operation} {path}")]
     Io {

@@ -30,11 +30,13 @@ pub mod beneath;
 mod copy;
 mod error;
 mod meta;
+mod private;
 pub mod remove;
 pub mod tree;
 mod walk;
 
 pub use error::Error;
+pub use private::PrivateMount;
 pub use walk::merge;
 
 /// What a merge did.
