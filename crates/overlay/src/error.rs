@@ -73,3 +73,12 @@ impl Error {
         )
     }
 }
+
+/// A path from outside, for messages: the last part of it, on one line.
+pub(crate) fn shown(path: &[u8]) -> String {
+    const SHOWN: usize = 200;
+    let cut = &path[path.len().saturating_sub(SHOWN)..];
+    let text = String::from_utf8_lossy(cut);
+    let dots = if cut.len() < path.len() { "..." } else { "/" };
+    format!("{dots}{}", text.escape_debug())
+}

@@ -28,6 +28,7 @@
 
 pub mod beneath;
 mod copy;
+mod diff;
 mod error;
 mod meta;
 mod private;
@@ -35,6 +36,7 @@ pub mod remove;
 pub mod tree;
 mod walk;
 
+pub use diff::{Change, Difference, Differences, Kind, diff};
 pub use error::Error;
 pub use private::PrivateMount;
 pub use walk::merge;
