@@ -40,6 +40,16 @@ pub enum Error {
     /// Something beneath a mount that is to be closed is still open.
     #[error("cannot unmount the overlay that writes to {}: something in it is still open", .0.display())]
     Busy(PathBuf),
+    /// It is no path of something that can be restored: empty, the root, with parts `.` or `..`, or
+    /// with a zero byte.
+    #[error("{0} cannot be restored: it must name something beneath the root")]
+    NoPath(String),
+    /// There is nothing to restore.
+    #[error("cannot restore {0}: the tree does not have it")]
+    NotFound(String),
+    /// Where a directory would have to be there is something else, such as a symbolic link.
+    #[error("cannot restore anything beneath {0}: it is no directory")]
+    InTheWay(String),
     /// The filesystem failed.
     #[error("cannot {operation} {path}")]
     Io {

@@ -33,12 +33,14 @@ mod error;
 mod meta;
 mod private;
 pub mod remove;
+mod restore;
 pub mod tree;
 mod walk;
 
 pub use diff::{Change, Difference, Differences, Kind, diff};
 pub use error::Error;
 pub use private::PrivateMount;
+pub use restore::{Restored, restore_path};
 pub use walk::merge;
 
 /// What a merge did.

@@ -401,7 +401,7 @@ impl Walk {
             self.report.linked += 1;
             return Ok(());
         }
-        copy::copy(from, name, &stat, &self.target).map_err(failed)?;
+        copy::copy(from, name, &stat, &self.target, name).map_err(failed)?;
         self.report.copied += 1;
         if several {
             let names = self.frames.iter().skip(1).map(|frame| frame.name.clone());

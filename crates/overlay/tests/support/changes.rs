@@ -11,7 +11,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 /// A name out of few, so that changes meet; up to four deep, one of them not UTF-8.
-fn place() -> impl Strategy<Value = PathBuf> {
+pub fn place() -> impl Strategy<Value = PathBuf> {
     prop::collection::vec(0..4_u8, 1..5).prop_map(|parts| {
         let name = |part| match part {
             0 => super::name(b"a"),
