@@ -14,7 +14,7 @@ pub mod trees;
 use botstead_archive::*;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-pub use overlay::{Picture, attributes, set};
+pub use overlay::{Picture, Stack, attributes, changes, set};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Cursor;
