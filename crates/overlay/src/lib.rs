@@ -26,13 +26,21 @@
 //!
 //! `tree` reads directories and overlayfs' marks, `walk` decides, `meta` and `copy` write.
 
+pub mod beneath;
 mod copy;
+mod diff;
 mod error;
 mod meta;
-mod tree;
+mod private;
+pub mod remove;
+mod restore;
+pub mod tree;
 mod walk;
 
+pub use diff::{Change, Difference, Differences, Kind, diff};
 pub use error::Error;
+pub use private::PrivateMount;
+pub use restore::{Restored, restore_path};
 pub use walk::merge;
 
 /// What a merge did.
