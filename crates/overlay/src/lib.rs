@@ -24,12 +24,13 @@
 //!
 //! Needs root (`CAP_SYS_ADMIN` for `trusted.*`). Not for layers of `userxattr` mounts.
 //!
-//! `tree` reads directories and overlayfs' marks, `walk` decides, `meta` and `copy` write.
+//! [`tree`] reads directories and overlayfs' marks, `walk` decides, [`meta`] and [`copy`] write. Those
+//! three are public for `botstead-live-copy`, which copies one layer while it changes.
 
-mod copy;
+pub mod copy;
 mod error;
-mod meta;
-mod tree;
+pub mod meta;
+pub mod tree;
 mod walk;
 
 pub use error::Error;
