@@ -11,6 +11,7 @@
 
 mod init;
 mod options;
+mod thaw_guard;
 
 use options::Request;
 use std::process::ExitCode;
@@ -18,6 +19,11 @@ use std::process::ExitCode;
 const DATA: &str = "/data";
 
 fn main() -> ExitCode {
+    // A helper of the server on the host, which has nothing to do with being PID 1.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "thaw-guard") {
+        return thaw_guard::main(arguments);
+    }
     let options = match options::parse(std::env::args_os().skip(1)) {
         Ok(Request::Help) => {
             println!("{}", options::HELP);

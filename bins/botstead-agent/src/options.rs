@@ -13,7 +13,9 @@ Usage: botstead-agent [--grace-ms MILLISECONDS]
   --grace-ms N  time between SIGTERM and SIGKILL to the other processes (default 2000);
                 a second SIGTERM or SIGINT ends it early
   --help        this text
-  --version     the version";
+  --version     the version
+
+As a helper on the host: botstead-agent thaw-guard";
 
 const DEFAULT_GRACE: Duration = Duration::from_millis(2000);
 

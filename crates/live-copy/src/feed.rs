@@ -4,7 +4,8 @@
 //! Directories are registered by their handles *before* they are listed. An event in a directory that is
 //! not registered can then be dropped at once, for the price of one look into a hash table: whatever it
 //! reports happened before that directory was listed. So other trees on the same filesystem cost next to
-//! nothing, the copy's own target among them, and memory grows with the names that changed in this tree.
+//! nothing, the copy's own target among them. Only the handles of files that were changed are kept from
+//! everywhere, for a file may be changed by way of a hard link that is elsewhere by now.
 //!
 //! What the kernel reports, on the upper filesystem of an overlay mount, from Linux 6.5 on:
 //! - events are queued inside of the system call, so that none is pending once tasks are frozen;
@@ -45,7 +46,7 @@ const MOST: usize = 1 << 20;
 pub(crate) struct Changes {
     /// Names that came, went, or whose file was changed. `.` is the directory itself.
     pub(crate) names: HashMap<DirId, HashSet<Box<CStr>>>,
-    /// Files that were changed, and whether their content was.
+    /// Files that were changed, anywhere on the filesystem, and whether their content was.
     pub(crate) files: HashMap<Handle, bool>,
     /// Events that concerned this tree.
     pub(crate) events: u64,
@@ -57,14 +58,10 @@ impl Changes {
         let dir = event.place.and_then(|(dir, _)| dirs.get(dir).copied());
         let content = event.mask & (MODIFY | CLOSE_WRITE) != 0;
         if let Some(file) = event.file {
-            // Overlayfs makes a file that it copies up under a name of this kind in its own directory, and
-            // some kernels go on naming it so. Changes of the link count alone come without any name, and
-            // with events for the names.
-            let other = match event.place {
-                Some((_, name)) => name.to_bytes().starts_with(b"#"),
-                None => content,
-            };
-            if dir.is_some() || other {
+            // Wherever it happened: the name may be another hard link's, in a directory that is not
+            // registered (any longer) or overlayfs' own. Changes of the link count alone come without a
+            // name, and with events for the names.
+            if event.place.is_some() || content {
                 match self.files.get_mut(file) {
                     Some(written) => *written |= content,
                     None => {
@@ -208,10 +205,10 @@ impl Feed {
         }
     }
 
-    /// How many names and files are known to have changed; those that the reader has not seen yet are
-    /// not counted.
-    pub(crate) fn waiting(&self) -> usize {
-        self.shared.state().changes.count
+    /// Looks at what is known to have changed since the last time. What the reader has not seen yet is
+    /// missing.
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(&Changes) -> T) -> T {
+        look(&self.shared.state().changes)
     }
 }
 

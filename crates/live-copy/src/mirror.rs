@@ -13,6 +13,7 @@
 mod file;
 mod finish;
 mod folder;
+mod open;
 
 use crate::Error;
 use crate::compare::{self, Finding};
@@ -20,18 +21,19 @@ use crate::content::Contents;
 use crate::dirs::{Dirs, Side, is_gone};
 use crate::feed::{Changes, Feed};
 use crate::halt::{Halt, Step};
-use crate::model::{DirId, File, Model, Node, Trust};
+use crate::model::{DirId, Model, Node};
 use crate::report::{Reason, SecondPass};
+use crate::scan::Found;
 use crate::stop::Stop;
 use crate::sys::{Handle, handle_at, open_handle};
-use botstead_overlay::tree::{is_whiteout, kind, open_dir, stat_at, stat_fd};
+use botstead_overlay::tree::{Id, is_whiteout, kind, open_dir, stat_at, stat_fd};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, IFlags, Statx};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// What was done so far, repetitions included.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,7 +60,7 @@ pub(crate) struct Mirror<'a> {
     /// Nobody changes the source.
     pub(crate) is_frozen: bool,
     pub(crate) done: Done,
-    progress: &'a mut dyn FnMut(Done),
+    progress: &'a dyn Fn(Done),
     contents: Contents,
     /// Directories to list, and whether also what is known below them.
     to_list: Vec<(DirId, bool)>,
@@ -68,6 +70,8 @@ pub(crate) struct Mirror<'a> {
     metadata: HashSet<DirId>,
     /// For the next round.
     again: HashSet<Name>,
+    /// Directories that could not be listed where the model has them.
+    unlisted: HashSet<DirId>,
     /// Every name that a round had to do with.
     touched: HashSet<Name>,
     /// Files whose content was changed since it was copied, as far as this round has not met them.
@@ -77,6 +81,8 @@ pub(crate) struct Mirror<'a> {
     /// Inodes whose content was copied without writing back their pages first, which only counts when
     /// the processes were frozen all the time. Else they are copied again.
     hasty: HashSet<u64>,
+    /// Whether the handles of this filesystem show the numbers of inodes, as far as it was seen.
+    has_readable_handles: bool,
     /// Inode flags to set at the end.
     flags: HashMap<Flagged, IFlags>,
     has_flags: bool,
@@ -105,11 +111,13 @@ impl<'a> Mirror<'a> {
         source: OwnedFd,
         target: OwnedFd,
         stop: Stop<'a>,
-        progress: &'a mut dyn FnMut(Done),
+        progress: &'a dyn Fn(Done),
     ) -> Result<Self, Errno> {
         let ino = stat_fd(&source)?.stx_ino;
+        let handle = handle_at(source.as_fd(), c"").ok();
         Ok(Self {
-            model: Model::new(ino, handle_at(source.as_fd(), c"").ok()),
+            has_readable_handles: handle.as_ref().and_then(Handle::ino) == Some(ino),
+            model: Model::new(ino, handle),
             target_root: open_dir(&target, c".")?,
             source: Dirs::new(Side::Source, source)?,
             target: Dirs::new(Side::Target, target)?,
@@ -126,6 +134,7 @@ impl<'a> Mirror<'a> {
             absent: Vec::new(),
             metadata: HashSet::new(),
             again: HashSet::new(),
+            unlisted: HashSet::new(),
             touched: HashSet::new(),
             written: HashMap::new(),
             copied: HashSet::new(),
@@ -140,6 +149,37 @@ impl<'a> Mirror<'a> {
     /// The source's root.
     pub(crate) fn source_root(&self) -> &OwnedFd {
         self.source.root()
+    }
+
+    /// What names the source's root.
+    pub(crate) fn source_id(&self) -> Id {
+        self.source.root_id()
+    }
+
+    /// How many names would be looked at again by [`verify`](Self::verify).
+    pub(crate) fn touched(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// How many names and files were changed, and how many bytes those have that are known.
+    pub(crate) fn size_of(&self, changes: &Changes) -> (usize, u64) {
+        let mut count = 0;
+        let mut bytes = 0;
+        for (dir, names) in &changes.names {
+            count += names.len();
+            for name in names {
+                if let Some(Node::File(ino)) = self.model.child(*dir, name) {
+                    bytes += self.model.file(ino).map_or(0, |file| file.seen.size());
+                }
+            }
+        }
+        (count.max(changes.files.len()), bytes)
+    }
+
+    /// How many bytes the files have that would be copied because they are mapped.
+    pub(crate) fn mapped_bytes(&self, found: &Found) -> u64 {
+        let mapped = found.files.iter().filter(|file| file.is_mapped);
+        mapped.map(|file| file.stat.size()).sum()
     }
 
     /// Copies everything. The feed, if any, must run already.
@@ -183,18 +223,19 @@ impl<'a> Mirror<'a> {
         Ok(count)
     }
 
-    /// Looks at the whole tree and does again what is not as it was; returns how much that was.
-    pub(crate) fn walk_round(&mut self) -> Step<usize> {
+    /// Looks at the whole tree and does again what is not as it was; returns how much that was, and how long looking took.
+    pub(crate) fn walk_round(&mut self) -> Step<(usize, Duration)> {
         self.copied.clear();
         self.written.clear();
+        let began = Instant::now();
         let root = self.source.root().as_fd();
         let found = compare::walk(&self.model, root, self.stop)?;
-        let count = found.len();
+        let (count, took) = (found.len(), began.elapsed());
         let names = self.names_of(found);
         self.do_names(names, true)?;
         let again = std::mem::take(&mut self.again);
         self.do_names(again, false)?;
-        Ok(count)
+        Ok((count, took))
     }
 
     /// Has everything that was copied since the freeze copied again: it was no freeze.
@@ -204,8 +245,9 @@ impl<'a> Mirror<'a> {
                 continue;
             };
             file.seen.is_torn = true;
-            let place = file.place();
-            self.again.insert((place.dir, (&*place.name).into()));
+            let places = file.places();
+            self.again
+                .extend(places.map(|place| (place.dir, (&*place.name).into())));
         }
     }
 
@@ -227,21 +269,31 @@ impl<'a> Mirror<'a> {
     /// Reconciles names and all that follows from them.
     fn do_names(&mut self, mut names: HashSet<Name>, exactly: bool) -> Step<()> {
         loop {
-            let before = names.len();
-            names = self.reconcile_all(names, exactly)?;
+            let left = self.reconcile_all(names.clone(), exactly)?;
             self.settle()?;
-            // A directory that had moved is where the model has it by now.
-            if names.is_empty() || names.len() == before {
+            // A directory that had moved is where the model has it by now, and what waited for it comes up.
+            let model = &self.model;
+            let ready = self.again.extract_if(|(dir, _)| model.is_attached(*dir));
+            let ready: HashSet<_> = if self.is_frozen {
+                ready.collect()
+            } else {
+                HashSet::new()
+            };
+            if ready.is_empty() && left.len() == names.len() || left.is_empty() && ready.is_empty()
+            {
+                names = left;
                 break;
             }
+            names = left;
+            names.extend(ready);
         }
         // What is left belongs to directories that have been removed, or whose coming is reported later.
-        if !self.is_frozen {
-            self.again.extend(names);
-        } else if let Some((dir, name)) = names.iter().find(|(dir, _)| self.model.is_attached(*dir))
+        if self.is_frozen
+            && let Some((dir, name)) = names.iter().find(|(dir, _)| self.model.is_attached(*dir))
         {
             return Err(self.inconsistent(*dir, name, Errno::STALE));
         }
+        self.again.extend(names);
         Ok(())
     }
 
@@ -273,9 +325,9 @@ impl<'a> Mirror<'a> {
             Err(errno) => return Err(self.failed("open", dir, c"", errno)),
             Ok(_) => {}
         }
-        if name == c"." {
-            self.metadata.insert(dir);
-        } else {
+        // Names that come and go change its times.
+        self.metadata.insert(dir);
+        if name != c"." {
             self.touched.insert((dir, name.into()));
             self.reconcile(dir, name, false, exactly)?;
         }
@@ -304,6 +356,14 @@ impl<'a> Mirror<'a> {
     /// Finds by its inode a file that was changed under a name that is not its (any longer), and copies
     /// it.
     fn file_with_another_name(&mut self, handle: &Handle) -> Step<()> {
+        // Most are of other trees.
+        if self.has_readable_handles
+            && handle
+                .ino()
+                .is_some_and(|ino| self.model.file(ino).is_none())
+        {
+            return Ok(());
+        }
         let root = self.source.root().as_fd();
         let place = match open_handle(root, handle) {
             Ok(place) => place,
@@ -316,15 +376,23 @@ impl<'a> Mirror<'a> {
         let Some(file) = self.model.file_mut(stat.stx_ino) else {
             return Ok(());
         };
-        // Also when its name cannot be looked at now.
+        // Until it is copied, by whatever name.
         file.seen.is_torn |= self.written.get(handle) == Some(&true);
-        let place = file.place().clone();
-        self.touched.insert((place.dir, (&*place.name).into()));
-        self.reconcile(place.dir, &place.name, false, false)
+        let places: Vec<_> = file.places().cloned().collect();
+        for place in places {
+            let name: Name = (place.dir, (&*place.name).into());
+            if self.model.is_attached(place.dir) {
+                self.reconcile(place.dir, &place.name, false, false)?;
+                self.touched.insert(name);
+            } else {
+                self.again.insert(name);
+            }
+        }
+        Ok(())
     }
 
     /// Makes one name of the target what it is in the source. `force` copies content that looks the
-    /// same; `exactly` goes by the looks alone, and compares all that is below a directory that moved.
+    /// same; `exactly` has a known directory that moved compared with all below it.
     pub(crate) fn reconcile(
         &mut self,
         dir: DirId,
@@ -352,16 +420,16 @@ impl<'a> Mirror<'a> {
             return Err(Error::ForeignFilesystem { path }.into());
         }
         let result = match kind(&stat) {
-            FileType::Directory => self.directory(dir, name, &stat, &source, exactly),
+            FileType::Directory => self.directory(dir, name, &source, exactly),
             _ if is_whiteout(&stat) => self.whiteout(dir, name, &stat),
             _ => {
-                let force = force || self.was_written(&source, name, &stat);
-                let trust = if exactly || self.feed.is_none() {
-                    Trust::Looks
-                } else {
-                    Trust::Events
-                };
-                self.file(dir, name, &stat, force, trust)
+                let written = self.take_written(&source, name, &stat);
+                let force = force || written.is_some();
+                let result = self.file(dir, name, &stat, force);
+                if result.is_err() {
+                    self.written.extend(written.map(|handle| (handle, true)));
+                }
+                result
             }
         };
         match result {
@@ -370,14 +438,14 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// Whether the feed reported a change of the content of what has this name now.
-    fn was_written(&mut self, source: &Rc<OwnedFd>, name: &CStr, stat: &Statx) -> bool {
+    /// Takes from the files whose content was changed the one that has this name now.
+    fn take_written(&mut self, source: &Rc<OwnedFd>, name: &CStr, stat: &Statx) -> Option<Handle> {
         if self.written.is_empty() || self.copied.contains(&stat.stx_ino) {
-            return false;
+            return None;
         }
         // What has gone meanwhile is met by what comes next.
-        let handle = handle_at(source.as_fd(), name);
-        handle.is_ok_and(|handle| self.written.remove(&handle) == Some(true))
+        let handle = handle_at(source.as_fd(), name).ok()?;
+        self.written.remove(&handle)?.then_some(handle)
     }
 
     /// A name that the source does not have.
@@ -431,6 +499,7 @@ impl<'a> Mirror<'a> {
                 self.again.insert((dir, name.into()));
                 Ok(())
             }
+            Fault::Source(_, errno) if is_gone(errno) => Err(self.inconsistent(dir, name, errno)),
             Fault::Source(operation, errno) | Fault::Target(operation, errno) => {
                 Err(self.failed(operation, dir, name, errno))
             }
@@ -455,7 +524,9 @@ impl<'a> Mirror<'a> {
     fn count(&mut self, bytes: u64) {
         self.done.entries += 1;
         self.done.bytes += bytes;
-        (self.progress)(self.done);
+        if !self.is_frozen {
+            (self.progress)(self.done);
+        }
     }
 }
 

@@ -156,8 +156,6 @@ pub(crate) struct Dir {
     pub(crate) times: Option<Timestamps>,
     /// The target's times are to be set: something was changed in it, or they are new.
     pub(crate) times_due: bool,
-    /// Every name in it was looked at once.
-    pub(crate) is_listed: bool,
 }
 
 /// The times of access and modification.
@@ -185,7 +183,6 @@ impl Model {
             seen: None,
             times: None,
             times_due: false,
-            is_listed: false,
         };
         Self {
             dirs: vec![dir(ino, handle), dir(0, None)],
@@ -268,7 +265,6 @@ impl Model {
             seen: None,
             times: None,
             times_due: true,
-            is_listed: false,
         });
         self.by_ino.insert(ino, id);
         self.dir_mut(parent).children.insert(name, Node::Dir(id));

@@ -56,6 +56,11 @@ impl Looks {
         }
     }
 
+    /// In bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Whether it may be the same file: an overlay mount gives some files other numbers.
     pub(crate) fn may_be(&self, other: &Self) -> bool {
         Self { ino: 0, ..*self } == Self { ino: 0, ..*other }

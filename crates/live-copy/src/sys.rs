@@ -22,6 +22,22 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// The number of the inode, as the common filesystems write it (ext4, XFS, btrfs: linux/exportfs.h).
+    /// Not to be relied upon before it was right for other handles of the same filesystem.
+    pub(crate) fn ino(&self) -> Option<u64> {
+        const INO32: i32 = 1;
+        const INO64: i32 = 0x81;
+        const BTRFS: i32 = 0x4d;
+        let (kind, content) = self.0.split_first_chunk::<4>()?;
+        match i32::from_ne_bytes(*kind) {
+            INO32 => Some(u32::from_ne_bytes(*content.first_chunk()?).into()),
+            INO64 | BTRFS => Some(u64::from_ne_bytes(*content.first_chunk()?)),
+            _ => None,
+        }
+    }
+}
+
 impl Borrow<[u8]> for Handle {
     fn borrow(&self) -> &[u8] {
         &self.0

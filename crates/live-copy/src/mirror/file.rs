@@ -4,7 +4,7 @@ use super::{Fault, Flagged, Mirror, now};
 use crate::model::{DirId, Node, Seen, Trust};
 use crate::sys::write_back;
 use botstead_overlay::meta;
-use botstead_overlay::tree::{Attributes, kind, open_file, stat_fd};
+use botstead_overlay::tree::{Attributes, kind, open_file, stat_at, stat_fd};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{
     AtFlags, CWD, FileType, IFlags, Mode, OFlags, Statx, fchmod, fchown, futimens, ioctl_getflags,
@@ -47,7 +47,6 @@ impl Mirror<'_> {
         name: &CStr,
         stat: &Statx,
         force: bool,
-        trust: Trust,
     ) -> Result<(), Fault> {
         let ino = stat.stx_ino;
         if self
@@ -65,14 +64,36 @@ impl Mirror<'_> {
         let Some(file) = self.model.file(ino) else {
             return self.first_copy(dir, name, stat);
         };
-        let is_same = !force && file.seen.still(stat, trust);
+        // By the looks alone: an event may mean that the number was given to a new file, in the same tick.
+        let is_same = !force && file.seen.still(stat, Trust::Looks);
+        let was_just_copied = self.copied.contains(&ino) && file.seen.still(stat, Trust::Events);
         if !is_here {
             self.link(ino, dir, name)?;
         }
-        if is_same || self.copied.contains(&ino) {
+        if is_same || was_just_copied {
             return Ok(());
         }
+        if kind(stat) != FileType::RegularFile && !self.is_alike(dir, name, stat)? {
+            // These never change, so that it is another with the number of one that has gone.
+            self.forget(ino)?;
+            return self.first_copy(dir, name, stat);
+        }
         self.copy_again(ino, dir, name, stat)
+    }
+
+    /// Whether source and target have the same link, device, pipe or socket under a name.
+    fn is_alike(&mut self, dir: DirId, name: &CStr, stat: &Statx) -> Result<bool, Fault> {
+        let failed = |errno| Fault::Target("look at", errno);
+        let target = self.target.open(&self.model, dir).map_err(failed)?;
+        let own = stat_at(&*target, name).map_err(failed)?;
+        let device = |stat: &Statx| (stat.stx_rdev_major, stat.stx_rdev_minor);
+        if kind(stat) != FileType::Symlink {
+            return Ok(device(&own) == device(stat));
+        }
+        let failed_source = |errno| Fault::Source("read", errno);
+        let source = self.source.open(&self.model, dir).map_err(failed_source)?;
+        let wanted = readlinkat(&*source, name, Vec::new()).map_err(failed_source)?;
+        Ok(readlinkat(&*target, name, Vec::new()).map_err(failed)? == wanted)
     }
 
     /// A whiteout in the source.

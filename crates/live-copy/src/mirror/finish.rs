@@ -47,12 +47,13 @@ impl Mirror<'_> {
         let (dir, name) = match whose {
             Flagged::Dir(id) if self.model.is_attached(id) => (id, None),
             Flagged::Dir(_) => return Ok(()),
-            Flagged::File(ino) => match self.model.file(ino).map(File::place) {
-                Some(place) if self.model.is_attached(place.dir) => {
-                    (place.dir, Some(place.name.clone()))
+            Flagged::File(ino) => {
+                let mut places = self.model.file(ino).into_iter().flat_map(File::places);
+                match places.find(|place| self.model.is_attached(place.dir)) {
+                    Some(place) => (place.dir, Some(place.name.clone())),
+                    None => return Ok(()),
                 }
-                _ => return Ok(()),
-            },
+            }
         };
         let set = self.target.open(&self.model, dir).and_then(|target| {
             let Some(name) = &name else {

@@ -7,7 +7,7 @@ use crate::halt::Step;
 use crate::model::{DirId, Node, Seen, Trust, times};
 use crate::sys::{Handle, handle_at};
 use botstead_overlay::meta;
-use botstead_overlay::tree::{Attributes, entries, stat_fd};
+use botstead_overlay::tree::{Attributes, entries, open_dir, stat_fd};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, SeekFrom, Statx, fchmod, fchown, mkdirat, renameat, seek};
 use rustix::io::Errno;
@@ -22,22 +22,25 @@ impl Mirror<'_> {
         &mut self,
         dir: DirId,
         name: &CStr,
-        stat: &Statx,
         source: &Rc<OwnedFd>,
         exactly: bool,
     ) -> Result<(), Fault> {
+        // Number and handle of one and the same: the name may be another's a moment later.
+        let failed = |errno| Fault::Source("look at", errno);
+        let own = open_dir(&**source, name).map_err(failed)?;
+        let stat = &stat_fd(&own).map_err(failed)?;
         let handle = match &self.feed {
             None => None,
-            Some(_) => {
-                let handle = handle_at(source.as_fd(), name);
-                Some(handle.map_err(|errno| Fault::Source("find the handle of", errno))?)
-            }
+            Some(_) => Some(handle_at(own.as_fd(), c"").map_err(failed)?),
         };
+        if let Some(handle) = &handle {
+            self.has_readable_handles &= handle.ino() == Some(stat.stx_ino);
+        }
         if let Some(Node::Dir(id)) = self.model.child(dir, name)
             && self.is_it(id, stat, handle.as_ref())
         {
             self.metadata.insert(id);
-            if exactly || !self.model.dir(id).is_listed {
+            if exactly || self.unlisted.remove(&id) {
                 self.to_list.push((id, exactly));
             }
             return Ok(());
@@ -75,10 +78,14 @@ impl Mirror<'_> {
         self.rename_to(id, dir, name)?;
         self.metadata.insert(id);
         // With a feed, all that changed below it was reported wherever it was.
-        let exactly = exactly || self.feed.is_none();
-        if exactly || !self.model.dir(id).is_listed {
-            self.to_list.push((id, exactly));
+        if exactly || self.feed.is_none() {
+            self.to_list.push((id, true));
         }
+        let model = &self.model;
+        let here = self
+            .unlisted
+            .extract_if(|below| model.is_within(*below, id));
+        self.to_list.extend(here.map(|below| (below, false)));
         Ok(())
     }
 
@@ -137,13 +144,21 @@ impl Mirror<'_> {
 
     /// Reconciles every name in a directory.
     pub(super) fn list(&mut self, dir: DirId, known_too: bool) -> Step<()> {
+        if !self.model.is_attached(dir) {
+            // If it turns up again, it is listed then.
+            self.unlisted.insert(dir);
+            return Ok(());
+        }
         let listed = self.source.open(&self.model, dir).and_then(|source| {
             seek(&*source, SeekFrom::Start(0))?;
             entries(&*source)
         });
         let listed = match listed {
             Ok(listed) => listed,
-            Err(errno) => return self.lost(dir, errno),
+            Err(errno) => {
+                self.unlisted.insert(dir);
+                return self.lost(dir, errno);
+            }
         };
         self.refresh(dir)?;
         for (name, _) in &listed {
@@ -160,13 +175,14 @@ impl Mirror<'_> {
                 self.reconcile(dir, &name, false, known_too)?;
             }
         }
-        self.model.dir_mut(dir).is_listed = true;
         Ok(())
     }
 
     /// Copies a directory's own metadata if it is not as it was. Its times are set at the end.
     pub(super) fn refresh(&mut self, dir: DirId) -> Step<()> {
         if !self.model.is_attached(dir) {
+            // If it turns up again, or what it is in.
+            self.again.insert((dir, c".".into()));
             return Ok(());
         }
         let looked_at = now();
@@ -203,10 +219,6 @@ impl Mirror<'_> {
     fn lost(&mut self, dir: DirId, errno: Errno) -> Step<()> {
         if !is_gone(errno) || dir == DirId::ROOT {
             return Err(self.failed("open", dir, c"", errno));
-        }
-        if !self.model.is_attached(dir) {
-            // If it turns up again, it is listed then.
-            return Ok(());
         }
         if self.is_frozen {
             return Err(self.inconsistent(dir, c"", errno));
