@@ -100,7 +100,10 @@ async fn containerd(
 
 /// The bridge network. A subnet that was chosen is kept: addresses are recorded in the database,
 /// and after a restart of the host another one might be free.
-pub(crate) fn network(config: &Config, installation: &Installation) -> anyhow::Result<Arc<dyn Network>> {
+pub(crate) fn network(
+    config: &Config,
+    installation: &Installation,
+) -> anyhow::Result<Arc<dyn Network>> {
     let network = bridge(config, installation)?;
     if config.network.subnet.is_none() {
         let kept = kept_subnet(installation);

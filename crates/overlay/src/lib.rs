@@ -24,13 +24,14 @@
 //!
 //! Needs root (`CAP_SYS_ADMIN` for `trusted.*`). Not for layers of `userxattr` mounts.
 //!
-//! `tree` reads directories and overlayfs' marks, `walk` decides, `meta` and `copy` write.
+//! [`tree`] reads directories and overlayfs' marks, `walk` decides, [`meta`] and [`copy`] write. Those
+//! three are public for `botstead-live-copy`, which copies one layer while it changes.
 
 pub mod beneath;
-mod copy;
+pub mod copy;
 mod diff;
 mod error;
-mod meta;
+pub mod meta;
 mod private;
 pub mod remove;
 mod restore;

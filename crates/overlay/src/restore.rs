@@ -3,7 +3,7 @@
 use crate::beneath::{self, Cursor, Listed, Names, batches};
 use crate::error::shown;
 use crate::remove::remove;
-use crate::tree::{Id, id, kind, stat_at, stat_fd};
+use crate::tree::{Id, foreign, id, kind, stat_at, stat_fd};
 use crate::{Error, copy, meta};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
@@ -147,7 +147,7 @@ fn make(
     match like {
         Some(like) => {
             let like = beneath::open(from, like, DIRECTORY)?;
-            meta::apply(&like, &stat_fd(&like)?, &made, false)?;
+            meta::apply(&like, &stat_fd(&like)?, &made, foreign)?;
         }
         None => fchmod(&made, Mode::from_raw_mode(0o755))?,
     }
@@ -216,7 +216,7 @@ impl Copier<'_> {
                 let Some(name) = directories.pop() else {
                     // Now that nothing is added to it any more.
                     let stat = stat_fd(from.dir())?;
-                    meta::apply(from.dir(), &stat, to.dir(), false)?;
+                    meta::apply(from.dir(), &stat, to.dir(), foreign)?;
                     self.count(&stat);
                     from.leave()?;
                     to.leave()?;

@@ -8,16 +8,19 @@ use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, fgetxattr, flistxattr, fremovexattr,
     fsetxattr, getxattr, listxattr, openat, removexattr, setxattr, statx,
 };
-use rustix::fs::{RawMode, XattrFlags};
+use rustix::fs::{RawDir, RawMode, XattrFlags};
 use rustix::io::{Errno, Result};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// The kernel's limit for a list of attributes and for a value.
 const XATTR_MAX: usize = 64 << 10;
+/// Holds many names; the kernel's longest record is 280 bytes.
+const READ_BUFFER: usize = 64 << 10;
 
 /// What the names of overlayfs' own attributes begin with.
 pub const PREFIX: &[u8] = b"trusted.overlay.";
-pub(crate) const OPAQUE: &CStr = c"trusted.overlay.opaque";
+/// The attribute of an opaque directory.
+pub const OPAQUE: &CStr = c"trusted.overlay.opaque";
 
 /// What names an inode on this host: the two halves of the device's number, and the inode's.
 pub type Id = (u32, u32, u64);
@@ -33,30 +36,63 @@ pub fn kind(stat: &Statx) -> FileType {
 }
 
 /// A whiteout has the kind that it has and the device number 0:0.
-pub(crate) fn is_whiteout(stat: &Statx) -> bool {
+pub fn is_whiteout(stat: &Statx) -> bool {
     kind(stat) == FileType::CharacterDevice && (stat.stx_rdev_major, stat.stx_rdev_minor) == (0, 0)
 }
 
-pub(crate) fn open_dir(parent: impl AsFd, name: &CStr) -> Result<OwnedFd> {
+/// Opens a directory for reading, without a trace in its access time.
+///
+/// # Errors
+/// The kernel's; `LOOP` or `NOTDIR` for what is no directory.
+pub fn open_dir(parent: impl AsFd, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Layers are not to be written, not even their access times.
     openat(parent, name, flags | OFlags::NOATIME, Mode::empty())
 }
 
-pub(crate) fn open_file(parent: impl AsFd, name: &CStr) -> Result<OwnedFd> {
+/// Opens a regular file for reading, without a trace in its access time and without waiting for anyone.
+/// The caller knows that it is a regular file: to open a pipe or a device is to act on it.
+///
+/// # Errors
+/// The kernel's; `LOOP` for a symbolic link.
+pub fn open_file(parent: impl AsFd, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     openat(parent, name, flags | OFlags::NOATIME, Mode::empty())
 }
 
-/// Looks at what is open, be it as a mere place (`O_PATH`).
+/// What the kernel says of an open file or place.
+///
+/// # Errors
+/// The kernel's.
 pub fn stat_fd(fd: impl AsFd) -> Result<Statx> {
     statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
 }
 
-/// Looks at a name in a directory, at the link itself if it is one.
+/// What the kernel says of a name, of a link itself.
+///
+/// # Errors
+/// The kernel's.
 pub fn stat_at(parent: impl AsFd, name: &CStr) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW;
     statx(parent, name, flags, StatxFlags::BASIC_STATS)
+}
+
+/// All names in a directory that was opened just now, with what each is as far as the filesystem tells.
+///
+/// # Errors
+/// The kernel's.
+pub fn entries(dir: impl AsFd) -> Result<Vec<(CString, FileType)>> {
+    let mut buffer = Vec::with_capacity(READ_BUFFER);
+    let mut found = Vec::new();
+    let mut reader = RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = reader.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            found.push((name.to_owned(), entry.file_type()));
+        }
+    }
+    Ok(found)
 }
 
 /// What an attribute of overlayfs on an entry of a layer means for merging.
@@ -88,6 +124,11 @@ pub(crate) fn mark(attribute: &[u8]) -> Mark {
     }
 }
 
+/// Whether an attribute belongs to the file and not to overlayfs.
+pub(crate) fn foreign(attribute: &CStr) -> bool {
+    mark(attribute.to_bytes()) == Mark::Foreign
+}
+
 /// The extended attributes of one open file.
 #[derive(Debug)]
 pub struct Attributes<'a> {
@@ -97,7 +138,7 @@ pub struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// Those of a file or directory that is open for reading or writing.
+    /// Of a file or directory that is open for reading or writing.
     pub fn of(fd: &'a OwnedFd) -> Self {
         Self {
             fd: fd.as_fd(),
@@ -105,7 +146,7 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// Those of what is open as a mere place. Needs /proc.
+    /// Of what is open as a mere place (`O_PATH`): a link, a device, a pipe, a socket.
     pub fn of_place(fd: &'a OwnedFd) -> Self {
         Self {
             fd: fd.as_fd(),
@@ -113,7 +154,10 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// The names, each ended by a zero byte; see [`names`]. Empty where the filesystem has none.
+    /// The names, each ended by a zero byte; see [`names`]. Empty where the filesystem has no attributes.
+    ///
+    /// # Errors
+    /// The kernel's.
     pub fn list(&self) -> Result<Vec<u8>> {
         let listed = grow(|list| match &self.place {
             None => flistxattr(self.fd, spare_capacity(list)),
@@ -125,7 +169,10 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// The value of one.
+    /// A value.
+    ///
+    /// # Errors
+    /// The kernel's; `NODATA` when there is none of that name.
     pub fn get(&self, name: &CStr) -> Result<Vec<u8>> {
         grow(|value| match &self.place {
             None => fgetxattr(self.fd, name, spare_capacity(value)),
@@ -133,7 +180,10 @@ impl<'a> Attributes<'a> {
         })
     }
 
-    /// Sets one, new or not.
+    /// Sets or replaces a value.
+    ///
+    /// # Errors
+    /// The kernel's.
     pub fn set(&self, name: &CStr, value: &[u8]) -> Result<()> {
         match &self.place {
             None => fsetxattr(self.fd, name, value, XattrFlags::empty()),
@@ -142,6 +192,9 @@ impl<'a> Attributes<'a> {
     }
 
     /// Removes one.
+    ///
+    /// # Errors
+    /// The kernel's; `NODATA` when there is none of that name.
     pub fn remove(&self, name: &CStr) -> Result<()> {
         match &self.place {
             None => fremovexattr(self.fd, name),

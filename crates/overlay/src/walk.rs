@@ -6,8 +6,8 @@
 
 use crate::beneath::batches;
 use crate::tree::{
-    Attributes, Id, Mark, OPAQUE, id, is_whiteout, kind, mark, names, open_dir, open_file, stat_at,
-    stat_fd,
+    Attributes, Id, Mark, OPAQUE, foreign, id, is_whiteout, kind, mark, names, open_dir, open_file,
+    stat_at, stat_fd,
 };
 use crate::{Error, MergeReport, copy, meta};
 use rustix::fd::OwnedFd;
@@ -182,7 +182,10 @@ impl Walk {
         let finish = || {
             let stat = stat_fd(source)?;
             if !meta::is_immutable(&stat) {
-                meta::apply(source, &stat, &self.target, frame.opaque)?;
+                meta::apply(source, &stat, &self.target, foreign)?;
+                if frame.opaque {
+                    Attributes::of(&self.target).set(OPAQUE, b"y")?;
+                }
                 return Ok(false);
             }
             Ok(true)

@@ -47,9 +47,7 @@ impl Copies {
         let made = async {
             let target = snapshots.prepare(&copying, parent).await?;
             let report = self.copy(snapshots, copy, upper, target, cancel).await?;
-            snapshots
-                .commit(&copying, &copy.name, &copy.labels)
-                .await?;
+            snapshots.commit(&copying, &copy.name, &copy.labels).await?;
             Ok(report)
         };
         let made = made.await;

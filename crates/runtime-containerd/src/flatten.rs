@@ -51,18 +51,11 @@ fn above(op: &Op, mut layers: Vec<PathBuf>, below: &[PathBuf]) -> Result<Vec<Pat
     Ok(layers.split_off(below.len()))
 }
 
-
-async fn merge(
-    op: &Op,
-    layers: Vec<PathBuf>,
-    below: Vec<PathBuf>,
-    target: PathBuf,
-) -> Result<()> {
+async fn merge(op: &Op, layers: Vec<PathBuf>, below: Vec<PathBuf>, target: PathBuf) -> Result<()> {
     let merge = move || botstead_overlay::merge(&layers, &below, &target);
-    let merged = tokio::task::spawn_blocking(merge).await.map_err(|error| {
-        op
-            .fail_with(ErrorKind::Internal, "merging broke off", error)
-    })?;
+    let merged = tokio::task::spawn_blocking(merge)
+        .await
+        .map_err(|error| op.fail_with(ErrorKind::Internal, "merging broke off", error))?;
     merged.map(drop).map_err(|error| {
         use botstead_overlay::Error;
         let (kind, reason) = match &error {

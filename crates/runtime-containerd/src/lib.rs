@@ -10,7 +10,7 @@ mod channels;
 mod client;
 mod config;
 mod containers;
-pub pub mod daemon;
+pub mod daemon;
 
 mod copies;
 mod flatten;

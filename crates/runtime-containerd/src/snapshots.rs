@@ -217,11 +217,21 @@ impl Snapshots for ContainerdSnapshots {
         let mounts = self.mounts(&copy.source).await?;
         let upper = mounts.iter().find_map(SnapshotMount::upper_dir);
         let upper = upper.ok_or_else(|| {
-            op.fail(ErrorKind::Unsupported, "the snapshotter tells no upper directory")
+            op.fail(
+                ErrorKind::Unsupported,
+                "the snapshotter tells no upper directory",
+            )
         })?;
         let estimate = self.usage(&copy.source).await?.size_bytes;
         self.copies
-            .commit(&snapshots, copy, source.parent.as_ref(), upper, estimate, cancel)
+            .commit(
+                &snapshots,
+                copy,
+                source.parent.as_ref(),
+                upper,
+                estimate,
+                cancel,
+            )
             .await
     }
 

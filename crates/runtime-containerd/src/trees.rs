@@ -1,13 +1,13 @@
 //! Opening the files of snapshots on this host, by private mounts of their layers.
 
-use crate::layers::{Leased, directories};
+use crate::layers::Leased;
 use crate::op::Op;
 use crate::snapshots::ContainerdSnapshots;
 use botstead_overlay::PrivateMount;
 use botstead_runtime::{Access, ErrorKind, Result, Snapshots, Tree};
 use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -27,7 +27,10 @@ pub(crate) async fn layers(
         let Some(upper) = mount.upper_dir() else {
             return Ok(vec![PathBuf::from(&mount.source)]);
         };
-        let lower = mount.options.iter().find_map(|o| o.strip_prefix("lowerdir="));
+        let lower = mount
+            .options
+            .iter()
+            .find_map(|o| o.strip_prefix("lowerdir="));
         let lower = lower.ok_or_else(|| no_layers(op))?;
         let mut layers: Vec<PathBuf> = lower.rsplit(':').map(PathBuf::from).collect();
         layers.push(upper);
@@ -89,7 +92,7 @@ struct Mounted(PrivateMount);
 
 impl Tree for Mounted {
     fn root(&self) -> BorrowedFd<'_> {
-        self.0.root().as_fd()
+        self.0.root()
     }
 
     fn close(self: Box<Self>) -> io::Result<()> {

@@ -38,9 +38,7 @@ pub use images::{Image, Images, LayerProgress, PullProgress};
 pub use leases::{Lease, Leases};
 pub use metrics::{CpuUsage, MemoryUsage, Metrics, Usage};
 pub use network::{Endpoint, EndpointStatus, Network, NetworkInfo};
-pub use snapshots::{
-    CopyReport, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage, Snapshots,
-};
+pub use snapshots::{CopyReport, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage, Snapshots};
 pub use tasks::{Exec, ExecOutput, ExecUser, ExitStatus, Signal, Task, TaskEvent, Tasks};
 pub use trees::{Access, Tree};
 

@@ -6,7 +6,7 @@ use crate::replace::{Base, Edit, Replacement, blocking};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
-use botstead_overlay::{Change as OverlayChange, ChangeKind, DiffPage, EntryKind};
+use botstead_overlay::{Change, Difference, Kind};
 use botstead_store::OperationKind;
 use botstead_types::{
     BotId, FilePath, LeaseId, OperationId, SnapshotKey, VersionNumber, VersionSource,
@@ -28,9 +28,9 @@ pub struct PathChange {
     /// The path; any bytes.
     pub path: Vec<u8>,
     /// How it differs.
-    pub change: ChangeKind,
+    pub change: Change,
     /// What it is now, or was where it was removed.
-    pub kind: EntryKind,
+    pub kind: Kind,
     /// Its size in bytes, for a file.
     pub size: Option<u64>,
 }
@@ -151,8 +151,7 @@ impl Inner {
             snapshots.layers(lease, &to)
         )?;
         blocking(move || {
-            let page = DiffPage { after, limit };
-            let changes = botstead_overlay::diff(&from, &to, &page)?;
+            let changes = botstead_overlay::diff(&from, &to, after.as_deref(), limit)?;
             Ok(PathChanges {
                 items: changes.items.into_iter().map(PathChange::from).collect(),
                 next: changes.next,
@@ -162,13 +161,13 @@ impl Inner {
     }
 }
 
-impl From<OverlayChange> for PathChange {
-    fn from(change: OverlayChange) -> Self {
+impl From<Difference> for PathChange {
+    fn from(difference: Difference) -> Self {
         Self {
-            path: change.path,
-            change: change.change,
-            kind: change.kind,
-            size: change.size,
+            path: [b"/", difference.path.as_slice()].concat(),
+            change: difference.change,
+            kind: difference.kind,
+            size: difference.size,
         }
     }
 }

@@ -116,9 +116,13 @@ impl Workspaces {
             None => disk::require_free_space(&inner.config)?,
         }
         let kind = OperationKind::Create;
-        inner.join_or_begin(bot.id, kind, request, wishes.clone(), |inner, creation| {
-            async move { inner.create_or_start(&creation, wishes).await }
-        })
+        inner.join_or_begin(
+            bot.id,
+            kind,
+            request,
+            wishes.clone(),
+            |inner, creation| async move { inner.create_or_start(&creation, wishes).await },
+        )
     }
 }
 

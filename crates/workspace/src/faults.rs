@@ -10,14 +10,27 @@ pub const FAULT_POINTS: &[(&str, &[&str])] = &[
     (
         "create",
         &[
-            "begun", "pulled", "prepared", "restored", "container", "recorded", "task", "started",
+            "begun",
+            "pulled",
+            "prepared",
+            "restored",
+            "container",
+            "recorded",
+            "task",
+            "started",
             "finished",
         ],
     ),
     (
         "snapshot",
         &[
-            "begun", "stopped", "committed", "prepared", "switched", "recorded", "started",
+            "begun",
+            "stopped",
+            "committed",
+            "prepared",
+            "switched",
+            "recorded",
+            "started",
             "finished",
         ],
     ),
@@ -30,13 +43,27 @@ pub const FAULT_POINTS: &[(&str, &[&str])] = &[
     (
         "fork",
         &[
-            "begun", "copied", "changed", "committed", "prepared", "switched", "recorded", "started",
+            "begun",
+            "copied",
+            "changed",
+            "committed",
+            "prepared",
+            "switched",
+            "recorded",
+            "started",
         ],
     ),
     (
         "delete",
         &[
-            "begun", "stopped", "preserved", "network", "container", "snapshot", "released", "recorded",
+            "begun",
+            "stopped",
+            "preserved",
+            "network",
+            "container",
+            "snapshot",
+            "released",
+            "recorded",
         ],
     ),
     ("delete_version", &["begun", "recorded", "released"]),
@@ -44,8 +71,16 @@ pub const FAULT_POINTS: &[(&str, &[&str])] = &[
 
 /// The steps of everything that gives a workspace another writable snapshot.
 const REPLACEMENT: &[&str] = &[
-    "begun", "stopped", "committed", "prepared", "edited", "switched", "recorded", "removed",
-    "started", "finished",
+    "begun",
+    "stopped",
+    "committed",
+    "prepared",
+    "edited",
+    "switched",
+    "recorded",
+    "removed",
+    "started",
+    "finished",
 ];
 
 /// Dies here when a test armed this point.

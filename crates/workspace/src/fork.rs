@@ -110,9 +110,16 @@ impl Inner {
             version,
             snapshot,
             image,
-            devices: other.iter().flat_map(|other| other.devices.clone()).collect(),
-            limits: other.as_ref().map_or(Limits::default(), |other| other.limits),
-            desired: other.as_ref().map_or(DesiredState::Stopped, |other| other.desired),
+            devices: other
+                .iter()
+                .flat_map(|other| other.devices.clone())
+                .collect(),
+            limits: other
+                .as_ref()
+                .map_or(Limits::default(), |other| other.limits),
+            desired: other
+                .as_ref()
+                .map_or(DesiredState::Stopped, |other| other.desired),
         };
         let operation = new_operation(id, bot, OperationKind::Fork, &input)?;
         let operation = self.store.operations.begin(&operation, true).await?;
@@ -148,14 +155,21 @@ impl Inner {
         let (id, bot) = (operation.id, operation.bot);
         if input.version.is_none() {
             // Its own lock, for the moment of the copy only.
-            let _other = self.lock(input.from, OperationId::generate(), "fork").await?;
+            let _other = self
+                .lock(input.from, OperationId::generate(), "fork")
+                .await?;
             let other = self.required_record(input.from).await?;
             self.copy_live(lease, &other, &input.snapshot).await?;
         }
         fault_point!("fork", "copied");
         let (first, owner) = (SnapshotKey::active(id), bot.to_string());
-        self.prepare_on_version(id, &first, &owner, &input.snapshot).await?;
-        let tree = self.runtime.snapshots.open(lease, &first, Access::Write).await?;
+        self.prepare_on_version(id, &first, &owner, &input.snapshot)
+            .await?;
+        let tree = self
+            .runtime
+            .snapshots
+            .open(lease, &first, Access::Write)
+            .await?;
         blocking(move || {
             let done = renew_identity(tree.as_ref());
             let closed = tree.close();
@@ -167,7 +181,8 @@ impl Inner {
         self.commit(lease, &first, &version, &owner).await?;
         fault_point!("fork", "committed");
         let active = SnapshotKey::forked(id);
-        self.prepare_on_version(id, &active, &owner, &version).await?;
+        self.prepare_on_version(id, &active, &owner, &version)
+            .await?;
         fault_point!("fork", "prepared");
         let number = crate::snapshot::reserved(operation)?;
         let capabilities = self.runtime.backend.capabilities();
@@ -250,8 +265,16 @@ impl Inner {
             Err(error) => return Err(error.into()),
         }
         unless_missing(self.runtime.snapshots.remove(&active).await)?;
-        unless_missing(self.runtime.snapshots.remove(&SnapshotKey::active(id)).await)?;
-        self.runtime.snapshots.release(&SnapshotKey::version(id)).await?;
+        unless_missing(
+            self.runtime
+                .snapshots
+                .remove(&SnapshotKey::active(id))
+                .await,
+        )?;
+        self.runtime
+            .snapshots
+            .release(&SnapshotKey::version(id))
+            .await?;
         if version.is_none() {
             self.runtime.snapshots.release(&snapshot).await?;
         }

@@ -46,10 +46,13 @@ impl Workspaces {
             restore: false,
         };
         let kind = OperationKind::ChangeImage;
-        let creation =
-            inner.join_or_begin(bot, kind, request, wishes.clone(), |inner, creation| {
-                async move { inner.change_image_steps(&creation, wishes).await }
-            })?;
+        let creation = inner.join_or_begin(
+            bot,
+            kind,
+            request,
+            wishes.clone(),
+            |inner, creation| async move { inner.change_image_steps(&creation, wishes).await },
+        )?;
         Ok(events(creation))
     }
 }
@@ -84,7 +87,10 @@ impl Inner {
         let work = self.register(operation);
         self.replace_or_undo(&work, Some(&record), &what, Edit::Data)
             .await?;
-        let record = self.record(bot).await?.ok_or(Error::WorkspaceNotFound(bot))?;
+        let record = self
+            .record(bot)
+            .await?
+            .ok_or(Error::WorkspaceNotFound(bot))?;
         Ok(self.found(&record))
     }
 }

@@ -90,8 +90,14 @@ pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Left
     let mut found = Vec::new();
 
     for lease in runtime.leases.list().await? {
-        let operation = lease.id.parse::<LeaseId>().ok().and_then(|id| id.operation());
-        if operation.is_some_and(|id| !unfinished.contains(&id)) && lease.created_at < settled_before {
+        let operation = lease
+            .id
+            .parse::<LeaseId>()
+            .ok()
+            .and_then(|id| id.operation());
+        if operation.is_some_and(|id| !unfinished.contains(&id))
+            && lease.created_at < settled_before
+        {
             found.push(Leftover::Lease(lease.id));
         }
     }
@@ -106,7 +112,11 @@ pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Left
     let mut bots: std::collections::HashMap<BotId, Option<HashSet<SnapshotKey>>> =
         std::collections::HashMap::new();
     for snapshot in runtime.snapshots.list().await? {
-        let Some(bot) = snapshot.labels.get(LABEL_BOT).and_then(|bot| bot.parse().ok()) else {
+        let Some(bot) = snapshot
+            .labels
+            .get(LABEL_BOT)
+            .and_then(|bot| bot.parse().ok())
+        else {
             continue;
         };
         let busy = operation_of(&snapshot.key).is_some_and(|id| unfinished.contains(&id));
@@ -153,7 +163,12 @@ async fn versions_of(store: &Store, bot: BotId) -> Result<Option<HashSet<Snapsho
         found => drop(found?),
     }
     let versions = store.versions.list(bot).await?;
-    Ok(Some(versions.into_iter().map(|version| version.snapshot).collect()))
+    Ok(Some(
+        versions
+            .into_iter()
+            .map(|version| version.snapshot)
+            .collect(),
+    ))
 }
 
 /// The operation that a snapshot is named after.
@@ -194,7 +209,9 @@ mod tests {
     fn snapshots_tell_their_operation() {
         let id = OperationId::generate();
         assert_eq!(operation_of(&SnapshotKey::version(id)), Some(id));
-        let copying: SnapshotKey = format!("{}-copying", SnapshotKey::copied(id)).parse().unwrap();
+        let copying: SnapshotKey = format!("{}-copying", SnapshotKey::copied(id))
+            .parse()
+            .unwrap();
         assert_eq!(operation_of(&copying), Some(id));
         assert_eq!(operation_of(&"sha256:abc".parse().unwrap()), None);
     }

@@ -66,6 +66,6 @@ pub use versions::VersionUpdate;
 
 // What use cases give that belongs to another crate: callers need no dependency on those.
 pub use botstead_lineage::RetentionRules;
-pub use botstead_overlay::{ChangeKind, EntryKind};
+pub use botstead_overlay::{Change as PathChangeKind, Kind as PathKind};
 pub use botstead_runtime::{CopyReport, CpuUsage, Image, LayerProgress, MemoryUsage, Usage};
 pub use botstead_store::{Operation, OperationKind, OperationState, VersionRecord};

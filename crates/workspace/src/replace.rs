@@ -16,12 +16,11 @@ use crate::snapshot::{RECORDED, reserved};
 use crate::{Error, Result};
 use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
-    VersionRecord,
 };
 use botstead_types::{
     BotId, DesiredState, LeaseId, ResolvedImage, SnapshotKey, VersionNumber, VersionSource,
 };
-pub(crate) use edit::Edit;
+pub(crate) use edit::{Edit, blocking, existing_data, host};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -108,7 +107,10 @@ impl Inner {
                 self.after_version(operation.bot, replaced.kept);
                 OperationState::Succeeded
             }
-            (Err(error), Some(record)) => self.settle_replacement(operation, record, what, error).await,
+            (Err(error), Some(record)) => {
+                self.settle_replacement(operation, record, what, error)
+                    .await
+            }
             (Err(error), None) => match self.undo_remake(operation).await {
                 Ok(()) => self.finish_failed(operation, error).await,
                 Err(undo) => {

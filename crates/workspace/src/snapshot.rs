@@ -213,7 +213,10 @@ impl Inner {
         let SnapshotInput { live, .. } = input(operation)?;
         if !live {
             self.snapshot_steps(operation).await?;
-        } else if self.snapshot_exists(&SnapshotKey::version(operation.id)).await? {
+        } else if self
+            .snapshot_exists(&SnapshotKey::version(operation.id))
+            .await?
+        {
             self.record_live(operation).await?;
         } else {
             // The moment is gone: another copy would be of another state.

@@ -137,7 +137,10 @@ impl Inner {
                     Change::PatchVersion(bot, child.number, patch)
                 })
                 .collect();
-            let head = self.record(bot).await?.and_then(|record| record.head_version);
+            let head = self
+                .record(bot)
+                .await?
+                .and_then(|record| record.head_version);
             if head == Some(number) {
                 // What is there now is no version any more.
                 let patch = ContainerPatch {
@@ -182,10 +185,14 @@ impl Inner {
         let rules = preferences.retention.unwrap_or(self.config.retention);
         let records = self.store.versions.list(bot).await?;
         let versions: Vec<_> = records.iter().map(crate::listing::as_version).collect();
-        let head = self.record(bot).await?.and_then(|record| record.head_version);
+        let head = self
+            .record(bot)
+            .await?
+            .and_then(|record| record.head_version);
         for number in lineage::retention(&versions, head, &rules) {
             if let Some(version) = records.iter().find(|record| record.number == number) {
-                self.remove_version(OperationId::generate(), version).await?;
+                self.remove_version(OperationId::generate(), version)
+                    .await?;
             }
         }
         Ok(())

@@ -165,7 +165,10 @@ async fn receive(mut form: Multipart, state: &SharedState) -> Result<Spooled, Pr
     let limit = config.max_upload_bytes;
     let idle = config.body_timeout;
     let broken = |error: actix_multipart::MultipartError| {
-        Problem::invalid("invalid_body", format!("this is no multipart form: {error}"))
+        Problem::invalid(
+            "invalid_body",
+            format!("this is no multipart form: {error}"),
+        )
     };
     loop {
         let next = tokio::time::timeout(idle, form.next())

@@ -149,9 +149,7 @@ async fn create_snapshot(
     let name = body.0.snapshot_name.filter(|name| !name.trim().is_empty());
     let workspaces = &state.services.workspaces;
     let mode = body.0.mode.map_or(SnapshotMode::Live, SnapshotMode::from);
-    let created = workspaces
-        .snapshot(&caller.actor, id.0, name, mode)
-        .await?;
+    let created = workspaces.snapshot(&caller.actor, id.0, name, mode).await?;
     Ok(HttpResponse::Created().json(CreatedSnapshot::from(created)))
 }
 

@@ -112,7 +112,7 @@ impl Inner {
             dirty: true,
             desired: DesiredState::Running,
             started: true,
-            devices: wishes.devices,
+            devices: wishes.devices.clone(),
             limits: wishes.limits,
             last_error: None,
             created_at: now,

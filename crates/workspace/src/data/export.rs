@@ -116,7 +116,10 @@ impl Inner {
                 tree,
             }),
             Err(error) => {
-                self.runtime.snapshots.release(&SnapshotKey::copied(id)).await?;
+                self.runtime
+                    .snapshots
+                    .release(&SnapshotKey::copied(id))
+                    .await?;
                 self.drop_lease(id);
                 Err(error)
             }

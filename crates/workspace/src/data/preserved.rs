@@ -7,9 +7,9 @@ use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::{Access, SnapshotKind};
+use botstead_runtime::Access;
 use botstead_store::{ContainerRecord, OperationKind};
-use botstead_types::{BotId, LeaseId, SnapshotKey};
+use botstead_types::{BotId, LeaseId, SnapshotKey, SnapshotKind};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -80,7 +80,9 @@ impl Inner {
     /// `/data` has nothing to save.
     pub(crate) async fn preserve(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
         let snapshots = &self.runtime.snapshots;
-        let tree = snapshots.open(lease, &record.snapshot, Access::Read).await?;
+        let tree = snapshots
+            .open(lease, &record.snapshot, Access::Read)
+            .await?;
         let (folder, name) = (self.config.preserved_dir.clone(), file_name(record.bot));
         blocking(move || {
             let Some(data) = existing_data(tree.as_ref())? else {
@@ -103,7 +105,11 @@ impl Inner {
     }
 
     /// A writable snapshot of the bot's that no container has any more: somebody's work.
-    pub(crate) async fn orphan(&self, bot: BotId, not: &SnapshotKey) -> Result<Option<SnapshotKey>> {
+    pub(crate) async fn orphan(
+        &self,
+        bot: BotId,
+        not: &SnapshotKey,
+    ) -> Result<Option<SnapshotKey>> {
         let owner = bot.to_string();
         let all = self.runtime.snapshots.list().await?;
         let orphans = all.into_iter().filter(|snapshot| {

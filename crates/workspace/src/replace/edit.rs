@@ -60,7 +60,9 @@ impl Inner {
         blocking(move || {
             let done = change(tree.as_ref(), source.as_deref(), edit);
             // Closed either way; what is half done is thrown away by the caller.
-            let closed = tree.close().map_err(|error| host("write to the disk", error));
+            let closed = tree
+                .close()
+                .map_err(|error| host("write to the disk", error));
             done.and(closed)
         })
         .await
@@ -75,9 +77,7 @@ fn change(tree: &dyn Tree, source: Option<&dyn Tree>, edit: Edit) -> Result<()> 
                 .apply(data, mode, Ownership::Archive, &Progress::new())
                 .map_err(Error::from)
         }
-        (Edit::Path { path, target, .. }, Some(source)) => {
-            copy(source, &path, tree, &target)
-        }
+        (Edit::Path { path, target, .. }, Some(source)) => copy(source, &path, tree, &target),
         (Edit::Data, Some(source)) => {
             let data = FilePath::new(DATA_PATH)?;
             match copy(source, &data, tree, &data) {
@@ -91,11 +91,12 @@ fn change(tree: &dyn Tree, source: Option<&dyn Tree>, edit: Edit) -> Result<()> 
 }
 
 fn copy(from: &dyn Tree, path: &FilePath, to: &dyn Tree, target: &FilePath) -> Result<()> {
-    botstead_overlay::restore_path(from.root(), path.as_bytes(), to.root(), target.as_bytes())
-        .map_err(|error| match error.errno() {
-            Some(Errno::NOENT) => Error::PathNotFound(path.clone()),
-            _ => error.into(),
-        })
+    let copied =
+        botstead_overlay::restore_path(from.root(), path.as_bytes(), to.root(), target.as_bytes());
+    match copied {
+        Err(botstead_overlay::Error::NotFound(_)) => Err(Error::PathNotFound(path.clone())),
+        copied => Ok(copied.map(drop)?),
+    }
 }
 
 /// `/data` of a tree, made where it is missing or where something else is in its place.

@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use botstead_types::{BotId, InvalidValue, VersionNumber, escaped};
-use botstead_workspace::{ChangeKind, EntryKind, PathChange, VersionOrCurrent, VersionUpdate};
+use botstead_workspace::{PathChange, PathChangeKind, PathKind, VersionOrCurrent, VersionUpdate};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -135,15 +135,15 @@ impl From<PathChange> for ChangedPath {
                 .then(|| to_base64(&change.path)),
             path: escaped(&change.path),
             change: match change.change {
-                ChangeKind::Added => "added",
-                ChangeKind::Changed => "changed",
-                ChangeKind::Removed => "removed",
+                PathChangeKind::Added => "added",
+                PathChangeKind::Changed => "changed",
+                PathChangeKind::Removed => "removed",
             },
             size: change.size,
             kind: match change.kind {
-                EntryKind::File => "file",
-                EntryKind::Directory => "directory",
-                EntryKind::Symlink => "symlink",
+                PathKind::File => "file",
+                PathKind::Directory => "directory",
+                PathKind::Symlink => "symlink",
                 _ => "other",
             },
         }
@@ -191,7 +191,14 @@ pub(super) async fn diff(
     });
     let workspaces = &state.services.workspaces;
     let page = workspaces
-        .diff(&caller.actor, id.0, from, to, after.transpose()?, limit as usize)
+        .diff(
+            &caller.actor,
+            id.0,
+            from,
+            to,
+            after.transpose()?,
+            limit as usize,
+        )
         .await?;
     Ok(HttpResponse::Ok().json(List {
         items: page.items.into_iter().map(ChangedPath::from).collect(),
@@ -252,7 +259,11 @@ pub(super) async fn restore_path(
     let path = in_body("path", body.path, body.path_base64.as_deref())?;
     let target = match (&body.target, &body.target_base64) {
         (None, None) => None,
-        _ => Some(in_body("target", body.target, body.target_base64.as_deref())?),
+        _ => Some(in_body(
+            "target",
+            body.target,
+            body.target_base64.as_deref(),
+        )?),
     };
     let workspaces = &state.services.workspaces;
     let safety = workspaces
