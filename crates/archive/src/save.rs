@@ -32,11 +32,11 @@ pub fn save<T>(
         }
     };
     let hidden = cstring(&format!(".{name}.partial")).map_err(failed("name"))?;
-    let name_ = cstring(name).map_err(failed("name"))?;
+    let final_name = cstring(name).map_err(failed("name"))?;
     let mut file = create(folder, &hidden).map_err(failed("make"))?;
     let written = write(&mut file).and_then(|value| {
         fsync(&file).map_err(failed("sync"))?;
-        renameat(folder, &hidden, folder, &name_).map_err(failed("rename"))?;
+        renameat(folder, &hidden, folder, &final_name).map_err(failed("rename"))?;
         Ok(value)
     });
     if written.is_err() {

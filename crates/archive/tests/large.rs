@@ -8,12 +8,13 @@ mod support;
 use botstead_archive::*;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use support::raw::Raw;
 use support::{Dir, options};
 
 const ENTRIES: u64 = 1_000_000;
 
-/// A thousand directories of 999 empty files each.
+/// A thousand directories, each with 200 empty files under five names each.
 fn million(file: &mut File) {
     let mut zstd = zstd::Encoder::new(BufWriter::new(file), 1).unwrap();
     for directory in 0..ENTRIES / 1000 {
@@ -21,7 +22,14 @@ fn million(file: &mut File) {
             .unwrap();
         for number in 1..1000 {
             let name = format!("d{directory}/{number}");
-            zstd.write_all(&Raw::new(name, b'0').bytes()).unwrap();
+            let entry = match number % 5 {
+                1 => Raw::new(name, b'0'),
+                _ => {
+                    let first = format!("d{directory}/{}", (number - 1) / 5 * 5 + 1);
+                    Raw::link(&name, b'1', &first)
+                }
+            };
+            zstd.write_all(&entry.bytes()).unwrap();
         }
     }
     zstd.write_all(&[0; 1024]).unwrap();
@@ -80,7 +88,10 @@ fn a_million_entries_meet_the_limit_or_come_in_whole() {
     assert!(used < 150 << 20, "{used} bytes of memory");
     assert_eq!(fs::read_dir(&to).unwrap().count(), 1000);
     for directory in [0, 500, 999] {
-        let names = fs::read_dir(to.join(format!("d{directory}"))).unwrap();
-        assert_eq!(names.count(), 999);
+        let folder = to.join(format!("d{directory}"));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 999);
+        for name in ["1", "5", "493"] {
+            assert_eq!(fs::metadata(folder.join(name)).unwrap().nlink(), 5);
+        }
     }
 }

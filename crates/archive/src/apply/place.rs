@@ -76,9 +76,10 @@ impl<'a> Way<'a> {
     }
 }
 
-/// The destination, and the directory that was written to last.
+/// The destination, and the directories that were written to and linked from last.
 pub(super) struct Places<'a> {
     way: Way<'a>,
+    targets: Way<'a>,
     ownership: Ownership,
     /// Whether new entries of that directory inherit an access list.
     inherits: bool,
@@ -90,6 +91,7 @@ impl<'a> Places<'a> {
         Ok(Self {
             inherits: has_default_list(&way.here),
             way,
+            targets: Way::new(root)?,
             ownership,
         })
     }
@@ -142,11 +144,10 @@ impl<'a> Places<'a> {
 
     pub(super) fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
         let (directory, name) = split(target)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let from = trying("link", beneath::open(self.way.root, directory, flags))?;
-        let link =
-            |parent: &OwnedFd, new: &CStr| linkat(&from, &name, parent, new, AtFlags::empty());
-        self.make(path, link).map(drop)
+        let new = self.enter(path)?;
+        let from = trying("link", self.targets.go(directory))?;
+        let link = |to: &OwnedFd, new: &CStr| linkat(from, &name, to, new, AtFlags::empty());
+        make(&self.way.here, &new, link)
     }
 
     pub(super) fn symlink(
@@ -197,19 +198,15 @@ impl<'a> Places<'a> {
         trying("set the time of", set)
     }
 
-    /// Makes an entry that must be new, in place of what is there.
+    /// Makes an entry that must be new, in place of what is there; its last part.
     fn make<T>(
         &mut self,
         path: &[u8],
         make: impl Fn(&OwnedFd, &CStr) -> rustix::io::Result<T>,
     ) -> Result<(CString, T)> {
         let name = self.enter(path)?;
-        let mut made = make(&self.way.here, &name);
-        if matches!(made, Err(Errno::EXIST)) {
-            trying("replace", remove(&self.way.here, &name))?;
-            made = make(&self.way.here, &name);
-        }
-        Ok((name, trying("make", made)?))
+        let made = self::make(&self.way.here, &name, make)?;
+        Ok((name, made))
     }
 
     /// Goes to the directory of a path, makes it where it is missing, and gives the last part.
@@ -292,6 +289,19 @@ impl<'a> Places<'a> {
         };
         (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
     }
+}
+
+fn make<T>(
+    parent: &OwnedFd,
+    name: &CStr,
+    make: impl Fn(&OwnedFd, &CStr) -> rustix::io::Result<T>,
+) -> Result<T> {
+    let mut made = make(parent, name);
+    if matches!(made, Err(Errno::EXIST)) {
+        trying("replace", remove(parent, name))?;
+        made = make(parent, name);
+    }
+    trying("make", made)
 }
 
 fn has_default_list(directory: &OwnedFd) -> bool {

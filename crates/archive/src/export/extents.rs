@@ -3,6 +3,7 @@
 use crate::error::{Error, escape};
 use crate::format::Extent;
 use crate::limits::MOST_EXTENTS;
+use botstead_overlay::tree::stat_fd;
 use rustix::fd::OwnedFd;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
@@ -14,10 +15,17 @@ const SMALL_HOLE: u64 = 64 << 10;
 /// The pieces that hold data; none when all of it does, or the filesystem does not tell.
 pub(super) fn find(file: &OwnedFd, size: u64, path: &[u8]) -> Result<Option<Vec<Extent>>, Error> {
     for least_hole in [1, SMALL_HOLE] {
-        let found = pieces(file, size, least_hole, MOST_EXTENTS);
-        let Some(pieces) = found.map_err(|errno| Error::export("read", path, errno))? else {
+        let failed = |errno| match errno {
+            Errno::NXIO => Error::Changed { path: escape(path) },
+            errno => Error::export("read", path, errno),
+        };
+        let Some(pieces) = pieces(file, size, least_hole, MOST_EXTENTS).map_err(failed)? else {
             continue;
         };
+        // Where it became shorter there seems to be a hole.
+        if stat_fd(file).map_err(failed)?.stx_size < size {
+            return Err(failed(Errno::NXIO));
+        }
         let all = Extent {
             start: 0,
             length: size,
@@ -31,6 +39,7 @@ pub(super) fn find(file: &OwnedFd, size: u64, path: &[u8]) -> Result<Option<Vec<
 }
 
 /// The pieces, those with smaller holes between them as one; none when there are more than `most`.
+/// `ENXIO` when the file became shorter.
 fn pieces(
     file: &OwnedFd,
     size: u64,

@@ -91,7 +91,7 @@ impl Map {
         self.extents.len()
     }
 
-    /// A block's pieces in the old format of GNU; false when there were fewer than it could hold.
+    /// A block's pieces in the old format of GNU, up to the first that is empty.
     pub(super) fn old(&mut self, pieces: &[GnuSparseHeader]) -> Result<(), Refusal> {
         for piece in pieces.iter().take_while(|piece| piece.numbytes[0] != 0) {
             for field in [&piece.offset, &piece.numbytes] {
