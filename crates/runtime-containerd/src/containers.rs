@@ -59,6 +59,7 @@ impl ContainerdContainers {
             folder: &folder,
             cgroup: &cgroup,
             channel: &channel,
+            oom_floor: spec::oom_floor(),
             zones: Path::new(spec::ZONES),
         };
         let value = spec::build(spec, &host, &edits)

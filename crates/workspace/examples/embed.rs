@@ -163,8 +163,9 @@ async fn sh(workspaces: &Workspaces, actor: &Actor, bot: BotId, line: &str) -> R
         command,
         ..ExecRequest::default()
     };
-    let output = workspaces.exec(actor, bot, request).await?.output;
-    ensure!(output.exit_code == 0, "`{line}` failed");
+    let output = workspaces.exec(actor, bot, request).await?;
+    let code = output.exit.map(|exit| exit.code);
+    ensure!(code == Some(0), "`{line}` failed");
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "workspace",
         &[
-            "runtime", "store", "authz", "lineage", "bridge", "archive", "types",
+            "runtime", "store", "authz", "lineage", "bridge", "archive", "overlay", "types",
         ],
     ),
     ("http", &["workspace", "accounts", "authz", "types"]),

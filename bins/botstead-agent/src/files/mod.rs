@@ -1,18 +1,20 @@
 //! Files of the workspace: the service `Files` of the protocol.
 //!
-//! Here is the service itself; each call has a module. What they share: [`path`] is the text of a
-//! path, [`root`] its resolution by the kernel, [`walk`] goes through trees, [`pieces`] runs blocking
-//! work, [`temporary`] makes files appear complete, [`failure`] turns errors into answers.
+//! Here is the service itself; each call has a module. What they share: `path` is the text of a
+//! path, `root` its resolution by the kernel, `walk` goes through trees, `pieces` runs blocking
+//! work, `temporary` makes files appear complete, `failure` turns errors into answers.
 //!
 //! What is deliberately absent: who may do what. The agent is root in its workspace, and the server
 //! decides before it asks.
 
 mod archive;
+mod buffers;
 mod copy;
 mod directory;
 mod entry;
 mod failure;
 pub mod fuzz;
+mod links;
 mod list;
 mod make;
 mod meta;

@@ -101,16 +101,18 @@ pub(super) async fn short<T: Send + 'static>(
 pub(super) fn piece<T: Send + 'static, R: Send + 'static>(
     turns: Option<&Turns>,
     caller: &Caller,
-    mut value: T,
+    value: T,
     work: impl FnOnce(&mut T, &Budget) -> R + Send + 'static,
 ) -> Piece<(T, R)> {
     let turns = turns.cloned();
     let dropped = Arc::clone(&caller.0);
+    let mut value = Held::new(value);
     Box::pin(async move {
         let turn = match turns {
             Some(turns) => turns.0.acquire_owned().await.ok(),
             None => None,
         };
+        let mut value = value.take().ok_or_else(ended)?;
         let running = spawn_blocking(move || {
             let result = work(&mut value, &Budget::new(&dropped));
             drop(turn);
@@ -148,11 +150,13 @@ where
     while let Some(value) = job.take() {
         let turns = (!std::mem::take(&mut is_first)).then_some(turns);
         let (value, done) = piece(turns, &caller, value, J::step).await?;
-        if let Some(done) = done? {
-            discard(value);
-            return Ok(done);
+        match done.transpose() {
+            None => job.set(Some(value)),
+            Some(done) => {
+                discard(value);
+                return done;
+            }
         }
-        job.set(Some(value));
     }
     Err(ended())
 }

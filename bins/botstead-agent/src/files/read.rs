@@ -1,14 +1,15 @@
 //! `Read`: a file's bytes or lines, some chunks at a time.
 
+use super::buffers::Buffers;
 use super::entry::{entry, kind, revision};
 use super::failure::{Result, changed, failed, refused};
 use super::path::InsidePath;
 use super::pieces::{Budget, Source};
 use super::root::{Root, is_virtual, locate, stat_fd};
+use botstead_bridge::FailureKind;
 use botstead_bridge::proto::read_reply::{Head, Part};
 use botstead_bridge::proto::read_request::Part as Wanted;
 use botstead_bridge::proto::{Entry, ReadReply, ReadRequest};
-use botstead_bridge::{CHUNK_BYTES, FailureKind};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
@@ -58,6 +59,7 @@ pub(super) fn not_regular(path: &[u8]) -> botstead_bridge::Failure {
 pub(super) struct Reading {
     fd: OwnedFd,
     path: Vec<u8>,
+    buffers: Buffers,
     /// Sent first.
     head: Option<Head>,
     /// Bytes that were read already.
@@ -94,6 +96,7 @@ pub(super) fn begin(request: ReadRequest) -> Result<Reading> {
     let reading = Reading {
         fd,
         path,
+        buffers: Buffers::default(),
         head: None,
         begun: Bytes::new(),
         left: Left::Nothing,
@@ -196,11 +199,13 @@ impl Reading {
 
     /// Reads the next chunk; empty at the end.
     fn chunk(&self, most: u64) -> Result<Bytes> {
-        let length = usize::try_from(most).map_or(CHUNK_BYTES, |most| most.min(CHUNK_BYTES));
-        let mut chunk = Vec::with_capacity(length);
+        let mut chunk = self.buffers.take();
         loop {
             match read(&self.fd, spare_capacity(&mut chunk)) {
-                Ok(_) => return Ok(chunk.into()),
+                Ok(_) => {
+                    chunk.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+                    return Ok(self.buffers.data(chunk));
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(self.failed(errno)),
             }

@@ -36,8 +36,11 @@ pub(super) async fn run(request: proto::RenameRequest, owner: Owner, turns: &Tur
         let removing = short(move || Removing::begin(&root, &from, true)).await?;
         long(&turns, removing).await
     });
-    removal.await.unwrap_or_else(|_| Err(ended()))?;
-    Ok(())
+    match removal.await.unwrap_or_else(|_| Err(ended())) {
+        // Somebody else removed it meanwhile.
+        Err(failure) if failure.kind == FailureKind::NotFound => Ok(()),
+        removed => removed.map(drop),
+    }
 }
 
 fn attempt(request: &proto::RenameRequest, owner: Owner, turns: &Turns) -> Result<Attempt> {

@@ -29,25 +29,23 @@ pub(crate) struct Temporary {
 impl Temporary {
     /// A new, empty file that only root can read, to be published in this directory.
     pub(crate) fn new(directory: &OwnedFd) -> Result<Self> {
-        let directory = directory
-            .try_clone()
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
-        if let Some(file) = nameless(&directory)? {
-            return Ok(Self {
-                directory,
+        match nameless(directory)? {
+            Some(file) => Ok(Self {
+                directory: again(directory)?,
                 file,
                 name: None,
-            });
+            }),
+            None => Self::named(directory),
         }
+    }
+
+    /// The same with a hidden name from the start.
+    fn named(directory: &OwnedFd) -> Result<Self> {
+        let directory = again(directory)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let (name, file) = with_new_name(|name| {
-            openat(
-                &directory,
-                name,
-                flags | OFlags::CLOEXEC,
-                Mode::RUSR | Mode::WUSR,
-            )
-        })?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let (name, file) =
+            with_new_name(|name| openat(&directory, name, flags | OFlags::CLOEXEC, mode))?;
         Ok(Self {
             directory,
             file,
@@ -135,6 +133,12 @@ pub(crate) fn is_hidden_name(name: &[u8]) -> bool {
         .is_some_and(|rest| rest.len() == DIGITS && rest.iter().all(u8::is_ascii_hexdigit))
 }
 
+/// Another descriptor of the same directory.
+fn again(directory: &OwnedFd) -> Result<OwnedFd> {
+    let cloned = directory.try_clone();
+    cloned.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
+}
+
 /// A file without a name, where the filesystem has such and it can be given one later.
 fn nameless(directory: &OwnedFd) -> Result<Option<OwnedFd>> {
     if accessat(CWD, c"/proc/self/fd", Access::EXISTS, AtFlags::empty()).is_err() {
@@ -161,6 +165,48 @@ fn link_nameless(file: &OwnedFd, directory: &OwnedFd, name: &[u8]) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    fn open(folder: &Path) -> OwnedFd {
+        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = folder.read_dir().unwrap();
+        let mut names: Vec<String> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// With and without a name from the start: filesystems differ, and the rules must not.
+    #[test]
+    fn files_appear_complete_or_not_at_all() {
+        for make in [Temporary::new, Temporary::named] {
+            let folder = tempfile::tempdir().unwrap();
+            let directory = open(folder.path());
+            let written = |text: &[u8]| {
+                let temporary = make(&directory).unwrap();
+                rustix::io::write(temporary.file(), text).unwrap();
+                temporary
+            };
+            let read = |name| std::fs::read(folder.path().join(name)).unwrap();
+            written(b"one").publish(b"f", false).unwrap();
+            assert_eq!(written(b"two").publish(b"f", false), Err(Errno::EXIST));
+            assert_eq!(read("f"), b"one");
+            written(b"three").publish(b"f", true).unwrap();
+            written(b"four").publish(b"g", true).unwrap();
+            drop(written(b"five"));
+            std::fs::create_dir(folder.path().join("d")).unwrap();
+            assert_eq!(written(b"six").publish(b"d", true), Err(Errno::ISDIR));
+            assert_eq!(
+                (read("f"), read("g")),
+                (b"three".to_vec(), b"four".to_vec())
+            );
+            assert_eq!(names(folder.path()), ["d", "f", "g"]);
+        }
+    }
 
     #[test]
     fn hidden_names_are_known_again() {

@@ -23,10 +23,12 @@ use tonic::{Status, Streaming};
 
 const NEW_FILE: u32 = 0o644;
 
-/// Received and not yet written, at most.
-const MOST_PENDING: usize = 512 << 10;
+/// Received and not yet written: how much makes a piece of work, and how much may wait while another
+/// piece runs. To wake a thread for every chunk would cost more than to write it.
+const PIECE: usize = 256 << 10;
+const MOST_PENDING: usize = 2 * PIECE;
 
-/// Buffers that the kernel takes at once, at most.
+/// Chunks of a piece, and that the kernel takes at once: tiny ones weigh more than their bytes.
 const MOST_SLICES: usize = 64;
 
 /// Held while one file takes another's place, so that of several writes that expect the same
@@ -87,13 +89,14 @@ impl Pipe {
     async fn take(&mut self, data: Bytes) -> Result<()> {
         self.bytes += data.len();
         self.pending.push(data);
-        let finished = self.running.as_ref().is_some_and(JoinHandle::is_finished);
-        // Tiny chunks weigh more than their bytes.
-        let full = self.bytes >= MOST_PENDING || self.pending.len() >= MOST_SLICES;
-        if finished || full {
-            self.wait().await?;
+        if self.bytes < PIECE && self.pending.len() < MOST_SLICES {
+            return Ok(());
         }
-        self.start();
+        let finished = self.running.as_ref().is_none_or(JoinHandle::is_finished);
+        if finished || self.bytes >= MOST_PENDING || self.pending.len() >= 2 * MOST_SLICES {
+            self.wait().await?;
+            self.start();
+        }
         Ok(())
     }
 

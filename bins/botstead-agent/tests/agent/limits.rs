@@ -93,7 +93,7 @@ async fn a_terminal_that_floods_costs_no_memory() {
         ..kept(&[
             "sh",
             "-c",
-            "yes 'a line that is repeated' | head -c 4000000; exit 6",
+            "yes 'a line that is repeated' | head -c 2000000; exit 6",
         ])
     };
     let id = start.id.clone();

@@ -108,7 +108,9 @@ impl Workspace {
         fs::create_dir(&root).unwrap();
         prepare(&root);
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let unshare = Command::new("unshare")
+        // Killed with the test's thread, however that ends.
+        let unshare = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare"])
             .args(["--pid", "--fork", "--kill-child", "--mount"])
             .args(["sh", "-c", SCRIPT, "sh"])
             .arg(&root)

@@ -93,7 +93,7 @@ async fn a_tree_survives_its_archive() {
     std::fs::set_permissions(space.host("/top/file"), PermissionsExt::from_mode(0o4751)).unwrap();
     std::fs::set_permissions(space.host("/top/none"), PermissionsExt::from_mode(0o1700)).unwrap();
     setxattr(
-        &space.host("/top/file"),
+        space.host("/top/file"),
         c"user.a",
         b"v\n=1",
         XattrFlags::empty(),
@@ -155,7 +155,7 @@ async fn a_tree_survives_its_archive() {
     let inode = |path: &str| std::fs::metadata(unpacked.join(path)).unwrap().ino();
     assert_eq!(inode("file"), inode("sub/same"));
     let mut value = [0; 8];
-    let length = getxattr(&unpacked.join("file"), c"user.a", &mut value).unwrap();
+    let length = getxattr(unpacked.join("file"), c"user.a", &mut value).unwrap();
     assert_eq!(&value[..length], b"v\n=1");
     assert!(!unpacked.join("pipe").exists() && !unpacked.join("socket").exists());
 }

@@ -1,11 +1,10 @@
 //! `MakeDirectory`, `Rename` and `Remove`.
 
-use crate::support::{Answer, OWNER, Space, failure, kind};
+use crate::support::{Answer, Mounted, OWNER, Space, failure, kind};
 use botstead_bridge::FailureKind;
 use botstead_bridge::proto::{Entry, MakeDirectoryRequest, RenameRequest};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 async fn make(space: &Space, path: &str, parents: bool, mode: Option<u32>) -> Answer<Entry> {
     let request = MakeDirectoryRequest {
@@ -161,32 +160,6 @@ async fn entries_are_renamed() {
     assert_eq!(space.owner("/p/q"), OWNER);
 }
 
-/// A mount that goes with the test.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(kind: &str, at: PathBuf, options: &str) -> Self {
-        std::fs::create_dir_all(&at).unwrap();
-        let options = std::ffi::CString::new(options).unwrap();
-        mount(
-            kind,
-            &at,
-            kind,
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )
-        .expect("this test mounts and must run as root");
-        Self(at)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // The folder's removal tells when this failed.
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-    }
-}
-
 /// On an overlay, the kernel refuses to rename a directory that comes from a layer below. After a
 /// snapshot, every directory of a workspace does.
 #[tokio::test]
@@ -240,6 +213,8 @@ async fn directories_of_a_layer_below_are_renamed_too() {
         b"new"
     );
     assert_eq!(space.names("/merged/e/sub"), ["file"]);
+    assert!(space.write("/merged/e/new", "new").await.unwrap().created);
+    assert_eq!(space.names("/merged/e"), ["again", "link", "new", "sub"]);
     // Between two filesystems, files go as well.
     rename(&space, "/merged/other", "/other", KEEP)
         .await

@@ -54,14 +54,14 @@ async fn a_tree_is_copied_faithfully() {
     sparse.set_len(50 << 20).unwrap();
     sparse.write_all_at(b"middle", 20 << 20).unwrap();
     setxattr(
-        &space.host("/from/file"),
+        space.host("/from/file"),
         c"user.a",
         b"1",
         XattrFlags::empty(),
     )
     .unwrap();
     setxattr(
-        &space.host("/from/sub"),
+        space.host("/from/sub"),
         c"user.b",
         b"2",
         XattrFlags::empty(),
@@ -120,7 +120,7 @@ async fn a_tree_is_copied_faithfully() {
     );
     for (path, name, value) in [("/to/file", c"user.a", b"1"), ("/to/sub", c"user.b", b"2")] {
         let mut found = [0; 1];
-        getxattr(&space.host(path), name, &mut found).unwrap();
+        getxattr(space.host(path), name, &mut found).unwrap();
         assert_eq!(&found, value);
     }
     assert_eq!(space.names("/"), ["from", "to"]);

@@ -32,7 +32,7 @@ async fn very_deep_trees_are_handled() {
     let step = |what: &str| println!("{what}: {:?}", began.elapsed());
 
     // From far down on: each page goes all the way.
-    const ABOVE: u64 = 9_700;
+    const ABOVE: u64 = 9_900;
     let mut after = [b"/deep".as_slice(), &b"/d".repeat(ABOVE as usize)].concat();
     let mut listed = ABOVE;
     loop {
@@ -134,9 +134,9 @@ async fn wide_trees_are_walked_completely() {
     let space = Space::fast();
     let mut expected = 0;
     let mut folder = space.host("/top");
-    for level in 0..6 {
+    for count in [55_000, 3000, 3000, 3000] {
         std::fs::create_dir(&folder).unwrap();
-        for number in 0..(40_000 >> level) {
+        for number in 0..count {
             let name = folder.join(format!("{number:05}"));
             std::os::unix::fs::symlink("x", name).unwrap();
             expected += 1;
@@ -160,25 +160,6 @@ async fn wide_trees_are_walked_completely() {
         done = reply.unwrap().done;
     }
     assert_eq!(done.unwrap().entries, expected + 1);
-    let copy = proto::CopyRequest {
-        root: space.root().into(),
-        from: "/top".into(),
-        to: "/copy".into(),
-        recursive: true,
-        ..proto::CopyRequest::default()
-    };
-    let copied = space
-        .files
-        .clone()
-        .copy(copy)
-        .await
-        .map_err(failure)
-        .unwrap();
-    assert_eq!(copied.into_inner().entries, expected + 1);
-    assert_eq!(
-        space.remove("/copy", true).await.unwrap().removed,
-        expected + 1
-    );
     assert_eq!(
         space.remove("/top", true).await.unwrap().removed,
         expected + 1

@@ -21,14 +21,14 @@ async fn a_hundred_reads_and_writes_at_once() {
                 let path = format!("/f{}", number / 2);
                 let content = pattern(300_000 + number / 2);
                 if number % 2 == 0 {
-                    for _ in 0..5 {
+                    for _ in 0..3 {
                         space.write(&path, &content).await.unwrap();
                     }
                     return;
                 }
                 // Either the whole file or none: it is written over and over meanwhile.
                 let mut seen = 0;
-                while seen < 5 {
+                while seen < 3 {
                     if let Ok((_, data)) = space.read(&path).await {
                         assert!(data == content);
                         seen += 1;
@@ -184,7 +184,7 @@ async fn dropped_calls_end() {
 /// Prints how fast large files are; asserts only what a slow build reaches as well.
 #[tokio::test]
 async fn large_files_are_quick() {
-    const SIZE: usize = 256 << 20;
+    const SIZE: usize = 96 << 20;
     let space = Space::fast();
     let chunk = Bytes::from(pattern(CHUNK_BYTES));
     let count = SIZE / CHUNK_BYTES;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tonic::codegen::tokio_stream::StreamExt;
 
 const SECRET: &[u8] = b"secret of the host\n";
-const TIME: Duration = Duration::from_secs(4);
+const TIME: Duration = Duration::from_secs(3);
 
 /// Exchanges pairs of names as fast as it can until it is told to end.
 fn swap(folder: &Path, pairs: &[(&str, &str)], end: &AtomicBool) -> u64 {

@@ -7,10 +7,13 @@ use botstead_bridge::proto::files_server::FilesServer;
 use botstead_bridge::proto::{self, read_reply, read_request, write_request};
 use botstead_bridge::{AgentPool, Connector, Failure, FailureKind, Stream};
 use botstead_types::ContainerId;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{self, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -30,9 +33,9 @@ pub(crate) const MOST_WATCHES: usize = 300;
 /// Blocking threads, as in the agent.
 const THREADS: usize = 6;
 
-/// The agent's socket; one agent serves all tests, in a folder that goes with the process.
-fn agent() -> &'static Path {
-    static AGENT: OnceLock<PathBuf> = OnceLock::new();
+/// The agent's socket, which has no place in the filesystem; one agent serves all tests.
+fn agent() -> &'static SocketAddr {
+    static AGENT: OnceLock<SocketAddr> = OnceLock::new();
     AGENT.get_or_init(|| {
         // Walks are to need few descriptors.
         let hard = getrlimit(Resource::Nofile).maximum;
@@ -41,8 +44,8 @@ fn agent() -> &'static Path {
             maximum: hard,
         };
         setrlimit(Resource::Nofile, limit).unwrap();
-        let name = format!("botstead-files-test-{}.sock", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let name = format!("botstead-files-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(THREADS)
@@ -50,16 +53,15 @@ fn agent() -> &'static Path {
             .unwrap();
         let listener = {
             let _inside = runtime.enter();
-            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let listener = net::UnixListener::bind_addr(&address).unwrap();
             listener.set_nonblocking(true).unwrap();
             UnixListener::from_std(listener).unwrap()
         };
         std::thread::spawn(move || runtime.block_on(serve(listener)));
-        path
+        address
     })
 }
 
-/// Each connection has a server of its own, so that tests do not share its limits.
 async fn serve(listener: UnixListener) {
     let service = Arc::new(FilesService::new(Settings {
         owner_uid: OWNER.0,
@@ -81,7 +83,9 @@ struct Socket;
 #[async_trait]
 impl Connector for Socket {
     async fn connect(&self, _: &ContainerId) -> io::Result<Box<dyn Stream>> {
-        Ok(Box::new(UnixStream::connect(agent()).await?))
+        let stream = net::UnixStream::connect_addr(agent())?;
+        stream.set_nonblocking(true)?;
+        Ok(Box::new(UnixStream::from_std(stream)?))
     }
 }
 
@@ -295,6 +299,32 @@ pub(crate) async fn received(
 
 pub(crate) fn part(part: write_request::Part) -> proto::WriteRequest {
     proto::WriteRequest { part: Some(part) }
+}
+
+/// A mount that goes with the test.
+pub(crate) struct Mounted(pub(crate) PathBuf);
+
+impl Mounted {
+    pub(crate) fn new(kind: &str, at: PathBuf, options: &str) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        let options = std::ffi::CString::new(options).unwrap();
+        mount(
+            kind,
+            &at,
+            kind,
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .expect("this test mounts and must run as root");
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // The folder's removal tells when this failed.
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
 }
 
 /// Waits until something holds.

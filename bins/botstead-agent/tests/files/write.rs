@@ -1,7 +1,7 @@
 //! `Write`.
 
 use crate::read::pattern;
-use crate::support::{OWNER, Space, eventually, kind, part};
+use crate::support::{Mounted, OWNER, Space, eventually, kind, part};
 use botstead_bridge::proto::write_request::{End, Head, Part};
 use botstead_bridge::{CHUNK_BYTES, FailureKind};
 use bytes::Bytes;
@@ -251,4 +251,32 @@ async fn a_cancelled_write_leaves_nothing() {
         (after.ino(), after.mtime_nsec())
     );
     assert_eq!(std::fs::read(space.host("/f")).unwrap(), b"old");
+}
+
+#[tokio::test]
+async fn a_full_disk_changes_nothing() {
+    let space = Space::new();
+    let small = Mounted::new("tmpfs", space.host("/small"), "size=1m");
+    space.write("/small/f", "old").await.unwrap();
+    let failure = space.write("/small/f", pattern(3 << 20)).await.unwrap_err();
+    assert_eq!((failure.kind, failure.errno), (FailureKind::NoSpace, 28));
+    assert_eq!(failure.path, b"/small/f");
+    space.put("/large", pattern(3 << 20));
+    let copy = botstead_bridge::proto::CopyRequest {
+        root: space.root().into(),
+        from: "/large".into(),
+        to: "/small/g".into(),
+        ..botstead_bridge::proto::CopyRequest::default()
+    };
+    let copied = space.files.clone().copy(copy).await;
+    let copied = copied.map_err(crate::support::failure);
+    assert_eq!(kind(copied), Some(FailureKind::NoSpace));
+    eventually("what was begun to go", || space.names("/small") == ["f"]).await;
+    assert_eq!(space.read("/small/f").await.unwrap().1, b"old");
+    // What was begun takes no space any more.
+    eventually("the space to be free", || {
+        let free = rustix::fs::statvfs(&small.0).unwrap();
+        free.f_bfree * free.f_frsize > 900 << 10
+    })
+    .await;
 }

@@ -236,7 +236,8 @@ async fn the_default_image_is_a_computer_that_an_agent_can_use() {
     terminal.send("exit\r").await;
     assert_eq!(terminal.closed().await, Some(1000));
     // Nothing that the agent does is seen in the bot's files.
-    assert_eq!(workspace.sh("ls -A /data").await, ".python_history");
+    let files = workspace.sh("ls -A /data").await;
+    assert_eq!(files, ".bash_history\n.python_history");
 }
 
 #[tokio::test]

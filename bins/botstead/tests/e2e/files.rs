@@ -210,7 +210,7 @@ async fn files_are_written_read_listed_moved_and_deleted() {
         let refused = workspace
             .post("/fs/delete", json!({"path": root, "recursive": true}))
             .await;
-        assert_eq!(refused.status, 403, "{root}: {refused:?}");
+        assert!(matches!(refused.status, 400 | 403), "{root}: {refused:?}");
     }
     for (call, status, code) in [
         ("?path=/data/none", 404, "path_not_found"),
@@ -386,7 +386,9 @@ async fn uploads_appear_whole_or_not_at_all() {
     drop(sender);
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(
-        workspace.sh("cat /data/up/file; ls -A /data/up").await,
+        workspace
+            .sh("cat /data/up/file; echo; ls -A /data/up")
+            .await,
         "old\nfile\nlate"
     );
     let form = reqwest::multipart::Form::new().text("path", "/data/x");

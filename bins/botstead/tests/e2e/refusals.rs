@@ -86,7 +86,7 @@ async fn requests_that_make_no_sense_are_refused_by_code() {
     let nobody = json!({"command": "true", "user": "nobody-here"});
     assert_eq!(workspace.exec(nobody).await.status, 422);
     let nowhere = json!({"command": "true", "cwd": "/no/such/folder"});
-    assert_eq!(workspace.exec(nowhere).await.status, 422);
+    workspace.exec(nowhere).await.refused(404, "path_not_found");
     let bad = workspace.create(json!({"image": "UPPER case"})).await;
     assert_eq!(bad[0]["status"], 400, "{bad:?}");
 

@@ -3,6 +3,7 @@
 use crate::client::Workspace;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use std::num::NonZero;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -10,6 +11,10 @@ use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+fn size(value: u16) -> NonZero<u16> {
+    NonZero::new(value).unwrap()
+}
 
 /// A connection to a terminal and what a person would see.
 pub(crate) struct Terminal {
@@ -59,7 +64,7 @@ impl Terminal {
         };
         let mut terminal = Self {
             socket,
-            screen: vt100::Parser::new(24, 80, 0),
+            screen: vt100::Parser::new(size(24), size(80), 0),
             session: String::new(),
             code: None,
             closed: None,
@@ -84,20 +89,19 @@ impl Terminal {
     pub(crate) async fn resize(&mut self, cols: u16, rows: u16) {
         let frame = json!({"type": "resize", "cols": cols, "rows": rows});
         self.send_text(&frame.to_string()).await;
-        self.screen.screen_mut().set_size(rows, cols);
+        self.screen.screen_mut().set_size(size(rows), size(cols));
     }
 
+    /// What is seen: blanks at the ends of lines are not.
     pub(crate) fn text(&self) -> String {
-        self.screen.screen().contents()
+        let contents = self.screen.screen().contents();
+        let lines: Vec<_> = contents.lines().map(str::trim_end).collect();
+        lines.join("\n")
     }
 
     /// Where the cursor is: row and column.
     pub(crate) fn cursor(&self) -> (u16, u16) {
         self.screen.screen().cursor_position()
-    }
-
-    pub(crate) fn is_alternate(&self) -> bool {
-        self.screen.screen().alternate_screen()
     }
 
     /// Takes the next message in; false when the connection is over.

@@ -55,10 +55,28 @@ pub(crate) struct Host<'a> {
     pub(crate) folder: &'a Path,
     /// Its channel directory, which exists once its task does.
     pub(crate) channel: &'a Path,
+    /// The lowest `oom_score_adj` that may be given here.
+    pub(crate) oom_floor: i32,
     /// Its folder in the cgroup tree.
     pub(crate) cgroup: &'a str,
     /// See [`ZONES`].
     pub(crate) zones: &'a Path,
+}
+
+/// The lowest `oom_score_adj` that this process, and the runc that it causes to run, may give: without
+/// CAP_SYS_RESOURCE only what it has itself (proc_pid_oom_score_adj(5)), and runc fails on less.
+pub(crate) fn oom_floor() -> i32 {
+    let may = rustix::thread::capabilities(None).is_ok_and(|sets| {
+        sets.effective
+            .contains(rustix::thread::CapabilitySet::SYS_RESOURCE)
+    });
+    if may {
+        return -1000;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj");
+    own.ok()
+        .and_then(|own| own.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// Refuses what can never run.
@@ -152,7 +170,7 @@ pub(crate) fn build(
     let root = RootBuilder::default().path("rootfs").readonly(false);
     let document = SpecBuilder::default()
         .version("1.0.2")
-        .process(process::main(spec, edits)?)
+        .process(process::main(spec, host, edits)?)
         .root(root.build()?)
         .hostname(spec.hostname.as_str())
         .mounts(mounts::all(spec, host, edits)?)

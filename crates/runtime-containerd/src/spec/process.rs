@@ -1,5 +1,6 @@
 //! The processes of a container: that of its task, and commands in it.
 
+use super::Host;
 use crate::cdi::Edits;
 use botstead_runtime::{ContainerSpec, Exec};
 use oci_spec::OciSpecError;
@@ -61,10 +62,14 @@ fn process(
 }
 
 /// The task's process.
-pub(super) fn main(spec: &ContainerSpec, edits: &Edits) -> Result<Process, OciSpecError> {
+pub(super) fn main(
+    spec: &ContainerSpec,
+    host: &Host<'_>,
+    edits: &Edits,
+) -> Result<Process, OciSpecError> {
     let env = environment(spec, edits);
     let mut process = process((0, 0), &spec.process.args, env, &spec.process.cwd)?;
-    process.set_oom_score_adj(Some(spec.process.oom_score_adj));
+    process.set_oom_score_adj(Some(spec.process.oom_score_adj.max(host.oom_floor)));
     Ok(process)
 }
 

@@ -59,6 +59,7 @@ fn document(spec: &ContainerSpec, edits: &Edits) -> (Value, String) {
     std::fs::write(zones.path().join("Area/City"), "TZif").unwrap();
     let host = Host {
         channel: Path::new("/run/b/channels/one"),
+        oom_floor: -600,
         folder: Path::new("/state/one"),
         cgroup: "/parent/one",
         zones: zones.path(),

@@ -90,6 +90,7 @@ impl Tasks for ContainerdTasks {
                 // left, if anything is, is a task that never ran.
                 if !failed.is_already_exists() {
                     let _ = self.delete(id).await;
+                    let _ = channels.remove(id);
                 }
                 Err(failed)
             }

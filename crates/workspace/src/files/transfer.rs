@@ -84,7 +84,10 @@ impl Workspaces {
         let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
         let request = Request::new(proto::ArchiveRequest { at: at(path) });
         let replies = client.files().archive(request).await.map_err(failed)?;
-        Ok(data(replies.into_inner(), |reply| Some(reply.data)))
+        // The last message counts what was left out, and has no data.
+        Ok(data(replies.into_inner(), |reply| {
+            reply.done.is_none().then_some(reply.data)
+        }))
     }
 
     /// Writes a regular file as a whole and atomically: it is what it was until all data came. An

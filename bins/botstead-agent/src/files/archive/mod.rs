@@ -3,8 +3,10 @@
 mod format;
 mod sparse;
 
+use super::buffers::Buffers;
 use super::entry::kind;
 use super::failure::{Result, failed};
+use super::links::Links;
 use super::path::child;
 use super::pieces::{Budget, Source};
 use super::read::open_regular;
@@ -15,19 +17,19 @@ use botstead_bridge::proto::{ArchiveReply, ArchiveRequest};
 use botstead_bridge::{CHUNK_BYTES, Failure};
 use bytes::Bytes;
 use format::Head;
+use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, OFlags, Statx, readlinkat};
 use rustix::io::{self, Errno, pread};
 use sparse::Extent;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use tar::EntryType;
 
 /// Chunks of one piece.
 const CHUNKS: usize = 4;
 
-/// Names of files with several names that are remembered, about; what comes later is sent as a file
-/// of its own.
-const MOST_LINKED: usize = 100_000;
+/// Room for the headers of an entry.
+const ROOM: usize = 4 * format::BLOCK;
 
 /// The content that is being sent.
 #[derive(Debug)]
@@ -49,7 +51,8 @@ pub(super) struct Archiving {
     walk: Option<Walk>,
     body: Option<Body>,
     /// Under which name files are that have several.
-    links: HashMap<Id, Vec<u8>>,
+    links: Links,
+    buffers: Buffers,
     buffer: Vec<u8>,
     done: Done,
 }
@@ -59,13 +62,15 @@ pub(super) fn begin(request: ArchiveRequest) -> Result<Archiving> {
     let fail = |errno| failed("archive", path.absolute(), errno);
     let place = root.open_at(&path, OFlags::PATH).map_err(fail)?;
     let is_directory = kind(&stat_fd(&place).map_err(fail)?) == FileType::Directory;
+    let buffers = Buffers::default();
     let mut archiving = Archiving {
         path: root.path_of(&place, &path),
         prefix: Vec::new(),
         walk: None,
         body: None,
-        links: HashMap::new(),
-        buffer: Vec::new(),
+        links: Links::default(),
+        buffer: buffers.take(),
+        buffers,
         done: Done::default(),
     };
     // The name as it was asked for, also where that is a link's.
@@ -184,13 +189,11 @@ impl Archiving {
                 }
                 let archived = self.name(below);
                 if stat.stx_nlink > 1 {
-                    if let Some(first) = self.links.get(&Id::of(&stat)).cloned() {
+                    if let Some(first) = self.links.first(Id::of(&stat)).map(<[u8]>::to_vec) {
                         self.head(&archived, EntryType::Link, &stat, &first, b"");
                         return Ok(());
                     }
-                    if self.links.len() < MOST_LINKED {
-                        self.links.insert(Id::of(&stat), archived.clone());
-                    }
+                    self.links.remember(Id::of(&stat), archived.clone());
                 }
                 self.file(&archived, file, &stat)?;
             }
@@ -210,7 +213,7 @@ impl Archiving {
         let Some(mut walk) = self.walk.take() else {
             return Ok(false);
         };
-        while self.body.is_none() && self.buffer.len() < CHUNK_BYTES && !budget.spent() {
+        while self.body.is_none() && self.buffer.len() + ROOM <= CHUNK_BYTES && !budget.spent() {
             match walk
                 .next()
                 .map_err(|errno| self.failed(walk.path(), errno))?
@@ -239,26 +242,24 @@ impl Archiving {
             return Ok(());
         };
         while let Some(extent) = body.extents.front_mut() {
-            let begin = self.buffer.len();
-            let room = CHUNK_BYTES.saturating_sub(begin);
             if extent.length == 0 {
                 body.extents.pop_front();
                 continue;
             }
+            let begin = self.buffer.len();
+            let room = CHUNK_BYTES.saturating_sub(begin);
             if room == 0 {
                 return Ok(());
             }
-            let length = usize::try_from(extent.length).map_or(room, |length| length.min(room));
-            self.buffer.resize(begin + length, 0);
-            if !body.was_cut {
-                let read = pread(&body.file, &mut self.buffer[begin..], extent.offset)?;
-                if read > 0 {
-                    self.buffer.truncate(begin + read);
-                } else {
-                    // Its length was announced: zeros stand for what is gone.
-                    body.was_cut = true;
-                    self.done.cut += 1;
-                }
+            let most = usize::try_from(extent.length).map_or(room, |length| length.min(room));
+            if body.was_cut {
+                self.buffer.resize(begin + most, 0);
+            } else if pread(&body.file, spare_capacity(&mut self.buffer), extent.offset)? > 0 {
+                self.buffer.truncate(begin + most);
+            } else {
+                // Its length was announced: zeros stand for what is gone.
+                body.was_cut = true;
+                self.done.cut += 1;
             }
             let filled = (self.buffer.len() - begin) as u64;
             extent.offset += filled;
@@ -270,7 +271,8 @@ impl Archiving {
     }
 
     fn flush(&mut self, out: &mut Vec<ArchiveReply>) {
-        let mut data = Bytes::from(std::mem::take(&mut self.buffer));
+        let full = std::mem::replace(&mut self.buffer, self.buffers.take());
+        let mut data = self.buffers.data(full);
         while !data.is_empty() {
             let chunk = data.split_to(data.len().min(CHUNK_BYTES));
             out.push(ArchiveReply {
@@ -286,9 +288,6 @@ impl Source for Archiving {
 
     fn step(&mut self, budget: &Budget, out: &mut Vec<ArchiveReply>) -> Result<bool> {
         while out.len() < CHUNKS {
-            if self.buffer.capacity() == 0 {
-                self.buffer.reserve_exact(CHUNK_BYTES);
-            }
             let path = |this: &Self| match &this.walk {
                 Some(walk) => walk.path().to_vec(),
                 None => Vec::new(),
@@ -305,7 +304,8 @@ impl Source for Archiving {
                 });
                 return Ok(false);
             }
-            if self.buffer.len() >= CHUNK_BYTES {
+            // The next header fits as a rule, and if not, the buffer grows.
+            if self.buffer.len() + ROOM > CHUNK_BYTES {
                 self.flush(out);
             }
             if budget.spent() {

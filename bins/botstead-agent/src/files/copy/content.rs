@@ -99,12 +99,19 @@ impl Content {
             },
         };
         self.at += copied;
-        if copied == 0 {
+        match (copied, self.way) {
             // It was cut meanwhile.
-            ftruncate(to, self.at)?;
-            return Ok(true);
+            (0, Way::Buffers) => {
+                ftruncate(to, self.at)?;
+                Ok(true)
+            }
+            // Or the filesystem says nothing instead of refusing.
+            (0, _) => {
+                self.way = Way::Buffers;
+                Ok(false)
+            }
+            _ => Ok(false),
         }
-        Ok(false)
     }
 
     fn range(&mut self, from: &OwnedFd, to: &OwnedFd, length: u64) -> Result<Option<u64>> {

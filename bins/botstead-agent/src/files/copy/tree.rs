@@ -3,6 +3,7 @@
 use super::{FileCopy, Staged, copy_node};
 use crate::files::entry::kind;
 use crate::files::failure::{Result, failed};
+use crate::files::links::Links;
 use crate::files::meta;
 use crate::files::path::child;
 use crate::files::pieces::Budget;
@@ -12,10 +13,6 @@ use botstead_bridge::Failure;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps, futimens, linkat, mkdirat, openat};
 use rustix::io::{self, Errno};
-use std::collections::HashMap;
-
-/// Files with several names whose copies are remembered; others beyond become files of their own.
-const MOST_LINKED: usize = 100_000;
 
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -29,7 +26,7 @@ pub(super) struct Tree {
     times: Vec<Timestamps>,
     current: Option<FileCopy>,
     /// Where the copies of files are that have several names.
-    copies: HashMap<Id, Vec<u8>>,
+    copies: Links,
     pub(super) entries: u64,
     pub(super) bytes: u64,
 }
@@ -48,7 +45,7 @@ impl Tree {
                 top,
                 times: vec![times],
                 current: None,
-                copies: HashMap::new(),
+                copies: Links::default(),
                 entries: 1,
                 bytes: 0,
             })
@@ -155,8 +152,8 @@ impl Tree {
                         Mode::RUSR | Mode::WUSR,
                     )?;
                     self.current = Some(FileCopy::of(source, target)?);
-                    if several && self.copies.len() < MOST_LINKED {
-                        self.copies.insert(Id::of(&stat), self.walk.path_to(name));
+                    if several {
+                        self.copies.remember(Id::of(&stat), self.walk.path_to(name));
                     }
                 }
             }
@@ -171,11 +168,11 @@ impl Tree {
 
     /// Links an earlier copy of the same file; false when there is none that can be linked.
     fn link(&self, file: Id, name: &[u8]) -> io::Result<bool> {
-        let Some(copy) = self.copies.get(&file) else {
+        let Some(copy) = self.copies.first(file) else {
             return Ok(false);
         };
         let (directory, copy) = match copy.iter().rposition(|byte| *byte == b'/') {
-            None => (&b"."[..], copy.as_slice()),
+            None => (&b"."[..], copy),
             Some(slash) => (&copy[..slash], &copy[slash + 1..]),
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY;
