@@ -408,7 +408,7 @@ async fn a_strangers_bot_does_not_exist() {
     let codes = [
         w.get(&stranger, bot).await.unwrap_err().code(),
         w.stop(&stranger, bot).await.unwrap_err().code(),
-        w.snapshot(&stranger, bot, None).await.unwrap_err().code(),
+        w.snapshot(&stranger, bot, None, SnapshotMode::Stop).await.unwrap_err().code(),
         w.delete(&stranger, bot, DeleteRequest::default())
             .await
             .unwrap_err()
@@ -533,7 +533,7 @@ async fn a_container_that_vanished_is_made_again_with_its_files() {
     let active = world.record(bot).await.snapshot;
     world
         .workspaces
-        .snapshot(&world.owner, bot, None)
+        .snapshot(&world.owner, bot, None, SnapshotMode::Stop)
         .await
         .unwrap();
     runtime

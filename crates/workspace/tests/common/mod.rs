@@ -150,7 +150,7 @@ impl World {
     pub async fn snapshot(&self, bot: BotId) -> u32 {
         let made = self
             .workspaces
-            .snapshot(&self.owner, bot, None)
+            .snapshot(&self.owner, bot, None, SnapshotMode::Stop)
             .await
             .unwrap();
         made.version.number.get()
