@@ -1,9 +1,12 @@
 //! The server's HTTP interface, as far as it is measured.
 
 use anyhow::{Context, Result, bail};
-use futures_util::StreamExt;
-use reqwest::{Client, Method, StatusCode};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use reqwest::multipart::{Form, Part};
+use reqwest::{Body, Client, Method, StatusCode};
 use serde_json::{Value, json};
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 /// What all calls to one bot's workspace begin with.
@@ -152,16 +155,75 @@ impl Api {
         Ok(done["safety_version"].is_u64())
     }
 
-    /// Runs a shell line that must succeed; how long it ran inside.
-    pub(crate) async fn shell(&self, bot: &str, line: &str) -> Result<Duration> {
+    /// Runs a command that must succeed; the whole answer.
+    pub(crate) async fn exec(&self, bot: &str, command: &[&str]) -> Result<Value> {
         let path = format!("{}/exec", container(bot));
-        let body = json!({ "command": ["/bin/sh", "-c", line] });
+        let body = json!({ "command": command });
         let done = self.call(Method::POST, &path, Some(body)).await?;
         if done["exit_code"] != 0 {
-            bail!("`{line}` failed: {done}");
+            bail!("{command:?} failed: {done}");
         }
+        Ok(done)
+    }
+
+    /// Runs a shell line that must succeed; how long it ran inside.
+    pub(crate) async fn shell(&self, bot: &str, line: &str) -> Result<Duration> {
+        let done = self.exec(bot, &["/bin/sh", "-c", line]).await?;
         let milliseconds = done["duration_ms"].as_u64().context("no duration_ms")?;
         Ok(Duration::from_millis(milliseconds))
+    }
+}
+
+/// How much is sent at a time.
+const PART: usize = 256 << 10;
+
+impl Api {
+    /// The server's shortest answer, which needs no workspace.
+    pub(crate) async fn health(&self) -> Result<()> {
+        self.send(Method::GET, "/healthz", None)
+            .await?
+            .bytes()
+            .await?;
+        Ok(())
+    }
+
+    /// Sends a file of so many bytes.
+    pub(crate) async fn upload(&self, bot: &str, path: &str, size: u64) -> Result<()> {
+        let part = Bytes::from_static(&[0x5a; PART]);
+        let parts = usize::try_from(size)? / PART;
+        let body = stream::iter(std::iter::repeat_n(part, parts).map(Ok::<_, Infallible>));
+        let file = Part::stream_with_length(Body::wrap_stream(body), (parts * PART) as u64);
+        let form = Form::new()
+            .text("path", path.to_owned())
+            .part("file", file.file_name("file"));
+        let url = format!("{}{}/fs/upload", self.url, container(bot));
+        let request = self.client.post(url).bearer_auth(&self.token);
+        let reply = request.multipart(form).send().await?;
+        if !reply.status().is_success() {
+            bail!("upload: {}: {}", reply.status(), reply.text().await?);
+        }
+        Ok(())
+    }
+
+    /// Reads a file to its end; how many bytes came.
+    pub(crate) async fn download(&self, bot: &str, path: &str) -> Result<u64> {
+        let call = format!("{}/fs/download?path={path}", container(bot));
+        let mut body = self.send(Method::GET, &call, None).await?.bytes_stream();
+        let mut size = 0;
+        while let Some(part) = body.next().await {
+            size += part?.len() as u64;
+        }
+        Ok(size)
+    }
+
+    /// Where a new terminal's WebSocket is.
+    pub(crate) fn terminal(&self, bot: &str) -> String {
+        format!(
+            "{}{}/terminal/ws?cols=80&rows=24&session=&token={}",
+            self.url.replacen("http", "ws", 1),
+            container(bot),
+            self.token
+        )
     }
 }
 

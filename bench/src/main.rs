@@ -12,11 +12,13 @@ mod api;
 mod bare;
 mod depth;
 mod fleet;
+mod inside;
 mod machine;
 mod paired;
 mod report;
 mod server;
 mod stats;
+mod terminals;
 
 use anyhow::{Context, Result, bail};
 use bare::Bare;
@@ -32,11 +34,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// What can be measured.
 const MEASUREMENTS: &[&str] = &[
+    "first-command",
     "create",
     "stop-start",
     "rollback",
     "rollback-stopped",
     "snapshot",
+    "command",
+    "files",
+    "terminals",
     "fleet",
     "history",
 ];
@@ -56,8 +62,8 @@ struct Options {
     /// Few rounds, to see whether it works
     #[arg(long)]
     quick: bool,
-    /// Only measurements whose names contain one of these: create, stop-start, rollback,
-    /// rollback-stopped, snapshot, fleet, history
+    /// Only measurements whose names contain one of these: first-command, create, stop-start,
+    /// rollback, rollback-stopped, snapshot, command, files, terminals, fleet, history
     filters: Vec<String>,
 }
 
@@ -110,6 +116,12 @@ async fn measure(options: &Options, server: &Server, bare: &mut Bare) -> Result<
             }
         };
     }
+    pair!(
+        "first-command",
+        "create to first command",
+        true,
+        inside::first_command
+    );
     pair!("create", "create", true, paired::create);
     pair!("stop-start", "stop + start", true, paired::stop_start);
     pair!("rollback", "rollback, running", true, paired::rollback);
@@ -120,6 +132,24 @@ async fn measure(options: &Options, server: &Server, bare: &mut Bare) -> Result<
         paired::rollback_stopped
     );
     pair!("snapshot", "snapshot, running", false, paired::snapshot);
+    if options.wants("command") {
+        let rounds = if options.quick { 20 } else { 500 };
+        let command = progress("command", inside::command(api, rounds)).await?;
+        report.command = Some(command);
+    }
+    if options.wants("files") {
+        let (size, rounds) = if options.quick {
+            (16 << 20, 2)
+        } else {
+            (512 << 20, 7)
+        };
+        report.files = Some(progress("files", inside::files(api, size, rounds)).await?);
+    }
+    if options.wants("terminals") {
+        let (count, rounds) = if options.quick { (10, 2) } else { (100, 10) };
+        let terminals = terminals::measure(server, count, rounds);
+        report.terminals = Some(progress("terminals", terminals).await?);
+    }
     if options.wants("fleet") {
         let (workspaces, reads) = if options.quick { (10, 30) } else { (50, 500) };
         let fleet = progress("fleet", fleet::measure(server, workspaces, reads)).await?;

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use std::time::Duration;
 
 /// Rounds before the measured ones.
-const WARM_UP: usize = 2;
+pub(crate) const WARM_UP: usize = 2;
 
 /// The samples of both sides.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    fn add(&mut self, round: usize, server: Duration, bare: Duration) {
+    pub(crate) fn add(&mut self, round: usize, server: Duration, bare: Duration) {
         if round >= WARM_UP {
             self.server.add(server);
             self.bare.add(bare);

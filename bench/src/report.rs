@@ -1,10 +1,14 @@
 //! The tables of docs/BENCHMARKS.md.
 
+mod inside;
+
 use crate::depth::{Depth, Point};
 use crate::fleet::{AT_A_TIME, Fleet, Memory};
+use crate::inside::Files;
 use crate::machine::Machine;
 use crate::paired::Pair;
 use crate::stats::Samples;
+use crate::terminals::Terminals;
 use std::fmt::Write;
 
 /// The most that an operation may take of the bare sequence's time.
@@ -35,6 +39,8 @@ database, no HTTP, no leases. *Ratio* is the server's median over the bare one; 
 ";
 
 const PAIRED_NOTES: &str = "
+- create to first command: from `POST /container` until `POST /exec` of `true` was answered, which is
+  when a bot can begin. Bare: as for create, that is until the task runs, without any command.
 - create: from `POST /container` until its `complete` event arrived, the image being local. Bare:
   namespace and snapshot, container, task and wiring, start.
 - stop + start: the two calls one after the other. Bare: SIGTERM, wait, delete the task, remove the
@@ -52,6 +58,9 @@ const PAIRED_NOTES: &str = "
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) pairs: Vec<PairRow>,
+    pub(crate) command: Option<Pair>,
+    pub(crate) files: Option<Files>,
+    pub(crate) terminals: Option<Terminals>,
     pub(crate) fleet: Option<Fleet>,
     pub(crate) depth: Option<Depth>,
 }
@@ -84,6 +93,7 @@ impl Report {
             }
             text.push_str(PAIRED_NOTES);
         }
+        text.push_str(&inside::render(self));
         if let Some(fleet) = &self.fleet {
             text.push_str(&render_fleet(fleet));
         }

@@ -18,7 +18,8 @@ use tempfile::TempDir;
 
 /// The name of the image that everything is made from.
 pub(crate) const IMAGE: &str = "localhost/bench/busybox:latest";
-const BUSYBOX: &str = "/bin/busybox";
+/// What the image has in it, and where it comes from.
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 const READY: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(60);
 

@@ -18,6 +18,9 @@ const NEEDS: &[Need] = &[
     need("busybox-static", "busybox"),
 ];
 
+/// What is written and read in the workspace.
+const FILE: &str = "/data/check";
+
 /// Runs the check, as the given admin or as one that is made for it.
 pub(crate) fn run(place: &Place, password: Option<&str>) -> Result<()> {
     apt::ensure(NEEDS)?;
@@ -98,6 +101,8 @@ impl Workspace<'_> {
         timed("look at it", || self.expect_running(true))?;
         timed("read its metrics", || self.metrics())?;
         timed("write a file", || self.write("one"))?;
+        timed("read it by a command", || self.expect_printed("one"))?;
+        timed("ask for a terminal", || self.terminal())?;
         let first = timed("snapshot", || self.snapshot("first"))?;
         timed("change the file", || self.write("two"))?;
         let second = timed("snapshot again", || self.snapshot("second"))?;
@@ -169,24 +174,35 @@ impl Workspace<'_> {
         Ok(())
     }
 
-    fn exec(&self, line: &str) -> Result<String> {
-        let body = json!({"command": ["sh", "-c", line]});
-        let answer = self.post("/exec", &body)?.expect(200)?;
-        ensure!(answer["exit_code"] == 0, "`{line}` failed: {answer}");
-        text(&answer, "stdout")
-    }
-
     fn write(&self, content: &str) -> Result<()> {
-        self.exec(&format!("echo {content} > /data/check"))
-            .map(drop)
+        let body = json!({"path": FILE, "content": content});
+        self.post("/fs/write", &body)?.expect(200).map(drop)
     }
 
     fn expect_content(&self, content: &str) -> Result<()> {
-        let found = self.exec("cat /data/check")?;
+        let call = format!("{}/fs/read?path={FILE}", self.path);
+        let found = text(&self.api.get(&call)?.expect(200)?, "content")?;
         ensure!(
-            found.trim() == content,
+            found == content,
             "the file holds {found:?}, not {content:?}"
         );
+        Ok(())
+    }
+
+    fn expect_printed(&self, content: &str) -> Result<()> {
+        let body = json!({"command": ["cat", FILE]});
+        let answer = self.post("/exec", &body)?.expect(200)?;
+        ensure!(
+            answer["exit_code"] == 0 && answer["stdout"] == content,
+            "the command answered {answer}"
+        );
+        Ok(())
+    }
+
+    fn terminal(&self) -> Result<()> {
+        let call = format!("{}/terminal", self.path);
+        let answer = self.api.get(&call)?.expect(200)?;
+        ensure!(answer["available"] == true, "there is none: {answer}");
         Ok(())
     }
 

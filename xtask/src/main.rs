@@ -91,8 +91,9 @@ enum Task {
         /// Few rounds, to see whether it works; nothing is written
         #[arg(long)]
         quick: bool,
-        /// Only measurements whose names contain one of these: create, stop-start, rollback,
-        /// rollback-stopped, snapshot, fleet, history; nothing is written
+        /// Only measurements whose names contain one of these: first-command, create, stop-start,
+        /// rollback, rollback-stopped, snapshot, command, files, terminals, fleet, history; nothing
+        /// is written
         filters: Vec<String>,
     },
     /// Feed hostile input to what parses it, with libFuzzer; what makes a target fail is kept

@@ -32,5 +32,5 @@ mod state;
 
 pub use config::{HttpConfig, MetricsAccess};
 pub use openapi::openapi;
-pub use routes::terminal::frames::{BadFrame, ClientFrame, decode as decode_terminal_frame};
+pub use routes::terminal::frames::fuzz as fuzz_terminal_frame;
 pub use server::{Error, Server, Services, serve};

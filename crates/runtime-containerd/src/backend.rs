@@ -55,6 +55,7 @@ impl Containerd {
             channels: true,
             live_copies: true,
             cdi_devices: true,
+            files: true,
             host_mounts: true,
         };
         let config = Arc::new(config);

@@ -25,8 +25,10 @@ pub struct Capabilities {
     pub live_copies: bool,
     /// Devices can be given to containers by CDI names.
     pub cdi_devices: bool,
-    /// Snapshots are directories of this host that can be looked into and mounted
-    /// ([`crate::Snapshots::mounts`], [`crate::Snapshots::open`]).
+    /// Snapshots can be opened as directories of this host ([`crate::Snapshots::open`],
+    /// [`crate::Snapshots::layers`]).
+    pub files: bool,
+    /// Active snapshots tell how this host mounts them ([`crate::Snapshots::mounts`]).
     pub host_mounts: bool,
 }
 

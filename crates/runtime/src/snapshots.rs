@@ -186,7 +186,7 @@ pub trait Snapshots: Send + Sync {
     /// is its writable one. They stay as long as the snapshot does.
     ///
     /// # Errors
-    /// `NotFound`; `Unsupported` where [`crate::Capabilities::host_mounts`] is false.
+    /// `NotFound`; `Unsupported` where [`crate::Capabilities::files`] is false.
     async fn layers(&self, lease: &LeaseId, key: &SnapshotKey) -> Result<Vec<PathBuf>> {
         let _ = lease;
         Err(Error::new(ErrorKind::Unsupported, "find layers of", key))
@@ -197,7 +197,7 @@ pub trait Snapshots: Send + Sync {
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for writing to a committed one; `Unsupported` where
-    /// [`crate::Capabilities::host_mounts`] is false.
+    /// [`crate::Capabilities::files`] is false.
     async fn open(
         &self,
         lease: &LeaseId,

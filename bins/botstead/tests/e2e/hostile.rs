@@ -318,8 +318,20 @@ async fn nothing_inside_can_stand_in_for_the_agent() {
         listener.accept().is_err(),
         "the server was led to a socket of the host"
     );
-    workspace.post("/stop", json!({})).await.ok();
-    workspace.post("/start", json!({})).await.ok();
-    workspace.reachable().await;
+    // It says that it runs and cannot be reached, and is repaired without anybody's help.
+    let info = workspace.info().await;
+    assert_eq!(
+        (&info["task_running"], &info["reachable"]),
+        (&json!(true), &json!(false)),
+        "{info}"
+    );
+    let begun = Instant::now();
+    while workspace.info().await["reachable"] != true {
+        assert!(
+            begun.elapsed() < Duration::from_secs(180),
+            "nobody repairs it"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     assert_eq!(workspace.sh("echo back").await, "back");
 }

@@ -166,7 +166,7 @@ impl Inner {
         record: &ContainerRecord,
         wishes: &Wishes,
     ) -> Result<Option<Edit>> {
-        if !self.runtime.backend.capabilities().host_mounts {
+        if !self.runtime.backend.capabilities().files {
             return Ok(None);
         }
         let bot = record.bot;
