@@ -4,12 +4,18 @@ use super::Shared;
 use super::faults::Op;
 use super::leases::{lease_of, protect};
 use super::state::{SnapshotRecord, State};
+use super::trees;
 use botstead_runtime::{
-    CopyReport, ErrorKind, Result, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage, Snapshots,
+    Access, CopyReport, ErrorKind, Result, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage,
+    Snapshots, Tree,
 };
 use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
+
+/// A disk that was given no limit has this much.
+const MOST_BYTES: u64 = 1 << 50;
 
 fn record<'a>(state: &'a mut State, op: Op, key: &SnapshotKey) -> Result<&'a mut SnapshotRecord> {
     state
@@ -148,9 +154,12 @@ impl Snapshots for Shared {
         &self,
         lease: &LeaseId,
         copy: &SnapshotCopy,
-        _: &CancellationToken,
+        cancel: &CancellationToken,
     ) -> Result<CopyReport> {
         let op = Op("snapshots.commit_copy", "copy snapshot");
+        if !self.capabilities.live_copies {
+            return Err(op.error(ErrorKind::Unsupported, &copy.source));
+        }
         self.call(op, &copy.source, |state| {
             lease_of(state, op, lease)?;
             if state.snapshots.contains_key(&copy.name) {
@@ -164,6 +173,15 @@ impl Snapshots for Shared {
             }
             let (parent, files) = (source.snapshot.parent.clone(), source.files.clone());
             let bytes: usize = files.values().flatten().map(|content| content.len()).sum();
+            let needed = copy.reserve_bytes.saturating_add(bytes as u64);
+            if needed > state.free_bytes.unwrap_or(MOST_BYTES) {
+                return Err(op
+                    .error(ErrorKind::ResourceExhausted, &copy.source)
+                    .because(format!("{needed} bytes must be free")));
+            }
+            if cancel.is_cancelled() {
+                return Err(op.error(ErrorKind::Cancelled, &copy.source));
+            }
             let report = CopyReport {
                 copied_bytes: bytes as u64,
                 files: files.len() as u64,
@@ -175,6 +193,29 @@ impl Snapshots for Shared {
             state.changed();
             Ok(report)
         })
+    }
+
+    async fn layers(&self, lease: &LeaseId, key: &SnapshotKey) -> Result<Vec<PathBuf>> {
+        lease_of(
+            &mut self.state(),
+            Op("snapshots.layers", "find layers of"),
+            lease,
+        )?;
+        trees::layers(self, key)
+    }
+
+    async fn open(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        access: Access,
+    ) -> Result<Box<dyn Tree>> {
+        lease_of(
+            &mut self.state(),
+            Op("snapshots.open", "open snapshot"),
+            lease,
+        )?;
+        trees::open(self, key, access)
     }
 
     async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
