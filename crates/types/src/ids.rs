@@ -184,6 +184,11 @@ impl SnapshotKey {
         Self(format!("copied-{operation}"))
     }
 
+    /// The operation that it is the copy of, where it is one.
+    pub fn copied_by(&self) -> Option<OperationId> {
+        self.0.strip_prefix("copied-")?.parse().ok()
+    }
+
     /// The key of the writable snapshot that a fork's workspace gets.
     pub fn forked(operation: OperationId) -> Self {
         Self(format!("forked-{operation}"))

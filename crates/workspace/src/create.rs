@@ -16,7 +16,7 @@ use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_store::{Bot, ContainerRecord, OperationKind, OperationState};
-use botstead_types::{BotId, CdiDevice, ImageRef, Limits, OperationId};
+use botstead_types::{BotId, CdiDevice, ImageRef, Limits, OperationId, SnapshotKey};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,18 @@ pub(crate) struct Wishes {
     /// Whether preserved data is brought back where there is any.
     #[serde(default)]
     pub(crate) restore: bool,
+    /// What was brought back, once that is recorded.
+    #[serde(default)]
+    pub(crate) returned: Option<Returned>,
+}
+
+/// Where earlier data came from; removed once it is in a workspace.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Returned {
+    /// A writable snapshot whose container was gone.
+    Orphan(SnapshotKey),
+    /// The preserved archive.
+    Preserved,
 }
 
 impl Workspaces {
@@ -184,6 +196,7 @@ impl Inner {
             limits,
             pull_always: request.pull == PullPolicy::Always,
             restore: request.restore_data.unwrap_or(true),
+            returned: None,
         })
     }
 

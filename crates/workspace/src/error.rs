@@ -304,6 +304,8 @@ impl Error {
             }
             Self::Archive(error) => archive_kind(error),
             Self::Overlay(error) if error.is_disk_full() => ErrorKind::ResourceExhausted,
+            Self::Overlay(botstead_overlay::Error::NoPath(_)) => ErrorKind::Invalid,
+            Self::Overlay(botstead_overlay::Error::InTheWay(_)) => ErrorKind::Unprocessable,
             Self::Host { source, .. } if is_full(source) => ErrorKind::ResourceExhausted,
             Self::Overlay(_) | Self::Host { .. } => ErrorKind::Internal,
             Self::ShuttingDown
@@ -377,6 +379,8 @@ impl Error {
             },
             Self::Overlay(_) | Self::Host { .. } => match self.kind() {
                 ErrorKind::ResourceExhausted => "insufficient_storage",
+                ErrorKind::Invalid => "invalid_value",
+                ErrorKind::Unprocessable => "path_in_the_way",
                 _ => "internal",
             },
             Self::ShuttingDown => "shutting_down",

@@ -1,7 +1,8 @@
 //! Fault points: places at which tests kill the server to prove that a restart mends everything.
 //!
 //! Behind the cargo feature `fault-points`, which release builds do not have. A point is armed by
-//! the environment variable `BOTSTEAD_FAULT_POINT`; reaching it kills the process with SIGKILL, as
+//! the environment variable `BOTSTEAD_FAULT_POINT`, or by the content of the file that
+//! `BOTSTEAD_FAULT_FILE` names; reaching it kills the process with SIGKILL, as
 //! power loss would. With `BOTSTEAD_FAULT_COMMAND` the program that it names is run first, so that a
 //! test can take something else away at the same moment.
 
@@ -19,6 +20,7 @@ pub const FAULT_POINTS: &[(&str, &[&str])] = &[
             "task",
             "started",
             "finished",
+            "returned",
         ],
     ),
     (
@@ -99,7 +101,10 @@ pub(crate) fn hit(operation: &str, step: &str) {
         .any(|(known, steps)| *known == operation && steps.contains(&step));
     assert!(listed, "unlisted fault point {operation}.{step}");
     let name = format!("{operation}.{step}");
-    if std::env::var("BOTSTEAD_FAULT_POINT").is_ok_and(|armed| armed == name) {
+    let in_file = std::env::var("BOTSTEAD_FAULT_FILE")
+        .and_then(|file| std::fs::read_to_string(file).map_err(|_| std::env::VarError::NotPresent));
+    let armed = std::env::var("BOTSTEAD_FAULT_POINT").or(in_file);
+    if armed.is_ok_and(|armed| armed.trim() == name) {
         if let Some(command) = std::env::var_os("BOTSTEAD_FAULT_COMMAND") {
             let _ = std::process::Command::new(command).status();
         }

@@ -134,7 +134,9 @@ impl Inner {
                 OperationState::Succeeded
             }
             Err(error) => match self.undo_fork(&live.record).await {
-                Ok(()) => self.finish_failed(&live.record, error).await,
+                // It stands, and only its start failed.
+                Ok(false) => OperationState::Succeeded,
+                Ok(true) => self.finish_failed(&live.record, error).await,
                 Err(undo) => {
                     self.keep_for_retry(&live.record, &undo);
                     OperationState::Running
@@ -165,6 +167,10 @@ impl Inner {
         let (first, owner) = (SnapshotKey::active(id), bot.to_string());
         self.prepare_on_version(id, &first, &owner, &input.snapshot)
             .await?;
+        if input.version.is_none() {
+            // What builds on it protects it from now on.
+            self.runtime.snapshots.release(&input.snapshot).await?;
+        }
         let tree = self
             .runtime
             .snapshots
@@ -226,10 +232,6 @@ impl Inner {
             ])
             .await?;
         fault_point!("fork", "recorded");
-        if input.version.is_none() {
-            // The fork's version builds on it and protects it from now on.
-            self.runtime.snapshots.release(&input.snapshot).await?;
-        }
         if record.desired == DesiredState::Running {
             self.bring_up(&record).await?;
             fault_point!("fork", "started");
@@ -239,20 +241,22 @@ impl Inner {
 
     /// Ends a fork that a dead server left: what was recorded stands, anything else goes.
     pub(crate) async fn replay_fork(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        self.undo_fork(operation).await?;
-        self.finish_failed(operation, &Error::Interrupted).await;
+        if self.undo_fork(operation).await? {
+            self.finish_failed(operation, &Error::Interrupted).await;
+        }
         Ok(())
     }
 
-    /// Removes everything that a fork made. Can be repeated.
-    async fn undo_fork(self: &Arc<Self>, operation: &Operation) -> Result<()> {
+    /// Removes everything that a fork made, unless it was recorded: then it stands. Tells whether it
+    /// was undone. Can be repeated.
+    async fn undo_fork(self: &Arc<Self>, operation: &Operation) -> Result<bool> {
         let (id, bot) = (operation.id, operation.bot);
         let ForkInput {
             snapshot, version, ..
         } = input(operation)?;
         if self.record(bot).await?.is_some() {
-            // It was recorded, and only its start failed: it stands, and is started as any other.
-            return Ok(());
+            self.drop_lease(id);
+            return Ok(false);
         }
         let container = ContainerId::for_bot(bot);
         let active = SnapshotKey::forked(id);
@@ -285,7 +289,7 @@ impl Inner {
         self.store.transactions.apply(released).await?;
         self.drop_lease(id);
         self.collect_released();
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -293,7 +297,7 @@ impl Inner {
 /// address and the agent's socket are new with every container.
 fn renew_identity(tree: &dyn Tree) -> Result<()> {
     let failed = |errno: Errno| crate::replace::host("renew /etc/machine-id", errno.into());
-    let etc = match beneath::open(tree.root(), b"/etc", OFlags::RDONLY | OFlags::DIRECTORY) {
+    let etc = match beneath::open(tree.root(), b"etc", OFlags::RDONLY | OFlags::DIRECTORY) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
         etc => etc.map_err(failed)?,
     };

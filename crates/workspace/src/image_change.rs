@@ -44,6 +44,7 @@ impl Workspaces {
             limits: record.limits,
             pull_always: false,
             restore: false,
+            returned: None,
         };
         let kind = OperationKind::ChangeImage;
         let creation = inner.join_or_begin(

@@ -82,10 +82,7 @@ pub(crate) fn new_operation(
     input: &impl Serialize,
 ) -> Result<Operation> {
     let now = Utc::now();
-    let input = serde_json::to_value(input).map_err(|error| {
-        botstead_store::Error::new(StoreErrorKind::Internal, "encode operation", id)
-            .with_source(error)
-    })?;
+    let input = encoded(id, input)?;
     Ok(Operation {
         id,
         bot,
@@ -97,6 +94,15 @@ pub(crate) fn new_operation(
         error: None,
         created_at: now,
         updated_at: now,
+    })
+}
+
+/// An input as the journal has it.
+pub(crate) fn encoded(id: OperationId, input: &impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(input).map_err(|error| {
+        botstead_store::Error::new(StoreErrorKind::Internal, "encode operation", id)
+            .with_source(error)
+            .into()
     })
 }
 

@@ -25,6 +25,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 
+/// The step from which on a replacement that failed is undone, and only the start is left.
+const REVERTED: &str = "reverted";
+
 /// What a replacement does; in the journal as the operation's input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Replacement {
@@ -156,15 +159,25 @@ impl Inner {
     /// Ends a replacement that a dead server or a failure left.
     pub(crate) async fn replay_replacement(self: &Arc<Self>, operation: &Operation) -> Result<()> {
         let what: Replacement = input(operation)?;
-        if operation.step == RECORDED || what.goes_forward() {
+        if operation.step == RECORDED || (what.goes_forward() && operation.step != REVERTED) {
             self.replace_steps(operation, &what, Edit::Nothing, None)
                 .await?;
-        } else {
-            // What was to be put in may be gone, and nobody waits for it any more.
-            let why = Error::Interrupted;
-            self.replace_steps(operation, &what.reverted(), Edit::Nothing, Some(&why))
-                .await?;
+            self.drop_lease(operation.id);
+            return Ok(());
         }
+        // What was to be put in may be gone, and nobody waits for it any more.
+        let why = Error::Interrupted;
+        if operation.step != REVERTED {
+            let record = self.required_record(operation.bot).await?;
+            if what.active.as_ref() == Some(&record.snapshot) && self.is_untouched(&record).await {
+                // It may even run on; if it should and does not, it is started as any other.
+                self.discard_fresh(operation, &record).await;
+                self.finish_failed(operation, &why).await;
+                return Ok(());
+            }
+        }
+        self.replace_steps(operation, &what.reverted(), Edit::Nothing, Some(&why))
+            .await?;
         self.drop_lease(operation.id);
         Ok(())
     }
@@ -235,9 +248,10 @@ impl Inner {
             self.switch_to(&lease, &record).await?;
             fault_point!(at, "switched");
             changes.push(self.replaced_row(&record, what.active.is_none()).await?);
+            let step = if failed.is_none() { RECORDED } else { REVERTED };
             changes.push(Change::AdvanceOperation {
                 id,
-                step: RECORDED.to_owned(),
+                step: step.to_owned(),
                 input: None,
             });
             let detail = json!({"head_version": head, "safety_version": kept,
@@ -250,6 +264,10 @@ impl Inner {
             // Equal to its head version, so nothing is lost with it.
             unless_missing(self.runtime.snapshots.remove(old).await)?;
             fault_point!(at, "removed");
+        }
+        if operation.kind == OperationKind::Restore && failed.is_none() {
+            // Its data is in the workspace and on the disk.
+            self.remove_preserved(bot)?;
         }
         if record.desired == DesiredState::Running {
             self.bring_up(&record).await?;

@@ -171,32 +171,43 @@ impl Inner {
         record: &ContainerRecord,
         error: &Error,
     ) -> OperationState {
-        match self.snapshot_exists(&record.snapshot).await {
-            Ok(true) if self.container_names(record).await => {
-                if record.desired == DesiredState::Running
-                    && let Err(start) = self.bring_up(record).await
-                {
-                    tracing::error!(bot = %record.bot, error = %start, "cannot start again");
-                }
-                let fresh = SnapshotKey::active(operation.id);
-                if fresh != record.snapshot
-                    && let Err(error) = self.runtime.snapshots.remove(&fresh).await
-                    && !error.is_not_found()
-                {
-                    tracing::warn!(%fresh, error = %error.chain(), "cannot remove");
-                }
-                let flattened = SnapshotKey::flattened(operation.id);
-                if let Err(error) = self.runtime.snapshots.release(&flattened).await {
-                    tracing::warn!(%flattened, error = %error.chain(), "cannot release");
-                }
-                self.drop_lease(operation.id);
-                self.finish_failed(operation, error).await
-            }
-            _ => {
-                self.keep_for_retry(operation, error);
-                OperationState::Running
-            }
+        if !self.is_untouched(record).await {
+            self.keep_for_retry(operation, error);
+            return OperationState::Running;
         }
+        if record.desired == DesiredState::Running
+            && let Err(start) = self.bring_up(record).await
+        {
+            tracing::error!(bot = %record.bot, error = %start, "cannot start again");
+        }
+        self.discard_fresh(operation, record).await;
+        self.finish_failed(operation, error).await
+    }
+
+    /// Whether the workspace still has the writable snapshot that is recorded.
+    pub(crate) async fn is_untouched(&self, record: &ContainerRecord) -> bool {
+        let exists = self.snapshot_exists(&record.snapshot).await;
+        matches!(exists, Ok(true)) && self.container_names(record).await
+    }
+
+    /// Removes what the operation prepared beside the workspace. Best effort.
+    pub(crate) async fn discard_fresh(
+        self: &Arc<Self>,
+        operation: &Operation,
+        record: &ContainerRecord,
+    ) {
+        let fresh = SnapshotKey::active(operation.id);
+        if fresh != record.snapshot
+            && let Err(error) = self.runtime.snapshots.remove(&fresh).await
+            && !error.is_not_found()
+        {
+            tracing::warn!(%fresh, error = %error.chain(), "cannot remove");
+        }
+        let flattened = SnapshotKey::flattened(operation.id);
+        if let Err(error) = self.runtime.snapshots.release(&flattened).await {
+            tracing::warn!(%flattened, error = %error.chain(), "cannot release");
+        }
+        self.drop_lease(operation.id);
     }
 
     /// Whether the runtime's container still has the recorded snapshot.

@@ -48,7 +48,10 @@ async fn perform(world: &World, bot: BotId, step: Step) -> bool {
                 Some(botstead_workspace::CreateEvent::Complete(_))
             )
         }
-        Step::Snapshot => w.snapshot(owner, bot, None, SnapshotMode::Stop).await.is_ok(),
+        Step::Snapshot => w
+            .snapshot(owner, bot, None, SnapshotMode::Stop)
+            .await
+            .is_ok(),
         Step::Rollback => w.rollback(owner, bot, first(), false).await.is_ok(),
         Step::Delete => w.delete(owner, bot, DeleteRequest::default()).await.is_ok(),
         Step::Stop => w.stop(owner, bot).await.is_ok(),

@@ -408,7 +408,10 @@ async fn a_strangers_bot_does_not_exist() {
     let codes = [
         w.get(&stranger, bot).await.unwrap_err().code(),
         w.stop(&stranger, bot).await.unwrap_err().code(),
-        w.snapshot(&stranger, bot, None, SnapshotMode::Stop).await.unwrap_err().code(),
+        w.snapshot(&stranger, bot, None, SnapshotMode::Stop)
+            .await
+            .unwrap_err()
+            .code(),
         w.delete(&stranger, bot, DeleteRequest::default())
             .await
             .unwrap_err()

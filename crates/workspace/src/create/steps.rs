@@ -1,10 +1,10 @@
 //! The steps of a creation, and how they are undone.
 
-use super::{Creation, Phase, Wishes, refuse_other};
+use super::{Creation, Phase, Returned, Wishes, refuse_other};
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::CreatedWorkspace;
-use crate::operations::{LiveOperation, event, finished};
+use crate::operations::{LiveOperation, encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
 use crate::spec::{DATA_PATH, is_workspace_of};
@@ -80,7 +80,7 @@ impl Inner {
         self: &Arc<Self>,
         creation: &Creation,
         lease: &LeaseId,
-        wishes: Wishes,
+        mut wishes: Wishes,
     ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
@@ -126,20 +126,16 @@ impl Inner {
         prepared?;
         fault_point!("create", "prepared");
         let returning = self.returning_data(&record, &wishes).await?;
-        let data_restored = returning.is_some();
-        let orphan = match returning {
-            None => None,
-            Some(edit) => {
-                creation.phase.send_replace(Phase::Restoring);
-                let orphan = match &edit {
-                    Edit::Path { from, .. } => Some(from.clone()),
-                    _ => None,
-                };
-                self.edit(lease, &record.snapshot, edit, None).await?;
-                fault_point!("create", "restored");
-                orphan
+        if let Some((edit, returned)) = returning {
+            creation.phase.send_replace(Phase::Restoring);
+            match self.edit(lease, &record.snapshot, edit, None).await {
+                // An orphan without `/data` has nothing to bring back.
+                Err(Error::PathNotFound(_)) => {}
+                edited => edited?,
             }
-        };
+            fault_point!("create", "restored");
+            wishes.returned = Some(returned);
+        }
         let address = address?;
         let spec = self.spec(&record, address, namespace?);
         match self.runtime.containers.create(lease, &spec).await {
@@ -149,14 +145,27 @@ impl Inner {
             made => made?,
         }
         fault_point!("create", "container");
-        self.first_start(operation, &record, address).await?;
-        // Recorded, on the disk and running: only now what it came from goes.
-        match orphan {
-            Some(orphan) => unless_missing(self.runtime.snapshots.remove(&orphan).await)?,
-            None if data_restored => self.remove_preserved(bot)?,
-            None => {}
+        self.first_start(operation, &record, address, &wishes)
+            .await?;
+        if let Some(returned) = &wishes.returned
+            && let Err(error) = self.finish_return(operation, returned).await
+        {
+            // The workspace is there; what its data came from goes later.
+            self.keep_for_retry(operation, &error);
         }
-        Ok((record, data_restored))
+        Ok((record, wishes.returned.is_some()))
+    }
+
+    /// Ends a creation with data that was brought back: recorded, on the disk and running, so that what
+    /// it came from can go.
+    async fn finish_return(&self, operation: &Operation, returned: &Returned) -> Result<()> {
+        match returned {
+            Returned::Orphan(key) => unless_missing(self.runtime.snapshots.remove(key).await)?,
+            Returned::Preserved => self.remove_preserved(operation.bot)?,
+        }
+        fault_point!("create", "returned");
+        let ended = vec![finished(operation)];
+        Ok(self.store.transactions.apply(ended).await?)
     }
 
     /// What brings earlier data of the bot's into a new workspace: an orphan of its, or else the
@@ -165,7 +174,7 @@ impl Inner {
         &self,
         record: &ContainerRecord,
         wishes: &Wishes,
-    ) -> Result<Option<Edit>> {
+    ) -> Result<Option<(Edit, Returned)>> {
         if !self.runtime.backend.capabilities().files {
             return Ok(None);
         }
@@ -174,20 +183,22 @@ impl Inner {
             tracing::warn!(%bot, %orphan, archive = self.has_preserved_data(bot),
                 "recovering /data of a workspace whose container is gone");
             let data = FilePath::new(DATA_PATH)?;
-            return Ok(Some(Edit::Path {
-                from: orphan,
+            let edit = Edit::Path {
+                from: orphan.clone(),
                 path: data.clone(),
                 target: data,
-            }));
+            };
+            return Ok(Some((edit, Returned::Orphan(orphan))));
         }
         if !wishes.restore || !self.has_preserved_data(bot) {
             return Ok(None);
         }
         let checked = self.check_preserved(bot).await?;
-        Ok(Some(Edit::Archive {
+        let edit = Edit::Archive {
             checked,
             mode: ApplyMode::Replace,
-        }))
+        };
+        Ok(Some((edit, Returned::Preserved)))
     }
 
     async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
@@ -202,8 +213,13 @@ impl Inner {
         operation: &Operation,
         record: &ContainerRecord,
         address: Ipv4Addr,
+        wishes: &Wishes,
     ) -> Result<()> {
         let id = &record.container;
+        let input = match &wishes.returned {
+            Some(_) => Some(encoded(operation.id, wishes)?),
+            None => None,
+        };
         let endpoint = Endpoint { address };
         let (task, network, recorded) = tokio::join!(
             self.runtime.tasks.create(id),
@@ -213,7 +229,7 @@ impl Inner {
                 Change::AdvanceOperation {
                     id: operation.id,
                     step: RECORDED.to_owned(),
-                    input: None,
+                    input,
                 },
             ])
         );
@@ -224,18 +240,15 @@ impl Inner {
         network?;
         self.runtime.tasks.start(id).await?;
         fault_point!("create", "started");
-        self.store
-            .transactions
-            .apply(vec![
-                finished(operation),
-                bot_status(operation, BotStatus::Ready),
-                event(
-                    operation.bot,
-                    "created",
-                    json!({"image": record.image.reference}),
-                ),
-            ])
-            .await?;
+        let detail = json!({"image": record.image.reference});
+        let mut changes = vec![
+            bot_status(operation, BotStatus::Ready),
+            event(operation.bot, "created", detail),
+        ];
+        if wishes.returned.is_none() {
+            changes.push(finished(operation));
+        }
+        self.store.transactions.apply(changes).await?;
         fault_point!("create", "finished");
         Ok(())
     }
@@ -358,10 +371,16 @@ impl Inner {
                 .transactions
                 .apply(vec![
                     Change::PatchContainer(record.bot, Box::new(wanted)),
-                    finished(operation),
                     bot_status(operation, BotStatus::Ready),
                 ])
                 .await?;
+            match input::<Wishes>(operation)?.returned {
+                Some(returned) => self.finish_return(operation, &returned).await?,
+                None => {
+                    let ended = vec![finished(operation)];
+                    self.store.transactions.apply(ended).await?;
+                }
+            }
             self.drop_lease(operation.id);
             return Ok(());
         }

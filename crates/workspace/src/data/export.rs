@@ -116,10 +116,11 @@ impl Inner {
                 tree,
             }),
             Err(error) => {
-                self.runtime
-                    .snapshots
-                    .release(&SnapshotKey::copied(id))
-                    .await?;
+                let copied = SnapshotKey::copied(id);
+                if let Err(release) = self.runtime.snapshots.release(&copied).await {
+                    // The next start does it.
+                    tracing::warn!(%copied, error = %release.chain(), "cannot release");
+                }
                 self.drop_lease(id);
                 Err(error)
             }

@@ -35,10 +35,10 @@ impl Workspaces {
         inner
             .detached(async move {
                 work.apply_archive(bot, checked, ApplyMode::Replace, OperationKind::Restore)
-                    .await?;
-                work.remove_preserved(bot)
+                    .await
             })
             .await
+            .map(drop)
     }
 }
 

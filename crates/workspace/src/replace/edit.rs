@@ -99,9 +99,14 @@ fn copy(from: &dyn Tree, path: &FilePath, to: &dyn Tree, target: &FilePath) -> R
     }
 }
 
+/// `/data` as it is called in the root: beneath a root no path is absolute.
+fn data_name() -> &'static str {
+    DATA_PATH.trim_start_matches('/')
+}
+
 /// `/data` of a tree, made where it is missing or where something else is in its place.
 pub(crate) fn data_directory(tree: &dyn Tree) -> Result<OwnedFd> {
-    let name = DATA_PATH.trim_start_matches('/');
+    let name = data_name();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let failed = |errno: Errno| host("open /data", errno.into());
     let root = tree.root();
@@ -120,7 +125,7 @@ pub(crate) fn data_directory(tree: &dyn Tree) -> Result<OwnedFd> {
 /// `/data` of a tree for looking; `None` where it has none.
 pub(crate) fn existing_data(tree: &dyn Tree) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    match beneath::open(tree.root().as_fd(), DATA_PATH.as_bytes(), flags) {
+    match beneath::open(tree.root().as_fd(), data_name().as_bytes(), flags) {
         Ok(data) => Ok(Some(data)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(errno) => Err(host("open /data", errno.into())),
