@@ -63,6 +63,9 @@ pub(crate) async fn open(
     key: &SnapshotKey,
     access: Access,
 ) -> Result<Box<dyn Tree>> {
+    if access == Access::Write && snapshots.get(key).await?.kind != SnapshotKind::Active {
+        return Err(op.invalid("it is not active"));
+    }
     let mut layers = layers(snapshots, op, lease, key).await?;
     let mut writable = None;
     if access == Access::Write {

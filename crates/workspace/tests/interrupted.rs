@@ -6,7 +6,7 @@
 mod common;
 
 use botstead_types::{BotId, DesiredState, VersionNumber};
-use botstead_workspace::DeleteRequest;
+use botstead_workspace::{DeleteRequest, SnapshotMode};
 use common::{IMAGE, World, request};
 use futures_util::StreamExt;
 use std::time::Duration;

@@ -9,7 +9,7 @@ use botstead_runtime_testing::{ImageContent, PullScript};
 use botstead_types::{
     BotId, ContainerStatus, DesiredState, Role, UserId, VersionNumber, VersionSource,
 };
-use botstead_workspace::{CreateEvent, CreateRequest, DeleteRequest, Error};
+use botstead_workspace::{CreateEvent, CreateRequest, DeleteRequest, Error, SnapshotMode};
 use common::{IMAGE, OTHER_IMAGE, World, container, image, request};
 use futures_util::StreamExt;
 use std::time::Duration;
@@ -352,31 +352,6 @@ async fn versions_survive_deletion_and_a_rollback_makes_the_workspace_again() {
         layers.count(),
         left.len(),
         "only layers of local images stay"
-    );
-}
-
-#[tokio::test]
-async fn preserving_data_is_refused_and_deletes_nothing() {
-    let world = World::new().await;
-    let bot = world.running().await;
-    let preserve = DeleteRequest {
-        preserve_data: true,
-        ..DeleteRequest::default()
-    };
-    let refused = world
-        .workspaces
-        .delete(&world.owner, bot, preserve)
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), "unsupported");
-    world.check_whole().await;
-    assert!(
-        world
-            .workspaces
-            .get(&world.owner, bot)
-            .await
-            .unwrap()
-            .task_running
     );
 }
 

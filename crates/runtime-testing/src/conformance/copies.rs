@@ -187,7 +187,7 @@ pub async fn a_copy_of_a_task_that_ended_is_no_different(cx: Context) {
         let Some(report) = cx.copied(&copy).await else {
             return;
         };
-        assert_eq!(report.freeze, Duration::ZERO);
+        assert!(report.freeze <= report.total, "{report:?}");
         assert!(cx.exists(&copy.name).await);
     }
 }
