@@ -25,8 +25,8 @@ async fn an_export_of_a_running_workspace_is_imported_into_another() {
     let (from, to) = (world.running().await, world.running().await);
     world.write(from, "mine").await;
     world.write_to(from, "etc/not-data", "x").await;
-    let tasks = world.memory.tasks();
     for format in [ArchiveFormat::TarGz, ArchiveFormat::TarZst] {
+        let tasks = world.memory.tasks();
         let archive = world.export(from, format).await;
         assert_eq!(world.memory.tasks(), tasks, "nobody was stopped");
         world.write(to, "old").await;
