@@ -26,6 +26,9 @@ const NEEDS: &[Need] = &[
     need("e2fsprogs", "mkfs.ext4"),
     need("protobuf-compiler", "protoc"),
     need("gcc", "cc"),
+    need("tar", "tar"),
+    need("pigz", "pigz"),
+    need("zstd", "zstd"),
 ];
 
 /// More tests at once only wait for one containerd and one disk.

@@ -5,11 +5,18 @@
     reason = "a program that reports to whoever started it"
 )]
 
+mod thaw_guard;
+
 use botstead_agent::options::{self, HELP, Request};
 use botstead_agent::serve;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // A helper of the server on the host, which has nothing to do with being PID 1.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "thaw-guard") {
+        return thaw_guard::main(arguments);
+    }
     match options::parse(std::env::args_os().skip(1)) {
         Ok(Request::Help) => {
             println!("{HELP}");

@@ -21,7 +21,9 @@ Usage: botstead-agent [serve] [OPTIONS]
   --template DIR   files to put into /data at the first start, where they are missing
   --toolkit DIR    its folder `bin` is appended to PATH
   --help           this text
-  --version        the version";
+  --version        the version
+
+As a helper on the host: botstead-agent thaw-guard";
 
 const DEFAULT_GRACE: Duration = Duration::from_millis(2000);
 

@@ -35,6 +35,13 @@ pub(crate) enum Command {
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
+        /// List what belongs to nothing: leases, containers, snapshots, namespaces, channels,
+        /// addresses. Looks only; with --yes it is removed. May be asked while the server runs.
+        #[arg(long)]
+        repair: bool,
+        /// Confirm --repair.
+        #[arg(long, requires = "repair")]
+        yes: bool,
     },
 }
 
@@ -55,6 +62,18 @@ pub(crate) enum Admin {
     SetPassword {
         #[command(flatten)]
         account: Account,
+    },
+    /// Copy the database to a new file, whether or not the server runs. Workspaces' files are not in
+    /// it.
+    Backup {
+        /// The file; it must not exist.
+        file: PathBuf,
+    },
+    /// Put a copy in the place of the database, while no server runs. What is there now is kept
+    /// beside it.
+    Restore {
+        /// A file that `admin backup` wrote.
+        file: PathBuf,
     },
 }
 

@@ -47,6 +47,16 @@ impl Installation {
         configured.unwrap_or_else(|| self.data_dir.join("botstead.db"))
     }
 
+    /// The folder of a managed containerd's state.
+    pub fn managed_state(&self) -> PathBuf {
+        self.run_dir.join("containerd")
+    }
+
+    /// The socket of a managed containerd.
+    pub fn managed_socket(&self) -> PathBuf {
+        self.managed_state().join("containerd.sock")
+    }
+
     /// The file of the key that signs access tokens.
     pub fn token_key_path(&self) -> PathBuf {
         self.data_dir.join("secrets").join("jwt")

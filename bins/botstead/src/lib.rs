@@ -5,8 +5,10 @@
 //! `main` stays thin: it reads the command line and calls these modules.
 
 pub mod admin;
+pub mod backup;
 pub mod config;
 pub mod doctor;
 pub mod installation;
 pub mod process;
+pub mod repair;
 pub mod serve;

@@ -4,7 +4,7 @@ mod cli;
 
 use anyhow::Context;
 use botstead_server::config::{self, Config, Log};
-use botstead_server::{admin, doctor, process, serve};
+use botstead_server::{admin, backup, doctor, process, repair, serve};
 use clap::Parser;
 use cli::{Account, Admin, Cli, Command, Show};
 use std::io::Write;
@@ -63,7 +63,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print(&text)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Doctor { json } => {
+        Command::Doctor {
+            repair: true, yes, ..
+        } => {
+            process::start_log(&Log {
+                filter: "warn".into(),
+                ..config.log.clone()
+            })?;
+            let repaired = runtime()?.block_on(repair::repair(&config, yes))?;
+            print(&repaired.to_text())?;
+            Ok(ExitCode::from(u8::from(repaired.failed())))
+        }
+        Command::Doctor { json, .. } => {
             let report = runtime()?.block_on(doctor::examine(&config));
             print(&if json {
                 report.to_json()
@@ -100,6 +111,8 @@ fn run_admin(config: &Config, command: Admin) -> anyhow::Result<serde_json::Valu
             let password = password(&account)?;
             runtime()?.block_on(admin::set_password(config, &account.username, password))
         }
+        Admin::Backup { file } => runtime()?.block_on(backup::backup(config, &file)),
+        Admin::Restore { file } => runtime()?.block_on(backup::restore(config, &file)),
     }
 }
 

@@ -16,7 +16,7 @@ use botstead_runtime_containerd::images::RegistryConfig;
 use botstead_runtime_containerd::{Containerd, ContainerdConfig};
 use botstead_store_sql::{SqlConfig, SqlStore};
 use botstead_types::Limits;
-use botstead_workspace::{WorkspaceConfig, Workspaces};
+use botstead_workspace::{RetentionRules, WorkspaceConfig, Workspaces};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +90,7 @@ async fn containerd(
         return Ok((settings.socket.clone(), None));
     }
     let root = installation.data_dir.join("containerd");
-    let mut own = DaemonConfig::new(root, installation.run_dir.join("containerd"));
+    let mut own = DaemonConfig::new(root, installation.managed_state());
     own.containerd.clone_from(&settings.binary);
     let daemon = Daemon::start(own)
         .await
@@ -100,7 +100,10 @@ async fn containerd(
 
 /// The bridge network. A subnet that was chosen is kept: addresses are recorded in the database,
 /// and after a restart of the host another one might be free.
-fn network(config: &Config, installation: &Installation) -> anyhow::Result<Arc<dyn Network>> {
+pub(crate) fn network(
+    config: &Config,
+    installation: &Installation,
+) -> anyhow::Result<Arc<dyn Network>> {
     let network = bridge(config, installation)?;
     if config.network.subnet.is_none() {
         let kept = kept_subnet(installation);
@@ -190,7 +193,7 @@ where
     }
 }
 
-fn runtime(
+pub(crate) fn runtime(
     config: &Config,
     installation: &Installation,
     socket: &Path,
@@ -203,6 +206,7 @@ fn runtime(
         .snapshotter
         .clone_from(&config.runtime.containerd.snapshotter);
     containerd.channel_root = installation.run_dir.join("channels");
+    containerd.guard = agent(config)?;
     containerd.cgroup_parent = installation.cgroup_parent(config);
     containerd.runc_root = installation.run_dir.join("runc");
     let runc = &config.runtime.containerd.runc_binary;
@@ -218,18 +222,13 @@ fn runtime(
 
 fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
     let settings = &config.workspace;
-    let agent = match &settings.agent_path {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()
-            .context("cannot find this program")?
-            .with_file_name("botstead-agent"),
+    let mut workspace = WorkspaceConfig::new(agent(config)?, config.data_dir.clone());
+    workspace.retention = RetentionRules {
+        pre_exec: settings.retention.pre_exec,
+        rollback: settings.retention.rollback,
+        import: settings.retention.import,
+        image: settings.retention.image,
     };
-    anyhow::ensure!(
-        agent.is_file(),
-        "the agent {} is missing; build it with `cargo xtask up`, or set workspace.agent_path",
-        agent.display()
-    );
-    let mut workspace = WorkspaceConfig::new(agent, config.data_dir.clone());
     workspace.default_image = settings.default_image.clone();
     workspace
         .allowed_images
@@ -250,6 +249,22 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
     workspace.min_free_percent = config.limits.min_free_percent;
     workspace.max_concurrent_starts = config.limits.max_concurrent_creates;
     Ok(workspace)
+}
+
+/// The agent's program.
+fn agent(config: &Config) -> anyhow::Result<PathBuf> {
+    let agent = match &config.workspace.agent_path {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()
+            .context("cannot find this program")?
+            .with_file_name("botstead-agent"),
+    };
+    anyhow::ensure!(
+        agent.is_file(),
+        "the agent {} is missing; build it with `cargo xtask up`, or set workspace.agent_path",
+        agent.display()
+    );
+    Ok(agent)
 }
 
 /// A directory that was configured, which must be there: workspaces could not start without it.

@@ -1,7 +1,7 @@
-//! Copying an entry faithfully where it cannot be linked.
+//! Copying an entry of a layer faithfully where it cannot be linked.
 
 use crate::meta;
-use crate::tree::{kind, open_file};
+use crate::tree::{foreign, kind, open_file};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     FileType, Mode, OFlags, SeekFrom, Statx, copy_file_range, ftruncate, ioctl_ficlone, makedev,
@@ -10,29 +10,35 @@ use rustix::fs::{
 use rustix::io::{Errno, Result, pread, pwrite};
 use std::ffi::CStr;
 
-/// Copies what is no directory, with all its metadata.
-pub(crate) fn copy(from: impl AsFd, name: &CStr, stat: &Statx, to: impl AsFd) -> Result<()> {
+/// Copies what is no directory, with all its metadata, to a name that is not there.
+pub(crate) fn copy(
+    from: impl AsFd,
+    name: &CStr,
+    stat: &Statx,
+    to: impl AsFd,
+    new: &CStr,
+) -> Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let owner_only = Mode::RUSR | Mode::WUSR;
     match kind(stat) {
         FileType::RegularFile => {
             let source = open_file(from, name)?;
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            let target = openat(to, name, flags | OFlags::CLOEXEC, owner_only)?;
+            let target = openat(to, new, flags | OFlags::CLOEXEC, owner_only)?;
             content(&source, stat.stx_size, &target)?;
-            return meta::apply(&source, stat, &target, false);
+            return meta::apply(&source, stat, &target, foreign);
         }
-        FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
+        FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, new)?,
         other => {
             let device = makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
-            mknodat(to, name, other, owner_only, device)?;
+            mknodat(to, new, other, owner_only, device)?;
         }
     }
     let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let source = openat(from, name, place, Mode::empty())?;
-    let target = openat(to, name, place, Mode::empty())?;
+    let target = openat(to, new, place, Mode::empty())?;
     let is_link = kind(stat) == FileType::Symlink;
-    meta::apply_to_place(&source, stat, &target, to, name, is_link)
+    meta::apply_to_place(&source, stat, &target, to, new, is_link, foreign)
 }
 
 fn content(source: &OwnedFd, size: u64, target: &OwnedFd) -> Result<()> {
@@ -53,7 +59,11 @@ fn content(source: &OwnedFd, size: u64, target: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-fn range(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64) -> Result<()> {
+/// Copies the bytes from `start` to `end`, or to where the source ends, without holes.
+///
+/// # Errors
+/// The kernel's; a part may then be copied.
+pub fn range(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64) -> Result<()> {
     let (mut read, mut written) = (start, start);
     while read < end {
         // A length that is a usize everywhere.

@@ -1,18 +1,17 @@
-//! Why layers were not merged.
+//! Why something was not done with layers.
 
 use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 
-/// Why layers were not merged. After any of them the target may hold a part of the result; it can be
-/// removed like any directory, and the layers are as they were.
+/// Why something was not done with layers. They themselves are as they were.
 ///
 /// Paths are relative to the layers, shortened, and not exact where a name is not UTF-8.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is nothing to merge.
-    #[error("there are no layers to merge")]
+    /// There is nothing to merge or mount.
+    #[error("there are no layers")]
     NoLayers,
     /// The target has entries already.
     #[error("the target {} is not empty", .0.display())]
@@ -38,6 +37,19 @@ pub enum Error {
         /// Where.
         path: String,
     },
+    /// Something beneath a mount that is to be closed is still open.
+    #[error("cannot unmount the overlay that writes to {}: something in it is still open", .0.display())]
+    Busy(PathBuf),
+    /// It is no path of something that can be restored: empty, the root, with parts `.` or `..`, or
+    /// with a zero byte.
+    #[error("{0} cannot be restored: it must name something beneath the root")]
+    NoPath(String),
+    /// There is nothing to restore.
+    #[error("cannot restore {0}: the tree does not have it")]
+    NotFound(String),
+    /// Where a directory would have to be there is something else, such as a symbolic link.
+    #[error("cannot restore anything beneath {0}: it is no directory")]
+    InTheWay(String),
     /// The filesystem failed.
     #[error("cannot {operation} {path}")]
     Io {
@@ -70,4 +82,13 @@ impl Error {
             Some(Errno::NOSPC | Errno::DQUOT)
         )
     }
+}
+
+/// A path from outside, for messages: the last part of it, on one line.
+pub(crate) fn shown(path: &[u8]) -> String {
+    const SHOWN: usize = 200;
+    let cut = &path[path.len().saturating_sub(SHOWN)..];
+    let text = String::from_utf8_lossy(cut);
+    let dots = if cut.len() < path.len() { "..." } else { "/" };
+    format!("{dots}{}", text.escape_debug())
 }

@@ -1,5 +1,13 @@
-//! Merges overlayfs layers into one, with the meaning that the kernel gives the stack.
+//! Layers of overlayfs on the host: merged into one, mounted privately, compared, restored from.
 //!
+//! - [`merge`] makes one layer of several, with the meaning that the kernel gives the stack.
+//! - [`PrivateMount`] shows layers as one tree that nobody else sees, to read or to write.
+//! - [`diff`] says what differs between two stacks, in pages.
+//! - [`restore_path`] brings one path of a tree back into another.
+//! - [`beneath`], [`mod@remove`] and [`tree`] are how all of these go through what a container made, for
+//!   other crates as well: by open directories and single names, never following a link.
+//!
+//! # Merging
 //! [`merge`] takes the upper directories that were stacked on an image and makes one directory that
 //! shows the same files in their place:
 //!
@@ -24,15 +32,24 @@
 //!
 //! Needs root (`CAP_SYS_ADMIN` for `trusted.*`). Not for layers of `userxattr` mounts.
 //!
-//! `tree` reads directories and overlayfs' marks, `walk` decides, `meta` and `copy` write.
+//! `walk` decides, [`meta`] and [`copy`] write. Those two and [`tree`] are public for
+//! `botstead-live-copy`, which copies one layer while it changes.
 
-mod copy;
+pub mod beneath;
+pub mod copy;
+mod diff;
 mod error;
-mod meta;
-mod tree;
+pub mod meta;
+mod private;
+pub mod remove;
+mod restore;
+pub mod tree;
 mod walk;
 
+pub use diff::{Change, Difference, Differences, Kind, diff};
 pub use error::Error;
+pub use private::PrivateMount;
+pub use restore::{Restored, restore_path};
 pub use walk::merge;
 
 /// What a merge did.

@@ -1,6 +1,7 @@
-//! Giving an entry the metadata of another.
+//! Giving an entry the metadata of another: owner, mode, times, extended attributes. Not its inode
+//! flags (`chattr`), which have no one right answer.
 
-use crate::tree::{Attributes, Mark, OPAQUE, mark, names};
+use crate::tree::{Attributes, names};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Gid, Mode, RawMode, Statx, StatxAttributes, Timespec, Timestamps, Uid, chmodat,
@@ -10,23 +11,26 @@ use rustix::io::Result;
 use std::ffi::CStr;
 
 /// Whether nobody may change it, which a new entry would not have.
-pub(crate) fn is_immutable(stat: &Statx) -> bool {
+pub fn is_immutable(stat: &Statx) -> bool {
     let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
     stat.stx_attributes.intersects(fixed)
 }
 
-fn owner(stat: &Statx) -> (Option<Uid>, Option<Gid>) {
+/// The owner and the group.
+pub fn owner(stat: &Statx) -> (Option<Uid>, Option<Gid>) {
     (
         Some(Uid::from_raw(stat.stx_uid)),
         Some(Gid::from_raw(stat.stx_gid)),
     )
 }
 
-fn mode(stat: &Statx) -> Mode {
+/// The permissions, set-id bits included.
+pub fn mode(stat: &Statx) -> Mode {
     Mode::from_raw_mode(RawMode::from(stat.stx_mode) & 0o7777)
 }
 
-fn times(stat: &Statx) -> Timestamps {
+/// The times of access and modification.
+pub fn times(stat: &Statx) -> Timestamps {
     Timestamps {
         last_access: Timespec {
             tv_sec: stat.stx_atime.tv_sec,
@@ -39,34 +43,46 @@ fn times(stat: &Statx) -> Timestamps {
     }
 }
 
-/// Gives an open file or directory the owner, attributes, mode and times of another. In this order:
-/// a change of owner takes away capabilities and set-id bits, access lists and modes change each
-/// other, and all of it changes nothing in the times but the last does.
-pub(crate) fn apply(source: &OwnedFd, stat: &Statx, target: &OwnedFd, opaque: bool) -> Result<()> {
+/// Gives an open file or directory the owner, attributes, mode and times of another; of the attributes
+/// those that `wanted` picks, and no others. In this order: a change of owner takes away capabilities
+/// and set-id bits, access lists and modes change each other, and only the last of it sets the times.
+///
+/// # Errors
+/// The kernel's; a part may then be done. It can be repeated.
+pub fn apply(
+    source: &OwnedFd,
+    stat: &Statx,
+    target: &OwnedFd,
+    wanted: impl Fn(&CStr) -> bool,
+) -> Result<()> {
     let (uid, gid) = owner(stat);
     fchown(target, uid, gid)?;
-    let attributes = Attributes::of(target);
-    copy_attributes(&Attributes::of(source), &attributes)?;
-    if opaque {
-        attributes.set(OPAQUE, b"y")?;
-    }
+    copy_attributes(&Attributes::of(source), &Attributes::of(target), wanted)?;
     fchmod(target, mode(stat))?;
     futimens(target, &times(stat))
 }
 
 /// The same for what cannot be opened: links, devices, pipes, sockets. Both are open as places.
-pub(crate) fn apply_to_place(
+///
+/// # Errors
+/// The kernel's; a part may then be done. It can be repeated.
+pub fn apply_to_place(
     source: &OwnedFd,
     stat: &Statx,
     target: &OwnedFd,
     parent: impl AsFd,
     name: &CStr,
     is_link: bool,
+    wanted: impl Fn(&CStr) -> bool,
 ) -> Result<()> {
     let (uid, gid) = owner(stat);
     let parent = parent.as_fd();
     chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-    copy_attributes(&Attributes::of_place(source), &Attributes::of_place(target))?;
+    copy_attributes(
+        &Attributes::of_place(source),
+        &Attributes::of_place(target),
+        wanted,
+    )?;
     if !is_link {
         // It was made just now in a directory that nobody else knows.
         chmodat(parent, name, mode(stat), AtFlags::empty())?;
@@ -74,16 +90,24 @@ pub(crate) fn apply_to_place(
     utimensat(parent, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn copy_attributes(source: &Attributes<'_>, target: &Attributes<'_>) -> Result<()> {
-    let wanted = source.list()?;
-    // What it inherited, such as a default access list.
+/// Makes the attributes of the target those of the source that `wanted` picks.
+///
+/// # Errors
+/// The kernel's; a part may then be done. It can be repeated.
+pub fn copy_attributes(
+    source: &Attributes<'_>,
+    target: &Attributes<'_>,
+    wanted: impl Fn(&CStr) -> bool,
+) -> Result<()> {
+    let list = source.list()?;
+    // What it inherited, such as a default access list, or had before.
     for name in names(&target.list()?) {
-        if !names(&wanted).any(|wanted| wanted == name) {
+        if !wanted(name) || !names(&list).any(|listed| listed == name) {
             target.remove(name)?;
         }
     }
-    for name in names(&wanted) {
-        if mark(name.to_bytes()) == Mark::Foreign {
+    for name in names(&list) {
+        if wanted(name) {
             target.set(name, &source.get(name)?)?;
         }
     }

@@ -4,8 +4,9 @@
 //! the walk is in, or of the nearest one above that this tree has. Going up opens `..` and compares
 //! the inode. So depth costs memory for names only, no descriptors.
 
+use crate::beneath::batches;
 use crate::tree::{
-    Attributes, Id, Mark, OPAQUE, entries, id, is_whiteout, kind, mark, names, open_dir, open_file,
+    Attributes, Id, Mark, OPAQUE, foreign, id, is_whiteout, kind, mark, names, open_dir, open_file,
     stat_at, stat_fd,
 };
 use crate::{Error, MergeReport, copy, meta};
@@ -63,6 +64,16 @@ fn open_root(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     openat(CWD, path, flags, Mode::empty())
         .map_err(|errno| Error::io("open", path.display(), errno))
+}
+
+/// All names in a directory that was opened just now.
+fn entries(dir: &OwnedFd) -> Result<Vec<(CString, FileType)>, Errno> {
+    let mut found = Vec::new();
+    batches(dir, usize::MAX, |batch| {
+        found.extend(batch.into_iter().map(|entry| (entry.name, entry.kind)));
+        Ok::<_, Errno>(())
+    })?;
+    Ok(found)
 }
 
 /// What a layer has under a name.
@@ -171,7 +182,10 @@ impl Walk {
         let finish = || {
             let stat = stat_fd(source)?;
             if !meta::is_immutable(&stat) {
-                meta::apply(source, &stat, &self.target, frame.opaque)?;
+                meta::apply(source, &stat, &self.target, foreign)?;
+                if frame.opaque {
+                    Attributes::of(&self.target).set(OPAQUE, b"y")?;
+                }
                 return Ok(false);
             }
             Ok(true)
@@ -390,7 +404,7 @@ impl Walk {
             self.report.linked += 1;
             return Ok(());
         }
-        copy::copy(from, name, &stat, &self.target).map_err(failed)?;
+        copy::copy(from, name, &stat, &self.target, name).map_err(failed)?;
         self.report.copied += 1;
         if several {
             let names = self.frames.iter().skip(1).map(|frame| frame.name.clone());

@@ -5,6 +5,7 @@ use crate::channels::{ContainerdChannels, Folders};
 use crate::client::{self, Client, error};
 use crate::config::ContainerdConfig;
 use crate::containers::ContainerdContainers;
+use crate::copies::Copies;
 use crate::images::{ContainerdImages, RegistryConfig};
 use crate::leases::ContainerdLeases;
 use crate::metrics::ContainerdMetrics;
@@ -52,7 +53,9 @@ impl Containerd {
             metrics: true,
             images: true,
             channels: true,
+            live_copies: true,
             cdi_devices: true,
+            files: true,
             host_mounts: true,
         };
         let config = Arc::new(config);
@@ -74,6 +77,7 @@ impl Containerd {
             tasks,
             snapshots: Arc::new(ContainerdSnapshots {
                 client: client.clone(),
+                copies: Copies::new(Arc::clone(&config)),
             }),
             leases: Arc::new(ContainerdLeases {
                 client: client.clone(),

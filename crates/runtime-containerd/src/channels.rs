@@ -100,6 +100,34 @@ impl Channels for ContainerdChannels {
         }
         Ok(Box::new(stream))
     }
+
+    async fn list(&self) -> Result<Vec<ContainerId>> {
+        let all = self.folders.all();
+        all.map_err(|error| {
+            let op = Op::new("list", "channel directories");
+            op.fail_with(ErrorKind::Internal, "the folder cannot be read", error)
+        })
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<()> {
+        let op = Op::new("remove channel directory of", id);
+        self.folders
+            .remove(id)
+            .map_err(|error| op.fail_with(ErrorKind::Internal, "it cannot be removed", error))
+    }
+}
+
+impl Folders {
+    /// The containers that have a channel directory.
+    fn all(&self) -> io::Result<Vec<ContainerId>> {
+        match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => Ok(entries?
+                .flatten()
+                .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+                .collect()),
+        }
+    }
 }
 
 /// The socket as a place, without following anything.

@@ -203,7 +203,9 @@ mod tests {
         let socket = folder.path().join("s");
         let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let client = Client::new(channel(&socket), "test", "overlayfs").unwrap();
-        let snapshots = ContainerdSnapshots { client };
+        let config = crate::ContainerdConfig::new(&socket, "test", folder.path());
+        let copies = crate::copies::Copies::new(std::sync::Arc::new(config));
+        let snapshots = ContainerdSnapshots { client, copies };
         let lease = LeaseId::for_operation(OperationId::generate());
         let key = || SnapshotKey::active(OperationId::generate());
         let none = BTreeMap::new();

@@ -27,6 +27,9 @@ pub struct ContainerdConfig {
     pub runtime_binary: String,
     /// Where runc keeps its state. Different for every installation, or equal ids collide.
     pub runc_root: PathBuf,
+    /// The agent's program: as a process of the host it lets a frozen workspace go on when this
+    /// process cannot.
+    pub guard: PathBuf,
     /// Where CDI files are, in ascending precedence.
     pub cdi_folders: Vec<PathBuf>,
 }
@@ -57,6 +60,7 @@ impl ContainerdConfig {
             runtime_binary: String::new(),
             runc_root: state_root.join("runc"),
             channel_root: state_root.join("channels"),
+            guard: "botstead-agent".into(),
             state_root,
             cdi_folders: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }

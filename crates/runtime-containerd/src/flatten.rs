@@ -1,23 +1,12 @@
 //! Making one layer of those between two committed snapshots.
 
 use crate::client::Client;
+use crate::layers::Leased;
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::{LeaseId, SnapshotKey};
-use chrono::{SecondsFormat, Utc};
-use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, Kind, PrepareSnapshotRequest, RemoveSnapshotRequest,
-    StatSnapshotRequest, ViewSnapshotRequest,
-};
-use containerd_client::types::Mount;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use tonic::Code;
-
-/// The label by which containerd's collector keeps a snapshot without anything naming it.
-const GC_ROOT: &str = "containerd.io/gc.root";
-/// Labels that steer the collector are this adapter's alone.
-const GC: &str = "containerd.io/gc.";
 
 /// What [`botstead_runtime::Snapshots::flatten`] promises.
 pub(crate) async fn flatten(
@@ -29,8 +18,8 @@ pub(crate) async fn flatten(
     name: &SnapshotKey,
     labels: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let flatten = Flatten { client, op, lease };
-    if flatten.is_committed(name.as_str()).await? {
+    let snapshots = Leased { client, op, lease };
+    if snapshots.is_committed(name.as_str()).await? {
         return Ok(());
     }
     // Views of both also keep the collector from them while they are read.
@@ -38,240 +27,46 @@ pub(crate) async fn flatten(
     let base_view = format!("{name}-base");
     let merging = format!("{name}-merging");
     let result = async {
-        let layers = flatten.view(&source_view, source).await?;
-        let below = flatten.view(&base_view, base).await?;
-        let layers = flatten.above(layers, &below)?;
-        let target = flatten.prepare(&merging, base).await?;
-        flatten.merge(layers, below, target).await?;
-        flatten.commit(&merging, name, labels).await
+        let layers = snapshots.view(&source_view, source).await?;
+        let below = snapshots.view(&base_view, base).await?;
+        let layers = above(op, layers, &below)?;
+        let target = snapshots.prepare(&merging, Some(base)).await?;
+        merge(op, layers, below, target).await?;
+        snapshots.commit(&merging, name, labels).await
     }
     .await;
     if result.is_err() {
-        flatten.remove(&merging).await;
+        snapshots.remove(&merging).await;
     }
-    flatten.remove(&source_view).await;
-    flatten.remove(&base_view).await;
+    snapshots.remove(&source_view).await;
+    snapshots.remove(&base_view).await;
     result
 }
 
-struct Flatten<'a> {
-    client: &'a Client,
-    op: &'a Op,
-    lease: &'a LeaseId,
+/// The layers of the source that are above those of the base.
+fn above(op: &Op, mut layers: Vec<PathBuf>, below: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    if layers.len() <= below.len() || !layers.starts_with(below) {
+        return Err(op.invalid("the base is no ancestor of it"));
+    }
+    Ok(layers.split_off(below.len()))
 }
 
-impl Flatten<'_> {
-    async fn is_committed(&self, name: &str) -> Result<bool> {
-        let stat = StatSnapshotRequest {
-            snapshotter: self.client.snapshotter.clone(),
-            key: name.to_owned(),
-        };
-        let mut service = self.client.snapshots();
-        match service.stat(self.client.unary(stat)).await {
-            Ok(found) => {
-                let info = found.into_inner().info;
-                Ok(info.is_some_and(|info| info.kind() == Kind::Committed))
+async fn merge(op: &Op, layers: Vec<PathBuf>, below: Vec<PathBuf>, target: PathBuf) -> Result<()> {
+    let merge = move || botstead_overlay::merge(&layers, &below, &target);
+    let merged = tokio::task::spawn_blocking(merge)
+        .await
+        .map_err(|error| op.fail_with(ErrorKind::Internal, "merging broke off", error))?;
+    merged.map(drop).map_err(|error| {
+        use botstead_overlay::Error;
+        let (kind, reason) = match &error {
+            full if full.is_disk_full() => {
+                (ErrorKind::ResourceExhausted, "the disk is full".to_owned())
             }
-            Err(status) if status.code() == Code::NotFound => Ok(false),
-            Err(status) => Err(self.op.status(status)),
-        }
-    }
-
-    /// The directories of a committed snapshot and its parents, from the bottom up.
-    async fn view(&self, key: &str, of: &SnapshotKey) -> Result<Vec<PathBuf>> {
-        let view = || ViewSnapshotRequest {
-            snapshotter: self.client.snapshotter.clone(),
-            key: key.to_owned(),
-            parent: of.as_str().to_owned(),
-            labels: HashMap::new(),
-        };
-        let mut service = self.client.snapshots();
-        let request = self
-            .client
-            .leased(self.op, self.lease, self.client.unary(view()))?;
-        let mut viewed = service.view(request).await;
-        if matches!(&viewed, Err(status) if status.code() == Code::AlreadyExists) {
-            // Of an attempt that was cut off.
-            self.remove(key).await;
-            let request = self
-                .client
-                .leased(self.op, self.lease, self.client.unary(view()))?;
-            viewed = service.view(request).await;
-        }
-        let viewed = viewed.map_err(|status| self.op.status(status))?;
-        self.directories(viewed.into_inner().mounts)
-    }
-
-    fn directories(&self, mounts: Vec<Mount>) -> Result<Vec<PathBuf>> {
-        directories(&mounts).ok_or_else(|| {
-            self.op.fail(
-                ErrorKind::Unsupported,
-                "the snapshotter has no overlay layers that can be merged",
-            )
-        })
-    }
-
-    /// The layers of the source that are above those of the base.
-    fn above(&self, mut layers: Vec<PathBuf>, below: &[PathBuf]) -> Result<Vec<PathBuf>> {
-        if layers.len() <= below.len() || !layers.starts_with(below) {
-            return Err(self.op.invalid("the base is no ancestor of it"));
-        }
-        Ok(layers.split_off(below.len()))
-    }
-
-    /// Prepares the snapshot to merge into and returns its upper directory.
-    async fn prepare(&self, key: &str, base: &SnapshotKey) -> Result<PathBuf> {
-        let prepare = || PrepareSnapshotRequest {
-            snapshotter: self.client.snapshotter.clone(),
-            key: key.to_owned(),
-            parent: base.as_str().to_owned(),
-            labels: HashMap::new(),
-        };
-        let mut service = self.client.snapshots();
-        let request = self
-            .client
-            .leased(self.op, self.lease, self.client.unary(prepare()))?;
-        let mut prepared = service.prepare(request).await;
-        if matches!(&prepared, Err(status) if status.code() == Code::AlreadyExists) {
-            // Of an attempt that was cut off, with who knows what in it.
-            self.remove(key).await;
-            let request = self
-                .client
-                .leased(self.op, self.lease, self.client.unary(prepare()))?;
-            prepared = service.prepare(request).await;
-        }
-        let prepared = prepared.map_err(|status| self.op.status(status))?;
-        let mounts = prepared.into_inner().mounts;
-        let upper = mounts.iter().find_map(|mount| option(mount, "upperdir="));
-        upper.map(PathBuf::from).ok_or_else(|| {
-            let reason = "the snapshotter tells no upper directory";
-            self.op.fail(ErrorKind::Unsupported, reason)
-        })
-    }
-
-    async fn merge(
-        &self,
-        layers: Vec<PathBuf>,
-        below: Vec<PathBuf>,
-        target: PathBuf,
-    ) -> Result<()> {
-        let merge = move || botstead_overlay::merge(&layers, &below, &target);
-        let merged = tokio::task::spawn_blocking(merge).await.map_err(|error| {
-            self.op
-                .fail_with(ErrorKind::Internal, "merging broke off", error)
-        })?;
-        merged.map(drop).map_err(|error| {
-            use botstead_overlay::Error;
-            let (kind, reason) = match &error {
-                full if full.is_disk_full() => {
-                    (ErrorKind::ResourceExhausted, "the disk is full".to_owned())
-                }
-                Error::Unsupported { .. } | Error::Immutable { .. } => {
-                    (ErrorKind::Unsupported, error.to_string())
-                }
-                _ => (ErrorKind::Internal, "merging failed".to_owned()),
-            };
-            self.op.fail_with(kind, reason, error)
-        })
-    }
-
-    async fn commit(
-        &self,
-        key: &str,
-        name: &SnapshotKey,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<()> {
-        let given = labels.iter().filter(|(label, _)| !label.starts_with(GC));
-        let mut labels: HashMap<String, String> = given
-            .map(|(label, value)| (label.clone(), value.clone()))
-            .collect();
-        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
-        labels.insert(GC_ROOT.to_owned(), now);
-        let commit = CommitSnapshotRequest {
-            snapshotter: self.client.snapshotter.clone(),
-            name: name.as_str().to_owned(),
-            key: key.to_owned(),
-            labels,
-        };
-        let request = self.client.walk(commit);
-        let request = self.client.leased(self.op, self.lease, request)?;
-        match self.client.snapshots().commit(request).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::AlreadyExists => {
-                self.remove(key).await;
-                Ok(())
+            Error::Unsupported { .. } | Error::Immutable { .. } => {
+                (ErrorKind::Unsupported, error.to_string())
             }
-            Err(status) => Err(self.op.status(status)),
-        }
-    }
-
-    async fn remove(&self, key: &str) {
-        let remove = RemoveSnapshotRequest {
-            snapshotter: self.client.snapshotter.clone(),
-            key: key.to_owned(),
+            _ => (ErrorKind::Internal, "merging failed".to_owned()),
         };
-        let request = self.client.unary(remove);
-        if let Err(status) = self.client.snapshots().remove(request).await {
-            // It may never have been made; else it goes with the lease.
-            tracing::debug!(key, %status, "a snapshot of a flattening was not removed");
-        }
-    }
-}
-
-fn option<'a>(mount: &'a Mount, prefix: &str) -> Option<&'a str> {
-    mount
-        .options
-        .iter()
-        .find_map(|option| option.strip_prefix(prefix))
-}
-
-/// The layers of a view, from the bottom up: an overlay of several, or a bind mount of the only one.
-/// None for anything else, also for overlays whose marks are attributes of users.
-fn directories(mounts: &[Mount]) -> Option<Vec<PathBuf>> {
-    let [mount] = mounts else {
-        return None;
-    };
-    match mount.r#type.as_str() {
-        "bind" => Some(vec![PathBuf::from(&mount.source)]),
-        "overlay" if !mount.options.iter().any(|option| option == "userxattr") => {
-            let lower = option(mount, "lowerdir=")?;
-            Some(lower.rsplit(':').map(PathBuf::from).collect())
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mount(kind: &str, source: &str, options: &[&str]) -> Mount {
-        Mount {
-            r#type: kind.to_owned(),
-            source: source.to_owned(),
-            options: options.iter().map(ToString::to_string).collect(),
-            ..Mount::default()
-        }
-    }
-
-    #[test]
-    fn layers_are_read_from_the_bottom_up() {
-        let one = mount("bind", "/s/1/fs", &["ro", "rbind"]);
-        assert_eq!(directories(&[one]), Some(vec!["/s/1/fs".into()]));
-        let two = mount(
-            "overlay",
-            "overlay",
-            &["index=off", "lowerdir=/s/2/fs:/s/1/fs"],
-        );
-        let expected = vec!["/s/1/fs".into(), "/s/2/fs".into()];
-        assert_eq!(directories(std::slice::from_ref(&two)), Some(expected));
-        let user = mount(
-            "overlay",
-            "overlay",
-            &["userxattr", "lowerdir=/s/2/fs:/s/1/fs"],
-        );
-        assert_eq!(directories(&[user]), None);
-        assert_eq!(directories(&[two.clone(), two]), None);
-        assert_eq!(directories(&[mount("ext4", "/dev/loop0", &[])]), None);
-    }
+        op.fail_with(kind, reason, error)
+    })
 }

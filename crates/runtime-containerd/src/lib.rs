@@ -11,14 +11,18 @@ mod client;
 mod config;
 mod containers;
 pub mod daemon;
+
+mod copies;
 mod flatten;
 pub mod images;
+mod layers;
 mod leases;
 mod metrics;
 mod op;
 mod snapshots;
 mod spec;
 mod tasks;
+mod trees;
 
 pub use backend::Containerd;
 pub use config::ContainerdConfig;

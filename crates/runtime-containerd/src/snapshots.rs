@@ -1,10 +1,16 @@
 //! Snapshots, and what protects the committed ones.
 
 use crate::client::{Client, error, time};
+use crate::copies::Copies;
 use crate::flatten::flatten;
+use crate::layers::{GC, GC_ROOT, Leased};
 use crate::op::Op;
+use crate::trees;
 use async_trait::async_trait;
-use botstead_runtime::{ErrorKind, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots};
+use botstead_runtime::{
+    Access, CopyReport, ErrorKind, Result, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage,
+    Snapshots, Tree,
+};
 use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
@@ -12,19 +18,17 @@ use containerd_client::services::v1::snapshots::{
 };
 use prost_types::FieldMask;
 use std::collections::{BTreeMap, HashMap};
-
-/// The label by which containerd's collector keeps a snapshot without anything naming it.
-const GC_ROOT: &str = "containerd.io/gc.root";
-/// Labels that steer the collector are this adapter's alone.
-const GC: &str = "containerd.io/gc.";
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 
 /// The [`Snapshots`] of a namespace's snapshotter.
 ///
-/// Only committed snapshots get [`GC_ROOT`], in the very call that commits them; active ones are
-/// protected by their lease and their container.
+/// Every snapshot gets [`GC_ROOT`] in the very call that makes it: a version must outlive the chain that
+/// it was on, and an active one its container, should that be removed behind our back.
 #[derive(Debug)]
 pub(crate) struct ContainerdSnapshots {
     pub(crate) client: Client,
+    pub(crate) copies: Copies,
 }
 
 fn given(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
@@ -33,6 +37,12 @@ fn given(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
         .filter(|(key, _)| !key.starts_with(GC))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
+}
+
+fn rooted(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
+    let mut labels = given(labels);
+    labels.insert(GC_ROOT.to_owned(), "botstead".to_owned());
+    labels
 }
 
 fn snapshot(op: &Op, info: Info) -> Result<Snapshot> {
@@ -103,7 +113,7 @@ impl Snapshots for ContainerdSnapshots {
             snapshotter: self.snapshotter(),
             key: key.as_str().to_owned(),
             parent: parent.map_or_else(String::new, |parent| parent.as_str().to_owned()),
-            labels: given(labels),
+            labels: rooted(labels),
         };
         let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let prepared = self.client.snapshots().prepare(request).await;
@@ -118,13 +128,11 @@ impl Snapshots for ContainerdSnapshots {
         labels: &BTreeMap<String, String>,
     ) -> Result<()> {
         let op = Op::new("commit snapshot", key);
-        let mut labels = given(labels);
-        labels.insert(GC_ROOT.to_owned(), "botstead".to_owned());
         let request = CommitSnapshotRequest {
             snapshotter: self.snapshotter(),
             name: name.as_str().to_owned(),
             key: key.as_str().to_owned(),
-            labels,
+            labels: rooted(labels),
         };
         let request = self.client.leased(&op, lease, self.client.walk(request))?;
         let committed = self.client.snapshots().commit(request).await;
@@ -184,6 +192,62 @@ impl Snapshots for ContainerdSnapshots {
     ) -> Result<()> {
         let op = Op::new("flatten snapshot", source);
         flatten(&self.client, &op, lease, source, base, name, labels).await
+    }
+
+    async fn commit_copy(
+        &self,
+        lease: &LeaseId,
+        copy: &SnapshotCopy,
+        cancel: &CancellationToken,
+    ) -> Result<CopyReport> {
+        let op = Op::new("copy snapshot", &copy.source);
+        let source = self.get(&copy.source).await;
+        let snapshots = Leased {
+            client: &self.client,
+            op: &op,
+            lease,
+        };
+        if snapshots.is_committed(copy.name.as_str()).await? {
+            return Ok(CopyReport::default());
+        }
+        let source = source?;
+        if source.kind != SnapshotKind::Active {
+            return Err(op.fail(ErrorKind::NotFound, "it is not active"));
+        }
+        let mounts = self.mounts(&copy.source).await?;
+        let upper = mounts.iter().find_map(SnapshotMount::upper_dir);
+        let upper = upper.ok_or_else(|| {
+            op.fail(
+                ErrorKind::Unsupported,
+                "the snapshotter tells no upper directory",
+            )
+        })?;
+        let estimate = self.usage(&copy.source).await?.size_bytes;
+        self.copies
+            .commit(
+                &snapshots,
+                copy,
+                source.parent.as_ref(),
+                upper,
+                estimate,
+                cancel,
+            )
+            .await
+    }
+
+    async fn layers(&self, lease: &LeaseId, key: &SnapshotKey) -> Result<Vec<PathBuf>> {
+        let op = Op::new("find layers of", key);
+        trees::layers(self, &op, lease, key).await
+    }
+
+    async fn open(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        access: Access,
+    ) -> Result<Box<dyn Tree>> {
+        let op = Op::new("open snapshot", key);
+        trees::open(self, &op, lease, key, access).await
     }
 
     async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {

@@ -7,4 +7,4 @@ mod support;
 use botstead_runtime_testing::conformance_tests;
 use support::Real;
 
-conformance_tests!(Real::new; snapshots, leases, containers, tasks, images, metrics, issues);
+conformance_tests!(Real::new; snapshots, copies, trees, channels, leases, containers, tasks, images, metrics, issues);

@@ -19,7 +19,18 @@ struct Memory {
 
 impl Memory {
     async fn new() -> Self {
-        let memory = InMemoryRuntime::new();
+        Self::on(InMemoryRuntime::new())
+    }
+
+    /// One that can do little.
+    async fn limited() -> Self {
+        Self::on(InMemoryRuntime::limited(|capabilities| {
+            capabilities.live_copies = false;
+            capabilities.files = false;
+        }))
+    }
+
+    fn on(memory: InMemoryRuntime) -> Self {
         let content = ImageContent::of_files([("/etc/os-release", "NAME=memory")])
             .with_layer([("/etc/hostname", "memory")]);
         let image = memory.add_image(&reference("localhost/base:1"), content);
@@ -118,6 +129,12 @@ mod while_garbage_is_collected {
     use super::*;
 
     conformance_tests!(Memory::collecting);
+}
+
+mod without_copies_and_files {
+    use super::*;
+
+    conformance_tests!(Memory::limited; copies, trees);
 }
 
 /// A promise that the macro does not name would never be tested.

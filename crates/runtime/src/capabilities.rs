@@ -21,10 +21,14 @@ pub struct Capabilities {
     pub images: bool,
     /// The host can connect to a socket inside a task ([`crate::Channels`]).
     pub channels: bool,
+    /// An active snapshot can be copied while its task runs ([`crate::Snapshots::commit_copy`]).
+    pub live_copies: bool,
     /// Devices can be given to containers by CDI names.
     pub cdi_devices: bool,
-    /// Snapshots are directories of this host that can be mounted
-    /// ([`crate::Snapshots::mounts`]).
+    /// Snapshots can be opened as directories of this host ([`crate::Snapshots::open`],
+    /// [`crate::Snapshots::layers`]).
+    pub files: bool,
+    /// Active snapshots tell how this host mounts them ([`crate::Snapshots::mounts`]).
     pub host_mounts: bool,
 }
 

@@ -25,4 +25,21 @@ pub trait Channels: Send + Sync {
     /// `Conflict` when what stands there is no socket or is another process's, `Unsupported` where
     /// [`crate::Capabilities::channels`] is false.
     async fn connect(&self, id: &ContainerId, socket: &str) -> Result<Box<dyn ByteStream>>;
+
+    /// The containers that have a channel directory.
+    ///
+    /// # Errors
+    /// `Internal` when they cannot be listed.
+    async fn list(&self) -> Result<Vec<ContainerId>> {
+        Ok(Vec::new())
+    }
+
+    /// Removes the channel directory of a container without a task. Again: no change.
+    ///
+    /// # Errors
+    /// `Internal` when it cannot be removed.
+    async fn remove(&self, id: &ContainerId) -> Result<()> {
+        let _ = id;
+        Ok(())
+    }
 }

@@ -28,6 +28,7 @@ mod metrics;
 mod network;
 mod snapshots;
 mod tasks;
+mod trees;
 
 pub use capabilities::{Backend, Capabilities};
 pub use channels::{ByteStream, Channels};
@@ -37,8 +38,9 @@ pub use images::{Image, Images, LayerProgress, PullProgress};
 pub use leases::{Lease, Leases};
 pub use metrics::{CpuUsage, MemoryUsage, Metrics, Usage};
 pub use network::{Endpoint, EndpointStatus, Network, NetworkInfo};
-pub use snapshots::{Snapshot, SnapshotMount, SnapshotUsage, Snapshots};
+pub use snapshots::{CopyReport, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage, Snapshots};
 pub use tasks::{Exec, ExecOutput, ExecUser, ExitStatus, Signal, Task, TaskEvent, Tasks};
+pub use trees::{Access, Tree};
 
 use std::sync::Arc;
 

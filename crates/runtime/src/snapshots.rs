@@ -1,11 +1,13 @@
 //! Filesystem states.
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Access, Error, ErrorKind, Result, Tree};
 use async_trait::async_trait;
-use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
+use botstead_types::{ContainerId, LeaseId, SnapshotKey, SnapshotKind};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A snapshot as the runtime has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +47,34 @@ impl SnapshotMount {
     }
 }
 
+/// What to copy, and how the copy is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotCopy {
+    /// The active snapshot.
+    pub source: SnapshotKey,
+    /// The container whose task may be writing to it; `None` when nothing does.
+    pub container: Option<ContainerId>,
+    /// The name of the committed copy.
+    pub name: SnapshotKey,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// This many bytes of the disk must be free afterwards.
+    pub reserve_bytes: u64,
+}
+
+/// What a copy did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyReport {
+    /// How long the task's processes stood still; zero when there was none.
+    pub freeze: Duration,
+    /// How long all of it took.
+    pub total: Duration,
+    /// Bytes of files that were copied, those copied again included.
+    pub copied_bytes: u64,
+    /// Files that were copied.
+    pub files: u64,
+}
+
 /// What a snapshot occupies itself, without its parents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SnapshotUsage {
@@ -56,8 +86,8 @@ pub struct SnapshotUsage {
 
 /// Filesystem states.
 ///
-/// An active snapshot is protected from collection while a container names it or the lease that it
-/// was prepared under lives. A snapshot made by [`Snapshots::commit`] is protected from that very
+/// An active snapshot is protected from collection until it is committed or removed: it may hold the
+/// only copy of somebody's work. A snapshot made by [`Snapshots::commit`] is protected from that very
 /// call on until [`Snapshots::release`]. A parent lives as long as anything builds on it.
 #[async_trait]
 pub trait Snapshots: Send + Sync {
@@ -125,6 +155,57 @@ pub trait Snapshots: Send + Sync {
             "flatten snapshot",
             source,
         ))
+    }
+
+    /// Commits a copy of what an active snapshot holds now, on the same parent; the active one stays
+    /// as it is. A task that writes to it goes on: its processes stand still for some milliseconds,
+    /// whatever happens to the caller meanwhile, and what they had written before is in the copy.
+    /// The copy is protected as one made by [`Snapshots::commit`]. Again: no change, and a report of
+    /// zeros.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such active snapshot, `ResourceExhausted` when less than the
+    /// reserve would stay free (nothing was copied then) or the disk is full, `Unavailable` when the
+    /// processes cannot be made to stand still, `Cancelled`, `Unsupported` where
+    /// [`crate::Capabilities::live_copies`] is false.
+    async fn commit_copy(
+        &self,
+        lease: &LeaseId,
+        copy: &SnapshotCopy,
+        cancel: &CancellationToken,
+    ) -> Result<CopyReport> {
+        let _ = (lease, cancel);
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "copy snapshot",
+            &copy.source,
+        ))
+    }
+
+    /// The directories of a snapshot's layers, from the bottom up; the last one of an active snapshot
+    /// is its writable one. They stay as long as the snapshot does.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unsupported` where [`crate::Capabilities::files`] is false.
+    async fn layers(&self, lease: &LeaseId, key: &SnapshotKey) -> Result<Vec<PathBuf>> {
+        let _ = lease;
+        Err(Error::new(ErrorKind::Unsupported, "find layers of", key))
+    }
+
+    /// Opens the files of a snapshot on this host, where nobody else sees them. For writing it must
+    /// be active, with no task and no other opening of it.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for writing to a committed one; `Unsupported` where
+    /// [`crate::Capabilities::files`] is false.
+    async fn open(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        access: Access,
+    ) -> Result<Box<dyn Tree>> {
+        let _ = (lease, access);
+        Err(Error::new(ErrorKind::Unsupported, "open snapshot", key))
     }
 
     /// How an active snapshot is mounted.

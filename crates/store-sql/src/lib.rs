@@ -186,6 +186,17 @@ impl SqlStore {
         }
     }
 
+    /// Writes a copy of the whole database, as it is at one moment, to a new file that only its owner
+    /// can read; the database may be in use, also by another program. When this returns, the copy is
+    /// on the disk. [`SqlStore::open`] opens it as any database.
+    ///
+    /// # Errors
+    /// When the file exists or cannot be written, or the database does not answer; nothing is left of
+    /// the copy then.
+    pub async fn backup_to(&self, target: &Path) -> Result<(), BackupError> {
+        sqlite::backup_to(&self.database.writer, target).await
+    }
+
     /// Closes the database after what is under way; whoever still has its repositories gets
     /// `Unavailable` from them.
     pub async fn close(&self) {

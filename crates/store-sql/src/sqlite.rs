@@ -137,15 +137,24 @@ pub(crate) async fn backup(
     let time = chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ");
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".backup-{version}-{time}"));
-    let target = PathBuf::from(name.clone());
+    let target = PathBuf::from(name);
+    backup_to(db, &target).await.map(|()| target)
+}
+
+/// Copies the database into a new file.
+pub(crate) async fn backup_to(db: &DatabaseConnection, target: &Path) -> Result<(), BackupError> {
+    if target.try_exists()? {
+        return Err(BackupError::File(io::ErrorKind::AlreadyExists.into()));
+    }
+    let mut name = target.as_os_str().to_owned();
     name.push(".partial");
     let partial = PathBuf::from(name);
-    let written = write_backup(db, &partial, &target).await;
+    let written = write_backup(db, &partial, target).await;
     if written.is_err() {
         // The error that matters is the first one; what is left of the copy is only in the way.
         let _ = fs::remove_file(&partial);
     }
-    written.map(|()| target)
+    written
 }
 
 async fn write_backup(

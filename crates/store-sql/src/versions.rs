@@ -118,6 +118,9 @@ pub(crate) async fn patch(
     if let Some(pinned) = patch.pinned {
         change.pinned = Set(pinned);
     }
+    if let Some(parent) = patch.parent {
+        change.parent = Set(parent.map(i64::from));
+    }
     if let Some(bytes) = patch.size_bytes {
         change.size_bytes = Set(Some(size(bytes)));
     }

@@ -21,6 +21,18 @@ pub enum OperationKind {
     Snapshot,
     /// Bring a version back.
     Rollback,
+    /// Make a workspace from another bot's.
+    Fork,
+    /// Put an archive into a workspace.
+    Import,
+    /// Bring preserved data back.
+    Restore,
+    /// Bring a single path of a version back.
+    RestorePath,
+    /// Give a workspace another image.
+    ChangeImage,
+    /// Remove a version.
+    DeleteVersion,
     /// Remove a workspace, and its versions where that was asked for.
     Delete,
     /// Remove a bot with everything that it has.

@@ -42,6 +42,8 @@ pub struct VersionPatch {
     pub pinned: Option<bool>,
     /// What it occupies, in bytes.
     pub size_bytes: Option<u64>,
+    /// Another version that its state grew from, or none: its own was deleted.
+    pub parent: Option<Option<VersionNumber>>,
 }
 
 /// Versions. They are added and removed by [`crate::Transactions::apply`].

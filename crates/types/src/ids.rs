@@ -179,6 +179,21 @@ impl SnapshotKey {
         Self(format!("flattened-{operation}"))
     }
 
+    /// The name of the copy of a present state that an operation makes for its own use.
+    pub fn copied(operation: OperationId) -> Self {
+        Self(format!("copied-{operation}"))
+    }
+
+    /// The operation that it is the copy of, where it is one.
+    pub fn copied_by(&self) -> Option<OperationId> {
+        self.0.strip_prefix("copied-")?.parse().ok()
+    }
+
+    /// The key of the writable snapshot that a fork's workspace gets.
+    pub fn forked(operation: OperationId) -> Self {
+        Self(format!("forked-{operation}"))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -19,7 +19,9 @@ use botstead_runtime_containerd::{Containerd, ContainerdConfig};
 use botstead_store::{Bot, BotStatus, Store, User};
 use botstead_store_sql::{SqlConfig, SqlStore};
 use botstead_types::{BotId, Role, UserId};
-use botstead_workspace::{CreateEvent, CreateRequest, ExecRequest, WorkspaceConfig, Workspaces};
+use botstead_workspace::{
+    CreateEvent, CreateRequest, ExecRequest, SnapshotMode, WorkspaceConfig, Workspaces,
+};
 use chrono::Utc;
 use futures_util::StreamExt;
 use std::fs::File;
@@ -58,6 +60,7 @@ async fn main() -> Result<()> {
     // nothing below would notice.
     let mut config = ContainerdConfig::new(daemon.socket(), &name, data.path().join("state"));
     config.runc_root = run.path().join("runc");
+    config.guard.clone_from(&agent);
     let runtime =
         Containerd::connect(config, RegistryConfig::default(), Arc::clone(&network) as _)?;
 
@@ -124,6 +127,7 @@ async fn day_in_a_life(
             CreateEvent::Pulling { image } => println!("looking for {image}"),
             CreateEvent::PullProgress { layers } => println!("pulling {} layers", layers.len()),
             CreateEvent::Creating => println!("creating"),
+            CreateEvent::Restoring => println!("bringing preserved data back"),
             CreateEvent::Complete(made) => println!("{} runs", made.container),
             CreateEvent::Failed(error) => return Err(error.into()),
         }
@@ -132,7 +136,11 @@ async fn day_in_a_life(
     // The bot works in `/data`, and its state is kept as version 1.
     sh(workspaces, &actor, bot, "echo first > note").await?;
     let name = Some("a good state".to_owned());
-    let kept = workspaces.snapshot(&actor, bot, name).await?.version.number;
+    // It is copied while the workspace runs on; its processes stand still for milliseconds.
+    let made = workspaces
+        .snapshot(&actor, bot, name, SnapshotMode::Live)
+        .await?;
+    let kept = made.version.number;
     println!("version {kept} is kept");
 
     // It changes its mind, and is brought back. The state before is kept too.

@@ -1,5 +1,6 @@
 //! What an embedder decides.
 
+use botstead_lineage::RetentionRules;
 use botstead_types::{ImageRef, Limits};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +36,11 @@ pub struct WorkspaceConfig {
     pub min_free_bytes: u64,
     /// The same, as a percentage of that filesystem.
     pub min_free_percent: u8,
+    /// A directory for the data of workspaces that were deleted with it preserved; made when missing,
+    /// readable by the server only.
+    pub preserved_dir: PathBuf,
+    /// How many versions that nobody asked for are kept, where the bot has no rules of its own.
+    pub retention: RetentionRules,
     /// How many workspaces are created or started at the same time; others wait their turn.
     pub max_concurrent_starts: usize,
     /// A terminal that nobody is connected to and nothing happens in is ended after this; never when
@@ -65,7 +71,9 @@ impl WorkspaceConfig {
             stop_grace: Duration::from_secs(10),
             pull_timeout: Duration::from_secs(30 * 60),
             busy_wait: Duration::from_secs(30),
+            preserved_dir: storage_path.join("preserved"),
             storage_path,
+            retention: RetentionRules::default(),
             min_free_bytes: 1 << 30,
             min_free_percent: 5,
             max_concurrent_starts: 16,

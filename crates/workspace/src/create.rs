@@ -7,6 +7,8 @@
 mod steps;
 mod stream;
 
+pub(crate) use stream::events;
+
 use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace, PullPolicy};
 use crate::operations::{LiveOperation, new_operation};
 use crate::preferences::Preferences;
@@ -14,26 +16,35 @@ use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_store::{Bot, ContainerRecord, OperationKind, OperationState};
-use botstead_types::{BotId, CdiDevice, ImageRef, Limits, OperationId};
+use botstead_types::{BotId, CdiDevice, ImageRef, Limits, OperationId, SnapshotKey};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// A creation under way.
+/// A creation, or a change of image, under way.
 pub(crate) struct Creation {
     request: CreateRequest,
+    /// Whether the workspace exists and gets another image.
+    change: bool,
     image: ImageRef,
     live: Arc<LiveOperation>,
-    phase: watch::Sender<Phase>,
+    pub(crate) phase: watch::Sender<Phase>,
+}
+
+impl Creation {
+    pub(crate) fn live(&self) -> &Arc<LiveOperation> {
+        &self.live
+    }
 }
 
 /// How far a creation is.
 #[derive(Clone)]
-enum Phase {
+pub(crate) enum Phase {
     Pulling,
     Creating,
+    Restoring,
     Done(Arc<Result<CreatedWorkspace>>),
 }
 
@@ -44,6 +55,21 @@ pub(crate) struct Wishes {
     pub(crate) devices: Vec<CdiDevice>,
     pub(crate) limits: Limits,
     pub(crate) pull_always: bool,
+    /// Whether preserved data is brought back where there is any.
+    #[serde(default)]
+    pub(crate) restore: bool,
+    /// What was brought back, once that is recorded.
+    #[serde(default)]
+    pub(crate) returned: Option<Returned>,
+}
+
+/// Where earlier data came from; removed once it is in a workspace.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Returned {
+    /// A writable snapshot whose container was gone.
+    Orphan(SnapshotKey),
+    /// The preserved archive.
+    Preserved,
 }
 
 impl Workspaces {
@@ -62,7 +88,7 @@ impl Workspaces {
         request: CreateRequest,
     ) -> Result<BoxStream<'static, CreateEvent>> {
         let creation = self.begin_creation(actor, bot, request).await?;
-        Ok(stream::events(creation))
+        Ok(events(creation))
     }
 
     pub(crate) async fn create_and_wait(
@@ -101,7 +127,14 @@ impl Workspaces {
             Some(record) => refuse_other(record, &request)?,
             None => disk::require_free_space(&inner.config)?,
         }
-        inner.join_or_begin(bot.id, request, wishes)
+        let kind = OperationKind::Create;
+        inner.join_or_begin(
+            bot.id,
+            kind,
+            request,
+            wishes.clone(),
+            |inner, creation| async move { inner.create_or_start(&creation, wishes).await },
+        )
     }
 }
 
@@ -162,6 +195,8 @@ impl Inner {
             devices,
             limits,
             pull_always: request.pull == PullPolicy::Always,
+            restore: request.restore_data.unwrap_or(true),
+            returned: None,
         })
     }
 
@@ -171,37 +206,43 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn join_or_begin(
+    /// Joins what is under way when it is the same, or begins `work`.
+    pub(crate) fn join_or_begin<W>(
         self: &Arc<Self>,
         bot: BotId,
+        kind: OperationKind,
         request: CreateRequest,
         wishes: Wishes,
-    ) -> Result<Arc<Creation>> {
+        work: impl FnOnce(Arc<Self>, Arc<Creation>) -> W + Send + 'static,
+    ) -> Result<Arc<Creation>>
+    where
+        W: Future<Output = Result<CreatedWorkspace>> + Send + 'static,
+    {
+        let change = kind == OperationKind::ChangeImage;
         let mut creations = self.creations();
         if let Some(running) = creations.get(&bot) {
-            return if running.request == request {
+            return if running.request == request && running.change == change {
                 Ok(Arc::clone(running))
             } else {
                 Err(Error::CreationUnderWay(running.live.record.id))
             };
         }
         let id = OperationId::generate();
-        let live = self.register(new_operation(id, bot, OperationKind::Create, &wishes)?);
+        let live = self.register(new_operation(id, bot, kind, &wishes)?);
         let creation = Arc::new(Creation {
             request,
+            change,
             image: wishes.image.clone(),
             live,
             phase: watch::Sender::new(Phase::Pulling),
         });
         creations.insert(bot, Arc::clone(&creation));
         drop(creations);
-        let (inner, work) = (Arc::clone(self), Arc::clone(&creation));
+        let (inner, ended) = (Arc::clone(self), Arc::clone(&creation));
+        let work = work(Arc::clone(self), Arc::clone(&creation));
         self.spawn(async move {
             // In a task of its own, so that a panic still ends the creation for those who wait.
-            let (steps, step_work) = (Arc::clone(&inner), Arc::clone(&work));
-            let done = inner
-                .detached(async move { steps.create_or_start(&step_work, wishes).await })
-                .await;
+            let done = inner.detached(work).await;
             let outcome = match &done {
                 Ok(_) => OperationState::Succeeded,
                 Err(Error::Cancelled) => OperationState::Cancelled,
@@ -211,8 +252,8 @@ impl Inner {
                 }
             };
             inner.creations().remove(&bot);
-            inner.unregister(&work.live, outcome);
-            work.phase.send_replace(Phase::Done(Arc::new(done)));
+            inner.unregister(&ended.live, outcome);
+            ended.phase.send_replace(Phase::Done(Arc::new(done)));
         });
         Ok(creation)
     }

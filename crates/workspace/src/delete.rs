@@ -8,8 +8,10 @@ use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::Signal;
-use botstead_store::{BotPatch, BotStatus, Change, Operation, OperationKind, OperationState};
-use botstead_types::{BotId, ContainerId, OperationId, SnapshotKey};
+use botstead_store::{
+    BotPatch, BotStatus, Change, ContainerRecord, Operation, OperationKind, OperationState,
+};
+use botstead_types::{BotId, ContainerId, DesiredState, LeaseId, OperationId, SnapshotKey};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -21,15 +23,21 @@ struct DeleteInput {
     active: Option<SnapshotKey>,
     delete_versions: bool,
     delete_bot: bool,
+    /// Whether `/data` is saved before anything goes.
+    #[serde(default)]
+    preserve: bool,
 }
+
+/// The step from which on a deletion that preserves data goes forward.
+const PRESERVED: &str = "preserved";
 
 impl Workspaces {
     /// Removes the workspace; its versions stay unless asked otherwise, and a rollback makes a
     /// workspace from one. A bot without a workspace is no error.
     ///
     /// # Errors
-    /// `BotNotFound`, `Busy`; `Unsupported` when the data should be preserved, which this version
-    /// of the server cannot do: nothing is deleted then.
+    /// `BotNotFound`, `Busy`; `WorkspaceNotFound` when data is to be preserved of none. When the data
+    /// cannot be saved, nothing is deleted.
     pub async fn delete(&self, actor: &Actor, bot: BotId, request: DeleteRequest) -> Result<()> {
         let inner = &self.inner;
         inner
@@ -38,9 +46,7 @@ impl Workspaces {
         if request.preserve_data && inner.record(bot).await?.is_none() {
             return Err(Error::WorkspaceNotFound(bot));
         }
-        refuse_preserving(request.preserve_data)?;
-        self.remove(bot, OperationKind::Delete, request.delete_versions)
-            .await
+        self.remove(bot, OperationKind::Delete, request).await
     }
 
     /// Removes the bot with its workspace, versions and history.
@@ -50,12 +56,19 @@ impl Workspaces {
     pub async fn delete_bot(&self, actor: &Actor, bot: BotId, preserve_data: bool) -> Result<()> {
         let inner = &self.inner;
         inner.authorized(actor, Action::DeleteBot, bot).await?;
-        refuse_preserving(preserve_data)?;
-        self.remove(bot, OperationKind::DeleteBot, true).await
+        let request = DeleteRequest {
+            preserve_data,
+            delete_versions: true,
+        };
+        self.remove(bot, OperationKind::DeleteBot, request).await
     }
 
-    async fn remove(&self, bot: BotId, kind: OperationKind, delete_versions: bool) -> Result<()> {
+    async fn remove(&self, bot: BotId, kind: OperationKind, request: DeleteRequest) -> Result<()> {
         let inner = &self.inner;
+        let DeleteRequest {
+            preserve_data,
+            delete_versions,
+        } = request;
         inner.refuse_when_closing()?;
         let work = Arc::clone(inner);
         inner
@@ -72,15 +85,24 @@ impl Workspaces {
                         return Ok(());
                     }
                 }
+                let preserve = record.as_ref().filter(|_| preserve_data).cloned();
                 let input = DeleteInput {
                     active: record.map(|record| record.snapshot),
                     delete_versions,
                     delete_bot,
+                    preserve: preserve.is_some(),
                 };
                 let operation = new_operation(id, bot, kind, &input)?;
                 let operation = work.store.operations.begin(&operation, false).await?;
-                fault_point!("delete.begun");
+                fault_point!("delete", "begun");
                 let live = work.register(operation);
+                if let Some(record) = preserve
+                    && let Err(error) = work.preserve_first(&live.record, &record).await
+                {
+                    let outcome = work.keep_workspace(&live.record, &record, &error).await;
+                    work.unregister(&live, outcome);
+                    return Err(error);
+                }
                 let done = work.delete_steps(&live.record).await;
                 let outcome = match &done {
                     Ok(()) => {
@@ -99,18 +121,58 @@ impl Workspaces {
     }
 }
 
-fn refuse_preserving(preserve_data: bool) -> Result<()> {
-    if preserve_data {
-        return Err(Error::Unsupported(
-            "this version of the server cannot preserve data on deletion yet; nothing was deleted. \
-             Take a snapshot and delete without preserve_data: versions stay"
-                .to_owned(),
-        ));
-    }
-    Ok(())
-}
-
 impl Inner {
+    /// Saves the data of a workspace that is about to go.
+    async fn preserve_first(
+        self: &Arc<Self>,
+        operation: &Operation,
+        record: &ContainerRecord,
+    ) -> Result<()> {
+        let lease = LeaseId::for_operation(operation.id);
+        self.runtime.leases.create(&lease).await?;
+        self.power_down(record).await?;
+        self.preserve(&lease, record).await?;
+        self.store
+            .transactions
+            .apply(vec![Change::AdvanceOperation {
+                id: operation.id,
+                step: PRESERVED.to_owned(),
+                input: None,
+            }])
+            .await?;
+        self.drop_lease(operation.id);
+        fault_point!("delete", "preserved");
+        Ok(())
+    }
+
+    /// After data could not be saved: the workspace stays, and runs if it should.
+    async fn keep_workspace(
+        self: &Arc<Self>,
+        operation: &Operation,
+        record: &ContainerRecord,
+        error: &Error,
+    ) -> OperationState {
+        if record.desired == DesiredState::Running
+            && let Err(start) = self.bring_up(record).await
+        {
+            tracing::error!(bot = %record.bot, error = %start, "cannot start again");
+        }
+        self.drop_lease(operation.id);
+        self.finish_failed(operation, error).await
+    }
+
+    /// Ends a deletion that a dead server or a failure left: forward, unless data was to be saved
+    /// first and was not.
+    pub(crate) async fn replay_deletion(self: &Arc<Self>, operation: &Operation) -> Result<()> {
+        let DeleteInput { preserve, .. } = input(operation)?;
+        if preserve && operation.step != PRESERVED {
+            self.drop_lease(operation.id);
+            self.finish_failed(operation, &Error::Interrupted).await;
+            return Ok(());
+        }
+        self.delete_steps(operation).await
+    }
+
     /// The steps of a deletion; from any point, again from the beginning. A deletion only ever
     /// goes forward.
     pub(crate) async fn delete_steps(self: &Arc<Self>, operation: &Operation) -> Result<()> {
@@ -119,6 +181,7 @@ impl Inner {
             active,
             delete_versions,
             delete_bot,
+            ..
         } = input(operation)?;
         if delete_bot {
             let patch = BotPatch {
@@ -138,15 +201,15 @@ impl Inner {
                 .stop(&container, Signal::TERM, grace)
                 .await?;
             self.forget_agent(&container);
-            fault_point!("delete.stopped");
+            fault_point!("delete", "stopped");
             if let Err(error) = self.runtime.network.remove(&container).await {
                 tracing::warn!(%container, error = %error.chain(), "cannot remove the network");
             }
-            fault_point!("delete.network");
+            fault_point!("delete", "network");
             unless_missing(self.runtime.containers.delete(&container).await)?;
-            fault_point!("delete.container");
+            fault_point!("delete", "container");
             unless_missing(self.runtime.snapshots.remove(active).await)?;
-            fault_point!("delete.snapshot");
+            fault_point!("delete", "snapshot");
         }
         let mut changes = Vec::new();
         if delete_versions {
@@ -154,7 +217,7 @@ impl Inner {
                 self.runtime.snapshots.release(&version.snapshot).await?;
                 changes.push(Change::DeleteVersion(bot, version.number));
             }
-            fault_point!("delete.released");
+            fault_point!("delete", "released");
         }
         changes.push(Change::DeleteContainer(bot));
         changes.push(Change::ReleaseAddress(bot));
@@ -165,7 +228,7 @@ impl Inner {
         }
         changes.push(finished(operation));
         self.store.transactions.apply(changes).await?;
-        fault_point!("delete.recorded");
+        fault_point!("delete", "recorded");
         if delete_versions {
             self.collect_released();
         }
@@ -175,7 +238,7 @@ impl Inner {
 
     /// Gives back the disk of released versions, in the background. Releasing alone makes no runtime
     /// collect: their files would stay until something else does.
-    fn collect_released(self: &Arc<Self>) {
+    pub(crate) fn collect_released(self: &Arc<Self>) {
         let inner = Arc::clone(self);
         self.spawn(async move {
             if let Err(error) = inner.runtime.leases.collect().await {

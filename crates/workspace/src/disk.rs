@@ -3,21 +3,11 @@
 use crate::config::WorkspaceConfig;
 use crate::{Error, Result};
 
-/// Refuses when less than `min_free_bytes` are free where the workspaces live.
+/// Refuses when less than the reserve is free where the workspaces live.
 pub(crate) fn require_free_space(config: &WorkspaceConfig) -> Result<()> {
-    let path = &config.storage_path;
-    let stat = match rustix::fs::statvfs(path) {
-        Ok(stat) => stat,
-        Err(error) => {
-            // Not being able to look is no reason to refuse; running out later is reported then.
-            tracing::warn!(path = %path.display(), %error, "cannot read free disk space");
-            return Ok(());
-        }
+    let Some((free_bytes, needed_bytes)) = free_and_reserve(config) else {
+        return Ok(());
     };
-    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let total_bytes = stat.f_blocks.saturating_mul(stat.f_frsize);
-    let share = total_bytes / 100 * u64::from(config.min_free_percent.min(100));
-    let needed_bytes = config.min_free_bytes.max(share);
     if free_bytes < needed_bytes {
         return Err(Error::InsufficientStorage {
             free_bytes,
@@ -25,6 +15,36 @@ pub(crate) fn require_free_space(config: &WorkspaceConfig) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// The bytes that must stay free; 0 when the disk cannot be looked at.
+pub(crate) fn reserve(config: &WorkspaceConfig) -> u64 {
+    free_and_reserve(config).map_or(0, |(_, reserve)| reserve)
+}
+
+/// The bytes that are free beyond those that must stay so.
+///
+/// # Errors
+/// When there are none.
+pub(crate) fn free_beyond_reserve(config: &WorkspaceConfig) -> Result<u64> {
+    require_free_space(config)?;
+    Ok(free_and_reserve(config).map_or(u64::MAX, |(free, reserve)| free - reserve.min(free)))
+}
+
+fn free_and_reserve(config: &WorkspaceConfig) -> Option<(u64, u64)> {
+    let path = &config.storage_path;
+    let stat = match rustix::fs::statvfs(path) {
+        Ok(stat) => stat,
+        Err(error) => {
+            // Not being able to look is no reason to refuse; running out later is reported then.
+            tracing::warn!(path = %path.display(), %error, "cannot read free disk space");
+            return None;
+        }
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+    let share = total / 100 * u64::from(config.min_free_percent.min(100));
+    Some((free, config.min_free_bytes.max(share)))
 }
 
 #[cfg(test)]

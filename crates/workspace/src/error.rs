@@ -3,7 +3,7 @@
 use crate::agent::AgentFailure;
 use botstead_runtime as runtime;
 use botstead_store as store;
-use botstead_types::{BotId, ImageRef, InvalidValue, OperationId, VersionNumber};
+use botstead_types::{BotId, FilePath, ImageRef, InvalidValue, OperationId, VersionNumber};
 
 /// What every use case returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -62,6 +62,39 @@ pub enum Error {
         /// The version.
         version: VersionNumber,
     },
+    /// A pinned version is not deleted.
+    #[error("version {0} is pinned; unpin it first")]
+    VersionPinned(VersionNumber),
+    /// The bot has a workspace already.
+    #[error("bot {0} has a workspace; delete it first")]
+    WorkspaceExists(BotId),
+    /// There is no preserved data.
+    #[error("no preserved data found")]
+    NoPreservedData,
+    /// A version, or a workspace, has no such path.
+    #[error("there is no {0}")]
+    PathNotFound(FilePath),
+    /// The archive is damaged, hostile or too large; nothing was touched.
+    #[error("{}", archive_words(.0))]
+    Archive(#[source] botstead_archive::Error),
+    /// Files of a snapshot could not be looked at or changed.
+    #[error("{0}")]
+    Overlay(#[source] botstead_overlay::Error),
+    /// The host refused something.
+    #[error("cannot {what}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A copy of a running workspace does not fit on the disk.
+    #[error(
+        "{0}; a snapshot with mode \"stop\" copies nothing, and deleting versions, workspaces or \
+         images makes room"
+    )]
+    CopyTooLarge(#[source] runtime::Error),
     /// No such operation.
     #[error("bot {bot} has no operation {operation}")]
     OperationNotFound {
@@ -201,6 +234,45 @@ impl From<store::Error> for Error {
     }
 }
 
+impl From<botstead_archive::Error> for Error {
+    fn from(error: botstead_archive::Error) -> Self {
+        Self::Archive(error)
+    }
+}
+
+impl From<botstead_overlay::Error> for Error {
+    fn from(error: botstead_overlay::Error) -> Self {
+        Self::Overlay(error)
+    }
+}
+
+/// What is wrong with an archive, with the reason: that is for the user, not for the log alone.
+fn archive_words(error: &botstead_archive::Error) -> String {
+    match error {
+        botstead_archive::Error::Refused { reason, .. } => {
+            format!("{error}: {reason}; nothing was changed")
+        }
+        error => error.to_string(),
+    }
+}
+
+fn archive_kind(error: &botstead_archive::Error) -> ErrorKind {
+    use botstead_archive::Error as Archive;
+    match error {
+        error if error.is_disk_full() => ErrorKind::ResourceExhausted,
+        Archive::Refused { .. } => ErrorKind::Unprocessable,
+        Archive::Cancelled => ErrorKind::Cancelled,
+        _ => ErrorKind::Internal,
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    )
+}
+
 impl Error {
     /// The kind of the failure.
     pub fn kind(&self) -> ErrorKind {
@@ -210,12 +282,16 @@ impl Error {
             | Self::VersionNotFound { .. }
             | Self::OperationNotFound { .. }
             | Self::ProcessNotFound { .. }
+            | Self::NoPreservedData
+            | Self::PathNotFound(_)
             | Self::ImageNotFound(_) => ErrorKind::NotFound,
             Self::Forbidden(_) => ErrorKind::Forbidden,
             Self::ContainerExists(_)
             | Self::CreationUnderWay(_)
             | Self::Busy { .. }
             | Self::NotCancellable(_)
+            | Self::VersionPinned(_)
+            | Self::WorkspaceExists(_)
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_) | Self::InvalidRequest { .. } | Self::Interrupt(_) => {
                 ErrorKind::Invalid
@@ -223,7 +299,15 @@ impl Error {
             Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
-            Self::InsufficientStorage { .. } => ErrorKind::ResourceExhausted,
+            Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => {
+                ErrorKind::ResourceExhausted
+            }
+            Self::Archive(error) => archive_kind(error),
+            Self::Overlay(error) if error.is_disk_full() => ErrorKind::ResourceExhausted,
+            Self::Overlay(botstead_overlay::Error::NoPath(_)) => ErrorKind::Invalid,
+            Self::Overlay(botstead_overlay::Error::InTheWay(_)) => ErrorKind::Unprocessable,
+            Self::Host { source, .. } if is_full(source) => ErrorKind::ResourceExhausted,
+            Self::Overlay(_) | Self::Host { .. } => ErrorKind::Internal,
             Self::ShuttingDown
             | Self::Interrupted
             | Self::Unreachable(_)
@@ -282,7 +366,23 @@ impl Error {
             Self::InvalidRequest { code, .. } | Self::Joined { code, .. } => code,
             Self::PreferenceUnreadable(_) => "preference_unreadable",
             Self::Unsupported(_) => "unsupported",
-            Self::InsufficientStorage { .. } => "insufficient_storage",
+            Self::VersionPinned(_) => "version_pinned",
+            Self::WorkspaceExists(_) => "container_exists",
+            Self::NoPreservedData => "no_preserved_data",
+            Self::PathNotFound(_) => "path_not_found",
+            Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => "insufficient_storage",
+            Self::Archive(error) => match archive_kind(error) {
+                ErrorKind::ResourceExhausted => "insufficient_storage",
+                ErrorKind::Unprocessable => "archive_refused",
+                ErrorKind::Cancelled => "cancelled",
+                _ => "internal",
+            },
+            Self::Overlay(_) | Self::Host { .. } => match self.kind() {
+                ErrorKind::ResourceExhausted => "insufficient_storage",
+                ErrorKind::Invalid => "invalid_value",
+                ErrorKind::Unprocessable => "path_in_the_way",
+                _ => "internal",
+            },
             Self::ShuttingDown => "shutting_down",
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",

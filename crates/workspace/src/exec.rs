@@ -12,6 +12,7 @@ pub use model::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Term
 pub(crate) use run::{RunInput, events, run};
 
 use crate::agent::{failed, timed};
+use crate::model::SnapshotMode;
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
@@ -221,7 +222,7 @@ impl Workspaces {
             return Ok(None);
         }
         let made = self
-            .snapshot_from(actor, bot, None, VersionSource::PreExec)
+            .snapshot_from(actor, bot, None, VersionSource::PreExec, SnapshotMode::Live)
             .await?;
         Ok(Some(made.version.number))
     }

@@ -50,7 +50,7 @@ impl Workspaces {
 }
 
 impl Inner {
-    async fn info(&self, record: ContainerRecord) -> WorkspaceInfo {
+    pub(crate) async fn info(&self, record: ContainerRecord) -> WorkspaceInfo {
         let (task, network_up, agent) = tokio::join!(
             self.task_state(&record),
             self.network_up(&record),
@@ -64,6 +64,7 @@ impl Inner {
             Some(_) if record.started => ContainerStatus::Stopped,
             Some(_) => ContainerStatus::Created,
         };
+        let has_preserved_data = self.has_preserved_data(record.bot);
         let reachable = task_running && network_up && agent.is_ok();
         WorkspaceInfo {
             container: record.container,
@@ -76,7 +77,7 @@ impl Inner {
             task_running,
             reachable,
             agent: agent.ok().flatten().filter(|_| task_running),
-            has_preserved_data: false,
+            has_preserved_data,
             head_version: record.head_version,
             last_error: record.last_error,
             created_at: record.created_at,

@@ -8,7 +8,7 @@
 use crate::Result;
 use crate::service::Inner;
 use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind};
-use botstead_types::{LeaseId, OperationId, SnapshotKey};
+use botstead_types::{BotId, LeaseId, OperationId, SnapshotKey};
 use std::collections::BTreeMap;
 
 /// The most layers above the image's own that a writable snapshot is prepared on.
@@ -16,7 +16,7 @@ pub(crate) const MAX_LAYERS: u32 = 31;
 
 const LABEL_LAYERS: &str = "botstead.layers";
 const LABEL_BASE: &str = "botstead.base";
-const LABEL_BOT: &str = "botstead.bot_id";
+pub(crate) const LABEL_BOT: &str = "botstead.bot_id";
 
 /// Where a snapshot lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,16 @@ impl Place {
             layers: labels.get(LABEL_LAYERS)?.parse().ok()?,
             base: labels.get(LABEL_BASE).and_then(|base| base.parse().ok()),
         })
+    }
+
+    /// Where the committed snapshot lies that an active one with these labels becomes.
+    fn above(labels: &BTreeMap<String, String>) -> Self {
+        let mut place = Self::of(labels).unwrap_or(Self {
+            layers: 0,
+            base: None,
+        });
+        place.layers += 1;
+        place
     }
 
     fn labels(&self, bot: &str) -> BTreeMap<String, String> {
@@ -114,6 +124,16 @@ impl Inner {
         Ok(unless_exists(prepared)?)
     }
 
+    /// The labels of a committed snapshot that holds what this active one does.
+    pub(crate) async fn labels_above(
+        &self,
+        active: &SnapshotKey,
+        bot: BotId,
+    ) -> Result<BTreeMap<String, String>> {
+        let snapshot = self.runtime.snapshots.get(active).await?;
+        Ok(Place::above(&snapshot.labels).labels(&bot.to_string()))
+    }
+
     /// Freezes the active snapshot under the version's name; when that was done already, nothing.
     pub(crate) async fn commit(
         &self,
@@ -130,11 +150,7 @@ impl Inner {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut place = Place::of(&before.labels).unwrap_or(Place {
-            layers: 0,
-            base: None,
-        });
-        place.layers += 1;
+        let place = Place::above(&before.labels);
         let committed = snapshots
             .commit(lease, active, version, &place.labels(bot))
             .await;

@@ -10,17 +10,22 @@
 //! database it works on. `examples/embed.rs` is a complete program.
 
 mod agent;
+mod compare;
 mod config;
 mod create;
+mod data;
 mod delete;
 mod disk;
 mod error;
 mod exec;
 mod faults;
 mod files;
+mod fork;
+mod image_change;
 mod images;
 mod info;
 mod layers;
+mod leftovers;
 mod listing;
 mod locks;
 mod metrics;
@@ -29,14 +34,18 @@ mod operations;
 mod power;
 mod preferences;
 mod reconcile;
+mod replace;
 mod rollback;
 mod service;
 mod snapshot;
 mod spec;
 mod terminal;
+mod versions;
 
 pub use agent::{AgentFailure, AgentInfo};
+pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
+pub use data::{ArchiveFormat, ImportMode};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, TerminalInfo};
 pub use faults::FAULT_POINTS;
@@ -44,14 +53,19 @@ pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
     SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
 };
+pub use leftovers::{Leftover, find_leftovers, remove_leftover};
 pub use model::{
-    CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest, Health,
-    ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy, RollbackOutcome,
-    SnapshotList, Statistics, StorageUsage, VersionTree, WorkspaceInfo, WorkspaceMetrics,
+    CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
+    Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy,
+    RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
+    WorkspaceInfo, WorkspaceMetrics,
 };
 pub use service::Workspaces;
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
+pub use versions::VersionUpdate;
 
-// What use cases give that belongs to a port or the store: callers need no dependency on those.
-pub use botstead_runtime::{CpuUsage, Image, LayerProgress, MemoryUsage, Usage};
+// What use cases give that belongs to another crate: callers need no dependency on those.
+pub use botstead_lineage::RetentionRules;
+pub use botstead_overlay::{Change as PathChangeKind, Kind as PathKind};
+pub use botstead_runtime::{CopyReport, CpuUsage, Image, LayerProgress, MemoryUsage, Usage};
 pub use botstead_store::{Operation, OperationKind, OperationState, VersionRecord};

@@ -116,7 +116,7 @@ fn as_snapshot(snapshot: Snapshot) -> lineage::Snapshot {
     }
 }
 
-fn as_version(record: &VersionRecord) -> lineage::Version {
+pub(crate) fn as_version(record: &VersionRecord) -> lineage::Version {
     lineage::Version {
         number: record.number,
         name: record.name.clone(),

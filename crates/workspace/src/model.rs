@@ -1,7 +1,7 @@
 //! What use cases take and give.
 
 use crate::agent::AgentInfo;
-use botstead_runtime::{Image, LayerProgress, Usage};
+use botstead_runtime::{CopyReport, Image, LayerProgress, Usage};
 use botstead_store::{Operation, OperationKind, OperationState, VersionRecord};
 use botstead_types::{
     CdiDevice, ContainerId, ContainerStatus, ImageRef, Limits, SnapshotKey, SnapshotKind,
@@ -39,7 +39,7 @@ pub struct CreateRequest {
 }
 
 /// What a creation reports, in this order: `Pulling`, any number of `PullProgress`, `Creating`,
-/// and exactly one of `Complete` and `Failed`.
+/// `Restoring` only when preserved data is brought back, and exactly one of `Complete` and `Failed`.
 #[derive(Debug)]
 pub enum CreateEvent {
     /// The image is being looked up or pulled.
@@ -54,6 +54,8 @@ pub enum CreateEvent {
     },
     /// The container is being made.
     Creating,
+    /// Preserved data is being brought back.
+    Restoring,
     /// The workspace is there.
     Complete(CreatedWorkspace),
     /// It failed and was undone.
@@ -153,6 +155,16 @@ pub struct DeleteRequest {
     pub delete_versions: bool,
 }
 
+/// How the state of a workspace that runs is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SnapshotMode {
+    /// It is copied while the workspace goes on.
+    #[default]
+    Live,
+    /// The workspace is stopped for it, and nothing is copied.
+    Stop,
+}
+
 /// A version that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedVersion {
@@ -160,6 +172,8 @@ pub struct CreatedVersion {
     pub container: ContainerId,
     /// The version as it was recorded.
     pub version: VersionRecord,
+    /// What copying it took, where the workspace went on meanwhile.
+    pub report: Option<CopyReport>,
 }
 
 /// A bot's snapshots.
@@ -262,6 +276,8 @@ pub struct Health {
 pub struct Statistics {
     /// Finished operations.
     pub operations: Vec<OperationStatistics>,
+    /// Live snapshots.
+    pub live_copies: CopyStatistics,
     /// Operations under way.
     pub operations_running: u64,
     /// Workspaces that exist.
@@ -270,6 +286,19 @@ pub struct Statistics {
     pub workspaces_running: u64,
     /// Recorded versions that the runtime does not have, seen in listings.
     pub versions_missing: u64,
+}
+
+/// Counts of live snapshots.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CopyStatistics {
+    /// How many there were.
+    pub count: u64,
+    /// How long workspaces stood still for them together, in seconds.
+    pub freeze_seconds: f64,
+    /// How long they took together, in seconds.
+    pub total_seconds: f64,
+    /// Bytes that were copied.
+    pub copied_bytes: u64,
 }
 
 /// Counts of one kind of operation with one outcome.

@@ -6,11 +6,11 @@
 //! return stays in the journal as running and is tried again: before the next operation on that
 //! bot, by the watcher, and at the next start.
 
-use crate::model::{OperationInfo, OperationStatistics, Statistics};
+use crate::model::{CopyStatistics, OperationInfo, OperationStatistics, Statistics};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::PullProgress;
+use botstead_runtime::{CopyReport, PullProgress};
 use botstead_store::{
     Change, ErrorKind as StoreErrorKind, NewEvent, Operation, OperationError, OperationKind,
     OperationState,
@@ -31,6 +31,18 @@ pub(crate) struct Running {
     live: Mutex<HashMap<OperationId, Arc<LiveOperation>>>,
     stuck: Mutex<HashMap<BotId, Operation>>,
     finished: Mutex<HashMap<(OperationKind, OperationState), (u64, f64)>>,
+    copies: Mutex<CopyStatistics>,
+}
+
+impl Running {
+    /// Counts a live snapshot.
+    pub(crate) fn count_live_copy(&self, report: &CopyReport) {
+        let mut copies = lock(&self.copies);
+        copies.count += 1;
+        copies.freeze_seconds += report.freeze.as_secs_f64();
+        copies.total_seconds += report.total.as_secs_f64();
+        copies.copied_bytes += report.copied_bytes;
+    }
 }
 
 /// An operation that runs in this server.
@@ -51,6 +63,12 @@ pub(crate) fn kind_name(kind: OperationKind) -> &'static str {
         OperationKind::Stop => "stop",
         OperationKind::Snapshot => "snapshot",
         OperationKind::Rollback => "rollback",
+        OperationKind::Fork => "fork",
+        OperationKind::Import => "import",
+        OperationKind::Restore => "restore",
+        OperationKind::RestorePath => "restore_path",
+        OperationKind::ChangeImage => "change_image",
+        OperationKind::DeleteVersion => "delete_version",
         OperationKind::Delete => "delete",
         OperationKind::DeleteBot => "delete_bot",
     }
@@ -64,10 +82,7 @@ pub(crate) fn new_operation(
     input: &impl Serialize,
 ) -> Result<Operation> {
     let now = Utc::now();
-    let input = serde_json::to_value(input).map_err(|error| {
-        botstead_store::Error::new(StoreErrorKind::Internal, "encode operation", id)
-            .with_source(error)
-    })?;
+    let input = encoded(id, input)?;
     Ok(Operation {
         id,
         bot,
@@ -79,6 +94,15 @@ pub(crate) fn new_operation(
         error: None,
         created_at: now,
         updated_at: now,
+    })
+}
+
+/// An input as the journal has it.
+pub(crate) fn encoded(id: OperationId, input: &impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(input).map_err(|error| {
+        botstead_store::Error::new(StoreErrorKind::Internal, "encode operation", id)
+            .with_source(error)
+            .into()
     })
 }
 
@@ -107,8 +131,9 @@ impl Inner {
 
     /// Ends what [`Inner::register`] began and counts the outcome.
     pub(crate) fn unregister(&self, live: &LiveOperation, outcome: OperationState) {
-        lock(&self.running.live).remove(&live.record.id);
-        if outcome != OperationState::Running {
+        // One that was registered again under its id is counted once.
+        let known = lock(&self.running.live).remove(&live.record.id).is_some();
+        if known && outcome != OperationState::Running {
             let mut finished = lock(&self.running.finished);
             let entry = finished.entry((live.record.kind, outcome)).or_default();
             entry.0 += 1;
@@ -122,23 +147,8 @@ impl Inner {
         operation: &Operation,
         error: &Error,
     ) -> OperationState {
-        let state = match error {
-            Error::Cancelled => OperationState::Cancelled,
-            _ => OperationState::Failed,
-        };
-        let detail = json!({"operation": operation.id, "kind": kind_name(operation.kind),
-                            "code": error.code()});
-        let changes = vec![
-            Change::FinishOperation {
-                id: operation.id,
-                state,
-                error: Some(OperationError {
-                    code: error.code().to_owned(),
-                    message: error.to_string(),
-                }),
-            },
-            event(operation.bot, "operation_failed", detail),
-        ];
+        let state = failed_state(error);
+        let changes = finish(operation, Some(error));
         if let Err(store) = self.store.transactions.apply(changes).await {
             // It stays in the journal as running; the next start sees that it was undone.
             tracing::error!(operation = %operation.id, error = %store, "cannot record a failure");
@@ -151,6 +161,11 @@ impl Inner {
         tracing::error!(operation = %operation.id, bot = %operation.bot,
             kind = kind_name(operation.kind), %error, "operation cannot go on and will be retried");
         lock(&self.running.stuck).insert(operation.bot, operation.clone());
+    }
+
+    /// Nothing waits to be retried on the bot any more.
+    pub(crate) fn forget_stuck(&self, bot: BotId) {
+        lock(&self.running.stuck).remove(&bot);
     }
 
     /// Bots whose last operation waits to be retried.
@@ -312,6 +327,7 @@ impl Workspaces {
         operations.sort_by_key(|entry| (kind_name(entry.kind), entry.outcome as u8));
         Ok(Statistics {
             operations,
+            live_copies: *lock(&inner.running.copies),
             operations_running: lock(&inner.running.live).len() as u64,
             workspaces,
             workspaces_running: inner.samples.running(),
@@ -333,6 +349,33 @@ impl Inner {
                 .ok_or(Error::OperationNotFound { bot, operation: id }),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The end of an operation: that it did what it should, or why it failed and was undone.
+pub(crate) fn finish(operation: &Operation, failed: Option<&Error>) -> Vec<Change> {
+    let Some(error) = failed else {
+        return vec![finished(operation)];
+    };
+    let detail = json!({"operation": operation.id, "kind": kind_name(operation.kind),
+                        "code": error.code()});
+    vec![
+        Change::FinishOperation {
+            id: operation.id,
+            state: failed_state(error),
+            error: Some(OperationError {
+                code: error.code().to_owned(),
+                message: error.to_string(),
+            }),
+        },
+        event(operation.bot, "operation_failed", detail),
+    ]
+}
+
+fn failed_state(error: &Error) -> OperationState {
+    match error {
+        Error::Cancelled => OperationState::Cancelled,
+        _ => OperationState::Failed,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a bot prefers: `metadata.workspace`.
 
 use crate::{Error, Result};
+use botstead_lineage::RetentionRules;
 use botstead_store::Bot;
 use botstead_types::{CdiDevice, ImageRef, Limits};
 use serde::Deserialize;
@@ -12,6 +13,7 @@ pub(crate) struct Preferences {
     pub(crate) image: Option<ImageRef>,
     pub(crate) gpu: GpuPreference,
     pub(crate) limits: Limits,
+    pub(crate) retention: Option<RetentionRules>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -43,6 +43,7 @@ impl Inner {
                 self.keep_for_retry(operation, &error);
             }
         }
+        self.release_copies().await?;
         self.remove_unknown_leases().await?;
         let records = self.store.containers.list().await?;
         self.remove_unknown_networks(&records).await;
@@ -68,16 +69,32 @@ impl Inner {
         };
         match operation.kind {
             OperationKind::Create => self.replay_creation(operation).await,
-            OperationKind::Snapshot => {
-                self.snapshot_steps(operation).await?;
-                self.drop_lease(operation.id);
-                Ok(())
+            OperationKind::Snapshot => self.replay_snapshot(operation).await,
+            OperationKind::Rollback
+            | OperationKind::Import
+            | OperationKind::Restore
+            | OperationKind::RestorePath
+            | OperationKind::ChangeImage => self.replay_replacement(operation).await,
+            OperationKind::Fork => self.replay_fork(operation).await,
+            OperationKind::DeleteVersion => self.remove_version_steps(operation).await,
+            OperationKind::Delete | OperationKind::DeleteBot => {
+                self.replay_deletion(operation).await
             }
-            OperationKind::Rollback => self.replay_rollback(operation).await,
-            OperationKind::Delete | OperationKind::DeleteBot => self.delete_steps(operation).await,
             // What they want is recorded with the workspace and made true below.
             OperationKind::Start | OperationKind::Stop => Ok(()),
         }
+    }
+
+    /// Copies that exports and forks of a dead server made for themselves.
+    async fn release_copies(&self) -> Result<()> {
+        let unfinished = self.store.operations.unfinished().await?;
+        for snapshot in self.runtime.snapshots.list().await? {
+            let of = snapshot.key.copied_by();
+            if of.is_some_and(|id| unfinished.iter().all(|operation| operation.id != id)) {
+                self.runtime.snapshots.release(&snapshot.key).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Leases of operations that ended, or that nobody knows.

@@ -1,25 +1,29 @@
 //! Snapshots: keeping the present state as a version.
 //!
-//! The seam for live snapshots is [`Inner::capture`]: today it stops the task and freezes the
-//! active snapshot without copying; what follows does not care how the version came to be.
+//! Of a workspace that runs, the writable snapshot is copied while it goes on, and the copy is the
+//! version. Of one that is stopped, or with [`SnapshotMode::Stop`], the writable snapshot itself
+//! becomes the version, without a copy, and the workspace gets a new one on it.
 
 use crate::faults::fault_point;
-use crate::model::CreatedVersion;
+use crate::model::{CreatedVersion, SnapshotMode};
 use crate::operations::{LiveOperation, event, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
+use botstead_runtime::{CopyReport, ErrorKind as RuntimeErrorKind, SnapshotCopy};
 use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
     VersionPatch, VersionRecord,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, SnapshotKey, VersionNumber, VersionSource,
+    BotId, DesiredState, LeaseId, OperationId, SnapshotKey, TaskStatus, VersionNumber,
+    VersionSource,
 };
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// The step from which on the version is recorded and only the start is left.
 pub(crate) const RECORDED: &str = "recorded";
@@ -31,23 +35,29 @@ const MAX_NAME_CHARS: usize = 200;
 struct SnapshotInput {
     name: Option<String>,
     source: VersionSource,
-    /// The active snapshot that is to be frozen.
+    /// The active snapshot that is to be kept.
     active: SnapshotKey,
+    /// Whether it is copied instead of frozen.
+    #[serde(default)]
+    live: bool,
 }
 
 impl Workspaces {
-    /// Keeps the present state as a new version. A workspace that runs, runs again afterwards.
+    /// Keeps the present state as a new version. With [`SnapshotMode::Live`] a workspace that runs
+    /// goes on: its processes stand still for milliseconds. With [`SnapshotMode::Stop`] it is stopped
+    /// and started again, and nothing is copied.
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `Busy`, `InsufficientStorage`, a name that is too long
-    /// or has control characters.
+    /// or has control characters; `Unsupported` where this backend cannot copy a running workspace.
     pub async fn snapshot(
         &self,
         actor: &Actor,
         bot: BotId,
         name: Option<String>,
+        mode: SnapshotMode,
     ) -> Result<CreatedVersion> {
-        self.snapshot_from(actor, bot, name, VersionSource::Manual)
+        self.snapshot_from(actor, bot, name, VersionSource::Manual, mode)
             .await
     }
 
@@ -57,6 +67,7 @@ impl Workspaces {
         bot: BotId,
         name: Option<String>,
         source: VersionSource,
+        mode: SnapshotMode,
     ) -> Result<CreatedVersion> {
         let inner = &self.inner;
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
@@ -69,28 +80,36 @@ impl Workspaces {
                 let id = OperationId::generate();
                 let _guard = work.lock(bot, id, "snapshot").await?;
                 let record = work.required_record(bot).await?;
+                let live = mode == SnapshotMode::Live && work.is_running(&record).await?;
+                if live && !work.runtime.backend.capabilities().live_copies {
+                    return Err(Error::Unsupported(NOT_LIVE.to_owned()));
+                }
                 let input = SnapshotInput {
                     name,
                     source,
                     active: record.snapshot.clone(),
+                    live,
                 };
                 let operation = new_operation(id, bot, OperationKind::Snapshot, &input)?;
                 let operation = work.store.operations.begin(&operation, true).await?;
-                fault_point!("snapshot.begun");
+                fault_point!(if live { "live" } else { "snapshot" }, "begun");
                 let live = work.register(operation);
-                let done = work.snapshot_or_undo(&live, &record).await;
-                let version = done?;
+                let (version, report) = work.snapshot_or_undo(&live, &record).await?;
                 Ok(CreatedVersion {
                     container: record.container,
                     version,
+                    report,
                 })
             })
             .await
     }
 }
 
+const NOT_LIVE: &str = "this snapshotter cannot copy a workspace while it runs; ask with \
+                        mode \"stop\", which stops it for a moment, or stop it first";
+
 /// A display name as it is kept: trimmed, and none when nothing is left.
-fn checked_name(name: Option<String>) -> Result<Option<String>> {
+pub(crate) fn checked_name(name: Option<String>) -> Result<Option<String>> {
     let Some(name) = name.map(|name| name.trim().to_owned()) else {
         return Ok(None);
     };
@@ -106,19 +125,38 @@ fn checked_name(name: Option<String>) -> Result<Option<String>> {
 }
 
 impl Inner {
+    /// Whether the workspace's task runs.
+    pub(crate) async fn is_running(&self, record: &ContainerRecord) -> Result<bool> {
+        match self.runtime.tasks.get(&record.container).await {
+            Ok(task) => Ok(task.status == TaskStatus::Running),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn snapshot_or_undo(
         self: &Arc<Self>,
         live: &LiveOperation,
         record: &ContainerRecord,
-    ) -> Result<VersionRecord> {
+    ) -> Result<(VersionRecord, Option<CopyReport>)> {
         let operation = &live.record;
-        let done = self.snapshot_steps(operation).await;
+        let SnapshotInput { live: copies, .. } = input(operation)?;
+        let done = if copies {
+            self.live_steps(operation).await
+        } else {
+            let version = self.snapshot_steps(operation).await;
+            version.map(|version| (version, None))
+        };
         let outcome = match &done {
-            Ok(version) => {
+            Ok((version, report)) => {
+                if let Some(report) = report {
+                    self.running.count_live_copy(report);
+                }
                 self.drop_lease(operation.id);
-                self.measure_version(version);
+                self.after_version(version.bot, Some(version.number));
                 OperationState::Succeeded
             }
+            Err(error) if copies => self.undo_live(operation, error).await,
             Err(error) => self.settle_failure(operation, record, error).await,
         };
         self.unregister(live, outcome);
@@ -133,25 +171,43 @@ impl Inner {
         record: &ContainerRecord,
         error: &Error,
     ) -> OperationState {
-        match self.snapshot_exists(&record.snapshot).await {
-            Ok(true) if self.container_names(record).await => {
-                if record.desired == DesiredState::Running
-                    && let Err(start) = self.bring_up(record).await
-                {
-                    tracing::error!(bot = %record.bot, error = %start, "cannot start again");
-                }
-                let flattened = SnapshotKey::flattened(operation.id);
-                if let Err(error) = self.runtime.snapshots.release(&flattened).await {
-                    tracing::warn!(%flattened, error = %error.chain(), "cannot release");
-                }
-                self.drop_lease(operation.id);
-                self.finish_failed(operation, error).await
-            }
-            _ => {
-                self.keep_for_retry(operation, error);
-                OperationState::Running
-            }
+        if !self.is_untouched(record).await {
+            self.keep_for_retry(operation, error);
+            return OperationState::Running;
         }
+        if record.desired == DesiredState::Running
+            && let Err(start) = self.bring_up(record).await
+        {
+            tracing::error!(bot = %record.bot, error = %start, "cannot start again");
+        }
+        self.discard_fresh(operation, record).await;
+        self.finish_failed(operation, error).await
+    }
+
+    /// Whether the workspace still has the writable snapshot that is recorded.
+    pub(crate) async fn is_untouched(&self, record: &ContainerRecord) -> bool {
+        let exists = self.snapshot_exists(&record.snapshot).await;
+        matches!(exists, Ok(true)) && self.container_names(record).await
+    }
+
+    /// Removes what the operation prepared beside the workspace. Best effort.
+    pub(crate) async fn discard_fresh(
+        self: &Arc<Self>,
+        operation: &Operation,
+        record: &ContainerRecord,
+    ) {
+        let fresh = SnapshotKey::active(operation.id);
+        if fresh != record.snapshot
+            && let Err(error) = self.runtime.snapshots.remove(&fresh).await
+            && !error.is_not_found()
+        {
+            tracing::warn!(%fresh, error = %error.chain(), "cannot remove");
+        }
+        let flattened = SnapshotKey::flattened(operation.id);
+        if let Err(error) = self.runtime.snapshots.release(&flattened).await {
+            tracing::warn!(%flattened, error = %error.chain(), "cannot release");
+        }
+        self.drop_lease(operation.id);
     }
 
     /// Whether the runtime's container still has the recorded snapshot.
@@ -163,16 +219,107 @@ impl Inner {
         }
     }
 
-    /// The steps of a snapshot; from any point, again from the beginning.
-    pub(crate) async fn snapshot_steps(
+    /// Ends a snapshot that a dead server or a failure left.
+    pub(crate) async fn replay_snapshot(self: &Arc<Self>, operation: &Operation) -> Result<()> {
+        let SnapshotInput { live, .. } = input(operation)?;
+        if !live {
+            self.snapshot_steps(operation).await?;
+        } else if self
+            .snapshot_exists(&SnapshotKey::version(operation.id))
+            .await?
+        {
+            self.record_live(operation).await?;
+        } else {
+            // The moment is gone: another copy would be of another state.
+            self.finish_failed(operation, &Error::Interrupted).await;
+        }
+        self.drop_lease(operation.id);
+        Ok(())
+    }
+
+    /// The steps of a snapshot of a workspace that runs on.
+    async fn live_steps(
         self: &Arc<Self>,
         operation: &Operation,
-    ) -> Result<VersionRecord> {
+    ) -> Result<(VersionRecord, Option<CopyReport>)> {
+        let (id, bot) = (operation.id, operation.bot);
+        let record = self.required_record(bot).await?;
+        let lease = LeaseId::for_operation(id);
+        self.runtime.leases.create(&lease).await?;
+        let name = SnapshotKey::version(id);
+        let report = self.copy_live(&lease, &record, &name).await?;
+        fault_point!("live", "copied");
+        let version = self.record_live(operation).await?;
+        Ok((version, Some(report)))
+    }
+
+    /// Copies the workspace's present state, whether it runs or not, into a committed snapshot.
+    pub(crate) async fn copy_live(
+        &self,
+        lease: &LeaseId,
+        record: &ContainerRecord,
+        name: &SnapshotKey,
+    ) -> Result<CopyReport> {
+        let copy = SnapshotCopy {
+            source: record.snapshot.clone(),
+            container: Some(record.container.clone()),
+            name: name.clone(),
+            labels: self.labels_above(&record.snapshot, record.bot).await?,
+            reserve_bytes: disk::reserve(&self.config),
+        };
+        let cancel = CancellationToken::new();
+        let copied = self.runtime.snapshots.commit_copy(lease, &copy, &cancel);
+        copied.await.map_err(|error| match error.kind() {
+            RuntimeErrorKind::ResourceExhausted => Error::CopyTooLarge(error),
+            _ => error.into(),
+        })
+    }
+
+    /// Writes a copy that exists down as the version that the operation reserved.
+    async fn record_live(self: &Arc<Self>, operation: &Operation) -> Result<VersionRecord> {
+        let bot = operation.bot;
+        let SnapshotInput { name, source, .. } = input(operation)?;
+        let number = reserved(operation)?;
+        let record = self.required_record(bot).await?;
+        let snapshot = SnapshotKey::version(operation.id);
+        let version = self.version_record(&record, number, name, source, snapshot);
+        // The workspace goes on writing, so it stays different from its head.
+        let patch = ContainerPatch {
+            head_version: Some(Some(number)),
+            ..ContainerPatch::default()
+        };
+        let detail = json!({"version": number, "source": source, "live": true});
+        self.store
+            .transactions
+            .apply(vec![
+                Change::InsertVersion(Box::new(version)),
+                Change::PatchContainer(bot, Box::new(patch)),
+                event(bot, "snapshot", detail),
+                finished(operation),
+            ])
+            .await?;
+        fault_point!("live", "recorded");
+        Ok(self.store.versions.get(bot, number).await?)
+    }
+
+    /// After a failure of a live snapshot: the workspace was not touched.
+    async fn undo_live(self: &Arc<Self>, operation: &Operation, error: &Error) -> OperationState {
+        let name = SnapshotKey::version(operation.id);
+        if let Err(error) = self.runtime.snapshots.release(&name).await {
+            tracing::warn!(%name, error = %error.chain(), "cannot release");
+        }
+        self.drop_lease(operation.id);
+        self.finish_failed(operation, error).await
+    }
+
+    /// The steps of a snapshot that copies nothing; from any point, again from the beginning.
+    async fn snapshot_steps(self: &Arc<Self>, operation: &Operation) -> Result<VersionRecord> {
         let (id, bot) = (operation.id, operation.bot);
         let SnapshotInput {
             name,
             source,
             active,
+            ..
         } = input(operation)?;
         let number = reserved(operation)?;
         let mut record = self.required_record(bot).await?;
@@ -181,14 +328,14 @@ impl Inner {
             let lease = LeaseId::for_operation(id);
             self.runtime.leases.create(&lease).await?;
             let version = SnapshotKey::version(id);
-            self.capture(&lease, &record, &version).await?;
-            fault_point!("snapshot.committed");
+            self.capture(&lease, &record, &version, "snapshot").await?;
+            fault_point!("snapshot", "committed");
             record.snapshot = SnapshotKey::active(id);
             self.prepare_on_version(id, &record.snapshot, &bot.to_string(), &version)
                 .await?;
-            fault_point!("snapshot.prepared");
+            fault_point!("snapshot", "prepared");
             self.switch_to(&lease, &record).await?;
-            fault_point!("snapshot.switched");
+            fault_point!("snapshot", "switched");
             let version = self.version_record(&record, number, name, source, version);
             let patch = ContainerPatch {
                 snapshot: Some(record.snapshot.clone()),
@@ -210,31 +357,33 @@ impl Inner {
                     event(bot, "snapshot", detail),
                 ])
                 .await?;
-            fault_point!("snapshot.recorded");
+            fault_point!("snapshot", "recorded");
         }
         if record.desired == DesiredState::Running {
             self.bring_up(&record).await?;
-            fault_point!("snapshot.started");
+            fault_point!("snapshot", "started");
         }
         self.store
             .transactions
             .apply(vec![finished(operation)])
             .await?;
-        fault_point!("snapshot.finished");
+        fault_point!("snapshot", "finished");
         Ok(self.store.versions.get(bot, number).await?)
     }
 
-    /// Makes `version`, a committed and protected snapshot of the present state. Today that means:
-    /// the task is stopped, and the active snapshot itself becomes the version, without a copy.
-    /// Afterwards the container names a missing snapshot until it is switched.
+    /// Makes `version`, a committed and protected snapshot, of the active snapshot itself: the task is
+    /// stopped, and nothing is copied. Afterwards the container names a missing snapshot until it is
+    /// switched. `at` is the operation's name among the fault points.
     pub(crate) async fn capture(
         &self,
         lease: &LeaseId,
         record: &ContainerRecord,
         version: &SnapshotKey,
+        at: &str,
     ) -> Result<()> {
+        let _ = at;
         self.power_down(record).await?;
-        fault_point!("snapshot.stopped");
+        fault_point!(at, "stopped");
         self.commit(lease, &record.snapshot, version, &record.bot.to_string())
             .await
     }
@@ -280,24 +429,21 @@ impl Inner {
         }
     }
 
-    /// Measures what a new version occupies, off the request.
-    pub(crate) fn measure_version(self: &Arc<Self>, version: &VersionRecord) {
-        let inner = Arc::clone(self);
-        let (bot, number, key) = (version.bot, version.number, version.snapshot.clone());
-        self.spawn(async move {
-            let measured = async {
-                let usage = inner.runtime.snapshots.usage(&key).await?;
-                let patch = VersionPatch {
-                    size_bytes: Some(usage.size_bytes),
-                    ..VersionPatch::default()
-                };
-                let change = Change::PatchVersion(bot, number, patch);
-                Ok::<_, Error>(inner.store.transactions.apply(vec![change]).await?)
+    /// Measures what a new version occupies. Best effort.
+    pub(crate) async fn measure_version(&self, version: &VersionRecord) {
+        let (bot, number) = (version.bot, version.number);
+        let measured = async {
+            let usage = self.runtime.snapshots.usage(&version.snapshot).await?;
+            let patch = VersionPatch {
+                size_bytes: Some(usage.size_bytes),
+                ..VersionPatch::default()
             };
-            if let Err(error) = measured.await {
-                tracing::debug!(%bot, version = %number, %error, "cannot measure a version");
-            }
-        });
+            let change = Change::PatchVersion(bot, number, patch);
+            Ok::<_, Error>(self.store.transactions.apply(vec![change]).await?)
+        };
+        if let Err(error) = measured.await {
+            tracing::debug!(%bot, version = %number, %error, "cannot measure a version");
+        }
     }
 }
 

@@ -5,9 +5,9 @@
 
 mod common;
 
-use botstead_types::{BotId, DesiredState, VersionNumber};
-use botstead_workspace::DeleteRequest;
-use common::{IMAGE, World, request};
+use botstead_types::{BotId, DesiredState, FilePath, VersionNumber};
+use botstead_workspace::{CreateEvent, DeleteRequest, ImportMode, SnapshotMode};
+use common::{IMAGE, OTHER_IMAGE, World, image, request};
 use futures_util::StreamExt;
 use std::time::Duration;
 
@@ -15,6 +15,15 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Create,
+    /// With preserved data.
+    Return,
+    Live,
+    Import,
+    RestorePath,
+    ChangeImage,
+    Fork,
+    DeleteVersion,
+    Preserve,
     Snapshot,
     Rollback,
     Delete,
@@ -22,7 +31,7 @@ enum Step {
 }
 
 /// More calls than any operation makes.
-const MOST_CALLS: usize = 40;
+const MOST_CALLS: usize = 60;
 
 fn first() -> VersionNumber {
     VersionNumber::FIRST
@@ -37,18 +46,76 @@ async fn prepared(world: &World) -> BotId {
     bot
 }
 
+/// An archive in which `/data/file` holds `new`.
+fn archive() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o644);
+    let name = "data/file";
+    tar.append_data(&mut header, name, &b"new"[..]).unwrap();
+    tar.into_inner().unwrap()
+}
+
+/// A bot with preserved data and no workspace.
+async fn returning(world: &World) -> BotId {
+    let bot = world.running().await;
+    world.write(bot, "two").await;
+    assert!(perform(world, bot, Step::Preserve).await);
+    bot
+}
+
+/// A bot in the state before a step.
+async fn before(world: &World, step: Step) -> BotId {
+    match step {
+        Step::Create => world.bot().await,
+        Step::Return => returning(world).await,
+        _ => prepared(world).await,
+    }
+}
+
 async fn perform(world: &World, bot: BotId, step: Step) -> bool {
     let (owner, w) = (&world.owner, &world.workspaces);
     match step {
-        Step::Create => {
+        Step::Create | Step::Return => {
             let stream = w.create(owner, bot, request(IMAGE)).await.unwrap();
             let events: Vec<_> = stream.collect().await;
-            matches!(
-                events.last(),
-                Some(botstead_workspace::CreateEvent::Complete(_))
-            )
+            matches!(events.last(), Some(CreateEvent::Complete(_)))
         }
-        Step::Snapshot => w.snapshot(owner, bot, None).await.is_ok(),
+        Step::Snapshot => w
+            .snapshot(owner, bot, None, SnapshotMode::Stop)
+            .await
+            .is_ok(),
+        Step::Live => w
+            .snapshot(owner, bot, None, SnapshotMode::Live)
+            .await
+            .is_ok(),
+        Step::Import => world
+            .import(bot, &archive(), ImportMode::Merge)
+            .await
+            .is_ok(),
+        Step::RestorePath => {
+            let path = FilePath::new("/data/file").unwrap();
+            let restored = w.restore_path(owner, bot, first(), path, None);
+            restored.await.is_ok()
+        }
+        Step::ChangeImage => {
+            let events = w.change_image(owner, bot, image(OTHER_IMAGE)).await;
+            let events: Vec<_> = events.unwrap().collect().await;
+            matches!(events.last(), Some(CreateEvent::Complete(_)))
+        }
+        Step::Fork => {
+            let to = world.bot().await;
+            w.fork(owner, to, bot, None).await.is_ok()
+        }
+        Step::DeleteVersion => w.delete_version(owner, bot, first()).await.is_ok(),
+        Step::Preserve => {
+            let request = DeleteRequest {
+                preserve_data: true,
+                delete_versions: false,
+            };
+            w.delete(owner, bot, request).await.is_ok()
+        }
         Step::Rollback => w.rollback(owner, bot, first(), false).await.is_ok(),
         Step::Delete => w.delete(owner, bot, DeleteRequest::default()).await.is_ok(),
         Step::Stop => w.stop(owner, bot).await.is_ok(),
@@ -61,7 +128,52 @@ async fn check(world: &World, bot: BotId, step: Step, calls: usize) {
     let versions = world.store.versions.list(bot).await.unwrap();
     match step {
         Step::Create => {}
-        Step::Snapshot => {
+        Step::Return => {
+            // The data is in the workspace, or still preserved for it.
+            if world.store.containers.get(bot).await.is_err() {
+                assert!(perform(world, bot, Step::Return).await, "{context}");
+            }
+            assert_eq!(world.read(bot).await.as_deref(), Some("two"), "{context}");
+        }
+        Step::Import => {
+            let now = world.read(bot).await.unwrap();
+            assert!(now == "new" || now == "two", "{context}: {now}");
+            if now == "new" {
+                let kept = &versions.last().unwrap().snapshot;
+                let kept = world.memory.read_file(kept, "data/file").unwrap();
+                assert_eq!(kept, "two", "{context}: the safety version");
+            }
+        }
+        Step::RestorePath => {
+            let now = world.read(bot).await.unwrap();
+            assert!(now == "one" || now == "two", "{context}: {now}");
+        }
+        Step::ChangeImage => {
+            assert_eq!(world.read(bot).await.as_deref(), Some("two"), "{context}");
+        }
+        Step::Fork => {
+            assert_eq!(world.read(bot).await.as_deref(), Some("two"), "{context}");
+            for record in world.store.containers.list().await.unwrap() {
+                let now = world.read(record.bot).await;
+                assert_eq!(now.as_deref(), Some("two"), "{context}");
+            }
+        }
+        Step::DeleteVersion => {
+            assert!(
+                versions.is_empty() || calls == 0,
+                "{context}: it goes forward"
+            );
+        }
+        Step::Preserve => {
+            let exists = world.store.containers.get(bot).await.is_ok();
+            let preserved = world.preserved().join(format!("{bot}.tar.zst")).exists();
+            assert!(exists || preserved, "{context}: the data is lost");
+            if !exists {
+                return;
+            }
+            assert_eq!(world.read(bot).await.as_deref(), Some("two"), "{context}");
+        }
+        Step::Live | Step::Snapshot => {
             assert_eq!(world.read(bot).await.as_deref(), Some("two"), "{context}");
             assert!((1..=2).contains(&versions.len()), "{context}");
         }
@@ -98,10 +210,7 @@ async fn check(world: &World, bot: BotId, step: Step, calls: usize) {
 async fn interrupt(step: Step) {
     for calls in 0..MOST_CALLS {
         let mut world = World::new().await;
-        let bot = match step {
-            Step::Create => world.bot().await,
-            _ => prepared(&world).await,
-        };
+        let bot = before(&world, step).await;
         world.settled().await;
         world.memory.collect_always(true);
         world.memory.stop_answering_after(calls);
@@ -112,7 +221,8 @@ async fn interrupt(step: Step) {
         world.restart().await;
         check(&world, bot, step, calls).await;
         if done && untouched {
-            assert!(calls > 3, "{step:?} made only {calls} calls");
+            let least = if step == Step::DeleteVersion { 1 } else { 3 };
+            assert!(calls > least, "{step:?} made only {calls} calls");
             return;
         }
     }
@@ -124,16 +234,15 @@ async fn interrupt(step: Step) {
 async fn outlast(step: Step) {
     for calls in 0..MOST_CALLS {
         let world = World::new().await;
-        let bot = match step {
-            Step::Create => world.bot().await,
-            _ => prepared(&world).await,
-        };
+        let bot = before(&world, step).await;
         world.settled().await;
         world.memory.stop_answering_after(calls);
         let done = perform(&world, bot, step).await;
         let untouched = world.memory.is_answering();
         world.memory.answer_again();
-        if step == Step::Delete && world.store.containers.get(bot).await.is_err() {
+        if matches!(step, Step::Delete | Step::Preserve)
+            && world.store.containers.get(bot).await.is_err()
+        {
             world
                 .workspaces
                 .delete(&world.owner, bot, DeleteRequest::default())
@@ -185,6 +294,65 @@ async fn stop_survives_an_interruption_anywhere() {
 #[tokio::test]
 async fn a_runtime_that_went_away_is_outlasted() {
     for step in [Step::Create, Step::Snapshot, Step::Rollback, Step::Delete] {
+        outlast(step).await;
+    }
+}
+
+#[tokio::test]
+async fn a_return_of_preserved_data_survives_an_interruption_anywhere() {
+    interrupt(Step::Return).await;
+}
+
+#[tokio::test]
+async fn a_live_snapshot_survives_an_interruption_anywhere() {
+    interrupt(Step::Live).await;
+}
+
+#[tokio::test]
+async fn an_import_survives_an_interruption_anywhere() {
+    interrupt(Step::Import).await;
+}
+
+#[tokio::test]
+async fn the_return_of_a_path_survives_an_interruption_anywhere() {
+    interrupt(Step::RestorePath).await;
+}
+
+#[tokio::test]
+async fn a_change_of_image_survives_an_interruption_anywhere() {
+    interrupt(Step::ChangeImage).await;
+}
+
+#[tokio::test]
+async fn a_fork_survives_an_interruption_anywhere() {
+    interrupt(Step::Fork).await;
+}
+
+#[tokio::test]
+async fn the_deletion_of_a_version_survives_an_interruption_anywhere() {
+    interrupt(Step::DeleteVersion).await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_preserves_data_survives_an_interruption_anywhere() {
+    interrupt(Step::Preserve).await;
+}
+
+#[tokio::test]
+async fn data_in_and_out_outlasts_a_runtime_that_comes_back() {
+    for step in [Step::Return, Step::Import, Step::Preserve] {
+        outlast(step).await;
+    }
+}
+
+#[tokio::test]
+async fn versions_and_forks_outlast_a_runtime_that_comes_back() {
+    for step in [
+        Step::Live,
+        Step::ChangeImage,
+        Step::Fork,
+        Step::DeleteVersion,
+    ] {
         outlast(step).await;
     }
 }

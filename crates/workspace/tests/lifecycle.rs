@@ -9,7 +9,7 @@ use botstead_runtime_testing::{ImageContent, PullScript};
 use botstead_types::{
     BotId, ContainerStatus, DesiredState, Role, UserId, VersionNumber, VersionSource,
 };
-use botstead_workspace::{CreateEvent, CreateRequest, DeleteRequest, Error};
+use botstead_workspace::{CreateEvent, CreateRequest, DeleteRequest, Error, SnapshotMode};
 use common::{IMAGE, OTHER_IMAGE, World, container, image, request};
 use futures_util::StreamExt;
 use std::time::Duration;
@@ -356,31 +356,6 @@ async fn versions_survive_deletion_and_a_rollback_makes_the_workspace_again() {
 }
 
 #[tokio::test]
-async fn preserving_data_is_refused_and_deletes_nothing() {
-    let world = World::new().await;
-    let bot = world.running().await;
-    let preserve = DeleteRequest {
-        preserve_data: true,
-        ..DeleteRequest::default()
-    };
-    let refused = world
-        .workspaces
-        .delete(&world.owner, bot, preserve)
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), "unsupported");
-    world.check_whole().await;
-    assert!(
-        world
-            .workspaces
-            .get(&world.owner, bot)
-            .await
-            .unwrap()
-            .task_running
-    );
-}
-
-#[tokio::test]
 async fn deleting_a_bot_removes_everything_that_it_had() {
     let world = World::new().await;
     let bot = world.running().await;
@@ -408,7 +383,10 @@ async fn a_strangers_bot_does_not_exist() {
     let codes = [
         w.get(&stranger, bot).await.unwrap_err().code(),
         w.stop(&stranger, bot).await.unwrap_err().code(),
-        w.snapshot(&stranger, bot, None).await.unwrap_err().code(),
+        w.snapshot(&stranger, bot, None, SnapshotMode::Stop)
+            .await
+            .unwrap_err()
+            .code(),
         w.delete(&stranger, bot, DeleteRequest::default())
             .await
             .unwrap_err()
@@ -533,7 +511,7 @@ async fn a_container_that_vanished_is_made_again_with_its_files() {
     let active = world.record(bot).await.snapshot;
     world
         .workspaces
-        .snapshot(&world.owner, bot, None)
+        .snapshot(&world.owner, bot, None, SnapshotMode::Stop)
         .await
         .unwrap();
     runtime

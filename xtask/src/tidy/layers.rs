@@ -17,13 +17,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("image-fixtures", &["types"]),
     ("runtime-testing", &["runtime", "types"]),
     ("overlay", &["types"]),
+    ("archive", &["overlay", "types"]),
     ("runtime-containerd", &["runtime", "overlay", "types"]),
     ("network-bridge", &["runtime", "types"]),
     ("store-sql", &["store", "types"]),
     ("accounts", &["store", "authz", "types"]),
     (
         "workspace",
-        &["runtime", "store", "authz", "lineage", "bridge", "types"],
+        &[
+            "runtime", "store", "authz", "lineage", "bridge", "archive", "overlay", "types",
+        ],
     ),
     ("http", &["workspace", "accounts", "authz", "types"]),
     ("agent", &["bridge"]),

@@ -1,8 +1,8 @@
 //! The list of all keys: their names, environment variables, defaults and documentation.
 
 use super::settings::{
-    Auth, Config, Containerd, Database, Http, Log, Network, Registry, Runtime, ServerLimits,
-    Shutdown, Workspace, WorkspaceLimits,
+    Auth, Config, Containerd, Database, Http, Log, Network, Registry, Retention, Runtime,
+    ServerLimits, Shutdown, Workspace, WorkspaceLimits,
 };
 use serde_json::Value;
 use std::fmt::Write;
@@ -14,6 +14,7 @@ pub(super) const TEST_PREFIX: &str = "BOTSTEAD_TEST_";
 /// Other variables that are no keys.
 pub(super) const OTHER_VARIABLES: &[&str] = &[
     "BOTSTEAD_CONFIG",
+    "BOTSTEAD_FAULT_COMMAND",
     "BOTSTEAD_FAULT_POINT",
     "BOTSTEAD_PASSWORD",
 ];
@@ -32,6 +33,7 @@ const SECTIONS: &[(&str, &[FieldDoc])] = &[
     ("network", Network::DOCS),
     ("workspace", Workspace::DOCS),
     ("workspace.limits", WorkspaceLimits::DOCS),
+    ("workspace.retention", Retention::DOCS),
     ("limits", ServerLimits::DOCS),
     ("http", Http::DOCS),
     ("shutdown", Shutdown::DOCS),

@@ -10,7 +10,7 @@ mod validate;
 pub use keys::{Key, PREFIX, keys, render_documentation};
 pub use settings::{
     Auth, Config, Containerd, ContainerdMode, Database, Http, Log, LogFormat, Network, Registry,
-    Runtime, ServerLimits, Shutdown, Workspace, WorkspaceLimits,
+    Retention, Runtime, ServerLimits, Shutdown, Workspace, WorkspaceLimits,
 };
 
 use figment::Figment;

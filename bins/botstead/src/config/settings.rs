@@ -196,6 +196,8 @@ section! {
         terminal_idle_seconds: u64 = 24 * 60 * 60,
         /// Limits where neither the request nor the bot sets them.
         limits: WorkspaceLimits = WorkspaceLimits::default(),
+        /// How many versions that nobody asked for are kept.
+        retention: Retention = Retention::default(),
         /// The time zone, such as `Europe/Zurich`. The host's when not set.
         timezone: Option<String> = None,
         /// How long a workspace may take to stop before it is killed.
@@ -222,6 +224,22 @@ section! {
         pids: u64 = 1024,
         /// Processor time in thousandths of a core; 0 for no limit.
         cpu_millis: u64 = 0,
+    }
+}
+
+section! {
+    /// How many versions that nobody asked for are kept, the latest of each kind, where a bot has no
+    /// rules of its own in `metadata.workspace.retention`. Pinned ones and those that a user asked for
+    /// stay.
+    Retention {
+        /// From before a command.
+        pre_exec: usize = 20,
+        /// From before a rollback.
+        rollback: usize = 5,
+        /// From before an import.
+        import: usize = 5,
+        /// From before a change of image.
+        image: usize = 5,
     }
 }
 

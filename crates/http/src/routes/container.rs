@@ -5,13 +5,13 @@
 
 use crate::auth::Caller;
 use crate::context::RequestId;
-use crate::extract::{BodyOrDefault, IdOf, QueryOf, flag};
+use crate::extract::{Body, BodyOrDefault, IdOf, QueryOf, flag};
 use crate::problem::Problem;
 use crate::shapes::LimitsShape;
 use crate::sse::{self, Step};
 use crate::state::SharedState;
-use actix_web::{HttpResponse, delete, get, post, web};
-use botstead_types::{BotId, CdiDevice, InvalidValue};
+use actix_web::{HttpResponse, delete, get, post, put, web};
+use botstead_types::{BotId, CdiDevice, InvalidValue, VersionNumber};
 use botstead_workspace::{
     AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, PullPolicy,
     WorkspaceInfo,
@@ -31,7 +31,9 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         .service(metrics::get_metrics)
         .service(start)
         .service(stop)
-        .service(delete_container);
+        .service(delete_container)
+        .service(change_image)
+        .service(fork);
 }
 
 /// Wishes for a new workspace. What is absent comes from the bot's `metadata.workspace`, then from
@@ -99,6 +101,7 @@ impl TryFrom<CreateContainer> for CreateRequest {
 enum CreationEvent {
     Pulling { image: String },
     Creating,
+    Restoring,
     Complete { container: CreatedContainer },
 }
 
@@ -144,6 +147,7 @@ fn creation_step(event: CreateEvent) -> Step<CreationEvent> {
         }),
         CreateEvent::PullProgress { layers } => Step::Progress(layers),
         CreateEvent::Creating => Step::Event(CreationEvent::Creating),
+        CreateEvent::Restoring => Step::Event(CreationEvent::Restoring),
         CreateEvent::Complete(created) => Step::Last(CreationEvent::Complete {
             container: created.into(),
         }),
@@ -355,6 +359,86 @@ async fn stop(
     let workspaces = &state.services.workspaces;
     workspaces.stop(&caller.actor, id.0).await?;
     Ok(HttpResponse::Ok().json(Stopped { stopped: true }))
+}
+
+/// Another image.
+#[derive(Deserialize, ToSchema)]
+struct ChangeImage {
+    /// The image, as in `docker pull`.
+    #[schema(example = "debian:12")]
+    image: String,
+}
+
+/// Give a workspace another image and keep its `/data`.
+///
+/// Everything else that was changed in it is kept in a version first, to which a rollback leads back.
+/// The reply is a stream of events as that of a creation.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    request_body = ChangeImage,
+    responses(
+        (status = 200, description = "The events.", content_type = "text/event-stream", body = String),
+        (status = 400, description = "An image that is not valid or not allowed."),
+        (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
+        (status = 409, description = "`creation_under_way`."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[put("/bots/{bot_id}/container/image")]
+async fn change_image(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request_id: RequestId,
+    body: Body<ChangeImage>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let image = body.0.image.parse()?;
+    let workspaces = &state.services.workspaces;
+    let events = workspaces.change_image(&caller.actor, id.0, image).await?;
+    let steps = events.map(creation_step).boxed();
+    Ok(sse::reply(&state, request_id, steps))
+}
+
+/// Where a fork begins.
+#[derive(Deserialize, ToSchema)]
+struct Fork {
+    /// The other bot.
+    #[schema(value_type = uuid::Uuid)]
+    from_bot: String,
+    /// Its version; its present state when absent.
+    #[schema(minimum = 1)]
+    version: Option<i64>,
+}
+
+/// Make a workspace from another bot's, without copying what they share.
+///
+/// The other goes on untouched, and may be deleted afterwards. The fork has a host name, an address and
+/// a machine id of its own, its first version is the state that it began with, and it runs when the
+/// other does.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot, which has no workspace yet.")),
+    request_body = Fork,
+    responses(
+        (status = 201, body = Container),
+        (status = 404, description = "`bot_not_found` for either bot, `version_not_found`, or `workspace_not_found` when the other has none."),
+        (status = 409, description = "`container_exists`, or `busy`."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/fork")]
+async fn fork(
+    caller: Caller,
+    id: IdOf<BotId>,
+    body: Body<Fork>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let from: BotId = body.0.from_bot.parse()?;
+    let version = body.0.version.map(VersionNumber::try_from).transpose()?;
+    let workspaces = &state.services.workspaces;
+    let info = workspaces.fork(&caller.actor, id.0, from, version).await?;
+    Ok(HttpResponse::Created().json(Container::from(info)))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -2,6 +2,7 @@
 
 mod bots;
 mod container;
+mod data;
 mod exec;
 mod fs;
 mod images;
@@ -20,6 +21,7 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     users::configure(config);
     bots::configure(config);
     container::configure(config);
+    data::configure(config);
     snapshots::configure(config);
     operations::configure(config);
     exec::configure(config);

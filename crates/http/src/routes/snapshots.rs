@@ -11,13 +11,16 @@ use actix_web::{HttpResponse, get, post, web};
 use botstead_types::{BotId, VersionNumber};
 use botstead_workspace::VersionRecord;
 use botstead_workspace::{
-    CreatedVersion, ListedSnapshot, RollbackOutcome, SnapshotList, VersionTree,
+    CreatedVersion, ListedSnapshot, RollbackOutcome, SnapshotList, SnapshotMode, VersionTree,
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
+
+mod versions;
 
 /// The source of a snapshot that is no version.
 const IMAGE_LAYER: &str = "image_layer";
@@ -27,7 +30,11 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         .service(create_snapshot)
         .service(list_snapshots)
         .service(rollback)
-        .service(get_tree);
+        .service(get_tree)
+        .service(versions::update)
+        .service(versions::delete)
+        .service(versions::diff)
+        .service(versions::restore_path);
 }
 
 /// A version to be made.
@@ -35,6 +42,27 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
 struct CreateSnapshot {
     /// A name for it.
     snapshot_name: Option<String>,
+    /// How the state of a workspace that runs is kept; `live` when absent.
+    mode: Option<Mode>,
+}
+
+/// How the state of a workspace that runs is kept.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    /// It is copied while the workspace goes on; processes stand still for milliseconds.
+    Live,
+    /// The workspace is stopped and started again, and nothing is copied.
+    Stop,
+}
+
+impl From<Mode> for SnapshotMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Live => Self::Live,
+            Mode::Stop => Self::Stop,
+        }
+    }
 }
 
 /// The version that was made.
@@ -55,11 +83,22 @@ struct CreatedSnapshot {
     /// Why it was made.
     #[schema(example = "manual")]
     source: &'static str,
+    /// How long the workspace's processes stood still, in milliseconds; only of a live snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freeze_ms: Option<f64>,
+    /// Bytes of files that were copied; only of a live snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copied_bytes: Option<u64>,
+    /// How long the copy took, in milliseconds; only of a live snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_ms: Option<f64>,
 }
 
 impl From<CreatedVersion> for CreatedSnapshot {
     fn from(created: CreatedVersion) -> Self {
         let version = created.version;
+        let report = created.report.as_ref();
+        let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let name = name_of(&version);
         Self {
             container_id: created.container.into(),
@@ -69,6 +108,9 @@ impl From<CreatedVersion> for CreatedSnapshot {
             snapshotter: version.snapshotter,
             version: version.number.get(),
             source: version.source.as_str(),
+            freeze_ms: report.map(|report| ms(report.freeze)),
+            copied_bytes: report.map(|report| report.copied_bytes),
+            total_ms: report.map(|report| ms(report.total)),
         }
     }
 }
@@ -81,7 +123,10 @@ fn name_of(version: &VersionRecord) -> String {
     }
 }
 
-/// Keep the workspace's present state as a version. A running workspace goes on running.
+/// Keep the workspace's present state as a version.
+///
+/// A workspace that runs goes on: the same processes, terminals and connections. What they had
+/// written before is in the version.
 #[utoipa::path(
     tag = "snapshots",
     params(("bot_id" = Uuid, Path, description = "The bot.")),
@@ -90,7 +135,8 @@ fn name_of(version: &VersionRecord) -> String {
         (status = 201, body = CreatedSnapshot),
         (status = 404, description = "`bot_not_found`, or `workspace_not_found` when it has none."),
         (status = 409, description = "`busy`: another operation is under way."),
-        (status = 507, description = "`insufficient_storage`."),
+        (status = 501, description = "`unsupported`: this snapshotter cannot do `live`."),
+        (status = 507, description = "`insufficient_storage`: `stop` copies nothing."),
     ),
 )]
 #[post("/bots/{bot_id}/container/snapshots")]
@@ -102,7 +148,8 @@ async fn create_snapshot(
 ) -> Result<HttpResponse, Problem> {
     let name = body.0.snapshot_name.filter(|name| !name.trim().is_empty());
     let workspaces = &state.services.workspaces;
-    let created = workspaces.snapshot(&caller.actor, id.0, name).await?;
+    let mode = body.0.mode.map_or(SnapshotMode::Live, SnapshotMode::from);
+    let created = workspaces.snapshot(&caller.actor, id.0, name, mode).await?;
     Ok(HttpResponse::Created().json(CreatedSnapshot::from(created)))
 }
 
@@ -303,9 +350,9 @@ struct Version {
     pinned: bool,
 }
 
-impl From<VersionTree> for Tree {
-    fn from(tree: VersionTree) -> Self {
-        let shape = |version: VersionRecord| Version {
+impl From<VersionRecord> for Version {
+    fn from(version: VersionRecord) -> Self {
+        Self {
             version: version.number.get(),
             parent_version: version.parent.map(VersionNumber::get),
             name: name_of(&version),
@@ -313,10 +360,15 @@ impl From<VersionTree> for Tree {
             created_at: version.created_at,
             size_bytes: version.size_bytes.unwrap_or(0),
             pinned: version.pinned,
-        };
+        }
+    }
+}
+
+impl From<VersionTree> for Tree {
+    fn from(tree: VersionTree) -> Self {
         Self {
             head_version: tree.head_version.map(VersionNumber::get),
-            versions: tree.versions.into_iter().map(shape).collect(),
+            versions: tree.versions.into_iter().map(Version::from).collect(),
         }
     }
 }

@@ -20,6 +20,8 @@ fn operations(bot: &str) -> Vec<(Method, String, String)> {
                 .replace("{bot_id}", bot)
                 .replace("{user_id}", NOBODY)
                 .replace("{operation_id}", NOBODY)
+                .replace("{version}", "1")
+                .replace("{a}/diff/{b}", "1/diff/current")
                 .replace("{ref}", IMAGE);
             operations.push((method, path.clone(), filled));
         }
@@ -71,11 +73,17 @@ async fn another_members_bot_does_not_exist() {
             continue;
         }
         // An upload is a form, and a terminal an upgrade: both are refused for what they are not.
-        if route.ends_with("/fs/upload") || route.ends_with("/terminal/ws") {
+        if route.ends_with("/fs/upload")
+            || route.ends_with("/terminal/ws")
+            || route.ends_with("/data/import")
+        {
             continue;
         }
         let body = match route.rsplit('/').next().unwrap() {
             "rollback" => Some(json!({"version": 1})),
+            "restore-path" => Some(json!({"path": "/x"})),
+            "image" => Some(json!({"image": IMAGE})),
+            "fork" => Some(json!({"from_bot": id})),
             "exec" => Some(json!({"command": ["true"]})),
             "signal" => Some(json!({"signal": 15})),
             "write" | "mkdir" | "delete" => Some(json!({"path": "/x", "content": ""})),

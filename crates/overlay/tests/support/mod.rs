@@ -5,6 +5,8 @@
 // Clippy knows tests by their attribute only.
 #![allow(clippy::unwrap_used)]
 
+pub mod changes;
+
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{
@@ -57,7 +59,8 @@ impl Stack {
         path
     }
 
-    fn mount(&mut self, bottom_up: &[PathBuf], upper: Option<&Path>) -> PathBuf {
+    /// Mounts layers at a new place, with an upper directory or read-only.
+    pub fn mount(&mut self, bottom_up: &[PathBuf], upper: Option<&Path>) -> PathBuf {
         let at = self.fresh("m");
         let lower: Vec<_> = bottom_up
             .iter()

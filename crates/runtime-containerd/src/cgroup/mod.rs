@@ -11,6 +11,7 @@ use botstead_runtime::{CpuUsage, MemoryUsage, Usage};
 use files::Files;
 use mounts::Mounts;
 use std::io;
+use std::path::PathBuf;
 
 /// The host's cgroup hierarchies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,7 @@ impl Cgroups {
             memory,
             pids,
             unified,
+            ..
         } = Mounts::parse(mountinfo);
         let layout = if cpuacct.is_some() || memory.is_some() || pids.is_some() {
             Layout::V1 {
@@ -84,6 +86,25 @@ impl Cgroups {
             Layout::V2 { root } => usage_v2(root, path),
         }
     }
+}
+
+/// The folder of a cgroup, such as `/botstead/<id>`, by which its processes are frozen: that of the
+/// freezer controller where the host has version 1 of it, else of version 2. `None` when there is no
+/// such cgroup.
+pub(crate) fn freezer_path(cgroup_path: &str) -> Option<PathBuf> {
+    let mountinfo = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mounts = Mounts::parse(&String::from_utf8_lossy(&mountinfo));
+    let path = cgroup_path.trim_matches('/');
+    let candidates = [mounts.freezer, mounts.unified];
+    candidates
+        .into_iter()
+        .flatten()
+        .map(|mount| PathBuf::from(mount).join(path))
+        .find(|folder| {
+            ["freezer.state", "cgroup.freeze"]
+                .iter()
+                .any(|file| folder.join(file).exists())
+        })
 }
 
 /// runc makes a cgroup in every hierarchy: one that is missing somewhere is about to go, or gone.

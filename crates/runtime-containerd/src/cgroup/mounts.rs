@@ -6,6 +6,7 @@ pub(super) struct Mounts {
     pub(super) cpuacct: Option<String>,
     pub(super) memory: Option<String>,
     pub(super) pids: Option<String>,
+    pub(super) freezer: Option<String>,
     /// Of version 2.
     pub(super) unified: Option<String>,
 }
@@ -32,6 +33,7 @@ impl Mounts {
                             "cpuacct" => set(&mut mounts.cpuacct, point),
                             "memory" => set(&mut mounts.memory, point),
                             "pids" => set(&mut mounts.pids, point),
+                            "freezer" => set(&mut mounts.freezer, point),
                             _ => {}
                         }
                     }

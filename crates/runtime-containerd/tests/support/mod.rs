@@ -57,7 +57,10 @@ impl Real {
         let daemon = Daemon::start(config).await.unwrap();
         let name = folder.path().file_name().unwrap().to_string_lossy();
         let name = format!("test-{}", name.replace('.', ""));
-        let config = ContainerdConfig::new(daemon.socket(), name, folder.path().join("s"));
+        let mut config = ContainerdConfig::new(daemon.socket(), name, folder.path().join("s"));
+        config.guard = std::env::var_os("BOTSTEAD_TEST_AGENT")
+            .expect("BOTSTEAD_TEST_AGENT names no static agent: run `cargo xtask test`")
+            .into();
         let registries = RegistryConfig {
             connect_timeout: Duration::from_secs(2),
             backoff: Duration::from_millis(20),

@@ -220,7 +220,9 @@ impl Context {
             let _ = self.containers.delete(id).await;
             let _ = self.network.remove(id).await;
         }
-        for key in &made.snapshots {
+        // Children first: they were made after what they build on.
+        for key in made.snapshots.iter().rev() {
+            let _ = self.snapshots.remove(key).await;
             let _ = self.snapshots.release(key).await;
         }
         for lease in &made.leases {

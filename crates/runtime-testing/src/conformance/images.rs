@@ -199,6 +199,7 @@ pub async fn a_deleted_image_leaves_what_was_made_from_it(cx: Context) {
     cx.collect().await;
     let shown = cx.fixture().read_file(&key, "/imported").await;
     assert_eq!(shown.as_deref(), Some(text.as_bytes()));
+    done(cx.snapshots.remove(&key).await);
     cx.end_lease(&lease).await;
     cx.collect().await;
     assert!(!cx.exists(&top).await, "nothing used its layer any more");

@@ -24,11 +24,13 @@ pub async fn deleting_a_lease_again_changes_nothing(cx: Context) {
     cx.end_lease(&cx.lease).await;
 }
 
-pub async fn an_active_snapshot_lives_as_long_as_its_lease(cx: Context) {
+/// It may hold the only copy of somebody's work.
+pub async fn an_active_snapshot_outlives_its_lease(cx: Context) {
     let key = cx.active().await;
+    cx.end_lease(&cx.lease).await;
     cx.collect().await;
     assert!(cx.exists(&key).await);
-    cx.end_lease(&cx.lease).await;
+    done(cx.snapshots.remove(&key).await);
     cx.collect().await;
     assert!(!cx.exists(&key).await);
     assert!(cx.exists(&cx.fixture().base()).await);
@@ -41,25 +43,36 @@ pub async fn a_version_outlives_its_lease(cx: Context) {
     assert!(cx.exists(&version).await);
 }
 
-pub async fn a_container_protects_its_snapshot(cx: Context) {
+/// Another program may remove a container; what its bot wrote is not lost with it.
+pub async fn an_active_snapshot_outlives_its_container(cx: Context) {
     let spec = cx.container(Program::Forever).await;
     cx.end_lease(&cx.lease).await;
     cx.collect().await;
     assert!(cx.exists(&spec.snapshot).await);
     done(cx.containers.delete(&spec.id).await);
     cx.collect().await;
-    assert!(!cx.exists(&spec.snapshot).await);
+    assert!(cx.exists(&spec.snapshot).await);
 }
 
+/// A released version is kept by its maker's lease, and by no other.
 pub async fn a_lease_protects_its_own_only(cx: Context) {
-    let (mine, theirs) = (cx.active().await, cx.key());
+    let mine = cx.version("mine").await;
     let other = cx.another_lease().await;
+    let (key, theirs) = (cx.key(), cx.key());
     let base = cx.fixture().base();
     done(
         cx.snapshots
-            .prepare(&other, &theirs, Some(&base), &labels([]))
+            .prepare(&other, &key, Some(&base), &labels([]))
             .await,
     );
+    done(
+        cx.snapshots
+            .commit(&other, &key, &theirs, &labels([]))
+            .await,
+    );
+    for version in [&mine, &theirs] {
+        done(cx.snapshots.release(version).await);
+    }
     cx.end_lease(&other).await;
     cx.collect().await;
     assert!(cx.exists(&mine).await);

@@ -7,7 +7,7 @@
 macro_rules! conformance_tests {
     ($new:expr) => {
         $crate::conformance_tests!(
-            $new; snapshots, leases, containers, tasks, images, metrics, network, issues
+            $new; snapshots, copies, trees, channels, leases, containers, tasks, images, metrics, network, issues
         );
     };
     ($new:expr; $($module:ident),+ $(,)?) => {
@@ -52,14 +52,46 @@ macro_rules! conformance_tests {
             layers_are_merged_or_that_is_unsupported,
         );
     };
+    (@port $new:expr, copies) => {
+        $crate::conformance_tests!(
+            @tests $new, copies,
+            a_copy_is_what_is_there_and_its_source_goes_on,
+            a_copy_outlives_its_lease,
+            copying_again_changes_nothing,
+            a_released_copy_is_collected,
+            what_is_not_active_is_not_copied,
+            a_copy_that_would_not_fit_is_refused,
+            a_cancelled_copy_leaves_nothing,
+            a_running_task_goes_on_while_it_is_copied,
+            a_copy_of_a_task_that_ended_is_no_different,
+        );
+    };
+    (@port $new:expr, trees) => {
+        $crate::conformance_tests!(
+            @tests $new, trees,
+            layers_are_told_from_the_bottom_up,
+            an_opened_snapshot_shows_its_files,
+            what_is_written_to_an_opened_snapshot_is_its_own,
+            a_committed_snapshot_is_opened_for_looking_only,
+            what_is_missing_is_not_opened,
+        );
+    };
+    (@port $new:expr, channels) => {
+        $crate::conformance_tests!(
+            @tests $new, channels,
+            a_task_with_a_channel_is_listed,
+            removing_a_channel_again_changes_nothing,
+            connecting_to_what_does_not_listen_is_refused,
+        );
+    };
     (@port $new:expr, leases) => {
         $crate::conformance_tests!(
             @tests $new, leases,
             making_a_lease_again_changes_nothing,
             deleting_a_lease_again_changes_nothing,
-            an_active_snapshot_lives_as_long_as_its_lease,
+            an_active_snapshot_outlives_its_lease,
             a_version_outlives_its_lease,
-            a_container_protects_its_snapshot,
+            an_active_snapshot_outlives_its_container,
             a_lease_protects_its_own_only,
             what_is_protected_protects_its_parents,
         );
@@ -74,7 +106,7 @@ macro_rules! conformance_tests {
             a_list_has_every_record_by_id,
             a_switch_replaces_the_record,
             a_switched_container_runs_the_new_way,
-            a_switch_moves_the_protection,
+            a_switch_leaves_both_snapshots,
             a_container_with_a_task_is_neither_switched_nor_deleted,
             deleting_a_record_leaves_its_snapshot,
             a_missing_record_is_not_found,

@@ -6,8 +6,10 @@
 //! the test.
 
 pub mod archive;
+pub mod channels;
 pub mod containers;
 mod context;
+pub mod copies;
 mod fixture;
 pub mod images;
 pub mod issues;
@@ -17,6 +19,7 @@ pub mod metrics;
 pub mod network;
 pub mod snapshots;
 pub mod tasks;
+pub mod trees;
 
 pub use context::{Context, labels, run};
 pub use fixture::{Fixture, ImageFixture, Program};

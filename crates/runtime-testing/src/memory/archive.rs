@@ -123,9 +123,9 @@ fn image(files: &Files, digest: &str) -> std::result::Result<ImageContent, Refus
 fn whiteout((path, content): (String, Bytes)) -> (String, Option<Bytes>) {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
     match name.strip_prefix(".wh.") {
-        Some(hidden) if folder.is_empty() => (format!("/{hidden}"), None),
-        Some(hidden) => (format!("/{folder}/{hidden}"), None),
-        None => (format!("/{path}"), Some(content)),
+        Some(hidden) if folder.is_empty() => (hidden.to_owned(), None),
+        Some(hidden) => (format!("{folder}/{hidden}"), None),
+        None => (path.clone(), Some(content)),
     }
 }
 

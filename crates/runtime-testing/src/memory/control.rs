@@ -4,6 +4,7 @@
 
 use super::faults::Op;
 use super::images::{ImageContent, PullScript, Remote};
+use super::state::in_snapshot;
 use super::{InMemoryRuntime, containers, leases, snapshots, tasks};
 use botstead_runtime::{Container, Endpoint, ErrorKind, Lease, Snapshot, Task, TaskEvent, Usage};
 use botstead_types::{ContainerId, ImageRef, ResolvedImage, SnapshotKey, SnapshotKind};
@@ -109,7 +110,7 @@ impl InMemoryRuntime {
     /// When there is no such active snapshot: the test is wrong.
     pub fn write_file(&self, key: &SnapshotKey, path: &str, content: impl Into<Bytes>) {
         self.change_files(key, |files| {
-            files.insert(path.to_owned(), Some(content.into()));
+            files.insert(in_snapshot(path).to_owned(), Some(content.into()));
         });
     }
 
@@ -119,8 +120,13 @@ impl InMemoryRuntime {
     /// When there is no such active snapshot: the test is wrong.
     pub fn remove_file(&self, key: &SnapshotKey, path: &str) {
         self.change_files(key, |files| {
-            files.insert(path.to_owned(), None);
+            files.insert(in_snapshot(path).to_owned(), None);
         });
+    }
+
+    /// Sets what is free on its disk.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        self.shared.state().free_bytes = Some(bytes);
     }
 
     /// A file as the snapshot shows it, whether it is its own or a parent's.
@@ -130,15 +136,7 @@ impl InMemoryRuntime {
 
     /// All files as the snapshot shows them.
     pub fn files(&self, key: &SnapshotKey) -> BTreeMap<String, Bytes> {
-        let state = self.shared.state();
-        let mut paths = std::collections::BTreeSet::new();
-        let mut next = Some(key);
-        while let Some(record) = next.and_then(|key| state.snapshots.get(key)) {
-            paths.extend(record.files.keys().cloned());
-            next = record.snapshot.parent.as_ref();
-        }
-        let shown = |path: String| Some((path.clone(), state.file(key, &path)?));
-        paths.into_iter().filter_map(shown).collect()
+        self.shared.state().shown(key)
     }
 
     /// Makes the changes of an active snapshot those of another snapshot: what copying one upper

@@ -4,6 +4,7 @@ use super::Shared;
 use super::faults::Op;
 use super::leases::{lease_of, protect};
 use super::state::State;
+use super::state::in_snapshot;
 use botstead_runtime::{ErrorKind, Image, Images, LayerProgress, PullProgress, Result};
 use botstead_types::{ImageConfig, ImageRef, LeaseId, ResolvedImage, SnapshotKey, SnapshotKind};
 use bytes::Bytes;
@@ -36,7 +37,7 @@ impl ImageContent {
         let content = |text: &str| Some(Bytes::copy_from_slice(text.as_bytes()));
         let layer = files
             .into_iter()
-            .map(|(path, text)| (path.to_owned(), content(text)))
+            .map(|(path, text)| (in_snapshot(path).to_owned(), content(text)))
             .collect();
         self.layers.push(layer);
         self

@@ -16,6 +16,7 @@ mod network;
 mod snapshots;
 mod state;
 mod tasks;
+mod trees;
 
 pub use faults::OPERATIONS;
 pub use images::{ImageContent, PullScript};
@@ -40,21 +41,31 @@ pub struct InMemoryRuntime {
 impl InMemoryRuntime {
     /// An empty runtime.
     pub fn new() -> Self {
+        Self::limited(|_| {})
+    }
+
+    /// The same, with other capabilities: one that is taken away is answered with `Unsupported`.
+    pub fn limited(change: impl FnOnce(&mut Capabilities)) -> Self {
+        let mut capabilities = Capabilities {
+            backend: "memory".to_owned(),
+            namespace: "memory".to_owned(),
+            snapshotter: "memory".to_owned(),
+            exec: false,
+            metrics: true,
+            images: true,
+            channels: false,
+            live_copies: true,
+            cdi_devices: false,
+            files: true,
+            host_mounts: false,
+        };
+        change(&mut capabilities);
         let subnet = Ipv4Net::new_assert(Ipv4Addr::new(10, 99, 0, 0), 16);
         Self {
             shared: Arc::new(Shared {
-                state: Mutex::default(),
-                capabilities: Capabilities {
-                    backend: "memory".to_owned(),
-                    namespace: "memory".to_owned(),
-                    snapshotter: "memory".to_owned(),
-                    exec: false,
-                    metrics: true,
-                    images: true,
-                    channels: false,
-                    cdi_devices: false,
-                    host_mounts: false,
-                },
+                state: Arc::default(),
+                folders: Mutex::default(),
+                capabilities,
                 network: NetworkInfo {
                     subnet,
                     gateway: Ipv4Addr::new(10, 99, 0, 1),
@@ -101,7 +112,9 @@ impl std::fmt::Debug for InMemoryRuntime {
 
 /// What all ports share.
 struct Shared {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// Layers that were written out.
+    folders: Mutex<Vec<tempfile::TempDir>>,
     capabilities: Capabilities,
     network: NetworkInfo,
     events: broadcast::Sender<tasks::Notice>,

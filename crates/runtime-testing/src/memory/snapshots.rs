@@ -4,9 +4,18 @@ use super::Shared;
 use super::faults::Op;
 use super::leases::{lease_of, protect};
 use super::state::{SnapshotRecord, State};
-use botstead_runtime::{ErrorKind, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots};
+use super::trees;
+use botstead_runtime::{
+    Access, CopyReport, ErrorKind, Result, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage,
+    Snapshots, Tree,
+};
 use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// A disk that was given no limit has this much.
+const MOST_BYTES: u64 = 1 << 50;
 
 fn record<'a>(state: &'a mut State, op: Op, key: &SnapshotKey) -> Result<&'a mut SnapshotRecord> {
     state
@@ -45,7 +54,7 @@ impl Snapshots for Shared {
                 SnapshotKind::Active,
                 labels.clone(),
                 BTreeMap::new(),
-                false,
+                true,
             );
             state.changed();
             Ok(())
@@ -139,6 +148,74 @@ impl Snapshots for Shared {
             state.changed();
             Ok(())
         })
+    }
+
+    async fn commit_copy(
+        &self,
+        lease: &LeaseId,
+        copy: &SnapshotCopy,
+        cancel: &CancellationToken,
+    ) -> Result<CopyReport> {
+        let op = Op("snapshots.commit_copy", "copy snapshot");
+        if !self.capabilities.live_copies {
+            return Err(op.error(ErrorKind::Unsupported, &copy.source));
+        }
+        self.call(op, &copy.source, |state| {
+            lease_of(state, op, lease)?;
+            if state.snapshots.contains_key(&copy.name) {
+                return Ok(CopyReport::default());
+            }
+            let source = record(state, op, &copy.source)?;
+            if source.snapshot.kind != SnapshotKind::Active {
+                return Err(op
+                    .error(ErrorKind::NotFound, &copy.source)
+                    .because("it is not active"));
+            }
+            let (parent, files) = (source.snapshot.parent.clone(), source.files.clone());
+            let bytes: usize = files.values().flatten().map(|content| content.len()).sum();
+            let needed = copy.reserve_bytes.saturating_add(bytes as u64);
+            if needed > state.free_bytes.unwrap_or(MOST_BYTES) {
+                return Err(op
+                    .error(ErrorKind::ResourceExhausted, &copy.source)
+                    .because(format!("{needed} bytes must be free")));
+            }
+            if cancel.is_cancelled() {
+                return Err(op.error(ErrorKind::Cancelled, &copy.source));
+            }
+            let report = CopyReport {
+                copied_bytes: bytes as u64,
+                files: files.len() as u64,
+                ..CopyReport::default()
+            };
+            protect(state, op, lease, &copy.name)?;
+            let (kind, labels) = (SnapshotKind::Committed, copy.labels.clone());
+            state.insert_snapshot(copy.name.clone(), parent, kind, labels, files, true);
+            state.changed();
+            Ok(report)
+        })
+    }
+
+    async fn layers(&self, lease: &LeaseId, key: &SnapshotKey) -> Result<Vec<PathBuf>> {
+        lease_of(
+            &mut self.state(),
+            Op("snapshots.layers", "find layers of"),
+            lease,
+        )?;
+        trees::layers(self, key)
+    }
+
+    async fn open(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        access: Access,
+    ) -> Result<Box<dyn Tree>> {
+        lease_of(
+            &mut self.state(),
+            Op("snapshots.open", "open snapshot"),
+            lease,
+        )?;
+        trees::open(self, key, access)
     }
 
     async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {

@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 pub(super) struct SnapshotRecord {
     pub(super) snapshot: Snapshot,
     pub(super) files: BTreeMap<String, Option<Bytes>>,
-    /// Whether it is protected for itself, as versions are from commit to release.
+    /// Whether it is protected for itself: active ones until they are committed or removed, versions
+    /// from commit to release.
     pub(super) rooted: bool,
 }
 
@@ -45,6 +46,8 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) collects_always: bool,
     pub(super) host_ready: bool,
+    /// What is free on its disk; no limit when `None`.
+    pub(super) free_bytes: Option<u64>,
     pub(super) last_pid: u32,
     last_time: Option<DateTime<Utc>>,
 }
@@ -134,8 +137,21 @@ impl State {
         self.snapshots.insert(key, record);
     }
 
+    /// All files as the snapshot shows them.
+    pub(super) fn shown(&self, key: &SnapshotKey) -> BTreeMap<String, Bytes> {
+        let mut paths = BTreeSet::new();
+        let mut next = Some(key);
+        while let Some(record) = next.and_then(|key| self.snapshots.get(key)) {
+            paths.extend(record.files.keys());
+            next = record.snapshot.parent.as_ref();
+        }
+        let shown = |path: &String| Some((path.clone(), self.file(key, path)?));
+        paths.into_iter().filter_map(shown).collect()
+    }
+
     /// A file as the snapshot shows it: its own, else its parents'.
     pub(super) fn file(&self, key: &SnapshotKey, path: &str) -> Option<Bytes> {
+        let path = in_snapshot(path);
         let mut next = Some(key);
         while let Some(record) = next.and_then(|key| self.snapshots.get(key)) {
             if let Some(own) = record.files.get(path) {
@@ -145,4 +161,9 @@ impl State {
         }
         None
     }
+}
+
+/// A path as snapshots have it.
+pub(super) fn in_snapshot(path: &str) -> &str {
+    path.trim_start_matches('/')
 }

@@ -30,6 +30,12 @@ pub async fn an_operation_reads_back(fixture: &mut dyn Fixture) {
         OperationKind::Stop,
         OperationKind::Snapshot,
         OperationKind::Rollback,
+        OperationKind::Fork,
+        OperationKind::Import,
+        OperationKind::Restore,
+        OperationKind::RestorePath,
+        OperationKind::ChangeImage,
+        OperationKind::DeleteVersion,
         OperationKind::Delete,
         OperationKind::DeleteBot,
     ] {

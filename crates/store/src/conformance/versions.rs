@@ -113,6 +113,14 @@ pub async fn updates_are_partial(fixture: &mut dyn Fixture) {
             name: Some(None),
             ..VersionPatch::default()
         },
+        VersionPatch {
+            parent: Some(Some(number(7))),
+            ..VersionPatch::default()
+        },
+        VersionPatch {
+            parent: Some(None),
+            ..VersionPatch::default()
+        },
         VersionPatch::default(),
     ];
     for patch in patches {
@@ -124,6 +132,7 @@ pub async fn updates_are_partial(fixture: &mut dyn Fixture) {
         .unwrap();
         expected.name = patch.name.unwrap_or(expected.name);
         expected.pinned = patch.pinned.unwrap_or(expected.pinned);
+        expected.parent = patch.parent.unwrap_or(expected.parent);
         expected.size_bytes = patch.size_bytes.or(expected.size_bytes);
         let read = store.versions.list(bot).await.unwrap();
         assert_eq!(read, [expected.clone(), other.clone()]);

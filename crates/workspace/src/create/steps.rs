@@ -1,16 +1,18 @@
 //! The steps of a creation, and how they are undone.
 
-use super::{Creation, Phase, Wishes, refuse_other};
+use super::{Creation, Phase, Returned, Wishes, refuse_other};
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::CreatedWorkspace;
-use crate::operations::{LiveOperation, event, finished};
+use crate::operations::{LiveOperation, encoded, event, finished, input};
+use crate::replace::Edit;
 use crate::service::Inner;
-use crate::spec::is_workspace_of;
+use crate::spec::{DATA_PATH, is_workspace_of};
 use crate::{Error, Result};
+use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, LeaseId, ResolvedImage, SnapshotKey};
+use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, ResolvedImage, SnapshotKey};
 use chrono::Utc;
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -33,7 +35,7 @@ impl Inner {
             refuse_other(&record, &creation.request)?;
             creation.phase.send_replace(Phase::Creating);
             self.bring_up(&record).await?;
-            return Ok(created(&record));
+            return Ok(self.found(&record));
         }
         let lease = LeaseId::for_operation(operation.id);
         // Side by side: start-up removes a lease whose operation the journal does not have.
@@ -45,15 +47,18 @@ impl Inner {
             self.drop_lease(operation.id);
             return Err(error.into());
         }
-        fault_point!("create.begun");
+        fault_point!("create", "begun");
         let steps = async {
             leased?;
             self.create_steps(creation, &lease, wishes).await
         };
         match steps.await {
-            Ok(record) => {
+            Ok((record, data_restored)) => {
                 self.drop_lease(operation.id);
-                Ok(created(&record))
+                Ok(CreatedWorkspace {
+                    data_restored,
+                    ..self.found(&record)
+                })
             }
             Err(error) => {
                 let status = match &error {
@@ -75,8 +80,8 @@ impl Inner {
         self: &Arc<Self>,
         creation: &Creation,
         lease: &LeaseId,
-        wishes: Wishes,
-    ) -> Result<ContainerRecord> {
+        mut wishes: Wishes,
+    ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
         let creating = vec![bot_status(operation, BotStatus::Creating)];
@@ -86,7 +91,7 @@ impl Inner {
         );
         let image = image?;
         shown?;
-        fault_point!("create.pulled");
+        fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
         let _turn = self
             .starts
@@ -107,7 +112,7 @@ impl Inner {
             dirty: true,
             desired: DesiredState::Running,
             started: true,
-            devices: wishes.devices,
+            devices: wishes.devices.clone(),
             limits: wishes.limits,
             last_error: None,
             created_at: now,
@@ -119,7 +124,18 @@ impl Inner {
             self.runtime.network.create_namespace(&record.container)
         );
         prepared?;
-        fault_point!("create.prepared");
+        fault_point!("create", "prepared");
+        let returning = self.returning_data(&record, &wishes).await?;
+        if let Some((edit, returned)) = returning {
+            creation.phase.send_replace(Phase::Restoring);
+            match self.edit(lease, &record.snapshot, edit, None).await {
+                // An orphan without `/data` has nothing to bring back.
+                Err(Error::PathNotFound(_)) => {}
+                edited => edited?,
+            }
+            fault_point!("create", "restored");
+            wishes.returned = Some(returned);
+        }
         let address = address?;
         let spec = self.spec(&record, address, namespace?);
         match self.runtime.containers.create(lease, &spec).await {
@@ -128,9 +144,61 @@ impl Inner {
             }
             made => made?,
         }
-        fault_point!("create.container");
-        self.first_start(operation, &record, address).await?;
-        Ok(record)
+        fault_point!("create", "container");
+        self.first_start(operation, &record, address, &wishes)
+            .await?;
+        if let Some(returned) = &wishes.returned
+            && let Err(error) = self.finish_return(operation, returned).await
+        {
+            // The workspace is there; what its data came from goes later.
+            self.keep_for_retry(operation, &error);
+        }
+        Ok((record, wishes.returned.is_some()))
+    }
+
+    /// Ends a creation with data that was brought back: recorded, on the disk and running, so that what
+    /// it came from can go.
+    async fn finish_return(&self, operation: &Operation, returned: &Returned) -> Result<()> {
+        match returned {
+            Returned::Orphan(key) => unless_missing(self.runtime.snapshots.remove(key).await)?,
+            Returned::Preserved => self.remove_preserved(operation.bot)?,
+        }
+        fault_point!("create", "returned");
+        let ended = vec![finished(operation)];
+        Ok(self.store.transactions.apply(ended).await?)
+    }
+
+    /// What brings earlier data of the bot's into a new workspace: an orphan of its, or else the
+    /// preserved archive, where it is wanted.
+    async fn returning_data(
+        &self,
+        record: &ContainerRecord,
+        wishes: &Wishes,
+    ) -> Result<Option<(Edit, Returned)>> {
+        if !self.runtime.backend.capabilities().files {
+            return Ok(None);
+        }
+        let bot = record.bot;
+        if let Some(orphan) = self.orphan(bot, &record.snapshot).await? {
+            tracing::warn!(%bot, %orphan, archive = self.has_preserved_data(bot),
+                "recovering /data of a workspace whose container is gone");
+            let data = FilePath::new(DATA_PATH)?;
+            let edit = Edit::Path {
+                from: orphan.clone(),
+                path: data.clone(),
+                target: data,
+            };
+            return Ok(Some((edit, Returned::Orphan(orphan))));
+        }
+        if !wishes.restore || !self.has_preserved_data(bot) {
+            return Ok(None);
+        }
+        let checked = self.check_preserved(bot).await?;
+        let edit = Edit::Archive {
+            checked,
+            mode: ApplyMode::Replace,
+        };
+        Ok(Some((edit, Returned::Preserved)))
     }
 
     async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
@@ -145,8 +213,13 @@ impl Inner {
         operation: &Operation,
         record: &ContainerRecord,
         address: Ipv4Addr,
+        wishes: &Wishes,
     ) -> Result<()> {
         let id = &record.container;
+        let input = match &wishes.returned {
+            Some(_) => Some(encoded(operation.id, wishes)?),
+            None => None,
+        };
         let endpoint = Endpoint { address };
         let (task, network, recorded) = tokio::join!(
             self.runtime.tasks.create(id),
@@ -156,30 +229,27 @@ impl Inner {
                 Change::AdvanceOperation {
                     id: operation.id,
                     step: RECORDED.to_owned(),
-                    input: None,
+                    input,
                 },
             ])
         );
         recorded?;
-        fault_point!("create.recorded");
+        fault_point!("create", "recorded");
         task?;
-        fault_point!("create.task");
+        fault_point!("create", "task");
         network?;
         self.runtime.tasks.start(id).await?;
-        fault_point!("create.started");
-        self.store
-            .transactions
-            .apply(vec![
-                finished(operation),
-                bot_status(operation, BotStatus::Ready),
-                event(
-                    operation.bot,
-                    "created",
-                    json!({"image": record.image.reference}),
-                ),
-            ])
-            .await?;
-        fault_point!("create.finished");
+        fault_point!("create", "started");
+        let detail = json!({"image": record.image.reference});
+        let mut changes = vec![
+            bot_status(operation, BotStatus::Ready),
+            event(operation.bot, "created", detail),
+        ];
+        if wishes.returned.is_none() {
+            changes.push(finished(operation));
+        }
+        self.store.transactions.apply(changes).await?;
+        fault_point!("create", "finished");
         Ok(())
     }
 
@@ -301,10 +371,16 @@ impl Inner {
                 .transactions
                 .apply(vec![
                     Change::PatchContainer(record.bot, Box::new(wanted)),
-                    finished(operation),
                     bot_status(operation, BotStatus::Ready),
                 ])
                 .await?;
+            match input::<Wishes>(operation)?.returned {
+                Some(returned) => self.finish_return(operation, &returned).await?,
+                None => {
+                    let ended = vec![finished(operation)];
+                    self.store.transactions.apply(ended).await?;
+                }
+            }
             self.drop_lease(operation.id);
             return Ok(());
         }
@@ -322,15 +398,18 @@ fn bot_status(operation: &Operation, status: BotStatus) -> Change {
     Change::PatchBot(operation.bot, patch)
 }
 
-fn created(record: &ContainerRecord) -> CreatedWorkspace {
-    let ResolvedImage { reference, .. } = &record.image;
-    CreatedWorkspace {
-        container: record.container.clone(),
-        image: reference.clone(),
-        snapshotter: record.snapshotter.clone(),
-        devices: record.devices.clone(),
-        started: true,
-        data_restored: false,
-        has_preserved_data: false,
+impl Inner {
+    /// What a creation tells of a workspace.
+    pub(crate) fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
+        let ResolvedImage { reference, .. } = &record.image;
+        CreatedWorkspace {
+            container: record.container.clone(),
+            image: reference.clone(),
+            snapshotter: record.snapshotter.clone(),
+            devices: record.devices.clone(),
+            started: record.desired == DesiredState::Running,
+            data_restored: false,
+            has_preserved_data: self.has_preserved_data(record.bot),
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// The creation's events from its beginning, whenever the listener came. Progress is the latest
 /// value: a slow listener gets fewer events, never a queue of old ones.
-pub(super) fn events(creation: Arc<Creation>) -> BoxStream<'static, CreateEvent> {
+pub(crate) fn events(creation: Arc<Creation>) -> BoxStream<'static, CreateEvent> {
     let listener = Listener {
         phase: creation.phase.subscribe(),
         pull: creation.live.pull.subscribe(),
@@ -18,6 +18,7 @@ pub(super) fn events(creation: Arc<Creation>) -> BoxStream<'static, CreateEvent>
         }]),
         shown: Vec::new(),
         creating_shown: false,
+        restoring_shown: false,
         ended: false,
     };
     stream::unfold(listener, |mut listener| async move {
@@ -33,6 +34,7 @@ struct Listener {
     ready: VecDeque<CreateEvent>,
     shown: Vec<LayerProgress>,
     creating_shown: bool,
+    restoring_shown: bool,
     ended: bool,
 }
 
@@ -62,10 +64,23 @@ impl Listener {
                         return None;
                     }
                 }
+                Phase::Restoring => {
+                    self.show_creating();
+                    if !self.restoring_shown {
+                        self.ready.push_back(CreateEvent::Restoring);
+                        self.restoring_shown = true;
+                    }
+                    if self.ready.is_empty() && self.phase.changed().await.is_err() {
+                        return None;
+                    }
+                }
                 Phase::Done(done) => {
                     match &*done {
                         Ok(created) => {
                             self.show_creating();
+                            if created.data_restored && !self.restoring_shown {
+                                self.ready.push_back(CreateEvent::Restoring);
+                            }
                             self.ready.push_back(CreateEvent::Complete(created.clone()));
                         }
                         Err(error) => {

@@ -15,10 +15,14 @@ use botstead_store_sql::SqlStore;
 use botstead_types::{
     BotId, ContainerId, DesiredState, ImageRef, Limits, Role, SnapshotKind, TaskStatus, UserId,
 };
-use botstead_workspace::{CreateEvent, CreateRequest, WorkspaceConfig, Workspaces};
+use botstead_workspace::{
+    ArchiveFormat, CreateEvent, CreateRequest, Error, ImportMode, SnapshotMode, WorkspaceConfig,
+    Workspaces,
+};
 use chrono::Utc;
 use futures_util::StreamExt;
 use std::collections::HashSet;
+use std::io::{Seek, Write};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -44,10 +48,13 @@ pub fn container(bot: BotId) -> ContainerId {
 
 impl World {
     pub async fn new() -> Self {
+        Self::on(InMemoryRuntime::new()).await
+    }
+
+    pub async fn on(memory: InMemoryRuntime) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sql = SqlStore::open_temporary(directory.path()).await.unwrap();
         let store = sql.store();
-        let memory = InMemoryRuntime::new();
         for name in [IMAGE, OTHER_IMAGE, "localhost/botstead/workspace"] {
             memory.add_image(&image(name), ImageContent::of_files([("etc/image", name)]));
         }
@@ -150,10 +157,69 @@ impl World {
     pub async fn snapshot(&self, bot: BotId) -> u32 {
         let made = self
             .workspaces
-            .snapshot(&self.owner, bot, None)
+            .snapshot(&self.owner, bot, None, SnapshotMode::Stop)
             .await
             .unwrap();
         made.version.number.get()
+    }
+
+    /// Writes another file in the workspace.
+    pub async fn write_to(&self, bot: BotId, path: &str, content: &str) {
+        let key = self.record(bot).await.snapshot;
+        self.memory.write_file(&key, path, content.to_owned());
+    }
+
+    /// A file of the workspace.
+    pub async fn read_from(&self, bot: BotId, path: &str) -> Option<String> {
+        let key = self.record(bot).await.snapshot;
+        let bytes = self.memory.read_file(&key, path)?;
+        Some(String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    /// A snapshot of the running workspace; its number.
+    pub async fn live_snapshot(&self, bot: BotId) -> u32 {
+        let made = self
+            .workspaces
+            .snapshot(&self.owner, bot, None, SnapshotMode::Live)
+            .await
+            .unwrap();
+        made.version.number.get()
+    }
+
+    /// All of an export.
+    pub async fn export(&self, bot: BotId, format: ArchiveFormat) -> Vec<u8> {
+        let mut archive = self
+            .workspaces
+            .export_data(&self.owner, bot, format)
+            .await
+            .unwrap();
+        let mut all = Vec::new();
+        while let Some(piece) = archive.next().await {
+            all.extend_from_slice(&piece.unwrap());
+        }
+        all
+    }
+
+    /// Imports these bytes.
+    pub async fn import(
+        &self,
+        bot: BotId,
+        archive: &[u8],
+        mode: ImportMode,
+    ) -> Result<Option<u32>, Error> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(archive).unwrap();
+        file.rewind().unwrap();
+        let imported = self
+            .workspaces
+            .import_data(&self.owner, bot, file, mode)
+            .await?;
+        Ok(imported.map(|version| version.get()))
+    }
+
+    /// Where preserved archives are.
+    pub fn preserved(&self) -> std::path::PathBuf {
+        self.directory.path().join("preserved")
     }
 
     /// Waits until the background work of finished operations is done.

@@ -60,13 +60,3 @@ pub(super) async fn import(
     });
     Ok(task.await.map_err(Problem::internal)??)
 }
-
-impl From<TooLarge> for Problem {
-    fn from(TooLarge(limit): TooLarge) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "archive_too_large",
-            format!("the archive is larger than {limit} bytes"),
-        )
-    }
-}

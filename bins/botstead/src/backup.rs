@@ -1,0 +1,104 @@
+//! `botstead admin backup` and `restore`: the database as a file.
+//!
+//! A copy can be made at any time. It is put back only while no server runs: a server believes what it
+//! has read. Versions that were made after the copy are unknown to it afterwards; their snapshots stay
+//! until `botstead doctor --repair --yes`.
+
+use crate::config::Config;
+use crate::installation::Installation;
+use anyhow::{Context, ensure};
+use botstead_store_sql::{SqlConfig, SqlStore};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Copies the database to a new file, and returns what is to be printed.
+///
+/// # Errors
+/// When the file exists or cannot be written, or the database cannot be opened.
+pub async fn backup(config: &Config, file: &Path) -> anyhow::Result<Value> {
+    let installation = Installation::prepare(config)?;
+    let path = installation.database_path(config);
+    ensure!(path.is_file(), "there is no database at {}", path.display());
+    let database = SqlStore::open(&SqlConfig::at(&path))
+        .await
+        .context("cannot open the database")?;
+    let copied = database.backup_to(file).await;
+    database.close().await;
+    copied.with_context(|| format!("cannot copy the database to {}", file.display()))?;
+    let bytes = fs::metadata(file)?.len();
+    Ok(json!({"file": file, "bytes": bytes}))
+}
+
+/// Puts a copy in the place of the database, and returns what is to be printed.
+///
+/// # Errors
+/// When a server runs, or the file is no database of this program; then nothing was changed.
+pub async fn restore(config: &Config, file: &Path) -> anyhow::Result<Value> {
+    let installation = Installation::prepare(config)?;
+    let _lock = installation
+        .lock()
+        .context("end the server first: a database is put back only while none runs")?;
+    let path = installation.database_path(config);
+    let beside = |what: &str| -> PathBuf {
+        let time = chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ");
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{what}-{time}"));
+        name.into()
+    };
+    // Opened as a database of ours, and brought up to this program's schema, before anything is
+    // replaced.
+    let candidate = beside("restoring");
+    let checked = copy_and_check(file, &candidate).await;
+    if checked.is_err() {
+        remove(&candidate)?;
+    }
+    checked.with_context(|| format!("cannot use {}", file.display()))?;
+    let kept = beside("before-restore");
+    if path.exists() {
+        // With its log, through a copy: the log belongs to its name.
+        let database = SqlStore::open(&SqlConfig::at(&path))
+            .await
+            .context("cannot open the present database")?;
+        let saved = database.backup_to(&kept).await;
+        database.close().await;
+        saved.with_context(|| format!("cannot keep the present database as {}", kept.display()))?;
+    }
+    remove(&path)?;
+    fs::rename(&candidate, &path)
+        .with_context(|| format!("cannot put {} in place", candidate.display()))?;
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    Ok(json!({"restored": file, "kept": kept.exists().then_some(kept)}))
+}
+
+async fn copy_and_check(file: &Path, candidate: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut from = fs::File::open(file)?;
+    let mut to = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(candidate)?;
+    std::io::copy(&mut from, &mut to)?;
+    to.sync_all()?;
+    let database = SqlStore::open(&SqlConfig::at(candidate)).await?;
+    let answered = database.store().containers.list().await;
+    database.close().await;
+    answered?;
+    Ok(())
+}
+
+/// Removes a database with its log.
+fn remove(path: &Path) -> anyhow::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,543 @@
+//! The names of an archive as a tree: what each is, and whether they can all stand together.
+//!
+//! Held in memory while an archive is checked and applied: some 30 bytes for each and its last part.
+
+use crate::error::Refusal;
+use crate::format::{Kind, Member};
+use crate::limits::{Limit, Limits, MOST_NAMES};
+use hashbrown::HashTable;
+use std::hash::{BuildHasher, RandomState};
+
+/// A name's number in the tree.
+pub(crate) type Node = u32;
+/// The archive's own root, which may have an entry like any directory.
+pub(crate) const ROOT: Node = 0;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Directory,
+    Symlink,
+    Other,
+}
+
+#[derive(Debug)]
+struct Name {
+    parent: Node,
+    /// Its last part, in `bytes`.
+    start: u32,
+    length: u8,
+    what: What,
+    /// Whether it has an entry of its own, and whether that came before those beneath.
+    own: bool,
+    own_first: bool,
+}
+
+/// A directory that was named within another name before it had an entry of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Implied {
+    pub(crate) node: Node,
+    /// The name that it was within, and its entry's number.
+    pub(crate) leaf: Node,
+    pub(crate) number: u64,
+}
+
+/// The directories on the way to the name that was looked for last: the next is mostly near it.
+#[derive(Debug, Default)]
+pub(crate) struct Trail {
+    path: Vec<u8>,
+    /// Where each directory's part of the path ends, and its node.
+    chain: Vec<(usize, Node)>,
+}
+
+impl Trail {
+    /// Keeps what is also on the way to `path`; how much of that is done, and the node there.
+    fn turn(&mut self, path: &[u8]) -> (usize, Node) {
+        let same = self.path.iter().zip(path).take_while(|(a, b)| a == b);
+        let same = same.count();
+        let on_the_way = |end: usize| end <= same && path.get(end) == Some(&b'/');
+        let kept = self.chain.partition_point(|(end, _)| on_the_way(*end));
+        self.chain.truncate(kept);
+        self.path.clear();
+        self.path.extend_from_slice(path);
+        self.chain.last().copied().unwrap_or((0, ROOT))
+    }
+
+    fn push(&mut self, end: usize, node: Node) {
+        self.chain.push((end, node));
+    }
+}
+
+/// All names so far.
+#[derive(Debug)]
+pub(crate) struct Names {
+    names: Vec<Name>,
+    bytes: Vec<u8>,
+    /// By parent and last part.
+    table: HashTable<Node>,
+    hasher: RandomState,
+    implied: Vec<Implied>,
+    entries: u64,
+    trail: Trail,
+}
+
+impl Names {
+    pub(crate) fn new() -> Self {
+        Self {
+            names: vec![Name {
+                parent: ROOT,
+                start: 0,
+                length: 0,
+                what: What::Directory,
+                own: false,
+                own_first: false,
+            }],
+            bytes: Vec::new(),
+            table: HashTable::new(),
+            hasher: RandomState::new(),
+            implied: Vec::new(),
+            entries: 0,
+            trail: Trail::default(),
+        }
+    }
+
+    /// Adds the entry of this number; its node.
+    pub(crate) fn add(
+        &mut self,
+        member: &Member,
+        number: u64,
+        limits: &Limits,
+    ) -> Result<Node, Refusal> {
+        if member.name.len() > limits.name_bytes {
+            return Err(Refusal::Limit(Limit::NameBytes(limits.name_bytes)));
+        }
+        let name = clean(&member.name)?;
+        match member.kind {
+            Kind::HardLink => {
+                let target = clean(&member.link).map_err(|_| Refusal::LinkOutside)?;
+                let mut trail = std::mem::take(&mut self.trail);
+                let found = self.find(&target, &mut trail);
+                self.trail = trail;
+                let target = found.ok_or(Refusal::LinkMissing)?;
+                if self.names[target as usize].what == What::Directory {
+                    return Err(Refusal::LinkMissing);
+                }
+            }
+            Kind::Symlink => target(&member.link)?,
+            _ => {}
+        }
+        self.entries += 1;
+        let node = self.place(&name, member.kind, number, limits)?;
+        let implied = self.names.len() as u64 - 1;
+        if self.entries.max(implied) > limits.entries {
+            return Err(Refusal::Limit(Limit::Entries(limits.entries)));
+        }
+        Ok(node)
+    }
+
+    fn place(
+        &mut self,
+        name: &[u8],
+        kind: Kind,
+        number: u64,
+        limits: &Limits,
+    ) -> Result<Node, Refusal> {
+        let what = match kind {
+            Kind::Directory => What::Directory,
+            Kind::Symlink => What::Symlink,
+            _ => What::Other,
+        };
+        let before = self.implied.len();
+        if name.is_empty() {
+            // Nothing but a directory can stand in the root's place.
+            if what != What::Directory {
+                return Err(Refusal::EmptyName);
+            }
+            self.names[0].own = true;
+            return Ok(ROOT);
+        }
+        let (mut done, mut node) = self.trail.turn(name);
+        while done < name.len() {
+            let (start, end) = next_part(name, done);
+            let (part, last) = (&name[start..end], end == name.len());
+            done = end;
+            match (self.child(node, part), last) {
+                (Some(found), false) => match self.names[found as usize].what {
+                    What::Directory => node = found,
+                    What::Symlink => return Err(Refusal::BeneathLink),
+                    What::Other => return Err(Refusal::BeneathFile),
+                },
+                (Some(found), true) => {
+                    let name = &mut self.names[found as usize];
+                    if (name.what, what) != (What::Directory, What::Directory) {
+                        return Err(Refusal::Duplicate);
+                    }
+                    name.own = true;
+                    node = found;
+                }
+                (None, false) => {
+                    node = self.insert(node, part, What::Directory, false, limits)?;
+                    self.implied.push(Implied {
+                        node,
+                        leaf: node,
+                        number,
+                    });
+                }
+                (None, true) => node = self.insert(node, part, what, true, limits)?,
+            }
+            if !last || what == What::Directory {
+                self.trail.push(end, node);
+            }
+        }
+        for implied in &mut self.implied[before..] {
+            implied.leaf = node;
+        }
+        Ok(node)
+    }
+
+    fn insert(
+        &mut self,
+        parent: Node,
+        part: &[u8],
+        what: What,
+        own: bool,
+        limits: &Limits,
+    ) -> Result<Node, Refusal> {
+        let beyond = Refusal::Limit(Limit::Entries(limits.entries));
+        let node = Node::try_from(self.names.len()).map_err(|_| beyond)?;
+        if self.bytes.len() + part.len() > MOST_NAMES {
+            return Err(Refusal::Limit(Limit::Names(MOST_NAMES)));
+        }
+        self.names.push(Name {
+            parent,
+            // Neither can be too much: see the limit above, and `clean`.
+            start: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
+            length: u8::try_from(part.len()).unwrap_or(u8::MAX),
+            what,
+            own,
+            own_first: own,
+        });
+        self.bytes.extend_from_slice(part);
+        let hash = self.hasher.hash_one((parent, part));
+        let Self {
+            names,
+            bytes,
+            table,
+            hasher,
+            ..
+        } = self;
+        table.insert_unique(hash, node, |node| {
+            let name = &names[*node as usize];
+            hasher.hash_one((name.parent, last_part(bytes, name)))
+        });
+        Ok(node)
+    }
+
+    fn child(&self, parent: Node, part: &[u8]) -> Option<Node> {
+        let hash = self.hasher.hash_one((parent, part));
+        let found = self.table.find(hash, |node| {
+            let name = &self.names[*node as usize];
+            name.parent == parent && last_part(&self.bytes, name) == part
+        });
+        found.copied()
+    }
+
+    /// The node of a clean name.
+    pub(crate) fn find(&self, name: &[u8], trail: &mut Trail) -> Option<Node> {
+        let (mut done, mut node) = trail.turn(name);
+        while done < name.len() {
+            let (start, end) = next_part(name, done);
+            node = self.child(node, &name[start..end])?;
+            if self.is_directory(node) {
+                trail.push(end, node);
+            }
+            done = end;
+        }
+        Some(node)
+    }
+
+    /// How many entries there are.
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    pub(crate) fn implied(&self) -> &[Implied] {
+        &self.implied
+    }
+
+    /// How many names there are, the root included.
+    pub(crate) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(crate) fn parent(&self, node: Node) -> Node {
+        self.names[node as usize].parent
+    }
+
+    pub(crate) fn is_directory(&self, node: Node) -> bool {
+        self.names[node as usize].what == What::Directory
+    }
+
+    /// Whether it was there, with an entry of its own, before anything beneath it.
+    pub(crate) fn own_first(&self, node: Node) -> bool {
+        self.names[node as usize].own_first
+    }
+
+    /// The directory of this name at the top of the archive, if everything is in it and it has an
+    /// entry of its own, and the root itself has none.
+    pub(crate) fn only_folder(&self, name: &[u8]) -> Option<Node> {
+        if self.names[0].own {
+            return None;
+        }
+        let node = self.child(ROOT, name)?;
+        let folder = &self.names[node as usize];
+        let mut at_top = self.names.iter().skip(1).filter(|name| name.parent == ROOT);
+        let only = at_top.nth(1).is_none();
+        (only && folder.own && folder.what == What::Directory).then_some(node)
+    }
+
+    /// The way from `top` to a name beneath it.
+    pub(crate) fn path(&self, top: Node, node: Node) -> Vec<u8> {
+        let mut chain = Vec::new();
+        let mut at = node;
+        while at != top && at != ROOT {
+            let name = &self.names[at as usize];
+            chain.push(last_part(&self.bytes, name));
+            at = name.parent;
+        }
+        chain.reverse();
+        chain.join(&b'/')
+    }
+}
+
+fn last_part<'a>(bytes: &'a [u8], name: &Name) -> &'a [u8] {
+    &bytes[name.start as usize..][..name.length.into()]
+}
+
+/// Where the next part of a clean name is, when what is before `done` was gone through.
+fn next_part(name: &[u8], done: usize) -> (usize, usize) {
+    let start = if done == 0 { 0 } else { done + 1 };
+    let length = name[start..].iter().position(|byte| *byte == b'/');
+    (start, length.map_or(name.len(), |length| start + length))
+}
+
+/// The parts of a name that matter.
+fn parts(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    name.split(|byte| *byte == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+}
+
+/// A name without what does not matter; empty for the root itself.
+pub(crate) fn clean(name: &[u8]) -> Result<Vec<u8>, Refusal> {
+    if name.is_empty() {
+        return Err(Refusal::EmptyName);
+    }
+    if name.contains(&0) {
+        return Err(Refusal::ZeroInName);
+    }
+    if name[0] == b'/' {
+        return Err(Refusal::AbsoluteName);
+    }
+    let mut clean = Vec::with_capacity(name.len());
+    for part in parts(name) {
+        if part == b".." {
+            return Err(Refusal::UpwardName);
+        }
+        if part.len() > 255 {
+            return Err(Refusal::LongName);
+        }
+        if !clean.is_empty() {
+            clean.push(b'/');
+        }
+        clean.extend_from_slice(part);
+    }
+    Ok(clean)
+}
+
+/// A symbolic link's target may be anything that the kernel takes: it is never followed.
+fn target(link: &[u8]) -> Result<(), Refusal> {
+    if link.contains(&0) {
+        return Err(Refusal::ZeroInName);
+    }
+    if link.is_empty() || link.len() > 4095 {
+        return Err(Refusal::LinkTarget);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Time;
+
+    fn member(name: &str, kind: Kind, link: &str) -> Member {
+        Member {
+            name: name.into(),
+            link: link.into(),
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            modified: Time::default(),
+            size: 0,
+            extents: None,
+            attributes: Vec::new(),
+        }
+    }
+
+    /// Adds entries such as `dir/`, `file`, `link -> target` and `name = hard link`.
+    fn add(names: &mut Names, text: &str, limits: &Limits) -> Result<Node, Refusal> {
+        let member = if let Some((name, target)) = text.split_once(" -> ") {
+            member(name, Kind::Symlink, target)
+        } else if let Some((name, target)) = text.split_once(" = ") {
+            member(name, Kind::HardLink, target)
+        } else if text.ends_with('/') {
+            member(text, Kind::Directory, "")
+        } else {
+            member(text, Kind::File, "")
+        };
+        names.add(&member, names.entries() + 1, limits)
+    }
+
+    fn check(entries: &[&str], limits: &Limits) -> Result<Names, (usize, Refusal)> {
+        let mut names = Names::new();
+        for (number, entry) in entries.iter().enumerate() {
+            add(&mut names, entry, limits).map_err(|reason| (number, reason))?;
+        }
+        Ok(names)
+    }
+
+    #[test]
+    fn what_stands_together_and_what_does_not() {
+        use Refusal::*;
+        let limits = Limits::default();
+        for (entries, expected) in [
+            (&["./", "./a/", "./a/b", ".//a/./c"][..], None),
+            (&["a/b", "a/", "a/"], None),
+            (&["a", "b = a", "c = ./b"], None),
+            (&["l -> /etc", "h = l"], None),
+            (&["..a/b...", "a\\..\\b"], None),
+            (&[""], Some(EmptyName)),
+            (&["."], Some(EmptyName)),
+            (&["/a"], Some(AbsoluteName)),
+            (&["//"], Some(AbsoluteName)),
+            (&["a/../b"], Some(UpwardName)),
+            (&[".."], Some(UpwardName)),
+            (&["../"], Some(UpwardName)),
+            (&["a\0b"], Some(ZeroInName)),
+            (&["a", "a"], Some(Duplicate)),
+            (&["a", "./a"], Some(Duplicate)),
+            (&["a/", "a"], Some(Duplicate)),
+            (&["a", "a/"], Some(Duplicate)),
+            (&["a/b", "a"], Some(Duplicate)),
+            (&["a/b", "a -> c"], Some(Duplicate)),
+            (&["a -> ..", "a/b"], Some(BeneathLink)),
+            (&["a -> ..", "a/b/c/"], Some(BeneathLink)),
+            (&["a", "a/b"], Some(BeneathFile)),
+            (&["a = b"], Some(LinkMissing)),
+            (&["a = a"], Some(LinkMissing)),
+            (&["a/", "b = a"], Some(LinkMissing)),
+            (&["a/b", "c = a"], Some(LinkMissing)),
+            (&["a", "b = ../a"], Some(LinkOutside)),
+            (&["a", "b = /a"], Some(LinkOutside)),
+            (&["a -> "], Some(LinkTarget)),
+            (&["a -> b\0c"], Some(ZeroInName)),
+        ] {
+            let refused = check(entries, &limits).err();
+            let expected = expected.map(|reason| (entries.len() - 1, reason));
+            assert_eq!(refused, expected, "{entries:?}");
+        }
+        let long = "x".repeat(256);
+        assert_eq!(check(&[&long], &limits).err(), Some((0, LongName)));
+    }
+
+    #[test]
+    fn limits_hold_for_implied_directories_too() {
+        let limits = Limits {
+            entries: 3,
+            name_bytes: 8,
+            ..Limits::default()
+        };
+        let beyond = Refusal::Limit(Limit::Entries(3));
+        for (entries, expected) in [
+            (&["a", "b", "c"][..], None),
+            (&["a/", "a/", "a/"], None),
+            (&["a/b/c"], None),
+            (&["a", "b", "c", "d"], Some((3, beyond.clone()))),
+            (&["a/", "a/", "a/", "a/"], Some((3, beyond.clone()))),
+            (&["a/b/c/d"], Some((0, beyond))),
+            (
+                &["a/bcdefgh"],
+                Some((0, Refusal::Limit(Limit::NameBytes(8)))),
+            ),
+        ] {
+            assert_eq!(check(entries, &limits).err(), expected, "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn the_top_folder_is_found_only_when_it_is_clear() {
+        for (entries, expected) in [
+            (&["data/", "data/a", "data/b/c"][..], true),
+            (&["./data/", "./data/a"], true),
+            (&["data/a", "data/"], true),
+            (&["data/"], true),
+            (&["./", "./data/", "./data/a"], false),
+            (&["data/a", "data/b"], false),
+            (&["data/", "other"], false),
+            (&["data"], false),
+            (&["data -> x"], false),
+            (&["x/", "x/data/"], false),
+        ] {
+            let names = check(entries, &Limits::default()).unwrap();
+            assert_eq!(
+                names.only_folder(b"data").is_some(),
+                expected,
+                "{entries:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_trail_leads_nowhere_else() {
+        let limits = Limits::default();
+        let mut names = Names::new();
+        let all = [
+            "a/b/c/",
+            "a/b/c/d",
+            "a/bc/d",
+            "a/b/cd",
+            "ab/c",
+            "a/b/c/dd/e",
+            "b",
+        ];
+        let nodes: Vec<_> = all
+            .iter()
+            .map(|name| add(&mut names, name, &limits).unwrap())
+            .collect();
+        let mut trail = Trail::default();
+        for _ in 0..3 {
+            for (name, node) in all.iter().zip(&nodes) {
+                let name = name.trim_end_matches('/').as_bytes();
+                assert_eq!(names.find(name, &mut trail), Some(*node));
+                assert_eq!(names.path(ROOT, *node), name);
+            }
+            assert_eq!(names.find(b"a/b/c/d/e", &mut trail), None);
+            assert_eq!(names.find(b"a/b/c/d", &mut trail), Some(nodes[1]));
+            assert_eq!(names.find(b"", &mut trail), Some(ROOT));
+        }
+    }
+
+    #[test]
+    fn paths_are_found_again() {
+        let limits = Limits::default();
+        let mut names = Names::new();
+        let node = add(&mut names, "./data//x/y/", &limits).unwrap();
+        assert_eq!(names.path(ROOT, node), b"data/x/y");
+        let top = names.find(b"data", &mut Trail::default()).unwrap();
+        assert_eq!(names.path(top, node), b"x/y");
+        assert_eq!(names.path(top, top), b"");
+        let implied: Vec<_> = names.implied().iter().map(|i| (i.node, i.leaf)).collect();
+        assert_eq!(implied, [(top, node), (names.parent(node), node)]);
+        assert!(names.own_first(node) && !names.own_first(top));
+    }
+}

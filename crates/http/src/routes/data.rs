@@ -1,0 +1,237 @@
+//! /bots/{bot_id}/container/data: a workspace's data in and out.
+
+use crate::auth::Caller;
+use crate::extract::{IdOf, QueryOf};
+use crate::problem::Problem;
+use crate::spool::{self, Spooled, TooLarge};
+use crate::state::SharedState;
+use actix_multipart::Multipart;
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_DISPOSITION;
+use actix_web::{HttpResponse, post, web};
+use botstead_types::{BotId, VersionNumber};
+use botstead_workspace::{ArchiveFormat, ImportMode};
+use futures_util::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_actix_web::service_config::ServiceConfig;
+
+pub(super) fn configure(config: &mut ServiceConfig<'_>) {
+    config.service(export).service(import).service(restore);
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ExportQuery {
+    /// How the archive is packed; `tar.gz` when absent.
+    format: Option<Format>,
+}
+
+/// How an archive is packed.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+enum Format {
+    /// tar in gzip.
+    #[serde(rename = "tar.gz")]
+    TarGz,
+    /// tar in zstd.
+    #[serde(rename = "tar.zst")]
+    TarZst,
+}
+
+/// Download `/data` as an archive: what it is at one moment. The workspace goes on meanwhile.
+///
+/// Everything is in a folder `data`. Modes, owners, times, links, extended attributes, holes and names
+/// of any bytes are kept; sockets and devices are left out. A connection that is cut means that the
+/// archive is not whole.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot."), ExportQuery),
+    responses(
+        (status = 200, description = "The archive.", content_type = "application/gzip", body = Vec<u8>),
+        (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
+        (status = 409, description = "`busy`: another operation is under way."),
+        (status = 501, description = "`unsupported`: this backend's snapshots cannot be looked into."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/data/export")]
+async fn export(
+    caller: Caller,
+    id: IdOf<BotId>,
+    query: QueryOf<ExportQuery>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let (format, kind) = match query.0.format {
+        None | Some(Format::TarGz) => (ArchiveFormat::TarGz, "application/gzip"),
+        Some(Format::TarZst) => (ArchiveFormat::TarZst, "application/zstd"),
+    };
+    let workspaces = &state.services.workspaces;
+    let archive = workspaces.export_data(&caller.actor, id.0, format).await?;
+    let name = format!("{}-data.{}", id.0, format.extension());
+    Ok(HttpResponse::Ok()
+        .content_type(kind)
+        .insert_header((
+            CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{name}\""),
+        ))
+        .streaming(archive.map_err(std::io::Error::other)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ImportQuery {
+    /// `merge` keeps what the archive does not have; `replace` does not. `merge` when absent.
+    mode: Option<Mode>,
+}
+
+/// What becomes of what is there.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    /// It stays, but for what the archive has under the same names.
+    Merge,
+    /// It goes.
+    Replace,
+}
+
+/// An archive, as multipart/form-data.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the form for the document only")]
+struct ImportForm {
+    /// A tar archive, plain or in gzip or zstd.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// The reply of an import.
+#[derive(Serialize, ToSchema)]
+struct Imported {
+    /// Always `true`.
+    imported: bool,
+    /// The version that holds the state before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safety_version: Option<u32>,
+}
+
+/// Put an archive into `/data`, all of it or nothing.
+///
+/// The whole archive is judged before anything is touched. Then the present state is kept as a version
+/// and the workspace gets the new one in one step; a running workspace runs again afterwards.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot."), ImportQuery),
+    request_body(content = ImportForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 200, body = Imported),
+        (status = 400, description = "`invalid_body`: the form has no `file`."),
+        (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
+        (status = 409, description = "`busy`: another operation is under way."),
+        (status = 413, description = "`archive_too_large`."),
+        (status = 422, description = "`archive_refused`, with the entry and the reason; nothing was changed."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/data/import")]
+async fn import(
+    caller: Caller,
+    id: IdOf<BotId>,
+    query: QueryOf<ImportQuery>,
+    form: Multipart,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let mode = match query.0.mode {
+        None | Some(Mode::Merge) => ImportMode::Merge,
+        Some(Mode::Replace) => ImportMode::Replace,
+    };
+    let workspaces = &state.services.workspaces;
+    // Whoever may not import is refused before gigabytes are received.
+    workspaces.get(&caller.actor, id.0).await?;
+    let archive = receive(form, &state).await?;
+    let file = std::fs::File::open(archive.path()).map_err(spool::failed)?;
+    // Open is enough to read it.
+    drop(archive);
+    let safety = workspaces
+        .import_data(&caller.actor, id.0, file, mode)
+        .await?;
+    Ok(HttpResponse::Ok().json(Imported {
+        imported: true,
+        safety_version: safety.map(VersionNumber::get),
+    }))
+}
+
+/// Receives the form's file onto the disk.
+async fn receive(mut form: Multipart, state: &SharedState) -> Result<Spooled, Problem> {
+    let config = &state.config;
+    let limit = config.max_upload_bytes;
+    let idle = config.body_timeout;
+    let broken = |error: actix_multipart::MultipartError| {
+        Problem::invalid(
+            "invalid_body",
+            format!("this is no multipart form: {error}"),
+        )
+    };
+    loop {
+        let next = tokio::time::timeout(idle, form.next())
+            .await
+            .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
+        let Some(mut field) = next.transpose().map_err(broken)? else {
+            return Err(Problem::invalid(
+                "invalid_body",
+                "the form has no field `file`",
+            ));
+        };
+        if field.name() != Some("file") {
+            while field.next().await.transpose().map_err(broken)?.is_some() {}
+            continue;
+        }
+        let received = Spooled::receive(config, limit, async || {
+            let chunk = tokio::time::timeout(idle, field.next())
+                .await
+                .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
+            chunk.transpose().map_err(broken)
+        });
+        return received.await.map_err(|error| match error {
+            spool::Error::Source(problem) => problem,
+            spool::Error::Io(error) => spool::failed(error),
+        });
+    }
+}
+
+impl From<TooLarge> for Problem {
+    fn from(TooLarge(limit): TooLarge) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "archive_too_large",
+            format!("the archive is larger than {limit} bytes"),
+        )
+    }
+}
+
+/// The reply of a restore.
+#[derive(Serialize, ToSchema)]
+struct Restored {
+    /// Always `true`.
+    restored: bool,
+}
+
+/// Bring preserved data back into a workspace. What is in `/data` now is kept as a version first.
+#[utoipa::path(
+    tag = "container",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    responses(
+        (status = 200, body = Restored),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found` or `no_preserved_data`."),
+        (status = 409, description = "`busy`: another operation is under way."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/data/restore")]
+async fn restore(
+    caller: Caller,
+    id: IdOf<BotId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    workspaces.restore_data(&caller.actor, id.0).await?;
+    Ok(HttpResponse::Ok().json(Restored { restored: true }))
+}

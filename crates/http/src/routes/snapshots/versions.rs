@@ -1,0 +1,276 @@
+//! One version: rename, pin, delete, compare, bring single paths back.
+
+use super::Version;
+use crate::auth::Caller;
+use crate::extract::{Body, IdOf, QueryOf, nullable};
+use crate::paths::{in_body, to_base64};
+use crate::problem::Problem;
+use crate::shapes::List;
+use crate::state::SharedState;
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use botstead_types::{BotId, InvalidValue, VersionNumber, escaped};
+use botstead_workspace::{PathChange, PathChangeKind, PathKind, VersionOrCurrent, VersionUpdate};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// Changes of a page that does not say how many.
+const DEFAULT_LIMIT: u32 = 100;
+
+fn number(request: &HttpRequest, segment: &str) -> Result<VersionNumber, InvalidValue> {
+    let text = request.match_info().get(segment).unwrap_or_default();
+    let number: i64 = text
+        .parse()
+        .map_err(|_| InvalidValue::new("version", text, "a number is expected"))?;
+    VersionNumber::try_from(number)
+}
+
+/// What changes in a version; absent fields stay.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct UpdateVersion {
+    /// A name, or `null` for none.
+    #[serde(default, deserialize_with = "nullable")]
+    display_name: Option<Option<String>>,
+    /// A pinned version is kept whatever the rules of retention say, and is not deleted.
+    pinned: Option<bool>,
+}
+
+/// Rename or pin a version.
+#[utoipa::path(
+    tag = "snapshots",
+    params(
+        ("bot_id" = Uuid, Path, description = "The bot."),
+        ("version" = u32, Path, description = "The version."),
+    ),
+    request_body = UpdateVersion,
+    responses(
+        (status = 200, body = Version),
+        (status = 400, description = "A name that is too long."),
+        (status = 404, description = "`bot_not_found` or `version_not_found`."),
+    ),
+)]
+#[patch("/bots/{bot_id}/container/snapshots/{version}")]
+pub(super) async fn update(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request: HttpRequest,
+    body: Body<UpdateVersion>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let update = VersionUpdate {
+        name: body.0.display_name,
+        pinned: body.0.pinned,
+    };
+    let number = number(&request, "version")?;
+    let workspaces = &state.services.workspaces;
+    let version = workspaces
+        .update_version(&caller.actor, id.0, number, update)
+        .await?;
+    Ok(HttpResponse::Ok().json(Version::from(version)))
+}
+
+/// Delete a version. Those that grew from it stay as they are.
+#[utoipa::path(
+    tag = "snapshots",
+    params(
+        ("bot_id" = Uuid, Path, description = "The bot."),
+        ("version" = u32, Path, description = "The version."),
+    ),
+    responses(
+        (status = 204, description = "It is gone, and its number is not used again."),
+        (status = 404, description = "`bot_not_found` or `version_not_found`."),
+        (status = 409, description = "`version_pinned`, or `busy`."),
+    ),
+)]
+#[delete("/bots/{bot_id}/container/snapshots/{version}")]
+pub(super) async fn delete(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request: HttpRequest,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let number = number(&request, "version")?;
+    let workspaces = &state.services.workspaces;
+    workspaces
+        .delete_version(&caller.actor, id.0, number)
+        .await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DiffQuery {
+    /// At most this many items, 1 to 100; 100 when absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A path that differs.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ChangedPath {
+    /// The path; one that is not UTF-8 is percent-escaped.
+    path: String,
+    /// The path's bytes, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_base64: Option<String>,
+    /// `added`, `changed` or `removed`.
+    #[schema(example = "changed")]
+    change: &'static str,
+    /// A file's size in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    /// `file`, `directory`, `symlink` or `other`.
+    #[schema(example = "file")]
+    kind: &'static str,
+}
+
+impl From<PathChange> for ChangedPath {
+    fn from(change: PathChange) -> Self {
+        Self {
+            path_base64: std::str::from_utf8(&change.path)
+                .is_err()
+                .then(|| to_base64(&change.path)),
+            path: escaped(&change.path),
+            change: match change.change {
+                PathChangeKind::Added => "added",
+                PathChangeKind::Changed => "changed",
+                PathChangeKind::Removed => "removed",
+            },
+            size: change.size,
+            kind: match change.kind {
+                PathKind::File => "file",
+                PathKind::Directory => "directory",
+                PathKind::Symlink => "symlink",
+                _ => "other",
+            },
+        }
+    }
+}
+
+/// What differs between a version and another one, or `current`: added, changed and removed as seen
+/// from the first.
+#[utoipa::path(
+    tag = "snapshots",
+    params(
+        ("bot_id" = Uuid, Path, description = "The bot."),
+        ("a" = u32, Path, description = "A version."),
+        ("b" = String, Path, description = "Another version, or `current`."),
+        DiffQuery
+    ),
+    responses(
+        (status = 200, body = List<ChangedPath>),
+        (status = 404, description = "`bot_not_found`, `version_not_found`, or `workspace_not_found` for `current`."),
+        (status = 501, description = "`unsupported`: this backend's snapshots cannot be looked into."),
+    ),
+)]
+#[get("/bots/{bot_id}/container/snapshots/{a}/diff/{b}")]
+pub(super) async fn diff(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request: HttpRequest,
+    query: QueryOf<DiffQuery>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let from = number(&request, "a")?;
+    let to = match request.match_info().get("b") {
+        Some("current") => VersionOrCurrent::Current,
+        _ => VersionOrCurrent::Version(number(&request, "b")?),
+    };
+    let limit = query.0.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=100).contains(&limit) {
+        return Err(InvalidValue::new("limit", &limit.to_string(), "1 to 100").into());
+    }
+    let cursor = query.0.cursor.filter(|cursor| !cursor.is_empty());
+    let after = cursor.map(|cursor| {
+        URL_SAFE_NO_PAD
+            .decode(&cursor)
+            .map_err(|_| InvalidValue::new("cursor", &cursor, "it is none of this list's"))
+    });
+    let workspaces = &state.services.workspaces;
+    let page = workspaces
+        .diff(
+            &caller.actor,
+            id.0,
+            from,
+            to,
+            after.transpose()?,
+            limit as usize,
+        )
+        .await?;
+    Ok(HttpResponse::Ok().json(List {
+        items: page.items.into_iter().map(ChangedPath::from).collect(),
+        next_cursor: page.next.map(|path| URL_SAFE_NO_PAD.encode(path)),
+    }))
+}
+
+/// A path to be brought back.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct RestorePath {
+    /// The path in the version, absolute.
+    path: Option<String>,
+    /// The same as bytes in base64.
+    path_base64: Option<String>,
+    /// Where it goes; its own place when absent.
+    target: Option<String>,
+    /// The same as bytes in base64.
+    target_base64: Option<String>,
+}
+
+/// The reply of a restore.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RestoredPath {
+    /// Always `true`.
+    restored: bool,
+    /// The version that holds the state before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safety_version: Option<u32>,
+}
+
+/// Bring one path of a version back, file or directory. The present state is kept as a version first,
+/// and a running workspace runs again afterwards.
+#[utoipa::path(
+    tag = "snapshots",
+    params(
+        ("bot_id" = Uuid, Path, description = "The bot."),
+        ("version" = u32, Path, description = "The version."),
+    ),
+    request_body = RestorePath,
+    responses(
+        (status = 200, body = RestoredPath),
+        (status = 403, description = "`forbidden`: the root; use a rollback."),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found`, `version_not_found` or `path_not_found`."),
+        (status = 409, description = "`busy`: another operation is under way."),
+        (status = 507, description = "`insufficient_storage`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/snapshots/{version}/restore-path")]
+pub(super) async fn restore_path(
+    caller: Caller,
+    id: IdOf<BotId>,
+    request: HttpRequest,
+    body: Body<RestorePath>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let number = number(&request, "version")?;
+    let body = body.0;
+    let path = in_body("path", body.path, body.path_base64.as_deref())?;
+    let target = match (&body.target, &body.target_base64) {
+        (None, None) => None,
+        _ => Some(in_body(
+            "target",
+            body.target,
+            body.target_base64.as_deref(),
+        )?),
+    };
+    let workspaces = &state.services.workspaces;
+    let safety = workspaces
+        .restore_path(&caller.actor, id.0, number, path, target)
+        .await?;
+    Ok(HttpResponse::Ok().json(RestoredPath {
+        restored: true,
+        safety_version: safety.map(VersionNumber::get),
+    }))
+}

@@ -1,0 +1,538 @@
+//! Making the target like the source, one name at a time, and the model with it.
+//!
+//! [`Mirror::reconcile`] is the whole of it: it looks at one name of the source and does to the target
+//! what is needed for that name to be the same there. The first pass does so for every name, a round for
+//! every name that was reported or found. All go by the model (see there): what is known by its inode is
+//! moved or linked, not copied again.
+//!
+//! While the processes run, everything that is read may be outdated already. Then a change after the
+//! reading is reported, or found, later; what went away while it was being copied is done again in the
+//! next round. So one round after the freeze makes all of it right. This module owns the names and the
+//! order of things, `file` and `folder` the entries themselves, `finish` what can wait for the thaw.
+
+mod file;
+mod finish;
+mod folder;
+mod open;
+
+use crate::Error;
+use crate::compare::{self, Finding};
+use crate::content::Contents;
+use crate::dirs::{Dirs, Side, is_gone};
+use crate::feed::{Changes, Feed};
+use crate::halt::{Halt, Step};
+use crate::model::{DirId, Model, Node};
+use crate::report::{Reason, SecondPass};
+use crate::scan::Found;
+use crate::stop::Stop;
+use crate::sys::{Handle, handle_at, open_handle};
+use botstead_overlay::tree::{Id, is_whiteout, kind, open_dir, stat_at, stat_fd};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{FileType, IFlags, Statx};
+use rustix::io::Errno;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, CString};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// What was done so far, repetitions included.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Done {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+    /// Files whose content was copied.
+    pub(crate) files: u64,
+}
+
+/// A name to look at.
+type Name = (DirId, Box<CStr>);
+
+/// Source, target and all that is known about them.
+pub(crate) struct Mirror<'a> {
+    pub(crate) model: Model,
+    source: Dirs,
+    target: Dirs,
+    /// The target's root as it was opened first: it sees the errors of all writing.
+    pub(crate) target_root: OwnedFd,
+    pub(crate) feed: Option<Feed>,
+    pub(crate) second_pass: SecondPass,
+    pub(crate) stop: Stop<'a>,
+    /// Nobody changes the source.
+    pub(crate) is_frozen: bool,
+    pub(crate) done: Done,
+    progress: &'a dyn Fn(Done),
+    contents: Contents,
+    /// Directories to list, and whether also what is known below them.
+    to_list: Vec<(DirId, bool)>,
+    /// Names of files that were not there. Removed last: they may have got another name.
+    absent: Vec<Name>,
+    /// Directories whose own metadata may have changed.
+    metadata: HashSet<DirId>,
+    /// For the next round.
+    again: HashSet<Name>,
+    /// Directories that could not be listed where the model has them.
+    unlisted: HashSet<DirId>,
+    /// Every name that a round had to do with.
+    touched: HashSet<Name>,
+    /// Files whose content was changed since it was copied, as far as this round has not met them.
+    written: HashMap<Handle, bool>,
+    /// Inodes whose content was copied in this round.
+    copied: HashSet<u64>,
+    /// Inodes whose content was copied without writing back their pages first, which only counts when
+    /// the processes were frozen all the time. Else they are copied again.
+    hasty: HashSet<u64>,
+    /// Whether the handles of this filesystem show the numbers of inodes, as far as it was seen.
+    has_readable_handles: bool,
+    /// Inode flags to set at the end.
+    flags: HashMap<Flagged, IFlags>,
+    has_flags: bool,
+    /// The name of our own directory in the target's root.
+    limbo: Option<CString>,
+    limbo_count: u64,
+}
+
+/// What has inode flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Flagged {
+    File(u64),
+    Dir(DirId),
+}
+
+/// Which of the two trees a failure is about.
+#[derive(Debug)]
+enum Fault {
+    Source(&'static str, Errno),
+    Target(&'static str, Errno),
+}
+
+impl<'a> Mirror<'a> {
+    /// `target` is empty.
+    pub(crate) fn new(
+        source: OwnedFd,
+        target: OwnedFd,
+        stop: Stop<'a>,
+        progress: &'a dyn Fn(Done),
+    ) -> Result<Self, Errno> {
+        let ino = stat_fd(&source)?.stx_ino;
+        let handle = handle_at(source.as_fd(), c"").ok();
+        Ok(Self {
+            has_readable_handles: handle.as_ref().and_then(Handle::ino) == Some(ino),
+            model: Model::new(ino, handle),
+            target_root: open_dir(&target, c".")?,
+            source: Dirs::new(Side::Source, source)?,
+            target: Dirs::new(Side::Target, target)?,
+            feed: None,
+            second_pass: SecondPass::Walk {
+                reason: Reason::Asked,
+            },
+            stop,
+            is_frozen: false,
+            done: Done::default(),
+            progress,
+            contents: Contents::new(),
+            to_list: Vec::new(),
+            absent: Vec::new(),
+            metadata: HashSet::new(),
+            again: HashSet::new(),
+            unlisted: HashSet::new(),
+            touched: HashSet::new(),
+            written: HashMap::new(),
+            copied: HashSet::new(),
+            hasty: HashSet::new(),
+            flags: HashMap::new(),
+            has_flags: true,
+            limbo: None,
+            limbo_count: 0,
+        })
+    }
+
+    /// The source's root.
+    pub(crate) fn source_root(&self) -> &OwnedFd {
+        self.source.root()
+    }
+
+    /// What names the source's root.
+    pub(crate) fn source_id(&self) -> Id {
+        self.source.root_id()
+    }
+
+    /// How many names would be looked at again by [`verify`](Self::verify).
+    pub(crate) fn touched(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// How many names and files were changed, and how many bytes those have that are known.
+    pub(crate) fn size_of(&self, changes: &Changes) -> (usize, u64) {
+        let mut count = 0;
+        let mut bytes = 0;
+        for (dir, names) in &changes.names {
+            count += names.len();
+            for name in names {
+                if let Some(Node::File(ino)) = self.model.child(*dir, name) {
+                    bytes += self.model.file(ino).map_or(0, |file| file.seen.size());
+                }
+            }
+        }
+        (count.max(changes.files.len()), bytes)
+    }
+
+    /// How many bytes the files have that would be copied because they are mapped.
+    pub(crate) fn mapped_bytes(&self, found: &Found) -> u64 {
+        let mapped = found.files.iter().filter(|file| file.is_mapped);
+        mapped.map(|file| file.stat.size()).sum()
+    }
+
+    /// Copies everything. The feed, if any, must run already.
+    pub(crate) fn first_pass(&mut self) -> Step<()> {
+        if let (Some(feed), Some(handle)) = (&self.feed, &self.model.dir(DirId::ROOT).handle) {
+            feed.register(handle.clone(), DirId::ROOT);
+        }
+        self.to_list.push((DirId::ROOT, false));
+        self.settle()
+    }
+
+    /// Does again what the feed reported.
+    pub(crate) fn feed_round(&mut self, changes: Changes) -> Step<()> {
+        self.copied.clear();
+        for (handle, content) in changes.files {
+            *self.written.entry(handle).or_default() |= content;
+        }
+        let mut names = std::mem::take(&mut self.again);
+        for (dir, found) in changes.names {
+            names.extend(found.into_iter().map(|name| (dir, name)));
+        }
+        self.do_names(names, false)?;
+        while let Some(handle) = self.written.keys().next().cloned() {
+            self.file_with_another_name(&handle)?;
+            self.written.remove(&handle);
+        }
+        self.settle()
+    }
+
+    /// Looks again at every name that rounds had to do with; returns how many were not as expected.
+    pub(crate) fn verify(&mut self) -> Step<u64> {
+        let mut names: Vec<_> = self.touched.drain().collect();
+        names.sort_unstable();
+        let root = self.source.root().as_fd();
+        let found = compare::names(&self.model, root, &names, self.stop);
+        self.touched.extend(names);
+        let found = found?;
+        let count = found.len() as u64;
+        let names = self.names_of(found);
+        self.do_names(names, false)?;
+        Ok(count)
+    }
+
+    /// Looks at the whole tree and does again what is not as it was; returns how much that was, and how long looking took.
+    pub(crate) fn walk_round(&mut self) -> Step<(usize, Duration)> {
+        self.copied.clear();
+        self.written.clear();
+        let began = Instant::now();
+        let root = self.source.root().as_fd();
+        let found = compare::walk(&self.model, root, self.stop)?;
+        let (count, took) = (found.len(), began.elapsed());
+        let names = self.names_of(found);
+        self.do_names(names, true)?;
+        let again = std::mem::take(&mut self.again);
+        self.do_names(again, false)?;
+        Ok((count, took))
+    }
+
+    /// Has everything that was copied since the freeze copied again: it was no freeze.
+    pub(crate) fn distrust_frozen(&mut self) {
+        for ino in self.hasty.drain() {
+            let Some(file) = self.model.file_mut(ino) else {
+                continue;
+            };
+            file.seen.is_torn = true;
+            let places = file.places();
+            self.again
+                .extend(places.map(|place| (place.dir, (&*place.name).into())));
+        }
+    }
+
+    fn names_of(&mut self, found: Vec<Finding>) -> HashSet<Name> {
+        let mut names = HashSet::new();
+        for finding in found {
+            match finding {
+                Finding::Name(dir, name) => {
+                    names.insert((dir, name));
+                }
+                Finding::Metadata(dir) => {
+                    self.metadata.insert(dir);
+                }
+            }
+        }
+        names
+    }
+
+    /// Reconciles names and all that follows from them.
+    fn do_names(&mut self, mut names: HashSet<Name>, exactly: bool) -> Step<()> {
+        loop {
+            let left = self.reconcile_all(names.clone(), exactly)?;
+            self.settle()?;
+            // A directory that had moved is where the model has it by now, and what waited for it comes up.
+            let model = &self.model;
+            let ready = self.again.extract_if(|(dir, _)| model.is_attached(*dir));
+            let ready: HashSet<_> = if self.is_frozen {
+                ready.collect()
+            } else {
+                HashSet::new()
+            };
+            if ready.is_empty() && left.len() == names.len() || left.is_empty() && ready.is_empty()
+            {
+                names = left;
+                break;
+            }
+            names = left;
+            names.extend(ready);
+        }
+        // What is left belongs to directories that have been removed, or whose coming is reported later.
+        if self.is_frozen
+            && let Some((dir, name)) = names.iter().find(|(dir, _)| self.model.is_attached(*dir))
+        {
+            return Err(self.inconsistent(*dir, name, Errno::STALE));
+        }
+        self.again.extend(names);
+        Ok(())
+    }
+
+    /// Reconciles names, and returns those whose directory is not where the model has it.
+    fn reconcile_all(&mut self, names: HashSet<Name>, exactly: bool) -> Step<HashSet<Name>> {
+        let mut names: Vec<_> = names.into_iter().collect();
+        // Those of one directory together, and parents mostly before what was made in them; from the end.
+        names.sort_unstable_by(|one, other| other.cmp(one));
+        let mut left = HashSet::new();
+        while let Some((dir, name)) = names.pop() {
+            let result = self.reconcile_one(dir, &name, exactly);
+            if !matches!(result, Ok(true)) {
+                left.insert((dir, name));
+            }
+            if let Err(halt) = result {
+                // An attempt to come does them.
+                self.again.extend(names);
+                self.again.extend(left);
+                return Err(halt);
+            }
+        }
+        Ok(left)
+    }
+
+    /// Reconciles a name; false when its directory is not where the model has it.
+    fn reconcile_one(&mut self, dir: DirId, name: &CStr, exactly: bool) -> Step<bool> {
+        match self.source.open(&self.model, dir) {
+            Err(errno) if is_gone(errno) => return Ok(false),
+            Err(errno) => return Err(self.failed("open", dir, c"", errno)),
+            Ok(_) => {}
+        }
+        // Names that come and go change its times.
+        self.metadata.insert(dir);
+        if name != c"." {
+            self.touched.insert((dir, name.into()));
+            self.reconcile(dir, name, false, exactly)?;
+        }
+        Ok(true)
+    }
+
+    /// Does what reconciling left to be done.
+    fn settle(&mut self) -> Step<()> {
+        loop {
+            if let Some((dir, known_too)) = self.to_list.pop() {
+                let result = self.list(dir, known_too);
+                // What ends early is done by an attempt to come.
+                result.inspect_err(|_| self.to_list.push((dir, known_too)))?;
+            } else if let Some((dir, name)) = self.absent.pop() {
+                let result = self.remove_absent(dir, &name);
+                result.inspect_err(|_| self.absent.push((dir, name)))?;
+            } else if let Some(dir) = self.metadata.iter().next().copied() {
+                self.refresh(dir)?;
+                self.metadata.remove(&dir);
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Finds by its inode a file that was changed under a name that is not its (any longer), and copies
+    /// it.
+    fn file_with_another_name(&mut self, handle: &Handle) -> Step<()> {
+        // Most are of other trees.
+        if self.has_readable_handles
+            && handle
+                .ino()
+                .is_some_and(|ino| self.model.file(ino).is_none())
+        {
+            return Ok(());
+        }
+        let root = self.source.root().as_fd();
+        let place = match open_handle(root, handle) {
+            Ok(place) => place,
+            // It is gone for good.
+            Err(Errno::STALE) => return Ok(()),
+            Err(errno) => return Err(self.failed("open", DirId::ROOT, c"", errno)),
+        };
+        let stat =
+            stat_fd(&place).map_err(|errno| self.failed("look at", DirId::ROOT, c"", errno))?;
+        let Some(file) = self.model.file_mut(stat.stx_ino) else {
+            return Ok(());
+        };
+        // Until it is copied, by whatever name.
+        file.seen.is_torn |= self.written.get(handle) == Some(&true);
+        let places: Vec<_> = file.places().cloned().collect();
+        for place in places {
+            let name: Name = (place.dir, (&*place.name).into());
+            if self.model.is_attached(place.dir) {
+                self.reconcile(place.dir, &place.name, false, false)?;
+                self.touched.insert(name);
+            } else {
+                self.again.insert(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one name of the target what it is in the source. `force` copies content that looks the
+    /// same; `exactly` has a known directory that moved compared with all below it.
+    pub(crate) fn reconcile(
+        &mut self,
+        dir: DirId,
+        name: &CStr,
+        force: bool,
+        exactly: bool,
+    ) -> Step<()> {
+        if self.stop.is_due() {
+            return Err(Halt::stopped(self.stop));
+        }
+        let looked = self
+            .source
+            .open(&self.model, dir)
+            .and_then(|source| Ok((stat_at(&*source, name), source)));
+        let (stat, source) = match looked {
+            Ok((Ok(stat), source)) => (stat, source),
+            Ok((Err(Errno::NOENT), _)) => return self.vanish(dir, name),
+            Ok((Err(errno), _)) | Err(errno) => {
+                return self.met(dir, name, Fault::Source("look at", errno));
+            }
+        };
+        let (major, minor, _) = self.source.root_id();
+        if (stat.stx_dev_major, stat.stx_dev_minor) != (major, minor) {
+            let path = self.model.path(dir, name);
+            return Err(Error::ForeignFilesystem { path }.into());
+        }
+        let result = match kind(&stat) {
+            FileType::Directory => self.directory(dir, name, &source, exactly),
+            _ if is_whiteout(&stat) => self.whiteout(dir, name, &stat),
+            _ => {
+                let written = self.take_written(&source, name, &stat);
+                let force = force || written.is_some();
+                let result = self.file(dir, name, &stat, force);
+                if result.is_err() {
+                    self.written.extend(written.map(|handle| (handle, true)));
+                }
+                result
+            }
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(fault) => self.met(dir, name, fault),
+        }
+    }
+
+    /// Takes from the files whose content was changed the one that has this name now.
+    fn take_written(&mut self, source: &Rc<OwnedFd>, name: &CStr, stat: &Statx) -> Option<Handle> {
+        if self.written.is_empty() || self.copied.contains(&stat.stx_ino) {
+            return None;
+        }
+        // What has gone meanwhile is met by what comes next.
+        let handle = handle_at(source.as_fd(), name).ok()?;
+        self.written.remove(&handle)?.then_some(handle)
+    }
+
+    /// A name that the source does not have.
+    fn vanish(&mut self, dir: DirId, name: &CStr) -> Step<()> {
+        match self.model.child(dir, name) {
+            None => Ok(()),
+            Some(Node::Dir(id)) => match self.to_limbo(id) {
+                Ok(()) => Ok(()),
+                Err(fault) => self.met(dir, name, fault),
+            },
+            Some(_) => {
+                self.absent.push((dir, name.into()));
+                Ok(())
+            }
+        }
+    }
+
+    fn remove_absent(&mut self, dir: DirId, name: &CStr) -> Step<()> {
+        let looked = self
+            .source
+            .open(&self.model, dir)
+            .and_then(|source| stat_at(&*source, name));
+        match looked {
+            Ok(_) => self.reconcile(dir, name, false, false),
+            Err(Errno::NOENT) => match self.clear(dir, name) {
+                Ok(()) => Ok(()),
+                Err(fault) => self.met(dir, name, fault),
+            },
+            Err(errno) => self.met(dir, name, Fault::Source("look at", errno)),
+        }
+    }
+
+    /// Takes away what the target has under a name.
+    fn clear(&mut self, dir: DirId, name: &CStr) -> Result<(), Fault> {
+        match self.model.child(dir, name) {
+            None => Ok(()),
+            Some(Node::Dir(id)) => self.to_limbo(id),
+            Some(Node::File(_) | Node::Whiteout) => {
+                self.unlink(dir, name)?;
+                self.model.unlink(dir, name);
+                Ok(())
+            }
+        }
+    }
+
+    /// A failure to do something for a name: while the source changes, what it has lost since it was
+    /// looked at is no failure.
+    fn met(&mut self, dir: DirId, name: &CStr, fault: Fault) -> Step<()> {
+        match fault {
+            Fault::Source(_, errno) if !self.is_frozen && is_gone(errno) => {
+                self.again.insert((dir, name.into()));
+                Ok(())
+            }
+            Fault::Source(_, errno) if is_gone(errno) => Err(self.inconsistent(dir, name, errno)),
+            Fault::Source(operation, errno) | Fault::Target(operation, errno) => {
+                Err(self.failed(operation, dir, name, errno))
+            }
+        }
+    }
+
+    /// What the feed or the model says contradicts a source that nobody changes.
+    fn inconsistent(&self, dir: DirId, name: &CStr, errno: Errno) -> Halt {
+        match self.feed {
+            Some(_) => Halt::Feed(Reason::Inconsistent),
+            None => self.failed("find", dir, name, errno),
+        }
+    }
+
+    fn failed(&self, operation: &'static str, dir: DirId, name: &CStr, errno: Errno) -> Halt {
+        if errno == Errno::CANCELED {
+            return Halt::stopped(self.stop);
+        }
+        Error::io(operation, self.model.path(dir, name), errno).into()
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.done.entries += 1;
+        self.done.bytes += bytes;
+        if !self.is_frozen {
+            (self.progress)(self.done);
+        }
+    }
+}
+
+/// Nanoseconds since 1970, at or shortly after the kernel's coarse clock.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // A clock before 1970, like one past 2262, makes every copy one that has to be made again.
+    since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0))
+}

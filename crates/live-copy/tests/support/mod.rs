@@ -1,0 +1,253 @@
+//! Real overlay mounts, control groups and processes for the tests, all of which end with their values.
+
+// Each test program uses a part of this, and `pub` is the one way to share it.
+#![allow(dead_code, unreachable_pub)]
+// Clippy knows tests by their attribute only.
+#![allow(clippy::unwrap_used)]
+
+pub mod disk;
+pub mod group;
+pub mod mutate;
+pub mod picture;
+
+use botstead_live_copy::{
+    CgroupFreezer, Error, Frozen, Guard, Observer, Options, Progress, Reason, Report, SecondPass,
+    capture,
+};
+use disk::Disk;
+use group::Group;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use picture::Picture;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicBool;
+
+/// What a child process of a test does, and on what: see [`child`].
+const ROLE: &str = "LIVE_COPY_TEST_ROLE";
+const GROUP: &str = "LIVE_COPY_TEST_GROUP";
+const SEED: &str = "LIVE_COPY_TEST_SEED";
+
+pub const FEED: SecondPass = SecondPass::Feed;
+pub const WALK: SecondPass = SecondPass::Walk {
+    reason: Reason::Asked,
+};
+
+/// The static agent, which guards.
+pub fn agent() -> PathBuf {
+    std::env::var_os("BOTSTEAD_TEST_AGENT")
+        .map(PathBuf::from)
+        .expect("BOTSTEAD_TEST_AGENT names the agent: run `cargo xtask test -- live_copy`")
+}
+
+/// Mounts made by this thread from now on are seen by it and its children only, and end with them.
+pub fn private_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+}
+
+/// An overlay mount whose upper directory is copied, and processes in a control group that write to it.
+pub struct Workspace {
+    pub disk: Disk,
+    pub lower: PathBuf,
+    pub upper: PathBuf,
+    pub merged: PathBuf,
+    pub group: Group,
+    children: Vec<Child>,
+    targets: usize,
+}
+
+impl Workspace {
+    /// Needs root, and [`private_mounts`] before. `fill` makes the lower layer.
+    pub fn new(disk: Disk, group: Group, fill: impl FnOnce(&Path)) -> Self {
+        let folder = |name: &str| {
+            let path = disk.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (lower, upper) = (folder("lower"), folder("upper"));
+        let (work, merged) = (folder("work"), folder("merged"));
+        fill(&lower);
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        let none = MsFlags::empty();
+        mount(
+            Some("overlay"),
+            &merged,
+            Some("overlay"),
+            none,
+            Some(options.as_str()),
+        )
+        .unwrap();
+        Self {
+            disk,
+            lower,
+            upper,
+            merged,
+            group,
+            children: Vec::new(),
+            targets: 0,
+        }
+    }
+
+    /// On the disk of the temporary folder, with the freezer that this host has.
+    pub fn plain(fill: impl FnOnce(&Path)) -> Self {
+        private_mounts();
+        Self::new(Disk::temporary(), Group::new(), fill)
+    }
+
+    pub fn freezer(&self) -> CgroupFreezer {
+        CgroupFreezer::new(self.group.path(), Guard::new(agent())).unwrap()
+    }
+
+    /// Starts a child of this test program in the group, in one of its roles: see [`child`].
+    pub fn start(&mut self, role: &str, seed: u64) -> &mut Child {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--ignored", "--nocapture"])
+            .env(ROLE, role)
+            .env(GROUP, self.group.path())
+            .env(SEED, seed.to_string())
+            .current_dir(&self.merged)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+        self.children.last_mut().unwrap()
+    }
+
+    /// Starts a child that says when it is ready.
+    pub fn start_ready(&mut self, role: &str) -> &mut Child {
+        use std::io::{BufRead, BufReader};
+        let child = self.start(role, 0);
+        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        assert!(
+            lines.any(|line| line.unwrap().ends_with(READY)),
+            "the child ended early"
+        );
+        child
+    }
+
+    /// Whether all children still run.
+    pub fn assert_running(&mut self) {
+        for child in &mut self.children {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "a child ended: {ended:?}");
+        }
+    }
+
+    pub fn stop_children(&mut self) {
+        for child in &mut self.children {
+            // Fails only when it has ended already.
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+        self.children.clear();
+    }
+
+    /// A new empty folder beside the upper directory.
+    pub fn target(&mut self) -> PathBuf {
+        self.targets += 1;
+        let path = self.disk.path().join(format!("target{}", self.targets));
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    /// Copies, and compares the copy with the source as it was while everybody stood still.
+    pub fn check(&mut self, options: &Options) -> Result<Report, Error> {
+        let target = self.target();
+        let mut witness = Witness::new(&self.upper);
+        let never = AtomicBool::new(false);
+        let freezer = self.freezer();
+        let report = capture(
+            &self.upper,
+            &target,
+            &freezer,
+            options,
+            &mut witness,
+            &never,
+        )?;
+        let expected = witness.picture.expect("the hook was called");
+        Picture::of(&target).assert_same(&expected);
+        remove(&target);
+        Ok(report)
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        self.stop_children();
+        // What is still used goes with the thread's mounts.
+        let _ = umount2(&self.merged, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Removes a tree, deeper than the standard library can.
+pub fn remove(path: &Path) {
+    let status = Command::new("rm").arg("-rf").arg(path).status().unwrap();
+    assert!(status.success());
+}
+
+/// Takes a picture of the source while everybody stands still.
+pub struct Witness {
+    upper: PathBuf,
+    pub picture: Option<Picture>,
+    pub progress: Vec<Progress>,
+}
+
+impl Witness {
+    pub fn new(upper: &Path) -> Self {
+        Self {
+            upper: upper.to_owned(),
+            picture: None,
+            progress: Vec::new(),
+        }
+    }
+}
+
+impl Observer for Witness {
+    fn progress(&mut self, progress: Progress) {
+        if self
+            .progress
+            .last()
+            .is_none_or(|last| last.phase != progress.phase)
+        {
+            self.progress.push(progress);
+        }
+    }
+
+    fn before_thaw(
+        &mut self,
+        _: &dyn Frozen,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.picture = Some(Picture::of(&self.upper));
+        Ok(())
+    }
+}
+
+const READY: &str = "ready";
+
+/// Tells the test that the child has begun.
+pub fn ready() {
+    use std::io::Write;
+    println!("{READY}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// What runs in the children: joins the group, then plays the role in the mounted tree. Every test
+/// program that starts children has an ignored test named `child` that calls it.
+pub fn child(roles: &[(&str, fn(u64))]) {
+    let role = std::env::var(ROLE).expect("only started by the other tests");
+    let group = PathBuf::from(std::env::var_os(GROUP).unwrap());
+    fs::write(group.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    let seed = std::env::var(SEED).unwrap().parse().unwrap();
+    let (_, play) = roles.iter().find(|(name, _)| *name == role).unwrap();
+    play(seed);
+}

@@ -1,0 +1,626 @@
+//! Processes that change a tree in every way that a bot could, forever, in a random order.
+
+use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::sys::stat::{Mode as NixMode, SFlag, makedev, mknod};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags, copy_file_range, ftruncate,
+    linkat, lremovexattr, lsetxattr, openat, sendfile, utimensat,
+};
+use rustix::io::{pwrite, write};
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Folders that mutators change, all of them the same ones.
+const FOLDERS: u64 = 6;
+/// Names of files in each.
+const FILES: u64 = 12;
+/// Files and folders of the image.
+const LOWER: u64 = 6;
+
+/// The lower layer that [`run`] makes whiteouts and opaque directories of.
+pub fn fill_lower(lower: &Path) {
+    for folder in 0..LOWER {
+        let path = lower.join(format!("image/l{folder}"));
+        fs::create_dir_all(path.join("deep")).unwrap();
+        for file in 0..4 {
+            fs::write(
+                path.join(format!("f{file}")),
+                format!("lower {folder} {file}"),
+            )
+            .unwrap();
+        }
+        fs::write(path.join("deep/f"), vec![7; 5000]).unwrap();
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn one_in(&mut self, many: u64) -> bool {
+        self.below(many) == 0
+    }
+
+    fn bytes(&mut self, most: u64) -> Vec<u8> {
+        let (length, fill) = (self.below(most), self.below(256));
+        vec![u8::try_from(fill).unwrap(); usize::try_from(length).unwrap()]
+    }
+}
+
+struct Mutator {
+    random: Random,
+    /// Descriptors that are written to late.
+    kept: VecDeque<File>,
+    maps: VecDeque<memmap2::MmapRaw>,
+    memory: File,
+    sockets: (OwnedFd, OwnedFd),
+    in_flight: u32,
+    ring: Option<io_uring::IoUring>,
+    aio: Option<Aio>,
+    made: u64,
+}
+
+/// Changes the tree in the present folder until it is killed.
+pub fn run(seed: u64) {
+    let mut mutator = Mutator::new(seed);
+    // Failures are normal: others change the same names.
+    loop {
+        mutator.step();
+        if mutator.random.one_in(150) {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+}
+
+/// The same without what the change feed is known not to report: inode flags.
+pub fn run_with_flags(seed: u64) {
+    let mut mutator = Mutator::new(seed);
+    loop {
+        mutator.step();
+        if mutator.random.one_in(30) {
+            mutator.flag();
+        }
+    }
+}
+
+impl Mutator {
+    fn new(seed: u64) -> Self {
+        for folder in 0..FOLDERS {
+            let _ = fs::create_dir_all(format!("mu/d{folder}/s"));
+        }
+        let pair = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
+            None,
+        );
+        Self {
+            random: Random(seed.wrapping_mul(7919).wrapping_add(1)),
+            kept: VecDeque::new(),
+            maps: VecDeque::new(),
+            memory: OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/proc/self/mem")
+                .unwrap(),
+            sockets: pair.unwrap(),
+            in_flight: 0,
+            ring: io_uring::IoUring::new(4).ok(),
+            aio: Aio::new(),
+            made: 0,
+        }
+    }
+
+    fn folder(&mut self) -> PathBuf {
+        let folder = self.random.below(FOLDERS);
+        let below = if self.random.one_in(3) { "/s" } else { "" };
+        PathBuf::from(format!("mu/d{folder}{below}"))
+    }
+
+    fn file(&mut self) -> PathBuf {
+        if self.random.one_in(8) {
+            let (folder, file) = (self.random.below(LOWER), self.random.below(4));
+            return PathBuf::from(format!("image/l{folder}/f{file}"));
+        }
+        let folder = self.folder();
+        folder.join(format!("f{}", self.random.below(FILES)))
+    }
+
+    fn open(&mut self) -> Option<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(self.random.one_in(3));
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        options
+            .open(self.file())
+            .ok()
+            .filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))
+    }
+
+    fn keep(&mut self, file: File) {
+        self.kept.push_back(file);
+        if self.kept.len() > 8 {
+            self.kept.pop_front();
+        }
+    }
+
+    fn step(&mut self) {
+        // Each of them may fail, as names come and go.
+        match self.random.below(34) {
+            0 | 1 => {
+                let path = self.file();
+                let _ = fs::write(path, self.random.bytes(20_000));
+            }
+            2 => self.append(),
+            3 => {
+                if let Some(file) = self.open() {
+                    let _ = file.set_len(self.random.below(30_000));
+                }
+            }
+            4 | 5 => {
+                let (from, to) = (self.file(), self.file());
+                let _ = fs::rename(from, to);
+            }
+            6 => {
+                let _ = fs::remove_file(self.file());
+            }
+            7 => {
+                let (from, to) = (self.file(), self.file());
+                let _ = fs::hard_link(from, to);
+            }
+            8 => {
+                let goal = format!("t{}", self.random.below(100));
+                let _ = symlink(goal, self.file());
+            }
+            9 => self.metadata(),
+            10 => self.attribute(),
+            11 | 12 => self.move_folder(),
+            13 => self.map(),
+            14 | 15 => self.store(),
+            16 => {
+                if self.maps.len() > 5 || self.random.one_in(3) {
+                    self.maps.pop_front();
+                }
+            }
+            17 => self.send_file(),
+            18 | 19 => self.write_late(),
+            20 => self.holes(),
+            21 => self.copy_range(),
+            22 => self.asynchronous(),
+            23 => self.ring(),
+            24 | 25 => self.image(),
+            26 => {
+                let (one, other) = (self.file(), self.file());
+                let _ = renameat2(CWD, &one, CWD, &other, RenameFlags::RENAME_EXCHANGE);
+            }
+            27 => self.nameless(),
+            28 => self.special(),
+            29 | 30 => self.replace(),
+            31 => self.many(),
+            32 => self.pass_descriptor(),
+            _ => {
+                if !self.kept.is_empty() {
+                    self.kept.pop_front();
+                }
+            }
+        }
+    }
+
+    fn append(&mut self) {
+        let path = self.file();
+        let Ok(mut file) = OpenOptions::new().append(true).open(path) else {
+            return;
+        };
+        let _ = std::io::Write::write_all(&mut file, b"appended");
+        if self.random.one_in(3) {
+            self.keep(file);
+        }
+    }
+
+    fn metadata(&mut self) {
+        let path = if self.random.one_in(3) {
+            self.folder()
+        } else {
+            self.file()
+        };
+        match self.random.below(3) {
+            0 => {
+                let mode = 0o600 | u32::try_from(self.random.below(64)).unwrap();
+                let set_id = if self.random.one_in(4) { 0o4000 } else { 0 };
+                let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode | set_id));
+            }
+            1 => {
+                let id = u32::try_from(self.random.below(5)).unwrap();
+                let _ = chown(path, Some(id), Some(id + 1));
+            }
+            _ => {
+                let time = Timespec {
+                    tv_sec: i64::try_from(self.random.below(1 << 30)).unwrap(),
+                    tv_nsec: 123_456_789,
+                };
+                let times = Timestamps {
+                    last_access: time,
+                    last_modification: time,
+                };
+                let _ = utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW);
+            }
+        }
+    }
+
+    fn attribute(&mut self) {
+        let path = if self.random.one_in(3) {
+            self.folder()
+        } else {
+            self.file()
+        };
+        // A list with one more user (linux/posix_acl_xattr.h).
+        let mut acl = 2_u32.to_le_bytes().to_vec();
+        let user = u32::try_from(self.random.below(9)).unwrap();
+        for (tag, permission, id) in [
+            (1, 6, u32::MAX),
+            (2, 7, user),
+            (4, 5, u32::MAX),
+            (16, 7, u32::MAX),
+            (32, 4, u32::MAX),
+        ] {
+            acl.extend_from_slice(&u16::to_le_bytes(tag));
+            acl.extend_from_slice(&u16::to_le_bytes(permission));
+            acl.extend_from_slice(&u32::to_le_bytes(id));
+        }
+        let value = self.random.bytes(60);
+        let (name, value) = match self.random.below(6) {
+            0 => ("system.posix_acl_default", &acl),
+            1 => ("system.posix_acl_access", &acl),
+            2 => ("trusted.own", &value),
+            _ => ("user.own", &value),
+        };
+        let _ = if self.random.one_in(4) {
+            lremovexattr(path, name)
+        } else {
+            lsetxattr(path, name, value, XattrFlags::empty())
+        };
+    }
+
+    fn move_folder(&mut self) {
+        let (one, other) = (self.random.below(FOLDERS), self.random.below(FOLDERS));
+        let (slot, to) = (self.random.below(3), self.random.below(3));
+        let moved = format!("mu/d{other}/mv{slot}");
+        match self.random.below(6) {
+            0 | 1 => {
+                let from = format!("mu/d{one}");
+                let _ = fs::rename(&from, &moved);
+                let _ = fs::create_dir_all(format!("{from}/s"));
+            }
+            2 => {
+                let _ = fs::remove_dir_all(&moved);
+            }
+            3 => {
+                let to = format!("mu/d{one}");
+                let _ = renameat2(
+                    CWD,
+                    moved.as_str(),
+                    CWD,
+                    to.as_str(),
+                    RenameFlags::RENAME_EXCHANGE,
+                );
+            }
+            4 => {
+                // A tree turns inside out.
+                let _ = fs::rename(format!("{moved}/s"), format!("mu/t{slot}"));
+                let _ = fs::rename(&moved, format!("mu/t{slot}/inner"));
+                let _ = fs::rename(format!("mu/t{slot}"), format!("mu/d{one}/mv{to}"));
+            }
+            _ => {
+                let _ = fs::rename(&moved, format!("mu/d{one}/mv{to}"));
+            }
+        }
+    }
+
+    fn map(&mut self) {
+        if let Some(file) = self.open()
+            && file.set_len(8192).is_ok()
+            && let Ok(map) = memmap2::MmapRaw::map_raw(&file)
+        {
+            self.maps.push_back(map);
+            if self.random.one_in(3) {
+                self.keep(file);
+            }
+        }
+    }
+
+    fn store(&mut self) {
+        if self.maps.is_empty() {
+            return;
+        }
+        let map = &self.maps[usize::try_from(self.random.below(self.maps.len() as u64)).unwrap()];
+        // By way of the process's memory: another may have cut the file, and a plain store would kill.
+        let offset = self.random.below(8192);
+        let byte = u8::try_from(self.random.below(256)).unwrap();
+        let _ = self.memory.write_at(&[byte], map.as_ptr() as u64 + offset);
+    }
+
+    fn send_file(&mut self) {
+        let path = self.file();
+        if let (Ok(from), Some(to)) = (File::open(path), self.open()) {
+            let _ = sendfile(&to, &from, Some(&mut 0), 1000);
+            if self.random.one_in(2) {
+                self.keep(to);
+            }
+        }
+    }
+
+    fn write_late(&mut self) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let at = usize::try_from(self.random.below(self.kept.len() as u64)).unwrap();
+        let _ = write(&self.kept[at], b"late");
+    }
+
+    fn holes(&mut self) {
+        let Some(file) = self.open() else {
+            return;
+        };
+        let (start, length) = (
+            self.random.below(5) * 4096,
+            (1 + self.random.below(4)) * 4096,
+        );
+        let (start, length) = (
+            i64::try_from(start).unwrap(),
+            i64::try_from(length).unwrap(),
+        );
+        let flags = match self.random.below(4) {
+            0 => FallocateFlags::empty(),
+            1 => FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE,
+            2 => FallocateFlags::FALLOC_FL_ZERO_RANGE,
+            _ => FallocateFlags::FALLOC_FL_KEEP_SIZE,
+        };
+        let _ = fallocate(&file, flags, start, length);
+        if self.random.one_in(6) {
+            let _ = ftruncate(&file, 3 << 20);
+            let _ = pwrite(&file, b"far", 2 << 20);
+        }
+    }
+
+    fn copy_range(&mut self) {
+        let path = self.file();
+        if let (Ok(from), Some(to)) = (File::open(path), self.open()) {
+            let _ = copy_file_range(&from, Some(&mut 0), &to, Some(&mut 100), 3000);
+        }
+    }
+
+    fn asynchronous(&mut self) {
+        let offset = i64::try_from(self.random.below(5000)).unwrap();
+        if let Some(file) = self.open()
+            && let Some(aio) = &mut self.aio
+        {
+            aio.write(&file, b"asynchronous", offset);
+            if self.random.one_in(2) {
+                self.keep(file);
+            }
+        }
+    }
+
+    fn ring(&mut self) {
+        let (offset, data) = (self.random.below(5000), [5; 16]);
+        let Some(file) = self.open() else {
+            return;
+        };
+        let Some(ring) = &mut self.ring else {
+            return;
+        };
+        let fd = io_uring::types::Fd(file.as_raw_fd());
+        let entry = io_uring::opcode::Write::new(fd, data.as_ptr(), 16)
+            .offset(offset)
+            .build();
+        #[allow(
+            unsafe_code,
+            reason = "the ring reads the buffer, which outlives the wait"
+        )]
+        // SAFETY: `data` and `file` live until it is complete.
+        unsafe {
+            if ring.submission().push(&entry).is_ok() {
+                let _ = ring.submit_and_wait(1);
+            }
+        }
+        ring.completion().for_each(drop);
+    }
+
+    /// Whiteouts and opaque directories.
+    fn image(&mut self) {
+        let folder = PathBuf::from(format!("image/l{}", self.random.below(LOWER)));
+        match self.random.below(6) {
+            0 => {
+                let _ = fs::remove_dir_all(&folder);
+            }
+            1 => {
+                let _ = fs::remove_dir_all(&folder);
+                let _ = fs::create_dir(&folder);
+                let _ = fs::write(folder.join("f0"), "opaque");
+            }
+            2 => {
+                let _ = fs::create_dir(&folder);
+            }
+            3 => {
+                let _ = fs::remove_file(folder.join(format!("f{}", self.random.below(4))));
+            }
+            4 => {
+                let _ = fs::remove_dir_all(folder.join("deep"));
+            }
+            _ => {
+                let _ = fs::create_dir_all(folder.join("deep"));
+                let _ = fs::write(folder.join("deep/f"), self.random.bytes(9000));
+            }
+        }
+    }
+
+    fn nameless(&mut self) {
+        let folder = self.folder();
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let Ok(file) = openat(CWD, folder, flags, Mode::RUSR | Mode::WUSR) else {
+            return;
+        };
+        let _ = write(&file, b"it had no name");
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let _ = linkat(CWD, path, CWD, self.file(), AtFlags::SYMLINK_FOLLOW);
+        if self.random.one_in(2) {
+            self.keep(file.into());
+        }
+    }
+
+    fn special(&mut self) {
+        let path = self.file();
+        let mode = NixMode::from_bits_truncate(0o640);
+        let _ = match self.random.below(3) {
+            0 => mknod(&path, SFlag::S_IFIFO, mode, 0),
+            1 => mknod(&path, SFlag::S_IFCHR, mode, makedev(1, 3)),
+            _ => {
+                let _ = UnixListener::bind(&path);
+                Ok(())
+            }
+        };
+    }
+
+    /// As editors and databases do.
+    fn replace(&mut self) {
+        let path = self.file();
+        self.made += 1;
+        let temporary = path.with_file_name(format!("tmp{}-{}", std::process::id(), self.made));
+        let Ok(file) = File::create(&temporary) else {
+            return;
+        };
+        let _ = file.write_all_at(&self.random.bytes(15_000), 0);
+        if self.random.one_in(8) {
+            let _ = file.sync_all();
+        }
+        if fs::rename(&temporary, &path).is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        if self.random.one_in(3) {
+            self.keep(file);
+        }
+    }
+
+    fn many(&mut self) {
+        let folder = PathBuf::from(format!("mu/many{}", self.random.below(2)));
+        if self.random.one_in(2) {
+            let _ = fs::remove_dir_all(&folder);
+            return;
+        }
+        for number in 0..20 {
+            let path = folder.join(format!("{}/{number}", number % 3));
+            let _ = fs::create_dir_all(path.parent().unwrap_or(&folder));
+            let _ = fs::write(path, number.to_string());
+        }
+    }
+
+    /// Sends a descriptor to itself, to be received later.
+    fn pass_descriptor(&mut self) {
+        use rustix::net::{
+            RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+            SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+        };
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        if self.in_flight > 0 {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut byte = [0];
+            let data = &mut [std::io::IoSliceMut::new(&mut byte)];
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            if recvmsg(&self.sockets.1, data, &mut control, flags).is_ok() {
+                self.in_flight -= 1;
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                        for fd in descriptors {
+                            let _ = write(&fd, b"it was in flight");
+                        }
+                    }
+                }
+            }
+            return;
+        }
+        // Rarely: it makes the next copy take the walk.
+        if let Some(file) = self.open().filter(|_| self.random.one_in(12)) {
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let descriptors = [file.as_fd()];
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+            let data = &[std::io::IoSlice::new(b"x")];
+            if sendmsg(&self.sockets.0, data, &mut control, SendFlags::empty()).is_ok() {
+                self.in_flight += 1;
+            }
+        }
+    }
+
+    fn flag(&mut self) {
+        use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+        if let Some(file) = self.open()
+            && let Ok(flags) = ioctl_getflags(&file)
+        {
+            let _ = ioctl_setflags(&file, flags ^ IFlags::NODUMP);
+        }
+    }
+}
+
+/// A context of the kernel's asynchronous input and output (io_submit(2)).
+struct Aio(u64);
+
+/// `struct iocb` of linux/aio_abi.h, little-endian.
+#[repr(C)]
+#[derive(Default)]
+struct Control {
+    data: u64,
+    key: u32,
+    flags: u32,
+    opcode: u16,
+    priority: i16,
+    fd: u32,
+    buffer: u64,
+    length: u64,
+    offset: i64,
+    reserved: u64,
+    more_flags: u32,
+    result_fd: u32,
+}
+
+impl Aio {
+    #[allow(unsafe_code, reason = "no safe wrapper exists")]
+    fn new() -> Option<Self> {
+        let mut context = 0_u64;
+        // SAFETY: the context is a number that the kernel fills in.
+        let answer = unsafe { libc::syscall(libc::SYS_io_setup, 8, &raw mut context) };
+        (answer == 0).then_some(Self(context))
+    }
+
+    #[allow(unsafe_code, reason = "no safe wrapper exists")]
+    fn write(&mut self, file: &File, data: &[u8], offset: i64) {
+        /// `IOCB_CMD_PWRITE`.
+        const WRITE: u16 = 1;
+        let mut control = Control {
+            opcode: WRITE,
+            fd: u32::try_from(file.as_raw_fd()).unwrap(),
+            buffer: data.as_ptr() as u64,
+            length: data.len() as u64,
+            offset,
+            ..Control::default()
+        };
+        let mut list = [&raw mut control];
+        let mut events = [0_u64; 4];
+        // SAFETY: everything lives until it is complete, which is waited for.
+        unsafe {
+            if libc::syscall(libc::SYS_io_submit, self.0, 1, list.as_mut_ptr()) == 1 {
+                let events = events.as_mut_ptr();
+                let forever = std::ptr::null::<libc::timespec>();
+                libc::syscall(libc::SYS_io_getevents, self.0, 1, 1, events, forever);
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Copying an active snapshot while its task runs.
+
+use crate::cgroup::freezer_path;
+use crate::config::ContainerdConfig;
+use crate::layers::Leased;
+use botstead_live_copy::{
+    CgroupFreezer, ChangeFeed, Error as CopyError, FreezeError, Freezer, Frozen, Guard, Options,
+    Reason, SecondPass, capture,
+};
+use botstead_runtime::{CopyReport, Error, ErrorKind, Result, SnapshotCopy};
+use botstead_types::SnapshotKey;
+use rustix::fs::statvfs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How copies are made on this host.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    config: Arc<ContainerdConfig>,
+    /// What the self-test of the change feed said, once there was a need to know.
+    feed: Arc<OnceLock<Result<(), Reason>>>,
+}
+
+impl Copies {
+    pub(crate) fn new(config: Arc<ContainerdConfig>) -> Self {
+        Self {
+            config,
+            feed: Arc::default(),
+        }
+    }
+
+    /// Makes the committed copy. Whatever happens, nothing but it is left.
+    pub(crate) async fn commit(
+        &self,
+        snapshots: &Leased<'_>,
+        copy: &SnapshotCopy,
+        parent: Option<&SnapshotKey>,
+        upper: PathBuf,
+        estimate: u64,
+        cancel: &CancellationToken,
+    ) -> Result<CopyReport> {
+        self.require_space(snapshots, &upper, estimate, copy.reserve_bytes)?;
+        let copying = format!("{}-copying", copy.name);
+        let made = async {
+            let target = snapshots.prepare(&copying, parent).await?;
+            let report = self.copy(snapshots, copy, upper, target, cancel).await?;
+            snapshots.commit(&copying, &copy.name, &copy.labels).await?;
+            Ok(report)
+        };
+        let made = made.await;
+        if made.is_err() {
+            snapshots.remove(&copying).await;
+        }
+        made
+    }
+
+    /// Refuses before anything is copied what would leave less than the reserve.
+    fn require_space(
+        &self,
+        snapshots: &Leased<'_>,
+        upper: &Path,
+        estimate: u64,
+        reserve: u64,
+    ) -> Result<()> {
+        let Ok(stat) = statvfs(upper) else {
+            // Running out later is reported then.
+            return Ok(());
+        };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free >= estimate.saturating_add(reserve) || shares_blocks(upper) {
+            return Ok(());
+        }
+        let reason = format!(
+            "the copy takes about {estimate} bytes, {free} are free and {reserve} must stay so"
+        );
+        Err(snapshots.op.fail(ErrorKind::ResourceExhausted, reason))
+    }
+
+    async fn copy(
+        &self,
+        snapshots: &Leased<'_>,
+        copy: &SnapshotCopy,
+        upper: PathBuf,
+        target: PathBuf,
+        cancel: &CancellationToken,
+    ) -> Result<CopyReport> {
+        let group = copy
+            .container
+            .as_ref()
+            .and_then(|container| freezer_path(&self.config.cgroup(container)));
+        let guard = self.config.guard.clone();
+        let feed = Arc::clone(&self.feed);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let mut copied = tokio::task::spawn_blocking(move || {
+            let freezer: Box<dyn Freezer> = match group {
+                Some(group) => Box::new(CgroupFreezer::new(group, Guard::new(guard))?),
+                None => Box::new(Nobody),
+            };
+            let probed = feed.get_or_init(|| {
+                let scratch = upper.parent().unwrap_or(&upper);
+                let probed = ChangeFeed::probe(scratch);
+                if let Err(reason) = &probed {
+                    tracing::warn!(%reason, "live snapshots compare whole trees: the change feed \
+                        cannot be used");
+                }
+                probed
+            });
+            let options = Options {
+                second_pass: match probed {
+                    Ok(()) => SecondPass::Feed,
+                    Err(reason) => SecondPass::Walk {
+                        reason: reason.clone(),
+                    },
+                },
+                ..Options::default()
+            };
+            capture(
+                &upper,
+                &target,
+                freezer.as_ref(),
+                &options,
+                &mut (),
+                &stopped,
+            )
+        });
+        let copied = tokio::select! {
+            copied = &mut copied => copied,
+            () = cancel.cancelled() => {
+                stop.store(true, Ordering::Relaxed);
+                copied.await
+            }
+        };
+        let copied = copied.map_err(|error| {
+            snapshots
+                .op
+                .fail_with(ErrorKind::Internal, "copying broke off", error)
+        })?;
+        let report = copied.map_err(|error| failed(snapshots, error))?;
+        Ok(CopyReport {
+            freeze: report.freeze,
+            total: report.total,
+            copied_bytes: report.copied_bytes,
+            files: report.files,
+        })
+    }
+}
+
+fn failed(snapshots: &Leased<'_>, error: CopyError) -> Error {
+    let (kind, reason) = match &error {
+        error if error.is_disk_full() => {
+            (ErrorKind::ResourceExhausted, "the disk is full".to_owned())
+        }
+        CopyError::Cancelled => return snapshots.op.cancelled(),
+        error if error.is_temporary() => (ErrorKind::Unavailable, error.to_string()),
+        _ => (ErrorKind::Internal, "it cannot be copied".to_owned()),
+    };
+    snapshots.op.fail_with(kind, reason, error)
+}
+
+/// Whether a copy on this filesystem shares its blocks, and so needs none of its own.
+fn shares_blocks(upper: &Path) -> bool {
+    let folder = upper.parent().unwrap_or(upper);
+    let file = || tempfile::tempfile_in(folder).ok();
+    let (Some(mut from), Some(to)) = (file(), file()) else {
+        return false;
+    };
+    use std::io::Write;
+    from.write_all(&[1; 4096]).is_ok() && rustix::fs::ioctl_ficlone(&to, &from).is_ok()
+}
+
+/// The freezer of a tree that nobody writes to.
+struct Nobody;
+
+impl Freezer for Nobody {
+    fn freeze(&self, _: Duration) -> Result<Box<dyn Frozen>, FreezeError> {
+        Ok(Box::new(Nobody))
+    }
+
+    fn processes(&self) -> Result<Vec<u32>, CopyError> {
+        Ok(Vec::new())
+    }
+}
+
+impl Frozen for Nobody {
+    fn processes(&self) -> Result<Vec<u32>, CopyError> {
+        Ok(Vec::new())
+    }
+
+    fn since(&self) -> Option<(std::time::Instant, Duration)> {
+        None
+    }
+
+    fn thaw(self: Box<Self>) -> Result<botstead_live_copy::Thaw, CopyError> {
+        Ok(botstead_live_copy::Thaw::InTime {
+            frozen: Duration::ZERO,
+        })
+    }
+}

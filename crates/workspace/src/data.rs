@@ -1,0 +1,9 @@
+//! A workspace's data, `/data`, in and out: export, import, and what is preserved when a workspace is
+//! deleted.
+
+mod export;
+mod import;
+mod preserved;
+
+pub use export::ArchiveFormat;
+pub use import::ImportMode;

@@ -1,0 +1,192 @@
+//! Export: `/data` as an archive, as it was at one moment, while the workspace goes on.
+
+use crate::replace::existing_data;
+use crate::service::{Inner, Workspaces};
+use crate::{Error, Result, disk};
+use botstead_archive::{Compression, ExportOptions, Progress};
+use botstead_authz::{Action, Actor};
+use botstead_runtime::{Access, Tree};
+use botstead_types::{BotId, LeaseId, OperationId, SnapshotKey};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// The folder that everything is in within an archive.
+pub(crate) const FOLDER: &str = "data";
+
+/// Pieces of an archive between the thread that writes it and whoever reads it.
+const QUEUE: usize = 8;
+const PIECE: usize = 256 << 10;
+
+/// How an archive of data is packed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// tar in gzip.
+    #[default]
+    TarGz,
+    /// tar in zstd.
+    TarZst,
+}
+
+impl ArchiveFormat {
+    /// The end of a file name, such as `tar.gz`.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::TarGz => "tar.gz",
+            Self::TarZst => "tar.zst",
+        }
+    }
+
+    pub(crate) fn options(self) -> ExportOptions {
+        let mut options = ExportOptions::new(FOLDER);
+        options.compression = match self {
+            Self::TarGz => Compression::GZIP,
+            Self::TarZst => Compression::ZSTD,
+        };
+        options
+    }
+}
+
+impl Workspaces {
+    /// `/data` as an archive: what it was at one moment during this call. The workspace is not
+    /// stopped, and nothing of it is held while the archive is read. Dropping the stream ends it. An
+    /// error in the stream means that the archive is not whole.
+    ///
+    /// Sockets and devices are left out; the log says how many.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `WorkspaceNotFound`, `Busy`, `InsufficientStorage`; `Unsupported` where
+    /// snapshots are no directories of this host.
+    pub async fn export_data(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        format: ArchiveFormat,
+    ) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::ReadWorkspace, bot).await?;
+        inner.refuse_when_closing()?;
+        let work = Arc::clone(inner);
+        let picture = inner
+            .detached(async move { work.picture(bot).await })
+            .await?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        inner.spawn(Arc::clone(inner).write_archive(bot, picture, format, sender));
+        Ok(ReceiverStream::new(receiver).boxed())
+    }
+}
+
+/// A workspace's files at one moment, kept until its lease goes.
+struct Picture {
+    operation: OperationId,
+    tree: Box<dyn Tree>,
+}
+
+impl Inner {
+    /// The files as they are now. Where the workspace runs, or may differ from its head version, they
+    /// are copied; else the head version is looked at.
+    async fn picture(self: &Arc<Self>, bot: BotId) -> Result<Picture> {
+        let id = OperationId::generate();
+        let _guard = self.lock(bot, id, "export").await?;
+        let record = self.required_record(bot).await?;
+        let lease = LeaseId::for_operation(id);
+        self.runtime.leases.create(&lease).await?;
+        let opened = async {
+            let snapshot = match record.head_version.filter(|_| !record.dirty) {
+                Some(head) => self.version(bot, head).await?.snapshot,
+                None => {
+                    disk::require_free_space(&self.config)?;
+                    let copied = SnapshotKey::copied(id);
+                    self.copy_live(&lease, &record, &copied).await?;
+                    // From here on the lease alone keeps it: it goes with the export.
+                    self.runtime.snapshots.release(&copied).await?;
+                    copied
+                }
+            };
+            let snapshots = &self.runtime.snapshots;
+            Ok(snapshots.open(&lease, &snapshot, Access::Read).await?)
+        };
+        match opened.await {
+            Ok(tree) => Ok(Picture {
+                operation: id,
+                tree,
+            }),
+            Err(error) => {
+                let copied = SnapshotKey::copied(id);
+                if let Err(release) = self.runtime.snapshots.release(&copied).await {
+                    // The next start does it.
+                    tracing::warn!(%copied, error = %release.chain(), "cannot release");
+                }
+                self.drop_lease(id);
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_archive(
+        self: Arc<Self>,
+        bot: BotId,
+        picture: Picture,
+        format: ArchiveFormat,
+        sender: mpsc::Sender<Result<Bytes>>,
+    ) {
+        let Picture { operation, tree } = picture;
+        let out = sender.clone();
+        let written = crate::replace::blocking(move || {
+            let done = write(tree.as_ref(), format, Pieces(out));
+            drop(tree);
+            done
+        });
+        if let Err(error) = written.await {
+            if sender.is_closed() {
+                tracing::info!(%bot, "an export ended because its reader left");
+            } else {
+                tracing::warn!(%bot, %error, "an export failed");
+                // Nobody may be there any more.
+                let _ = sender.send(Err(error)).await;
+            }
+        }
+        self.drop_lease(operation);
+        self.collect_released();
+    }
+}
+
+fn write(tree: &dyn Tree, format: ArchiveFormat, out: Pieces) -> Result<()> {
+    let Some(data) = existing_data(tree)? else {
+        return Err(Error::PathNotFound(botstead_types::FilePath::new("/data")?));
+    };
+    let out = BufWriter::with_capacity(PIECE, out);
+    let (mut out, report) =
+        botstead_archive::export(data, out, &format.options(), &Progress::new())?;
+    let failed = |error| crate::replace::host("send the archive", error);
+    out.flush().map_err(failed)?;
+    let left_out = report.sockets_left_out + report.devices_left_out;
+    if left_out > 0 {
+        tracing::info!(
+            sockets = report.sockets_left_out,
+            devices = report.devices_left_out,
+            "left out of an export"
+        );
+    }
+    Ok(())
+}
+
+/// The way from the thread that writes to whoever reads; it waits for them.
+struct Pieces(mpsc::Sender<Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0
+            .blocking_send(Ok(Bytes::copy_from_slice(data)))
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

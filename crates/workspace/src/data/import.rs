@@ -1,0 +1,109 @@
+//! Import: an archive into `/data`, all of it or nothing.
+
+use super::export::FOLDER;
+use crate::faults::fault_point;
+use crate::operations::new_operation;
+use crate::replace::{Base, Edit, Replacement, blocking, fault_name};
+use crate::service::{Inner, Workspaces};
+use crate::{Error, Result, disk};
+use botstead_archive::{ApplyMode, CheckOptions, Checked, Limits, Progress};
+use botstead_authz::{Action, Actor};
+use botstead_store::OperationKind;
+use botstead_types::{BotId, OperationId, VersionNumber, VersionSource};
+use std::fs::File;
+use std::sync::Arc;
+
+/// What becomes of what is in `/data`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ImportMode {
+    /// It stays, but for what the archive has under the same names.
+    #[default]
+    Merge,
+    /// It goes.
+    Replace,
+}
+
+impl Workspaces {
+    /// Puts an archive (tar, also in gzip or zstd) into `/data`. The whole archive is read and judged
+    /// first; then the present state is kept as a version with source `import`, the archive is
+    /// unpacked where nobody sees it, and the workspace gets the result in one step. One that runs is
+    /// stopped meanwhile and runs again afterwards. Tells the version that the state before is.
+    ///
+    /// # Errors
+    /// `ArchiveRefused` with the entry, before anything was touched; `BotNotFound`,
+    /// `WorkspaceNotFound`, `Busy`, `InsufficientStorage`. Whatever fails, `/data` is as it was.
+    pub async fn import_data(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        archive: File,
+        mode: ImportMode,
+    ) -> Result<Option<VersionNumber>> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.refuse_when_closing()?;
+        inner.required_record(bot).await?;
+        let checked = inner.check_archive(archive, Limits::default()).await?;
+        let apply = match mode {
+            ImportMode::Merge => ApplyMode::Merge,
+            ImportMode::Replace => ApplyMode::Replace,
+        };
+        let work = Arc::clone(inner);
+        inner
+            .detached(async move {
+                work.apply_archive(bot, checked, apply, OperationKind::Import)
+                    .await
+            })
+            .await
+    }
+}
+
+impl Inner {
+    /// Reads an archive to its end and refuses it, or tells what it holds.
+    pub(super) async fn check_archive(
+        &self,
+        archive: File,
+        limits: Limits,
+    ) -> Result<Box<Checked<File>>> {
+        let free = disk::free_beyond_reserve(&self.config)?;
+        blocking(move || {
+            let mut options = CheckOptions::new();
+            options.limits = limits;
+            options.folder = Some(FOLDER.to_owned());
+            let checked = botstead_archive::check(archive, &options, &Progress::new())?;
+            let needed = checked.content().bytes;
+            if needed > free {
+                return Err(Error::InsufficientStorage {
+                    free_bytes: free,
+                    needed_bytes: needed,
+                });
+            }
+            Ok(Box::new(checked))
+        })
+        .await
+    }
+
+    /// Gives the workspace a state with the archive in it.
+    pub(super) async fn apply_archive(
+        self: &Arc<Self>,
+        bot: BotId,
+        checked: Box<Checked<File>>,
+        mode: ApplyMode,
+        kind: OperationKind,
+    ) -> Result<Option<VersionNumber>> {
+        let id = OperationId::generate();
+        let _guard = self.lock(bot, id, fault_name(kind)).await?;
+        let record = self.required_record(bot).await?;
+        let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
+        let operation = new_operation(id, bot, kind, &what)?;
+        let reserve = what.keep.is_some();
+        let operation = self.store.operations.begin(&operation, reserve).await?;
+        fault_point!(fault_name(kind), "begun");
+        let live = self.register(operation);
+        let edit = Edit::Archive { checked, mode };
+        let replaced = self
+            .replace_or_undo(&live, Some(&record), &what, edit)
+            .await?;
+        Ok(replaced.before)
+    }
+}

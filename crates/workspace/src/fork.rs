@@ -1,0 +1,323 @@
+//! Forks: a new workspace that begins as another's, without copying what they share.
+//!
+//! The fork's first version, with source `inherited`, is a thin layer of the fork's own on the other's
+//! snapshot. It holds what must differ between two computers, and protects what lies below it: the
+//! other bot may go.
+
+use crate::faults::fault_point;
+use crate::layers::unless_missing;
+use crate::model::WorkspaceInfo;
+use crate::operations::{LiveOperation, event, finished, input, new_operation};
+use crate::replace::blocking;
+use crate::service::{Inner, Workspaces};
+use crate::{Error, Result, disk};
+use botstead_authz::{Action, Actor};
+use botstead_overlay::beneath;
+use botstead_runtime::{Access, Tree};
+use botstead_store::{
+    BotPatch, BotStatus, Change, ContainerRecord, Operation, OperationKind, OperationState,
+};
+use botstead_types::{
+    BotId, CdiDevice, ContainerId, DesiredState, LeaseId, Limits, OperationId, ResolvedImage,
+    SnapshotKey, VersionNumber, VersionSource,
+};
+use chrono::Utc;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+/// What a replay of a fork needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ForkInput {
+    /// The other bot.
+    from: BotId,
+    /// Its version; `None` is its present state.
+    version: Option<VersionNumber>,
+    /// The snapshot that the fork begins on.
+    snapshot: SnapshotKey,
+    image: ResolvedImage,
+    devices: Vec<CdiDevice>,
+    limits: Limits,
+    /// Whether it runs: the other does.
+    desired: DesiredState,
+}
+
+impl Workspaces {
+    /// Makes the bot's workspace from a version of another bot's, or from its present state. The other
+    /// goes on untouched; its versions do not show as this bot's own. The fork runs when the other
+    /// does.
+    ///
+    /// # Errors
+    /// `BotNotFound` for either, `VersionNotFound`, `ContainerExists` when the bot has a workspace,
+    /// `WorkspaceNotFound` when the other has none and no version was named.
+    pub async fn fork(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        from: BotId,
+        version: Option<VersionNumber>,
+    ) -> Result<WorkspaceInfo> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.authorized(actor, Action::ReadWorkspace, from).await?;
+        inner.refuse_when_closing()?;
+        disk::require_free_space(&inner.config)?;
+        if bot == from {
+            return Err(Error::InvalidRequest {
+                code: "same_bot",
+                message: "a workspace cannot be forked into itself; roll back instead".to_owned(),
+            });
+        }
+        let work = Arc::clone(inner);
+        let record = inner
+            .detached(async move { work.fork_or_undo(bot, from, version).await })
+            .await?;
+        Ok(inner.info(record).await)
+    }
+}
+
+impl Inner {
+    async fn fork_or_undo(
+        self: &Arc<Self>,
+        bot: BotId,
+        from: BotId,
+        version: Option<VersionNumber>,
+    ) -> Result<ContainerRecord> {
+        let id = OperationId::generate();
+        let _guard = self.lock(bot, id, "fork").await?;
+        if self.record(bot).await?.is_some() {
+            return Err(Error::WorkspaceExists(bot));
+        }
+        let lease = LeaseId::for_operation(id);
+        let other = self.record(from).await?;
+        let (snapshot, image) = match version {
+            Some(number) => {
+                let version = self.version(from, number).await?;
+                self.require_snapshot(&version).await?;
+                (version.snapshot, version.image)
+            }
+            None => {
+                let other = other.as_ref().ok_or(Error::WorkspaceNotFound(from))?;
+                (SnapshotKey::copied(id), other.image.clone())
+            }
+        };
+        let input = ForkInput {
+            from,
+            version,
+            snapshot,
+            image,
+            devices: other
+                .iter()
+                .flat_map(|other| other.devices.clone())
+                .collect(),
+            limits: other
+                .as_ref()
+                .map_or(Limits::default(), |other| other.limits),
+            desired: other
+                .as_ref()
+                .map_or(DesiredState::Stopped, |other| other.desired),
+        };
+        let operation = new_operation(id, bot, OperationKind::Fork, &input)?;
+        let operation = self.store.operations.begin(&operation, true).await?;
+        fault_point!("fork", "begun");
+        let live = self.register(operation);
+        self.runtime.leases.create(&lease).await?;
+        let done = self.fork_steps(&live, &lease, &input).await;
+        let outcome = match &done {
+            Ok(_) => {
+                self.drop_lease(id);
+                self.after_version(bot, live.record.version);
+                OperationState::Succeeded
+            }
+            Err(error) => match self.undo_fork(&live.record).await {
+                // It stands, and only its start failed.
+                Ok(false) => OperationState::Succeeded,
+                Ok(true) => self.finish_failed(&live.record, error).await,
+                Err(undo) => {
+                    self.keep_for_retry(&live.record, &undo);
+                    OperationState::Running
+                }
+            },
+        };
+        self.unregister(&live, outcome);
+        done
+    }
+
+    async fn fork_steps(
+        self: &Arc<Self>,
+        live: &LiveOperation,
+        lease: &LeaseId,
+        input: &ForkInput,
+    ) -> Result<ContainerRecord> {
+        let operation = &live.record;
+        let (id, bot) = (operation.id, operation.bot);
+        if input.version.is_none() {
+            // Its own lock, for the moment of the copy only.
+            let _other = self
+                .lock(input.from, OperationId::generate(), "fork")
+                .await?;
+            let other = self.required_record(input.from).await?;
+            self.copy_live(lease, &other, &input.snapshot).await?;
+        }
+        fault_point!("fork", "copied");
+        let (first, owner) = (SnapshotKey::active(id), bot.to_string());
+        self.prepare_on_version(id, &first, &owner, &input.snapshot)
+            .await?;
+        if input.version.is_none() {
+            // What builds on it protects it from now on.
+            self.runtime.snapshots.release(&input.snapshot).await?;
+        }
+        let tree = self
+            .runtime
+            .snapshots
+            .open(lease, &first, Access::Write)
+            .await?;
+        blocking(move || {
+            let done = renew_identity(tree.as_ref());
+            let closed = tree.close();
+            done.and(closed.map_err(|error| crate::replace::host("write to the disk", error)))
+        })
+        .await?;
+        fault_point!("fork", "changed");
+        let version = SnapshotKey::version(id);
+        self.commit(lease, &first, &version, &owner).await?;
+        fault_point!("fork", "committed");
+        let active = SnapshotKey::forked(id);
+        self.prepare_on_version(id, &active, &owner, &version)
+            .await?;
+        fault_point!("fork", "prepared");
+        let number = crate::snapshot::reserved(operation)?;
+        let capabilities = self.runtime.backend.capabilities();
+        let now = Utc::now();
+        let mut record = ContainerRecord {
+            bot,
+            container: ContainerId::for_bot(bot),
+            namespace: capabilities.namespace.clone(),
+            snapshotter: capabilities.snapshotter.clone(),
+            image: input.image.clone(),
+            snapshot: active,
+            head_version: None,
+            dirty: false,
+            desired: input.desired,
+            started: false,
+            devices: input.devices.clone(),
+            limits: input.limits,
+            last_error: None,
+            created_at: now,
+            updated_at: now,
+        };
+        self.switch_to(lease, &record).await?;
+        fault_point!("fork", "switched");
+        let first = self.version_record(&record, number, None, VersionSource::Inherited, version);
+        record.head_version = Some(number);
+        let detail = json!({"from": input.from, "version": input.version});
+        self.store
+            .transactions
+            .apply(vec![
+                Change::InsertContainer(Box::new(record.clone())),
+                Change::InsertVersion(Box::new(first)),
+                Change::PatchBot(
+                    bot,
+                    BotPatch {
+                        status: Some(BotStatus::Ready),
+                        ..BotPatch::default()
+                    },
+                ),
+                event(bot, "forked", detail),
+                finished(operation),
+            ])
+            .await?;
+        fault_point!("fork", "recorded");
+        if record.desired == DesiredState::Running {
+            self.bring_up(&record).await?;
+            fault_point!("fork", "started");
+        }
+        self.required_record(bot).await
+    }
+
+    /// Ends a fork that a dead server left: what was recorded stands, anything else goes.
+    pub(crate) async fn replay_fork(self: &Arc<Self>, operation: &Operation) -> Result<()> {
+        if self.undo_fork(operation).await? {
+            self.finish_failed(operation, &Error::Interrupted).await;
+        }
+        Ok(())
+    }
+
+    /// Removes everything that a fork made, unless it was recorded: then it stands. Tells whether it
+    /// was undone. Can be repeated.
+    async fn undo_fork(self: &Arc<Self>, operation: &Operation) -> Result<bool> {
+        let (id, bot) = (operation.id, operation.bot);
+        let ForkInput {
+            snapshot, version, ..
+        } = input(operation)?;
+        if self.record(bot).await?.is_some() {
+            self.drop_lease(id);
+            return Ok(false);
+        }
+        let container = ContainerId::for_bot(bot);
+        let active = SnapshotKey::forked(id);
+        match self.runtime.containers.get(&container).await {
+            Ok(found) if found.snapshot == active.as_str() => {
+                unless_missing(self.runtime.containers.delete(&container).await)?;
+            }
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        unless_missing(self.runtime.snapshots.remove(&active).await)?;
+        unless_missing(
+            self.runtime
+                .snapshots
+                .remove(&SnapshotKey::active(id))
+                .await,
+        )?;
+        self.runtime
+            .snapshots
+            .release(&SnapshotKey::version(id))
+            .await?;
+        if version.is_none() {
+            self.runtime.snapshots.release(&snapshot).await?;
+        }
+        if let Err(error) = self.runtime.network.remove(&container).await {
+            tracing::warn!(%container, error = %error.chain(), "cannot remove the network");
+        }
+        let released = vec![Change::ReleaseAddress(bot)];
+        self.store.transactions.apply(released).await?;
+        self.drop_lease(id);
+        self.collect_released();
+        Ok(true)
+    }
+}
+
+/// Gives a computer a machine id of its own (machine-id(5)), where it has one at all. Host name,
+/// address and the agent's socket are new with every container.
+fn renew_identity(tree: &dyn Tree) -> Result<()> {
+    let failed = |errno: Errno| crate::replace::host("renew /etc/machine-id", errno.into());
+    let etc = match beneath::open(tree.root(), b"etc", OFlags::RDONLY | OFlags::DIRECTORY) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        etc => etc.map_err(failed)?,
+    };
+    let name = "machine-id";
+    let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match openat(&etc, name, read, Mode::empty()) {
+        Err(_) => return Ok(()),
+        Ok(found) => {
+            let stat = rustix::fs::fstat(&found).map_err(failed)?;
+            // An empty one is filled at the first boot of what cares for it.
+            if stat.st_size == 0 {
+                return Ok(());
+            }
+        }
+    }
+    unlinkat(&etc, name, AtFlags::empty()).map_err(failed)?;
+    let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::RGRP | Mode::ROTH;
+    let file = openat(&etc, name, write, mode).map_err(failed)?;
+    let id = uuid::Uuid::new_v4().simple();
+    writeln!(File::from(file), "{id}")
+        .map_err(|error| crate::replace::host("renew /etc/machine-id", error))
+}

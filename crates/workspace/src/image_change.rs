@@ -1,0 +1,97 @@
+//! Another image for a workspace that exists, with its `/data`.
+
+use crate::create::{Creation, Phase, Wishes, events};
+use crate::faults::fault_point;
+use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace};
+use crate::operations::new_operation;
+use crate::replace::{Base, Edit, Replacement};
+use crate::service::{Inner, Workspaces};
+use crate::{Error, Result, disk};
+use botstead_authz::{Action, Actor};
+use botstead_store::OperationKind;
+use botstead_types::{BotId, ImageRef, LeaseId, VersionSource};
+use futures_util::stream::BoxStream;
+use std::sync::Arc;
+
+impl Workspaces {
+    /// Gives the workspace another image and keeps its `/data`; everything else that was changed in
+    /// it is left behind in a version with source `image`. Reports how far it is as a creation does; a
+    /// listener who leaves does not end it. A workspace that runs is stopped when the image is there,
+    /// and runs again afterwards.
+    ///
+    /// # Errors
+    /// Before the first event: `BotNotFound`, `WorkspaceNotFound`, an image that is not allowed,
+    /// `CreationUnderWay`, `InsufficientStorage`. Everything else is the stream's last event.
+    pub async fn change_image(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        image: ImageRef,
+    ) -> Result<BoxStream<'static, CreateEvent>> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.refuse_when_closing()?;
+        inner.refuse_image_not_allowed(&image)?;
+        let record = inner.required_record(bot).await?;
+        disk::require_free_space(&inner.config)?;
+        let request = CreateRequest {
+            image: Some(image.clone()),
+            ..CreateRequest::default()
+        };
+        let wishes = Wishes {
+            image,
+            devices: record.devices,
+            limits: record.limits,
+            pull_always: false,
+            restore: false,
+            returned: None,
+        };
+        let kind = OperationKind::ChangeImage;
+        let creation = inner.join_or_begin(
+            bot,
+            kind,
+            request,
+            wishes.clone(),
+            |inner, creation| async move { inner.change_image_steps(&creation, wishes).await },
+        )?;
+        Ok(events(creation))
+    }
+}
+
+impl Inner {
+    async fn change_image_steps(
+        self: &Arc<Self>,
+        creation: &Creation,
+        wishes: Wishes,
+    ) -> Result<CreatedWorkspace> {
+        let live = creation.live();
+        let (id, bot) = (live.record.id, live.record.bot);
+        // The pull holds nobody up; its lease goes with an operation that nobody knows.
+        let lease = LeaseId::for_operation(id);
+        self.runtime.leases.create(&lease).await?;
+        let image = match self.local_image(&lease, &wishes, live).await {
+            Ok(image) => image.resolved,
+            Err(error) => {
+                self.drop_lease(id);
+                return Err(error);
+            }
+        };
+        creation.phase.send_replace(Phase::Creating);
+        let _guard = self.lock(bot, id, "change_image").await?;
+        let record = self.required_record(bot).await?;
+        let base = Base::Image(Box::new(image));
+        let what = Replacement::of(&record, VersionSource::Image, base, true);
+        let operation = new_operation(id, bot, OperationKind::ChangeImage, &what)?;
+        let reserve = what.keep.is_some();
+        let operation = self.store.operations.begin(&operation, reserve).await?;
+        fault_point!("image", "begun");
+        let work = self.register(operation);
+        self.replace_or_undo(&work, Some(&record), &what, Edit::Data)
+            .await?;
+        let record = self
+            .record(bot)
+            .await?
+            .ok_or(Error::WorkspaceNotFound(bot))?;
+        Ok(self.found(&record))
+    }
+}

@@ -1,0 +1,352 @@
+//! Giving a workspace another writable snapshot: what a rollback, an import, the return of preserved
+//! data, the return of a single path and a change of image have in common.
+//!
+//! The present state is kept as a version first, unless it cannot differ from its head version. A new
+//! writable snapshot is prepared on a base and edited where nobody sees it; then the container is
+//! switched to it in one step. Committing the present state is the point of no return: whatever fails
+//! after it, the workspace ends on the state that was kept or on the new one, never on half of one.
+
+mod edit;
+
+use crate::faults::fault_point;
+use crate::layers::unless_missing;
+use crate::operations::{LiveOperation, event, finish, input, kind_name};
+use crate::service::Inner;
+use crate::snapshot::{RECORDED, reserved};
+use crate::{Error, Result};
+use botstead_store::{
+    Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
+};
+use botstead_types::{
+    BotId, DesiredState, LeaseId, ResolvedImage, SnapshotKey, VersionNumber, VersionSource,
+};
+pub(crate) use edit::{Edit, blocking, existing_data, host};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::Arc;
+
+/// The step from which on a replacement that failed is undone, and only the start is left.
+const REVERTED: &str = "reverted";
+
+/// What a replacement does; in the journal as the operation's input.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Replacement {
+    /// The active snapshot before; `None` when the workspace was deleted and is made again.
+    pub(crate) active: Option<SnapshotKey>,
+    /// As what the present state is kept; `None` where it equals its head version.
+    pub(crate) keep: Option<VersionSource>,
+    /// What the new writable snapshot begins as.
+    pub(crate) base: Base,
+    /// Whether it is changed before the workspace gets it. What the change is, is not recorded: a
+    /// replacement that is interrupted before its end is reverted.
+    pub(crate) edited: bool,
+}
+
+/// What a new writable snapshot begins as.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Base {
+    /// The state before.
+    Present,
+    /// A version of the bot, with its image.
+    Version(VersionNumber),
+    /// An image.
+    Image(Box<ResolvedImage>),
+}
+
+/// What a replacement did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    /// The version that keeps the state before, where one was made for it.
+    pub(crate) kept: Option<VersionNumber>,
+    /// The version that the state before is: the one that was made, or its head.
+    pub(crate) before: Option<VersionNumber>,
+}
+
+impl Replacement {
+    /// The replacement of what a workspace has now.
+    pub(crate) fn of(
+        record: &ContainerRecord,
+        source: VersionSource,
+        base: Base,
+        edited: bool,
+    ) -> Self {
+        Self {
+            active: Some(record.snapshot.clone()),
+            keep: record.dirty.then_some(source),
+            base,
+            edited,
+        }
+    }
+
+    /// Whether it can be done again from its record alone, in whatever state it was left.
+    fn goes_forward(&self) -> bool {
+        matches!(self.base, Base::Version(_)) && !self.edited
+    }
+
+    /// The same, ending on the state before.
+    fn reverted(&self) -> Self {
+        Self {
+            base: Base::Present,
+            edited: false,
+            ..self.clone()
+        }
+    }
+}
+
+impl Inner {
+    /// Performs a replacement that is in the journal, or puts the workspace back as it was.
+    pub(crate) async fn replace_or_undo(
+        self: &Arc<Self>,
+        live: &LiveOperation,
+        record: Option<&ContainerRecord>,
+        what: &Replacement,
+        edit: Edit,
+    ) -> Result<Replaced> {
+        let operation = &live.record;
+        let done = self.replace_steps(operation, what, edit, None).await;
+        let outcome = match (&done, record) {
+            (Ok(replaced), _) => {
+                self.drop_lease(operation.id);
+                self.after_version(operation.bot, replaced.kept);
+                OperationState::Succeeded
+            }
+            (Err(error), Some(record)) => {
+                self.settle_replacement(operation, record, what, error)
+                    .await
+            }
+            (Err(error), None) => match self.undo_remake(operation).await {
+                Ok(()) => self.finish_failed(operation, error).await,
+                Err(undo) => {
+                    self.keep_for_retry(operation, &undo);
+                    OperationState::Running
+                }
+            },
+        };
+        self.unregister(live, outcome);
+        done
+    }
+
+    /// After a failure: back to the state before, as it was or from the version that keeps it.
+    async fn settle_replacement(
+        self: &Arc<Self>,
+        operation: &Operation,
+        record: &ContainerRecord,
+        what: &Replacement,
+        error: &Error,
+    ) -> OperationState {
+        let untouched = self.settle_failure(operation, record, error).await;
+        if untouched != OperationState::Running || what.goes_forward() {
+            return untouched;
+        }
+        // The present state is a version already: the workspace goes on from it.
+        let reverted = what.reverted();
+        match self
+            .replace_steps(operation, &reverted, Edit::Nothing, Some(error))
+            .await
+        {
+            Ok(_) => {
+                self.forget_stuck(operation.bot);
+                self.drop_lease(operation.id);
+                OperationState::Failed
+            }
+            Err(revert) => {
+                self.keep_for_retry(operation, &revert);
+                OperationState::Running
+            }
+        }
+    }
+
+    /// Ends a replacement that a dead server or a failure left.
+    pub(crate) async fn replay_replacement(self: &Arc<Self>, operation: &Operation) -> Result<()> {
+        let what: Replacement = input(operation)?;
+        if operation.step == RECORDED || (what.goes_forward() && operation.step != REVERTED) {
+            self.replace_steps(operation, &what, Edit::Nothing, None)
+                .await?;
+            self.drop_lease(operation.id);
+            return Ok(());
+        }
+        // What was to be put in may be gone, and nobody waits for it any more.
+        let why = Error::Interrupted;
+        if operation.step != REVERTED {
+            let record = self.required_record(operation.bot).await?;
+            if what.active.as_ref() == Some(&record.snapshot) && self.is_untouched(&record).await {
+                // It may even run on; if it should and does not, it is started as any other.
+                self.discard_fresh(operation, &record).await;
+                self.finish_failed(operation, &why).await;
+                return Ok(());
+            }
+        }
+        self.replace_steps(operation, &what.reverted(), Edit::Nothing, Some(&why))
+            .await?;
+        self.drop_lease(operation.id);
+        Ok(())
+    }
+
+    /// The steps of a replacement; from any point, again from the beginning. With `failed` it is the
+    /// way back after that failure, which is how the operation ends.
+    async fn replace_steps(
+        self: &Arc<Self>,
+        operation: &Operation,
+        what: &Replacement,
+        edit: Edit,
+        failed: Option<&Error>,
+    ) -> Result<Replaced> {
+        let (id, bot) = (operation.id, operation.bot);
+        let at = fault_name(operation.kind);
+        let kept = match what.keep {
+            Some(_) => Some(reserved(operation)?),
+            None => None,
+        };
+        let fresh = SnapshotKey::active(id);
+        let mut record = match (self.record(bot).await?, &what.base) {
+            (Some(record), _) => record,
+            (None, Base::Version(target)) => {
+                let target = self.version(bot, *target).await?;
+                self.remade_record(bot, &target)
+            }
+            (None, _) => return Err(Error::WorkspaceNotFound(bot)),
+        };
+        let before = kept.or(record.head_version);
+        if record.snapshot != fresh || what.active.is_none() {
+            let lease = LeaseId::for_operation(id);
+            self.runtime.leases.create(&lease).await?;
+            let mut changes = Vec::new();
+            if let (Some(source), Some(number)) = (what.keep, kept) {
+                let version = SnapshotKey::version(id);
+                self.capture(&lease, &record, &version, at).await?;
+                let version = self.version_record(&record, number, None, source, version);
+                changes.push(Change::InsertVersion(Box::new(version)));
+            } else if what.active.is_some() {
+                self.power_down(&record).await?;
+                fault_point!(at, "stopped");
+            }
+            fault_point!(at, "committed");
+            let present = match (kept, before) {
+                (Some(_), _) => Some(SnapshotKey::version(id)),
+                (None, Some(head)) => Some(self.version(bot, head).await?.snapshot),
+                (None, None) => None,
+            };
+            // Half an edit of an earlier attempt is nothing to go on from.
+            unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
+            let image = self
+                .prepare_base(operation, &lease, &fresh, &what.base, present.as_ref())
+                .await?;
+            fault_point!(at, "prepared");
+            self.edit(&lease, &fresh, edit, present.as_ref()).await?;
+            fault_point!(at, "edited");
+            record.snapshot = fresh;
+            if let Some(image) = image {
+                record.image = image;
+            }
+            let head = match what.base {
+                Base::Version(target) => Some(target),
+                Base::Present | Base::Image(_) => before,
+            };
+            record.head_version = head;
+            // Without an edit it is what its base is.
+            record.dirty = what.edited || matches!(what.base, Base::Image(_));
+            self.switch_to(&lease, &record).await?;
+            fault_point!(at, "switched");
+            changes.push(self.replaced_row(&record, what.active.is_none()).await?);
+            let step = if failed.is_none() { RECORDED } else { REVERTED };
+            changes.push(Change::AdvanceOperation {
+                id,
+                step: step.to_owned(),
+                input: None,
+            });
+            let detail = json!({"head_version": head, "safety_version": kept,
+                                "failed": failed.map(Error::code)});
+            changes.push(event(bot, kind_name(operation.kind), detail));
+            self.store.transactions.apply(changes).await?;
+            fault_point!(at, "recorded");
+        }
+        if let (Some(old), None) = (&what.active, kept) {
+            // Equal to its head version, so nothing is lost with it.
+            unless_missing(self.runtime.snapshots.remove(old).await)?;
+            fault_point!(at, "removed");
+        }
+        if operation.kind == OperationKind::Restore && failed.is_none() {
+            // Its data is in the workspace and on the disk.
+            self.remove_preserved(bot)?;
+        }
+        if record.desired == DesiredState::Running {
+            self.bring_up(&record).await?;
+            fault_point!(at, "started");
+        }
+        self.store
+            .transactions
+            .apply(finish(operation, failed))
+            .await?;
+        fault_point!(at, "finished");
+        Ok(Replaced { kept, before })
+    }
+
+    /// Prepares the new writable snapshot, and tells the image that comes with it.
+    async fn prepare_base(
+        self: &Arc<Self>,
+        operation: &Operation,
+        lease: &LeaseId,
+        fresh: &SnapshotKey,
+        base: &Base,
+        present: Option<&SnapshotKey>,
+    ) -> Result<Option<ResolvedImage>> {
+        let bot = operation.bot.to_string();
+        match base {
+            Base::Present => {
+                let present = present.ok_or(Error::WorkspaceNotFound(operation.bot))?;
+                self.prepare_on_version(operation.id, fresh, &bot, present)
+                    .await?;
+                Ok(None)
+            }
+            Base::Version(number) => {
+                let target = self.version(operation.bot, *number).await?;
+                self.prepare_on_version(operation.id, fresh, &bot, &target.snapshot)
+                    .await?;
+                Ok(Some(target.image))
+            }
+            Base::Image(image) => {
+                let top = self.runtime.images.unpack(lease, &image.reference).await?;
+                self.prepare_on_image(lease, fresh, &bot, &top).await?;
+                Ok(Some(image.as_ref().clone()))
+            }
+        }
+    }
+
+    /// The change of the container's row.
+    async fn replaced_row(&self, record: &ContainerRecord, remade: bool) -> Result<Change> {
+        if remade && self.record(record.bot).await?.is_none() {
+            return Ok(Change::InsertContainer(Box::new(record.clone())));
+        }
+        let patch = ContainerPatch {
+            snapshot: Some(record.snapshot.clone()),
+            image: Some(record.image.clone()),
+            head_version: Some(record.head_version),
+            dirty: Some(record.dirty),
+            ..ContainerPatch::default()
+        };
+        Ok(Change::PatchContainer(record.bot, Box::new(patch)))
+    }
+
+    /// What follows a new version: its size is measured, and older ones may go.
+    pub(crate) fn after_version(self: &Arc<Self>, bot: BotId, number: Option<VersionNumber>) {
+        let Some(number) = number else { return };
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            if let Ok(version) = inner.version(bot, number).await {
+                inner.measure_version(&version).await;
+            }
+            inner.apply_retention(bot).await;
+        });
+    }
+}
+
+/// The name of an operation in the list of fault points.
+pub(crate) fn fault_name(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Import => "import",
+        OperationKind::Restore => "restore",
+        OperationKind::RestorePath => "restore_path",
+        OperationKind::ChangeImage => "image",
+        _ => "rollback",
+    }
+}

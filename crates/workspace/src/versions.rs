@@ -1,0 +1,200 @@
+//! Versions after they were made: names, pins, deletion, retention.
+
+use crate::faults::fault_point;
+use crate::locks::Holder;
+use crate::operations::{LiveOperation, event, finished, input, new_operation};
+use crate::preferences::Preferences;
+use crate::service::{Inner, Workspaces};
+use crate::snapshot::checked_name;
+use crate::{Error, Result};
+use botstead_authz::{Action, Actor};
+use botstead_lineage as lineage;
+use botstead_store::{
+    Change, ContainerPatch, Operation, OperationKind, OperationState, VersionPatch, VersionRecord,
+};
+use botstead_types::{BotId, OperationId, SnapshotKey, VersionNumber};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::Arc;
+
+/// What a replay of a deletion needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct DeleteVersionInput {
+    number: VersionNumber,
+    snapshot: SnapshotKey,
+}
+
+/// What changes in a version; absent fields stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VersionUpdate {
+    /// A new name, or none.
+    pub name: Option<Option<String>>,
+    /// Whether it is kept whatever retention says, and from being deleted.
+    pub pinned: Option<bool>,
+}
+
+impl Workspaces {
+    /// Renames or pins a version.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `VersionNotFound`, a name that is too long or has control characters.
+    pub async fn update_version(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        number: VersionNumber,
+        update: VersionUpdate,
+    ) -> Result<VersionRecord> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.refuse_when_closing()?;
+        let patch = VersionPatch {
+            name: update.name.map(checked_name).transpose()?,
+            pinned: update.pinned,
+            ..VersionPatch::default()
+        };
+        inner.version(bot, number).await?;
+        let change = Change::PatchVersion(bot, number, patch);
+        inner.store.transactions.apply(vec![change]).await?;
+        inner.version(bot, number).await
+    }
+
+    /// Deletes a version. Those that grew from it stay as they are, and its number is not used again.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `VersionNotFound`, `VersionPinned`, `Busy`.
+    pub async fn delete_version(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        number: VersionNumber,
+    ) -> Result<()> {
+        let inner = &self.inner;
+        inner
+            .authorized(actor, Action::DeleteWorkspace, bot)
+            .await?;
+        inner.refuse_when_closing()?;
+        let work = Arc::clone(inner);
+        inner
+            .detached(async move {
+                let id = OperationId::generate();
+                let _guard = work.lock(bot, id, "delete_version").await?;
+                let version = work.version(bot, number).await?;
+                if version.pinned {
+                    return Err(Error::VersionPinned(number));
+                }
+                work.remove_version(id, &version).await
+            })
+            .await
+    }
+}
+
+impl Inner {
+    /// Deletes a version. The caller holds the bot.
+    async fn remove_version(
+        self: &Arc<Self>,
+        id: OperationId,
+        version: &VersionRecord,
+    ) -> Result<()> {
+        let input = DeleteVersionInput {
+            number: version.number,
+            snapshot: version.snapshot.clone(),
+        };
+        let operation = new_operation(id, version.bot, OperationKind::DeleteVersion, &input)?;
+        let operation = self.store.operations.begin(&operation, false).await?;
+        fault_point!("delete_version", "begun");
+        let live: Arc<LiveOperation> = self.register(operation);
+        let done = self.remove_version_steps(&live.record).await;
+        let outcome = match &done {
+            Ok(()) => OperationState::Succeeded,
+            Err(error) => {
+                self.keep_for_retry(&live.record, error);
+                OperationState::Running
+            }
+        };
+        self.unregister(&live, outcome);
+        done
+    }
+
+    /// The steps of it; from any point, again from the beginning. The record goes first: a version
+    /// that is recorded is never without its protection.
+    pub(crate) async fn remove_version_steps(
+        self: &Arc<Self>,
+        operation: &Operation,
+    ) -> Result<()> {
+        let bot = operation.bot;
+        let DeleteVersionInput { number, snapshot } = input(operation)?;
+        let versions = self.store.versions.list(bot).await?;
+        if let Some(version) = versions.iter().find(|version| version.number == number) {
+            let mut changes: Vec<Change> = versions
+                .iter()
+                .filter(|child| child.parent == Some(number))
+                .map(|child| {
+                    let patch = VersionPatch {
+                        parent: Some(version.parent),
+                        ..VersionPatch::default()
+                    };
+                    Change::PatchVersion(bot, child.number, patch)
+                })
+                .collect();
+            let head = self
+                .record(bot)
+                .await?
+                .and_then(|record| record.head_version);
+            if head == Some(number) {
+                // What is there now is no version any more.
+                let patch = ContainerPatch {
+                    head_version: Some(version.parent),
+                    dirty: Some(true),
+                    ..ContainerPatch::default()
+                };
+                changes.push(Change::PatchContainer(bot, Box::new(patch)));
+            }
+            changes.push(Change::DeleteVersion(bot, number));
+            changes.push(event(bot, "version_deleted", json!({"version": number})));
+            self.store.transactions.apply(changes).await?;
+        }
+        fault_point!("delete_version", "recorded");
+        self.runtime.snapshots.release(&snapshot).await?;
+        fault_point!("delete_version", "released");
+        self.store
+            .transactions
+            .apply(vec![finished(operation)])
+            .await?;
+        self.collect_released();
+        Ok(())
+    }
+
+    /// Deletes the versions that the bot's rules let go. Best effort: the next version tries again.
+    pub(crate) async fn apply_retention(self: &Arc<Self>, bot: BotId) {
+        let holder = Holder {
+            operation: OperationId::generate(),
+            what: "retention",
+        };
+        // Whoever is busy with the bot makes the next version, or ends it.
+        let Some(_guard) = self.locks.try_acquire(bot, holder) else {
+            return;
+        };
+        if let Err(error) = self.expire(bot).await {
+            tracing::warn!(%bot, %error, "cannot delete versions that may go");
+        }
+    }
+
+    async fn expire(self: &Arc<Self>, bot: BotId) -> Result<()> {
+        let preferences = Preferences::of(&self.store.bots.get(bot).await?)?;
+        let rules = preferences.retention.unwrap_or(self.config.retention);
+        let records = self.store.versions.list(bot).await?;
+        let versions: Vec<_> = records.iter().map(crate::listing::as_version).collect();
+        let head = self
+            .record(bot)
+            .await?
+            .and_then(|record| record.head_version);
+        for number in lineage::retention(&versions, head, &rules) {
+            if let Some(version) = records.iter().find(|record| record.number == number) {
+                self.remove_version(OperationId::generate(), version)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}
