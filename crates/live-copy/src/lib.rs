@@ -7,6 +7,8 @@ mod error;
 mod feed;
 mod freezer;
 mod halt;
+#[cfg(feature = "measure")]
+pub mod measure;
 mod mirror;
 mod model;
 mod options;
@@ -14,6 +16,7 @@ mod report;
 mod scan;
 mod stop;
 mod sys;
+mod urgent;
 pub use capture::capture;
 pub use error::Error;
 pub use feed::probe::ChangeFeed;

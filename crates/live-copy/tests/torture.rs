@@ -42,7 +42,8 @@ fn torture(disk: Disk, group: Group, pass: SecondPass, role: &str, rounds: u64) 
     };
     let began = Instant::now();
     let mut reasons = std::collections::BTreeMap::new();
-    let (mut freezes, mut same, mut unreported, mut frozen_files) = (Vec::new(), 0, 0, 0);
+    let (mut freezes, mut same, mut still) = (Vec::new(), 0, 0);
+    let (mut unreported, mut frozen_files) = (0, 0);
     for round in 0..rounds {
         // New children now and then, and some time between two copies.
         if round % 50 == 49 {
@@ -52,20 +53,23 @@ fn torture(disk: Disk, group: Group, pass: SecondPass, role: &str, rounds: u64) 
             }
         }
         std::thread::sleep(Duration::from_millis(round % 4));
+        let before = workspace.last.take();
         let report: Report = match workspace.check(&options) {
             Ok(report) => report,
             Err(error) => panic!("seed {seed}, round {round}: {error:?}"),
         };
         workspace.assert_running();
         freezes.push(report.freeze);
+        println!("{report:?}");
         same += u64::from(report.second_pass == pass);
         *reasons
             .entry(format!("{:?}", report.second_pass))
             .or_insert(0) += 1;
-        println!("{report:?}");
+        still += u64::from(workspace.last == before);
         unreported += report.unreported;
         frozen_files += report.frozen_files;
     }
+    assert!(still * 10 < rounds, "nothing changed in {still} rounds");
     freezes.sort();
     println!("{reasons:?}");
     println!(

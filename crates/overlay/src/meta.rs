@@ -7,7 +7,7 @@ use rustix::fs::{
     AtFlags, Gid, Mode, RawMode, Statx, StatxAttributes, Timespec, Timestamps, Uid, chmodat,
     chownat, fchmod, fchown, futimens, utimensat,
 };
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::ffi::CStr;
 
 /// Whether nobody may change it, which a new entry would not have.
@@ -107,8 +107,13 @@ pub fn copy_attributes(
         }
     }
     for name in names(&list) {
-        if wanted(name) {
-            target.set(name, &source.get(name)?)?;
+        if !wanted(name) {
+            continue;
+        }
+        match source.get(name) {
+            // Someone removed it meanwhile.
+            Err(Errno::NODATA) => {}
+            value => target.set(name, &value?)?,
         }
     }
     Ok(())

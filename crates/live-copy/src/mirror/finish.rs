@@ -19,7 +19,7 @@ impl Mirror<'_> {
     pub(crate) fn finish(&mut self) -> Step<()> {
         if let Some(limbo) = self.limbo.take() {
             self.model.dir_mut(DirId::ROOT).times_due = true;
-            let removed = remove_tree(self.target.root(), limbo);
+            let removed = remove_tree(self.copier.target.root(), limbo);
             removed.map_err(|errno| self.failed("empty", DirId::LIMBO, c"", errno))?;
         }
         let due: Vec<_> = self
@@ -31,7 +31,7 @@ impl Mirror<'_> {
             let Some(times) = &self.model.dir(id).times else {
                 continue;
             };
-            let target = self.target.open(&self.model, id);
+            let target = self.copier.target.open(&self.model, id);
             target
                 .and_then(|target| futimens(&*target, times))
                 .map_err(|errno| self.failed("set the times of", id, c"", errno))?;
@@ -55,13 +55,17 @@ impl Mirror<'_> {
                 }
             }
         };
-        let set = self.target.open(&self.model, dir).and_then(|target| {
-            let Some(name) = &name else {
-                return add_flags(&target, flags);
-            };
-            let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            add_flags(&openat(&*target, &**name, read, Mode::empty())?, flags)
-        });
+        let set = self
+            .copier
+            .target
+            .open(&self.model, dir)
+            .and_then(|target| {
+                let Some(name) = &name else {
+                    return add_flags(&target, flags);
+                };
+                let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                add_flags(&openat(&*target, &**name, read, Mode::empty())?, flags)
+            });
         let name = name.as_deref().unwrap_or(c"");
         set.map_err(|errno| self.failed("set the flags of", dir, name, errno))
     }

@@ -45,6 +45,7 @@ impl Mirror<'_> {
             }
         }
         self.settle()?;
+        self.copy_waiting()?;
         if found.has_hidden {
             return Err(Halt::Feed(Reason::HiddenDescriptors));
         }
@@ -85,6 +86,7 @@ impl Mirror<'_> {
             return false;
         }
         let stat = self
+            .copier
             .source
             .open(&self.model, place.dir)
             .and_then(|dir| stat_at(&*dir, &place.name));

@@ -57,6 +57,8 @@ pub struct Workspace {
     pub group: Group,
     children: Vec<Child>,
     targets: usize,
+    /// What the last check compared with.
+    pub last: Option<Picture>,
 }
 
 impl Workspace {
@@ -93,6 +95,7 @@ impl Workspace {
             group,
             children: Vec::new(),
             targets: 0,
+            last: None,
         }
     }
 
@@ -175,8 +178,13 @@ impl Workspace {
             &never,
         )?;
         let expected = witness.picture.expect("the hook was called");
-        Picture::of(&target).assert_same(&expected);
+        let copy = Picture::of(&target);
+        if copy != expected {
+            eprintln!("{report:?}");
+        }
+        copy.assert_same(&expected);
         remove(&target);
+        self.last = Some(expected);
         Ok(report)
     }
 }

@@ -154,12 +154,32 @@ impl Mutator {
         }
     }
 
+    /// Like [`fs::write`], but a pipe without a reader does not stop it for good.
+    fn write(path: &Path, content: &[u8]) {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        options.custom_flags(libc::O_NONBLOCK);
+        if let Ok(file) = options.open(path) {
+            let _ = file.write_all_at(content, 0);
+        }
+    }
+
+    /// Like [`File::open`], likewise.
+    fn read(path: &Path) -> Option<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        options
+            .open(path)
+            .ok()
+            .filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))
+    }
+
     fn step(&mut self) {
         // Each of them may fail, as names come and go.
         match self.random.below(34) {
             0 | 1 => {
                 let path = self.file();
-                let _ = fs::write(path, self.random.bytes(20_000));
+                Self::write(&path, &self.random.bytes(20_000));
             }
             2 => self.append(),
             3 => {
@@ -218,7 +238,9 @@ impl Mutator {
 
     fn append(&mut self) {
         let path = self.file();
-        let Ok(mut file) = OpenOptions::new().append(true).open(path) else {
+        let mut options = OpenOptions::new();
+        options.append(true).custom_flags(libc::O_NONBLOCK);
+        let Ok(mut file) = options.open(path) else {
             return;
         };
         let _ = std::io::Write::write_all(&mut file, b"appended");
@@ -351,7 +373,7 @@ impl Mutator {
 
     fn send_file(&mut self) {
         let path = self.file();
-        if let (Ok(from), Some(to)) = (File::open(path), self.open()) {
+        if let (Some(from), Some(to)) = (Self::read(&path), self.open()) {
             let _ = sendfile(&to, &from, Some(&mut 0), 1000);
             if self.random.one_in(2) {
                 self.keep(to);
@@ -394,7 +416,7 @@ impl Mutator {
 
     fn copy_range(&mut self) {
         let path = self.file();
-        if let (Ok(from), Some(to)) = (File::open(path), self.open()) {
+        if let (Some(from), Some(to)) = (Self::read(&path), self.open()) {
             let _ = copy_file_range(&from, Some(&mut 0), &to, Some(&mut 100), 3000);
         }
     }
@@ -446,7 +468,7 @@ impl Mutator {
             1 => {
                 let _ = fs::remove_dir_all(&folder);
                 let _ = fs::create_dir(&folder);
-                let _ = fs::write(folder.join("f0"), "opaque");
+                Self::write(&folder.join("f0"), b"opaque");
             }
             2 => {
                 let _ = fs::create_dir(&folder);
@@ -459,7 +481,7 @@ impl Mutator {
             }
             _ => {
                 let _ = fs::create_dir_all(folder.join("deep"));
-                let _ = fs::write(folder.join("deep/f"), self.random.bytes(9000));
+                Self::write(&folder.join("deep/f"), &self.random.bytes(9000));
             }
         }
     }
@@ -520,7 +542,7 @@ impl Mutator {
         for number in 0..20 {
             let path = folder.join(format!("{}/{number}", number % 3));
             let _ = fs::create_dir_all(path.parent().unwrap_or(&folder));
-            let _ = fs::write(path, number.to_string());
+            Self::write(&path, number.to_string().as_bytes());
         }
     }
 
