@@ -335,20 +335,18 @@ impl Capture<'_, '_> {
         if let Some(feed) = &self.mirror.feed {
             feed.resume(self.mirror.source_root().as_fd());
         }
-        match passed {
-            Ok(()) => {}
-            Err(Halt::OutOfTime) => {
-                return Ok(match frozen.thaw()? {
-                    // Not by the guard's clock, but by ours.
-                    Thaw::InTime { .. } => Thaw::TooLate,
-                    thaw => {
-                        self.is_in_doubt = true;
-                        thaw
-                    }
-                });
-            }
-            // Dropping it lets them go on.
-            Err(halt) => return Err(halt),
+        if let Err(halt) = passed {
+            let thaw = frozen.thaw()?;
+            return match (halt, thaw) {
+                // Not by the guard's clock, but by ours.
+                (Halt::OutOfTime, Thaw::InTime { .. }) => Ok(Thaw::TooLate),
+                (halt, Thaw::InTime { .. }) => Err(halt),
+                // It may have failed because the source was changed.
+                (_, thaw) => {
+                    self.is_in_doubt = true;
+                    Ok(thaw)
+                }
+            };
         }
         let told = self.observer.borrow_mut().before_thaw(&*frozen);
         told.map_err(Error::BeforeThaw)?;

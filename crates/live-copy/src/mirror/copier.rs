@@ -15,7 +15,7 @@ use rustix::fs::{
     makedev, mknodat, openat, readlinkat, symlinkat, unlinkat,
 };
 use rustix::io::{Errno, Result};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// The identity of an overlay mount, which a copy of its upper directory must not have.
 const MOUNT_UUID: &CStr = c"trusted.overlay.uuid";
@@ -200,9 +200,7 @@ impl Copier {
         let failed = |errno| Fault::Target("make", errno);
         let target = self.target.open(model, dir).map_err(failed)?;
         if kind(stat) == FileType::Symlink {
-            let failed_source = |errno| Fault::Source("read", errno);
-            let source = self.source.open(model, dir).map_err(failed_source)?;
-            let goal = readlinkat(&*source, name, Vec::new()).map_err(failed_source)?;
+            let goal = self.read_link(model, (dir, name))?;
             symlinkat(goal, &*target, name).map_err(failed)?;
         } else {
             let device = makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
@@ -259,9 +257,21 @@ impl Copier {
         if kind(stat) != FileType::Symlink {
             return Ok(device(&own) == device(stat));
         }
-        let failed_source = |errno| Fault::Source("read", errno);
-        let source = self.source.open(model, dir).map_err(failed_source)?;
-        let wanted = readlinkat(&*source, name, Vec::new()).map_err(failed_source)?;
+        let wanted = self.read_link(model, (dir, name))?;
         Ok(readlinkat(&*target, name, Vec::new()).map_err(failed)? == wanted)
+    }
+
+    fn read_link(
+        &mut self,
+        model: &Model,
+        (dir, name): (DirId, &CStr),
+    ) -> std::result::Result<CString, Fault> {
+        let source = self.source.open(model, dir);
+        let read = source.and_then(|source| readlinkat(&*source, name, Vec::new()));
+        read.map_err(|errno| match errno {
+            // It is no link any longer.
+            Errno::INVAL => Fault::Source("read", Errno::STALE),
+            errno => Fault::Source("read", errno),
+        })
     }
 }

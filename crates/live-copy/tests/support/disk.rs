@@ -30,6 +30,11 @@ impl Disk {
     /// A new filesystem in a file, of so many MiB. None where the kernel does not know the kind. After
     /// `private_mounts` only, with which it ends.
     pub fn image(kind: &str, size: u64) -> Option<Self> {
+        Self::with_options(kind, size, &[], "defaults")
+    }
+
+    /// The same, made and mounted in a way of one's own.
+    pub fn with_options(kind: &str, size: u64, made: &[&str], mounted: &str) -> Option<Self> {
         let known = fs::read_to_string("/proc/filesystems").unwrap();
         if !known
             .lines()
@@ -52,9 +57,13 @@ impl Disk {
             .set_len(size << 20)
             .unwrap();
         let program = format!("mkfs.{kind}");
-        let made = Command::new(&program).arg("-q").arg(&image).status();
-        let made = made.unwrap_or_else(|_| panic!("apt-get install the package of {program}"));
-        assert!(made.success());
+        let status = Command::new(&program)
+            .arg("-q")
+            .args(made)
+            .arg(&image)
+            .status();
+        let status = status.unwrap_or_else(|_| panic!("apt-get install the package of {program}"));
+        assert!(status.success());
         let path = dir.join("mounted");
         fs::create_dir(&path).unwrap();
         let mounted = Command::new("mount")

@@ -128,14 +128,28 @@ impl Workspace {
 
     /// Starts a child that says when it is ready.
     pub fn start_ready(&mut self, role: &str) -> &mut Child {
-        use std::io::{BufRead, BufReader};
         let child = self.start(role, 0);
-        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-        assert!(
-            lines.any(|line| line.unwrap().ends_with(READY)),
-            "the child ended early"
-        );
+        wait_until_ready(child);
         child
+    }
+
+    /// Has the first child, which waits for a line, go on, and waits until it says that it is ready.
+    pub fn tell_first(&mut self) {
+        use std::io::Write;
+        let child = &mut self.children[0];
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        wait_until_ready(child);
+    }
+
+    /// Whether the first child writes anything within a time.
+    pub fn first_has_output(&mut self, within: std::time::Duration) -> bool {
+        let output = self.children[0].stdout.as_ref().unwrap();
+        let mut wanted = [rustix::event::PollFd::new(
+            output,
+            rustix::event::PollFlags::IN,
+        )];
+        let within = rustix::event::Timespec::try_from(within).unwrap();
+        rustix::event::poll(&mut wanted, Some(&within)).unwrap() > 0
     }
 
     /// Whether all children still run.
@@ -165,19 +179,27 @@ impl Workspace {
 
     /// Copies, and compares the copy with the source as it was while everybody stood still.
     pub fn check(&mut self, options: &Options) -> Result<Report, Error> {
+        let freezer = self.freezer();
+        self.check_with(&freezer, options)
+    }
+
+    /// The same with a freezer of the test's own.
+    pub fn check_with(
+        &mut self,
+        freezer: &CgroupFreezer,
+        options: &Options,
+    ) -> Result<Report, Error> {
         let target = self.target();
         let mut witness = Witness::new(&self.upper);
         let never = AtomicBool::new(false);
-        let freezer = self.freezer();
-        let report = capture(
-            &self.upper,
-            &target,
-            &freezer,
-            options,
-            &mut witness,
-            &never,
-        )?;
-        let expected = witness.picture.expect("the hook was called");
+        let report = capture(&self.upper, &target, freezer, options, &mut witness, &never);
+        if report.is_err() {
+            remove(&target);
+        }
+        let report = report?;
+        let expected = witness
+            .picture
+            .expect("the hook was called while nobody changed anything");
         let copy = Picture::of(&target);
         if copy != expected {
             eprintln!("{report:?}");
@@ -235,12 +257,27 @@ impl Observer for Witness {
         &mut self,
         _: &dyn Frozen,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.picture = Some(Picture::of(&self.upper));
+        // If it fails, someone thawed them, and the copy is thrown away.
+        self.picture = Picture::attempt(&self.upper).ok();
         Ok(())
     }
 }
 
 const READY: &str = "ready";
+
+/// Waits for a line of a child, and reads no further.
+fn wait_until_ready(child: &mut Child) {
+    use std::io::Read;
+    let output = child.stdout.as_mut().unwrap();
+    let mut line = Vec::new();
+    while !line.ends_with(READY.as_bytes()) {
+        let mut byte = [0];
+        output.read_exact(&mut byte).expect("the child ended early");
+        line.push(byte[0]);
+    }
+    // The end of the line.
+    output.read_exact(&mut [0]).unwrap();
+}
 
 /// Tells the test that the child has begun.
 pub fn ready() {
@@ -253,6 +290,9 @@ pub fn ready() {
 /// program that starts children has an ignored test named `child` that calls it.
 pub fn child(roles: &[(&str, fn(u64))]) {
     let role = std::env::var(ROLE).expect("only started by the other tests");
+    // Not longer than the test that started it.
+    let end = nix::sys::signal::Signal::SIGKILL;
+    nix::sys::prctl::set_pdeathsig(end).unwrap();
     let group = PathBuf::from(std::env::var_os(GROUP).unwrap());
     fs::write(group.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
