@@ -122,8 +122,9 @@ impl Torture {
         self.freezes.sort();
         let most = self.freezes.len() - 1;
         println!(
-            "{what}: {} of {} copies made and equal in {:.0?}, {} by the feed to the end, {} attempts; frozen, \
+            "{what} (seed {}): {} of {} copies made and equal in {:.0?}, {} by the feed to the end, {} attempts; frozen, \
              with the comparison's reading, {:.1?} (median), {:.1?} (95 %); {} files copied frozen, {} unreported",
+            self.seed,
             self.equal,
             self.round,
             self.began.elapsed(),

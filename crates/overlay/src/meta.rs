@@ -103,7 +103,11 @@ pub fn copy_attributes(
     // What it inherited, such as a default access list, or had before.
     for name in names(&target.list()?) {
         if !wanted(name) || !names(&list).any(|listed| listed == name) {
-            target.remove(name)?;
+            match target.remove(name) {
+                // XFS lists an access list by two names, and both are gone with one.
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(errno) => return Err(errno),
+            }
         }
     }
     for name in names(&list) {

@@ -28,20 +28,7 @@ impl Mirror<'_> {
                     self.reconcile(place.dir, &place.name, file.is_mapped, true)?;
                 }
                 Ok(None) => {}
-                Err(NotFound) => {
-                    eprintln!(
-                        "UNKNOWN {} {:?} tree {:?} known {:?}",
-                        String::from_utf8_lossy(&file.path),
-                        file,
-                        mounts
-                            .in_tree(&file.path)
-                            .iter()
-                            .map(|p| String::from_utf8_lossy(p).into_owned())
-                            .collect::<Vec<_>>(),
-                        self.model.file(file.stat.ino)
-                    );
-                    unknown = true
-                }
+                Err(NotFound) => unknown = true,
             }
         }
         self.settle()?;

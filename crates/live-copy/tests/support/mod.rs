@@ -5,6 +5,7 @@
 // Clippy knows tests by their attribute only.
 #![allow(clippy::unwrap_used)]
 
+pub mod changed;
 pub mod disk;
 pub mod group;
 pub mod mutate;
@@ -99,10 +100,11 @@ impl Workspace {
         }
     }
 
-    /// On the disk of the temporary folder, with the freezer that this host has.
+    /// On ext4, with the freezer that this host has.
     pub fn plain(fill: impl FnOnce(&Path)) -> Self {
         private_mounts();
-        Self::new(Disk::temporary(), Group::new(), fill)
+        let disk = Disk::image("ext4", 512).expect("this kernel has no ext4");
+        Self::new(disk, Group::new(), fill)
     }
 
     pub fn freezer(&self) -> CgroupFreezer {
