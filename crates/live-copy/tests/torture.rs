@@ -1,5 +1,10 @@
 //! The main proof: copies under processes that change everything all the time are what the source was
 //! while they stood still, byte for byte.
+//!
+//! Needs root and BOTSTEAD_TEST_AGENT. Each test makes rounds for some seconds, a few hundred in all. For
+//! thousands: `LIVE_COPY_TEST_ROUNDS=2000 cargo test -p botstead-live-copy --test torture`, which takes an
+//! hour; LIVE_COPY_TEST_SEED_BASE repeats the random changes of a run, as far as processes repeat
+//! anything.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

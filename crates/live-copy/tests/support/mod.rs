@@ -20,6 +20,7 @@ use group::Group;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use picture::Picture;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +30,8 @@ use std::sync::atomic::AtomicBool;
 const ROLE: &str = "LIVE_COPY_TEST_ROLE";
 const GROUP: &str = "LIVE_COPY_TEST_GROUP";
 const SEED: &str = "LIVE_COPY_TEST_SEED";
+/// Of a child that copies: what to copy into.
+const TARGET: &str = "LIVE_COPY_TEST_TARGET";
 
 pub const FEED: SecondPass = SecondPass::Feed;
 pub const WALK: SecondPass = SecondPass::Walk {
@@ -113,11 +116,25 @@ impl Workspace {
 
     /// Starts a child of this test program in the group, in one of its roles: see [`child`].
     pub fn start(&mut self, role: &str, seed: u64) -> &mut Child {
+        self.spawn(role, seed, &[])
+    }
+
+    /// Starts a child that copies the workspace to `target`, outside of the group: see [`copy_here`].
+    /// Returns when it is ready.
+    pub fn start_copier(&mut self, role: &str, target: &Path) -> &mut Child {
+        let name = target.file_name().unwrap().to_owned();
+        let child = self.spawn(role, 0, &[(TARGET, &name)]);
+        wait_until_ready(child);
+        child
+    }
+
+    fn spawn(&mut self, role: &str, seed: u64, more: &[(&str, &OsStr)]) -> &mut Child {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--ignored", "--nocapture"])
             .env(ROLE, role)
             .env(GROUP, self.group.path())
             .env(SEED, seed.to_string())
+            .envs(more.iter().copied())
             .current_dir(&self.merged)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -152,6 +169,18 @@ impl Workspace {
         )];
         let within = rustix::event::Timespec::try_from(within).unwrap();
         rustix::event::poll(&mut wanted, Some(&within)).unwrap() > 0
+    }
+
+    /// Kills the child that was started last, and waits until it is gone.
+    pub fn kill_last(&mut self) {
+        let mut child = self.children.pop().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Waits until the child that was started last says once more that it is ready.
+    pub fn wait_for_last(&mut self) {
+        wait_until_ready(self.children.last_mut().unwrap());
     }
 
     /// Whether all children still run.
@@ -296,8 +325,26 @@ pub fn child(roles: &[(&str, fn(u64))]) {
     let end = nix::sys::signal::Signal::SIGKILL;
     nix::sys::prctl::set_pdeathsig(end).unwrap();
     let group = PathBuf::from(std::env::var_os(GROUP).unwrap());
-    fs::write(group.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    if std::env::var_os(TARGET).is_none() {
+        fs::write(group.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    }
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
     let (_, play) = roles.iter().find(|(name, _)| *name == role).unwrap();
     play(seed);
+}
+
+/// In a child of [`Workspace::start_copier`]: copies the workspace around the present folder.
+pub fn copy_here(options: &Options, observer: &mut dyn Observer) -> Result<Report, Error> {
+    let group = std::env::var_os(GROUP).unwrap();
+    let freezer = CgroupFreezer::new(group, Guard::new(agent())).unwrap();
+    let target = Path::new("..").join(std::env::var_os(TARGET).unwrap());
+    let never = AtomicBool::new(false);
+    capture(
+        Path::new("../upper"),
+        &target,
+        &freezer,
+        options,
+        observer,
+        &never,
+    )
 }
