@@ -441,7 +441,7 @@ impl<'a> Mirror<'a> {
             .copier
             .source
             .open(&self.model, dir)
-            .and_then(|source| Ok((stat_at(&*source, name), source)));
+            .map(|source| (stat_at(&*source, name), source));
         let (stat, source) = match looked {
             Ok((Ok(stat), source)) => (stat, source),
             Ok((Err(Errno::NOENT), _)) => return self.vanish(dir, name),
@@ -490,7 +490,7 @@ impl<'a> Mirror<'a> {
     fn vanish(&mut self, dir: DirId, name: &CStr) -> Step<()> {
         match self.model.child(dir, name) {
             None => Ok(()),
-            Some(Node::Dir(id)) => match self.to_limbo(id) {
+            Some(Node::Dir(id)) => match self.put_into_limbo(id) {
                 Ok(()) => Ok(()),
                 Err(fault) => self.met(dir, name, fault),
             },
@@ -521,7 +521,7 @@ impl<'a> Mirror<'a> {
     fn clear(&mut self, dir: DirId, name: &CStr) -> Result<(), Fault> {
         match self.model.child(dir, name) {
             None => Ok(()),
-            Some(Node::Dir(id)) => self.to_limbo(id),
+            Some(Node::Dir(id)) => self.put_into_limbo(id),
             Some(Node::File(_) | Node::Whiteout) => {
                 self.unlink(dir, name)?;
                 self.model.unlink(dir, name);

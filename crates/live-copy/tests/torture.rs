@@ -7,6 +7,7 @@
 //! anything.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::print_stdout, reason = "what was proven")]
 
 mod support;
 

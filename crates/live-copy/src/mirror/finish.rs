@@ -12,6 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 use std::ffi::CString;
+use std::sync::Arc;
 
 impl Mirror<'_> {
     /// Removes what has gone, sets the times of directories and the inode flags, and waits until all of
@@ -50,7 +51,7 @@ impl Mirror<'_> {
             Flagged::File(ino) => {
                 let mut places = self.model.file(ino).into_iter().flat_map(File::places);
                 match places.find(|place| self.model.is_attached(place.dir)) {
-                    Some(place) => (place.dir, Some(place.name.clone())),
+                    Some(place) => (place.dir, Some(Arc::clone(&place.name))),
                     None => return Ok(()),
                 }
             }

@@ -72,7 +72,7 @@ impl Mirror<'_> {
                 parent == id
             });
             if let Some(between) = between {
-                self.to_limbo(between)?;
+                self.put_into_limbo(between)?;
             }
         }
         self.rename_to(id, dir, name)?;
@@ -93,7 +93,7 @@ impl Mirror<'_> {
         let failed = |errno| Fault::Target("move", errno);
         let (old_dir, old_name) = {
             let known = self.model.dir(id);
-            (known.parent, known.name.clone())
+            (known.parent, Arc::clone(&known.name))
         };
         let from = self
             .copier
@@ -110,7 +110,7 @@ impl Mirror<'_> {
     }
 
     /// Moves a directory of the target out of the tree, where it can be found again.
-    pub(super) fn to_limbo(&mut self, id: DirId) -> Result<(), Fault> {
+    pub(super) fn put_into_limbo(&mut self, id: DirId) -> Result<(), Fault> {
         if self.limbo.is_none() {
             // Nobody can guess it, so that no name of the source is the same.
             let name = format!(".live-copy-{:016x}", RandomState::new().hash_one(0));

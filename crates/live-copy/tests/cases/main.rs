@@ -4,6 +4,7 @@
 //! rounds than 15.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::print_stdout, reason = "what this host cannot do")]
 
 mod everything;
 mod shapes;

@@ -3,7 +3,7 @@
 // Each test program uses a part of this, and `pub` is the one way to share it.
 #![allow(dead_code, unreachable_pub)]
 // Clippy knows tests by their attribute only.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod changed;
 pub mod disk;
@@ -317,9 +317,12 @@ pub fn ready() {
     std::io::stdout().flush().unwrap();
 }
 
+/// Plays a role, from a seed.
+pub type Role = fn(u64);
+
 /// What runs in the children: joins the group, then plays the role in the mounted tree. Every test
 /// program that starts children has an ignored test named `child` that calls it.
-pub fn child(roles: &[(&str, fn(u64))]) {
+pub fn child(roles: &[(&str, Role)]) {
     let role = std::env::var(ROLE).expect("only started by the other tests");
     // Not longer than the test that started it.
     let end = nix::sys::signal::Signal::SIGKILL;
