@@ -244,7 +244,8 @@ impl<'a> Mirror<'a> {
         Ok(count)
     }
 
-    /// Looks at the whole tree and does again what is not as it was; returns how much that was, and how long looking took.
+    /// Looks at the whole tree and does again what is not as it was; returns how much that was, and how
+    /// long looking took.
     pub(crate) fn walk_round(&mut self) -> Step<(usize, Duration)> {
         self.copied.clear();
         self.written = Written::default();

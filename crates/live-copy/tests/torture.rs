@@ -24,7 +24,7 @@ const ROUNDS: &str = "LIVE_COPY_TEST_ROUNDS";
 /// The number that the random changes follow from.
 const SEED: &str = "LIVE_COPY_TEST_SEED_BASE";
 /// What a test can afford without the above.
-const AFFORDABLE: Duration = Duration::from_secs(9);
+const AFFORDABLE: Duration = Duration::from_secs(6);
 /// What it makes in any case.
 const FEWEST: u64 = 12;
 /// Mutators at work.
