@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use support::disk::Disk;
 use support::group::Group;
-use support::{FEED, Workspace, copy_here, private_mounts, ready};
+use support::{FEED, FREEZE_LIMIT, Workspace, copy_here, private_mounts, ready};
 
 /// What the guard is started with by default.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -127,6 +127,7 @@ fn a_copying_process_that_is_killed_leaves_nobody_frozen() {
         // And the next copy is as good as any.
         let options = Options {
             second_pass: FEED,
+            freeze_limit: FREEZE_LIMIT,
             ..Options::default()
         };
         workspace.check(&options).unwrap();

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::disk::Disk;
 use support::group::Group;
-use support::{FEED, WALK, Workspace, agent, mutate, private_mounts};
+use support::{FEED, FREEZE_LIMIT, WALK, Workspace, agent, mutate, private_mounts};
 
 /// How many rounds each test makes, instead of as many as a run of all tests can afford.
 const ROUNDS: &str = "LIVE_COPY_TEST_ROUNDS";
@@ -151,6 +151,7 @@ fn never(_: &Error) -> bool {
 fn options(second_pass: SecondPass) -> Options {
     Options {
         second_pass,
+        freeze_limit: FREEZE_LIMIT,
         ..Options::default()
     }
 }
@@ -241,7 +242,7 @@ fn copies_after_attempts_that_took_too_long_are_equal() {
     while torture.goes_on() {
         // From much too short to long enough.
         let options = Options {
-            freeze_limit: Duration::from_millis(2 + 6 * (torture.round % 8)),
+            freeze_limit: Duration::from_millis(2 + 60 * (torture.round % 8)),
             attempts: 3,
             rounds: 2,
             ..options(FEED)

@@ -1,7 +1,7 @@
 //! Copies of a tree that a child changes when it is told to, right before the freeze.
 
 use super::picture::Picture;
-use super::{FEED, WALK, Witness, Workspace, ready, remove};
+use super::{FEED, FREEZE_LIMIT, WALK, Witness, Workspace, ready, remove};
 use botstead_live_copy::{Frozen, Observer, Options, Phase, Progress, Report, SecondPass, capture};
 use std::io::BufRead;
 use std::sync::atomic::AtomicBool;
@@ -12,6 +12,7 @@ pub const BOTH: [SecondPass; 2] = [FEED, WALK];
 pub fn options(second_pass: &SecondPass) -> Options {
     Options {
         second_pass: second_pass.clone(),
+        freeze_limit: FREEZE_LIMIT,
         ..Options::default()
     }
 }

@@ -25,6 +25,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// What a child process of a test does, and on what: see [`child`].
 const ROLE: &str = "LIVE_COPY_TEST_ROLE";
@@ -32,6 +33,9 @@ const GROUP: &str = "LIVE_COPY_TEST_GROUP";
 const SEED: &str = "LIVE_COPY_TEST_SEED";
 /// Of a child that copies: what to copy into.
 const TARGET: &str = "LIVE_COPY_TEST_TARGET";
+
+/// How long a freeze may take in the tests, with the comparison's reading.
+pub const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 
 pub const FEED: SecondPass = SecondPass::Feed;
 pub const WALK: SecondPass = SecondPass::Walk {
@@ -110,8 +114,10 @@ impl Workspace {
         Self::new(disk, Group::new(), fill)
     }
 
+    /// Its guard leaves time for the comparison's reading, on a busy machine too.
     pub fn freezer(&self) -> CgroupFreezer {
-        CgroupFreezer::new(self.group.path(), Guard::new(agent())).unwrap()
+        let guard = Guard::new(agent()).with_limit(4 * FREEZE_LIMIT);
+        CgroupFreezer::new(self.group.path(), guard).unwrap()
     }
 
     /// Starts a child of this test program in the group, in one of its roles: see [`child`].
@@ -161,7 +167,7 @@ impl Workspace {
     }
 
     /// Whether the first child writes anything within a time.
-    pub fn first_has_output(&mut self, within: std::time::Duration) -> bool {
+    pub fn first_has_output(&mut self, within: Duration) -> bool {
         let output = self.children[0].stdout.as_ref().unwrap();
         let mut wanted = [rustix::event::PollFd::new(
             output,
