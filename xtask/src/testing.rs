@@ -24,6 +24,8 @@ const NEEDS: &[Need] = &[
     need("umoci", "umoci"),
     need("util-linux", "unshare"),
     need("e2fsprogs", "mkfs.ext4"),
+    need("xfsprogs", "mkfs.xfs"),
+    need("btrfs-progs", "mkfs.btrfs"),
     need("protobuf-compiler", "protoc"),
     need("gcc", "cc"),
     need("tar", "tar"),

@@ -11,6 +11,7 @@ use crate::report::{Phase, Progress, Reason, Report, SecondPass};
 use crate::scan::mounts::Mounts;
 use crate::scan::{Found, Scan};
 use crate::stop::Stop;
+use crate::urgent::Urgent;
 use botstead_overlay::tree::entries;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
@@ -72,6 +73,7 @@ pub fn capture(
         rounds: 0,
         walk_time: Duration::ZERO,
         unreported: 0,
+        is_in_doubt: false,
     };
     capture.open_feed(trees.mount.is_some());
     let frozen = capture.run().map_err(|halt| match halt {
@@ -136,6 +138,8 @@ struct Capture<'a, 'o> {
     /// How long the last look at the whole tree took.
     walk_time: Duration,
     unreported: u64,
+    /// Processes ran while the feed was paused, so that it has missed something.
+    is_in_doubt: bool,
 }
 
 /// How a freeze went.
@@ -204,6 +208,10 @@ impl Capture<'_, '_> {
     /// Copies what changed, while the processes run, until that is little.
     fn catch_up(&mut self) -> Step<()> {
         self.enter(Phase::Rounds);
+        if std::mem::take(&mut self.is_in_doubt) {
+            // From here on the feed sees everything again.
+            self.mirror.walk_round()?;
+        }
         let mut last: Option<Duration> = None;
         for _ in 0..self.options.rounds {
             self.rounds += 1;
@@ -236,6 +244,12 @@ impl Capture<'_, '_> {
         Ok(looked + PER_FILE.mul_f64(rate))
     }
 
+    /// Where the processes see the tree.
+    fn mounts(&self) -> Step<Mounts> {
+        let pids = self.freezer.processes()?;
+        Ok(Mounts::find(self.mirror.source_id(), &pids))
+    }
+
     fn estimate(&self) -> Step<Duration> {
         let Some(feed) = &self.mirror.feed else {
             return Ok(self.walk_time);
@@ -249,7 +263,7 @@ impl Capture<'_, '_> {
         let scan_time = began.elapsed();
         let mapped = self.mirror.mapped_bytes(&scan.into_found());
         let (names, bytes) = feed.peek(|changes| self.mirror.size_of(changes));
-        let again = PER_NAME * u32::try_from(self.mirror.touched()).unwrap_or(u32::MAX);
+        let again = PER_NAME * u32::try_from(self.mirror.count_touched()).unwrap_or(u32::MAX);
         let copies = PER_FILE * u32::try_from(names).unwrap_or(u32::MAX);
         let content = Duration::from_secs_f64((bytes + mapped) as f64 / SPEED);
         Ok(scan_time + again + copies + content)
@@ -263,6 +277,8 @@ impl Capture<'_, '_> {
         for attempt in 1..=attempts {
             self.catch_up()?;
             self.enter(Phase::Freezing);
+            let mounts = self.mounts()?;
+            let urgent = Urgent::begin();
             let frozen = match self.freezer.freeze(deadline) {
                 Ok(frozen) => frozen,
                 Err(FreezeError::Failed(error)) => return Err(error.into()),
@@ -278,7 +294,9 @@ impl Capture<'_, '_> {
                 }
             };
             let before = self.mirror.done;
-            match self.last_pass(frozen)? {
+            let thaw = self.last_pass(frozen, mounts)?;
+            drop(urgent);
+            match thaw {
                 Thaw::InTime { frozen } => {
                     let done = self.mirror.done;
                     return Ok(Freeze {
@@ -305,29 +323,44 @@ impl Capture<'_, '_> {
     }
 
     /// Copies the last changes, and lets the processes go on.
-    fn last_pass(&mut self, frozen: Box<dyn Frozen>) -> Step<Thaw> {
+    fn last_pass(&mut self, frozen: Box<dyn Frozen>, mounts: Mounts) -> Step<Thaw> {
         self.mirror.is_frozen = true;
         if let Some((since, safe)) = frozen.since() {
             let limit = self.options.freeze_limit.min(safe / 2);
             self.mirror.stop = self.stop.until(since + limit);
         }
-        let passed = self.pass_frozen(&*frozen);
+        let passed = self.pass_frozen(&*frozen, mounts);
         self.mirror.is_frozen = false;
         self.mirror.stop = self.stop;
-        match passed {
-            Ok(()) => {}
-            // Dropping it lets them go on.
-            Err(Halt::OutOfTime) => return Ok(Thaw::TooLate),
-            Err(halt) => return Err(halt),
+        if let Some(feed) = &self.mirror.feed {
+            feed.resume(self.mirror.source_root().as_fd());
+        }
+        if let Err(halt) = passed {
+            let thaw = frozen.thaw()?;
+            return match (halt, thaw) {
+                // Not by the guard's clock, but by ours.
+                (Halt::OutOfTime, Thaw::InTime { .. }) => Ok(Thaw::TooLate),
+                (halt, Thaw::InTime { .. }) => Err(halt),
+                // It may have failed because the source was changed.
+                (_, thaw) => {
+                    self.is_in_doubt = true;
+                    Ok(thaw)
+                }
+            };
         }
         let told = self.observer.borrow_mut().before_thaw(&*frozen);
         told.map_err(Error::BeforeThaw)?;
-        Ok(frozen.thaw()?)
+        let thaw = frozen.thaw()?;
+        self.is_in_doubt |= !matches!(thaw, Thaw::InTime { .. });
+        Ok(thaw)
     }
 
-    fn pass_frozen(&mut self, frozen: &dyn Frozen) -> Step<()> {
+    fn pass_frozen(&mut self, frozen: &dyn Frozen, mut mounts: Mounts) -> Step<()> {
         let pids = frozen.processes()?;
-        let mounts = Mounts::find(self.mirror.source_id(), &pids);
+        if !mounts.is_known() {
+            // There may have been nobody as yet.
+            mounts = Mounts::find(self.mirror.source_id(), &pids);
+        }
         let scan = Scan::new(&pids, &mounts);
         let look = || {
             let scanned = scan.work();
@@ -368,9 +401,14 @@ impl Capture<'_, '_> {
     fn pass_changes(&mut self) -> Step<()> {
         if let Some(feed) = &self.mirror.feed {
             let changes = feed.take().map_err(Halt::Feed)?;
+            feed.pause(self.mirror.source_root().as_fd());
             self.mirror.second_pass = SecondPass::Feed;
-            self.mirror.feed_round(changes)?;
-            self.unreported = self.mirror.verify()?;
+            let earlier = self.mirror.take_touched();
+            if let Err(halt) = self.mirror.feed_round(changes) {
+                self.mirror.put_touched(earlier);
+                return Err(halt);
+            }
+            self.unreported = self.mirror.verify(earlier)?;
         } else {
             self.mirror.walk_round()?;
         }

@@ -36,8 +36,8 @@ pub(crate) enum Finding {
     Metadata(DirId),
 }
 
-/// Looks at the whole tree below `root`, the source's. Directories that are not where the model has them are passed over: the
-/// findings hold their names.
+/// Looks at the whole tree below `root`, the source's. Directories that are not where the model has them
+/// are passed over: the findings hold their names.
 pub(crate) fn walk(model: &Model, root: BorrowedFd<'_>, stop: Stop<'_>) -> Step<Vec<Finding>> {
     let all: Vec<DirId> = model.dirs().collect();
     in_threads(

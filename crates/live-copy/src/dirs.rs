@@ -2,13 +2,14 @@
 //! the tree, at any depth with few descriptors.
 
 use crate::model::{DirId, Model};
+use crate::sys::handle_at;
 use botstead_overlay::tree::{Id, id, open_dir, stat_fd};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Directories kept open. Walks go depth first, so that a few are enough.
 const KEPT: usize = 32;
@@ -30,10 +31,10 @@ pub(crate) enum Side {
 #[derive(Debug)]
 pub(crate) struct Dirs {
     side: Side,
-    root: Rc<OwnedFd>,
+    root: Arc<OwnedFd>,
     root_id: Id,
     /// The one used last is in front.
-    recent: VecDeque<(DirId, Rc<OwnedFd>)>,
+    recent: VecDeque<(DirId, Arc<OwnedFd>)>,
 }
 
 impl Dirs {
@@ -41,7 +42,7 @@ impl Dirs {
         Ok(Self {
             side,
             root_id: id(&stat_fd(&root)?),
-            root: Rc::new(root),
+            root: Arc::new(root),
             recent: VecDeque::with_capacity(KEPT + 1),
         })
     }
@@ -64,19 +65,19 @@ impl Dirs {
     /// Opens a directory.
     ///
     /// In the source this fails with one of [`is_gone`] when it is not where the model has it.
-    pub(crate) fn open(&mut self, model: &Model, wanted: DirId) -> Result<Rc<OwnedFd>> {
+    pub(crate) fn open(&mut self, model: &Model, wanted: DirId) -> Result<Arc<OwnedFd>> {
         if wanted == DirId::ROOT {
-            return Ok(Rc::clone(&self.root));
+            return Ok(Arc::clone(&self.root));
         }
         if let Some(at) = self.recent.iter().position(|(id, _)| *id == wanted) {
             // It is there.
             if let Some(found) = self.recent.remove(at) {
                 self.recent.push_front(found);
             }
-            return Ok(Rc::clone(&self.recent[0].1));
+            return Ok(Arc::clone(&self.recent[0].1));
         }
-        let fd = Rc::new(self.find(model, wanted)?);
-        self.recent.push_front((wanted, Rc::clone(&fd)));
+        let fd = Arc::new(self.find(model, wanted)?);
+        self.recent.push_front((wanted, Arc::clone(&fd)));
         self.recent.truncate(KEPT);
         Ok(fd)
     }
@@ -84,13 +85,13 @@ impl Dirs {
     fn find(&self, model: &Model, wanted: DirId) -> Result<OwnedFd> {
         // From `wanted` up to what is open.
         let mut down = Vec::new();
-        let mut start = Rc::clone(&self.root);
+        let mut start = Arc::clone(&self.root);
         for above in model.ancestors(wanted) {
             if above == DirId::ROOT {
                 break;
             }
             if let Some((_, fd)) = self.recent.iter().find(|(id, _)| *id == above) {
-                start = Rc::clone(fd);
+                start = Arc::clone(fd);
                 break;
             }
             if above == DirId::LIMBO && self.side == Side::Source {
@@ -131,10 +132,16 @@ impl Dirs {
     }
 
     fn check(&self, model: &Model, id: DirId, fd: &OwnedFd) -> Result<()> {
-        if self.side == Side::Source && stat_fd(fd)?.stx_ino != model.dir(id).ino {
-            return Err(Errno::STALE);
+        if self.side == Side::Target {
+            return Ok(());
         }
-        Ok(())
+        let known = model.dir(id);
+        let is_it = match &known.handle {
+            // Its number may be another's by now.
+            Some(handle) => handle_at(fd.as_fd(), c"")? == *handle,
+            None => stat_fd(fd)?.stx_ino == known.ino,
+        };
+        if is_it { Ok(()) } else { Err(Errno::STALE) }
     }
 }
 

@@ -34,6 +34,14 @@ use std::time::Duration;
 
 /// `FAN_REPORT_FID | FAN_REPORT_DIR_FID | FAN_REPORT_NAME` (linux/fanotify.h), which nix has no names for.
 const REPORT_NAMES: u32 = 0x200 | 0x400 | 0x800;
+/// Everything that is watched.
+const ALL: MaskFlags = MaskFlags::FAN_MODIFY
+    .union(MaskFlags::FAN_ATTRIB)
+    .union(MaskFlags::FAN_CLOSE_WRITE)
+    .union(MaskFlags::FAN_CREATE)
+    .union(MaskFlags::FAN_DELETE)
+    .union(MaskFlags::FAN_MOVE)
+    .union(MaskFlags::FAN_ONDIR);
 /// Holds some thousand events.
 const BUFFER: usize = 256 << 10;
 /// Between two readings the kernel merges what repeats.
@@ -144,16 +152,8 @@ impl Feed {
     /// Starts to watch the filesystem of `root`. Nothing before that is reported.
     pub(crate) fn open(root: BorrowedFd<'_>) -> Result<Self, Reason> {
         let group = group()?;
-        let failed = |errno: nix::Error| Reason::Feed(format!("cannot watch: {errno}"));
-        let events = MaskFlags::FAN_MODIFY
-            | MaskFlags::FAN_ATTRIB
-            | MaskFlags::FAN_CLOSE_WRITE
-            | MaskFlags::FAN_CREATE
-            | MaskFlags::FAN_DELETE
-            | MaskFlags::FAN_MOVE
-            | MaskFlags::FAN_ONDIR;
-        let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
-        group.mark(flags, events, root, Some(".")).map_err(failed)?;
+        let watched = watch(&group, MarkFlags::FAN_MARK_ADD, ALL, root);
+        watched.map_err(|errno| Reason::Feed(format!("cannot watch: {errno}")))?;
         let shared = Arc::new(Shared {
             group,
             state: Mutex::new(State {
@@ -188,6 +188,21 @@ impl Feed {
         answer.map_err(|errno| Errno::from_raw_os_error(errno as i32))
     }
 
+    /// Stops watching until [`resume`](Self::resume): while nobody changes the tree, the kernel need not
+    /// report what the copy itself does.
+    pub(crate) fn pause(&self, root: BorrowedFd<'_>) {
+        // If it fails, it only takes longer. The mark stays, with one event of the least frequent.
+        let events = ALL.difference(MaskFlags::FAN_MOVED_FROM);
+        let _ = watch(&self.shared.group, MarkFlags::FAN_MARK_REMOVE, events, root);
+    }
+
+    /// Watches again. Fails, then and ever after, when the kernel refuses.
+    pub(crate) fn resume(&self, root: BorrowedFd<'_>) {
+        if let Err(errno) = watch(&self.shared.group, MarkFlags::FAN_MARK_ADD, ALL, root) {
+            self.shared.state().broken = Some(Reason::Feed(format!("cannot watch: {errno}")));
+        }
+    }
+
     /// From now on reports changes in a directory. To be called before listing it.
     pub(crate) fn register(&self, handle: Handle, dir: DirId) {
         self.shared.state().dirs.insert(handle, dir);
@@ -220,6 +235,21 @@ impl Drop for Feed {
             let _ = reader.join();
         }
     }
+}
+
+/// Adds events to what is reported of a filesystem, or takes them away.
+fn watch(
+    group: &Fanotify,
+    change: MarkFlags,
+    events: MaskFlags,
+    root: BorrowedFd<'_>,
+) -> nix::Result<()> {
+    group.mark(
+        change | MarkFlags::FAN_MARK_FILESYSTEM,
+        events,
+        root,
+        Some("."),
+    )
 }
 
 /// A group that reports names.

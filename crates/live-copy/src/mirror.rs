@@ -10,6 +10,8 @@
 //! next round. So one round after the freeze makes all of it right. This module owns the names and the
 //! order of things, `file` and `folder` the entries themselves, `finish` what can wait for the thaw.
 
+mod batch;
+mod copier;
 mod file;
 mod finish;
 mod folder;
@@ -17,8 +19,7 @@ mod open;
 
 use crate::Error;
 use crate::compare::{self, Finding};
-use crate::content::Contents;
-use crate::dirs::{Dirs, Side, is_gone};
+use crate::dirs::is_gone;
 use crate::feed::{Changes, Feed};
 use crate::halt::{Halt, Step};
 use crate::model::{DirId, Model, Node};
@@ -26,13 +27,15 @@ use crate::report::{Reason, SecondPass};
 use crate::scan::Found;
 use crate::stop::Stop;
 use crate::sys::{Handle, handle_at, open_handle};
+use batch::Job;
 use botstead_overlay::tree::{Id, is_whiteout, kind, open_dir, stat_at, stat_fd};
+use copier::Copier;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, IFlags, Statx};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// What was done so far, repetitions included.
@@ -45,13 +48,12 @@ pub(crate) struct Done {
 }
 
 /// A name to look at.
-type Name = (DirId, Box<CStr>);
+pub(crate) type Name = (DirId, Box<CStr>);
 
 /// Source, target and all that is known about them.
 pub(crate) struct Mirror<'a> {
     pub(crate) model: Model,
-    source: Dirs,
-    target: Dirs,
+    copier: Copier,
     /// The target's root as it was opened first: it sees the errors of all writing.
     pub(crate) target_root: OwnedFd,
     pub(crate) feed: Option<Feed>,
@@ -61,7 +63,8 @@ pub(crate) struct Mirror<'a> {
     pub(crate) is_frozen: bool,
     pub(crate) done: Done,
     progress: &'a dyn Fn(Done),
-    contents: Contents,
+    /// Files to copy when all names are done.
+    jobs: HashMap<u64, Job>,
     /// Directories to list, and whether also what is known below them.
     to_list: Vec<(DirId, bool)>,
     /// Names of files that were not there. Removed last: they may have got another name.
@@ -74,8 +77,9 @@ pub(crate) struct Mirror<'a> {
     unlisted: HashSet<DirId>,
     /// Every name that a round had to do with.
     touched: HashSet<Name>,
-    /// Files whose content was changed since it was copied, as far as this round has not met them.
-    written: HashMap<Handle, bool>,
+    /// Files that were changed since they were copied, and whether their content was, as far as this
+    /// round has not met them.
+    written: Written,
     /// Inodes whose content was copied in this round.
     copied: HashSet<u64>,
     /// Inodes whose content was copied without writing back their pages first, which only counts when
@@ -85,10 +89,17 @@ pub(crate) struct Mirror<'a> {
     has_readable_handles: bool,
     /// Inode flags to set at the end.
     flags: HashMap<Flagged, IFlags>,
-    has_flags: bool,
     /// The name of our own directory in the target's root.
     limbo: Option<CString>,
     limbo_count: u64,
+}
+
+/// Files that were changed, and whether their content was.
+#[derive(Debug, Default)]
+struct Written {
+    /// Where handles show it: a number that was given again only means that more is copied.
+    by_ino: HashMap<u64, bool>,
+    by_handle: HashMap<Handle, bool>,
 }
 
 /// What has inode flags.
@@ -119,8 +130,7 @@ impl<'a> Mirror<'a> {
             has_readable_handles: handle.as_ref().and_then(Handle::ino) == Some(ino),
             model: Model::new(ino, handle),
             target_root: open_dir(&target, c".")?,
-            source: Dirs::new(Side::Source, source)?,
-            target: Dirs::new(Side::Target, target)?,
+            copier: Copier::new(source, target)?,
             feed: None,
             second_pass: SecondPass::Walk {
                 reason: Reason::Asked,
@@ -129,18 +139,17 @@ impl<'a> Mirror<'a> {
             is_frozen: false,
             done: Done::default(),
             progress,
-            contents: Contents::new(),
+            jobs: HashMap::new(),
             to_list: Vec::new(),
             absent: Vec::new(),
             metadata: HashSet::new(),
             again: HashSet::new(),
             unlisted: HashSet::new(),
             touched: HashSet::new(),
-            written: HashMap::new(),
+            written: Written::default(),
             copied: HashSet::new(),
             hasty: HashSet::new(),
             flags: HashMap::new(),
-            has_flags: true,
             limbo: None,
             limbo_count: 0,
         })
@@ -148,16 +157,16 @@ impl<'a> Mirror<'a> {
 
     /// The source's root.
     pub(crate) fn source_root(&self) -> &OwnedFd {
-        self.source.root()
+        self.copier.source.root()
     }
 
     /// What names the source's root.
     pub(crate) fn source_id(&self) -> Id {
-        self.source.root_id()
+        self.copier.source.root_id()
     }
 
-    /// How many names would be looked at again by [`verify`](Self::verify).
-    pub(crate) fn touched(&self) -> usize {
+    /// How many names would be looked at again after the freeze.
+    pub(crate) fn count_touched(&self) -> usize {
         self.touched.len()
     }
 
@@ -195,51 +204,66 @@ impl<'a> Mirror<'a> {
     pub(crate) fn feed_round(&mut self, changes: Changes) -> Step<()> {
         self.copied.clear();
         for (handle, content) in changes.files {
-            *self.written.entry(handle).or_default() |= content;
+            match handle.ino().filter(|_| self.has_readable_handles) {
+                Some(ino) => *self.written.by_ino.entry(ino).or_default() |= content,
+                None => *self.written.by_handle.entry(handle).or_default() |= content,
+            }
         }
         let mut names = std::mem::take(&mut self.again);
         for (dir, found) in changes.names {
             names.extend(found.into_iter().map(|name| (dir, name)));
         }
         self.do_names(names, false)?;
-        while let Some(handle) = self.written.keys().next().cloned() {
-            self.file_with_another_name(&handle)?;
-            self.written.remove(&handle);
-        }
-        self.settle()
+        self.files_with_other_names()?;
+        self.settle()?;
+        self.copy_waiting()
     }
 
-    /// Looks again at every name that rounds had to do with; returns how many were not as expected.
-    pub(crate) fn verify(&mut self) -> Step<u64> {
-        let mut names: Vec<_> = self.touched.drain().collect();
+    /// Takes the names that rounds had to do with so far.
+    pub(crate) fn take_touched(&mut self) -> HashSet<Name> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Puts back what [`take_touched`](Self::take_touched) took.
+    pub(crate) fn put_touched(&mut self, names: HashSet<Name>) {
+        self.touched.extend(names);
+    }
+
+    /// Looks again at names; returns how many were not as expected.
+    pub(crate) fn verify(&mut self, names: HashSet<Name>) -> Step<u64> {
+        let mut names: Vec<_> = names.into_iter().collect();
         names.sort_unstable();
-        let root = self.source.root().as_fd();
+        let root = self.copier.source.root().as_fd();
         let found = compare::names(&self.model, root, &names, self.stop);
         self.touched.extend(names);
         let found = found?;
         let count = found.len() as u64;
         let names = self.names_of(found);
         self.do_names(names, false)?;
+        self.copy_waiting()?;
         Ok(count)
     }
 
-    /// Looks at the whole tree and does again what is not as it was; returns how much that was, and how long looking took.
+    /// Looks at the whole tree and does again what is not as it was; returns how much that was, and how
+    /// long looking took.
     pub(crate) fn walk_round(&mut self) -> Step<(usize, Duration)> {
         self.copied.clear();
-        self.written.clear();
+        self.written = Written::default();
         let began = Instant::now();
-        let root = self.source.root().as_fd();
+        let root = self.copier.source.root().as_fd();
         let found = compare::walk(&self.model, root, self.stop)?;
         let (count, took) = (found.len(), began.elapsed());
         let names = self.names_of(found);
         self.do_names(names, true)?;
         let again = std::mem::take(&mut self.again);
         self.do_names(again, false)?;
+        self.copy_waiting()?;
         Ok((count, took))
     }
 
     /// Has everything that was copied since the freeze copied again: it was no freeze.
     pub(crate) fn distrust_frozen(&mut self) {
+        self.drop_waiting();
         for ino in self.hasty.drain() {
             let Some(file) = self.model.file_mut(ino) else {
                 continue;
@@ -267,34 +291,33 @@ impl<'a> Mirror<'a> {
     }
 
     /// Reconciles names and all that follows from them.
+    ///
+    /// A directory may not be where the model has it, as its own name, or that of one above it, comes up
+    /// later. What concerns it then waits.
     fn do_names(&mut self, mut names: HashSet<Name>, exactly: bool) -> Step<()> {
         loop {
             let left = self.reconcile_all(names.clone(), exactly)?;
             self.settle()?;
-            // A directory that had moved is where the model has it by now, and what waited for it comes up.
+            if !self.is_frozen {
+                // What is still missing has been removed, or its coming is reported later.
+                self.again.extend(left);
+                return Ok(());
+            }
+            let mut next = std::mem::take(&mut self.again);
+            next.extend(left);
             let model = &self.model;
-            let ready = self.again.extract_if(|(dir, _)| model.is_attached(*dir));
-            let ready: HashSet<_> = if self.is_frozen {
-                ready.collect()
-            } else {
-                HashSet::new()
-            };
-            if ready.is_empty() && left.len() == names.len() || left.is_empty() && ready.is_empty()
-            {
-                names = left;
+            let here = self.unlisted.extract_if(|dir| model.is_attached(*dir));
+            self.to_list.extend(here.map(|dir| (dir, exactly)));
+            if self.to_list.is_empty() && next == names {
                 break;
             }
-            names = left;
-            names.extend(ready);
+            names = next;
         }
-        // What is left belongs to directories that have been removed, or whose coming is reported later.
-        if self.is_frozen
-            && let Some((dir, name)) = names.iter().find(|(dir, _)| self.model.is_attached(*dir))
-        {
-            return Err(self.inconsistent(*dir, name, Errno::STALE));
+        // Nothing leads any further: all of it has to be in what was removed.
+        match names.iter().find(|(dir, _)| self.model.is_attached(*dir)) {
+            Some((dir, name)) => Err(self.inconsistent(*dir, name, Errno::STALE)),
+            None => Ok(()),
         }
-        self.again.extend(names);
-        Ok(())
     }
 
     /// Reconciles names, and returns those whose directory is not where the model has it.
@@ -320,7 +343,7 @@ impl<'a> Mirror<'a> {
 
     /// Reconciles a name; false when its directory is not where the model has it.
     fn reconcile_one(&mut self, dir: DirId, name: &CStr, exactly: bool) -> Step<bool> {
-        match self.source.open(&self.model, dir) {
+        match self.copier.source.open(&self.model, dir) {
             Err(errno) if is_gone(errno) => return Ok(false),
             Err(errno) => return Err(self.failed("open", dir, c"", errno)),
             Ok(_) => {}
@@ -353,31 +376,43 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// Finds by its inode a file that was changed under a name that is not its (any longer), and copies
-    /// it.
-    fn file_with_another_name(&mut self, handle: &Handle) -> Step<()> {
+    /// Finds by their inodes the files that were changed under a name that is not theirs (any longer),
+    /// and copies them.
+    fn files_with_other_names(&mut self) -> Step<()> {
         // Most are of other trees.
-        if self.has_readable_handles
-            && handle
-                .ino()
-                .is_some_and(|ino| self.model.file(ino).is_none())
-        {
-            return Ok(());
+        let model = &self.model;
+        self.written
+            .by_ino
+            .retain(|ino, _| model.file(*ino).is_some());
+        while let Some((ino, content)) = self.written.by_ino.iter().next() {
+            let (ino, content) = (*ino, *content);
+            self.file_with_another_name(ino, content)?;
+            self.written.by_ino.remove(&ino);
         }
-        let root = self.source.root().as_fd();
-        let place = match open_handle(root, handle) {
-            Ok(place) => place,
-            // It is gone for good.
-            Err(Errno::STALE) => return Ok(()),
-            Err(errno) => return Err(self.failed("open", DirId::ROOT, c"", errno)),
-        };
-        let stat =
-            stat_fd(&place).map_err(|errno| self.failed("look at", DirId::ROOT, c"", errno))?;
-        let Some(file) = self.model.file_mut(stat.stx_ino) else {
+        while let Some((handle, content)) = self.written.by_handle.iter().next() {
+            let (handle, content) = (handle.clone(), *content);
+            let place = match open_handle(self.copier.source.root().as_fd(), &handle) {
+                Ok(place) => Some(place),
+                // It is gone for good.
+                Err(Errno::STALE) => None,
+                Err(errno) => return Err(self.failed("open", DirId::ROOT, c"", errno)),
+            };
+            if let Some(place) = place {
+                let stat = stat_fd(&place);
+                let stat = stat.map_err(|errno| self.failed("look at", DirId::ROOT, c"", errno))?;
+                self.file_with_another_name(stat.stx_ino, content)?;
+            }
+            self.written.by_handle.remove(&handle);
+        }
+        Ok(())
+    }
+
+    fn file_with_another_name(&mut self, ino: u64, content: bool) -> Step<()> {
+        let Some(file) = self.model.file_mut(ino) else {
             return Ok(());
         };
         // Until it is copied, by whatever name.
-        file.seen.is_torn |= self.written.get(handle) == Some(&true);
+        file.seen.is_torn |= content;
         let places: Vec<_> = file.places().cloned().collect();
         for place in places {
             let name: Name = (place.dir, (&*place.name).into());
@@ -404,9 +439,10 @@ impl<'a> Mirror<'a> {
             return Err(Halt::stopped(self.stop));
         }
         let looked = self
+            .copier
             .source
             .open(&self.model, dir)
-            .and_then(|source| Ok((stat_at(&*source, name), source)));
+            .map(|source| (stat_at(&*source, name), source));
         let (stat, source) = match looked {
             Ok((Ok(stat), source)) => (stat, source),
             Ok((Err(Errno::NOENT), _)) => return self.vanish(dir, name),
@@ -414,7 +450,7 @@ impl<'a> Mirror<'a> {
                 return self.met(dir, name, Fault::Source("look at", errno));
             }
         };
-        let (major, minor, _) = self.source.root_id();
+        let (major, minor, _) = self.copier.source.root_id();
         if (stat.stx_dev_major, stat.stx_dev_minor) != (major, minor) {
             let path = self.model.path(dir, name);
             return Err(Error::ForeignFilesystem { path }.into());
@@ -423,11 +459,11 @@ impl<'a> Mirror<'a> {
             FileType::Directory => self.directory(dir, name, &source, exactly),
             _ if is_whiteout(&stat) => self.whiteout(dir, name, &stat),
             _ => {
-                let written = self.take_written(&source, name, &stat);
-                let force = force || written.is_some();
-                let result = self.file(dir, name, &stat, force);
-                if result.is_err() {
-                    self.written.extend(written.map(|handle| (handle, true)));
+                let written = self.was_written(&source, name, &stat);
+                let result = self.file(dir, name, &stat, force || written);
+                if written && result.is_err() {
+                    // If not by this name, it is found by its number.
+                    self.written.by_ino.insert(stat.stx_ino, true);
                 }
                 result
             }
@@ -438,21 +474,24 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// Takes from the files whose content was changed the one that has this name now.
-    fn take_written(&mut self, source: &Rc<OwnedFd>, name: &CStr, stat: &Statx) -> Option<Handle> {
-        if self.written.is_empty() || self.copied.contains(&stat.stx_ino) {
-            return None;
+    /// Whether the feed reported a change of the content of what has this name now; only once.
+    fn was_written(&mut self, source: &Arc<OwnedFd>, name: &CStr, stat: &Statx) -> bool {
+        if let Some(content) = self.written.by_ino.remove(&stat.stx_ino) {
+            return content;
+        }
+        if self.written.by_handle.is_empty() {
+            return false;
         }
         // What has gone meanwhile is met by what comes next.
-        let handle = handle_at(source.as_fd(), name).ok()?;
-        self.written.remove(&handle)?.then_some(handle)
+        let handle = handle_at(source.as_fd(), name);
+        handle.is_ok_and(|handle| self.written.by_handle.remove(&handle) == Some(true))
     }
 
     /// A name that the source does not have.
     fn vanish(&mut self, dir: DirId, name: &CStr) -> Step<()> {
         match self.model.child(dir, name) {
             None => Ok(()),
-            Some(Node::Dir(id)) => match self.to_limbo(id) {
+            Some(Node::Dir(id)) => match self.put_into_limbo(id) {
                 Ok(()) => Ok(()),
                 Err(fault) => self.met(dir, name, fault),
             },
@@ -465,6 +504,7 @@ impl<'a> Mirror<'a> {
 
     fn remove_absent(&mut self, dir: DirId, name: &CStr) -> Step<()> {
         let looked = self
+            .copier
             .source
             .open(&self.model, dir)
             .and_then(|source| stat_at(&*source, name));
@@ -482,7 +522,7 @@ impl<'a> Mirror<'a> {
     fn clear(&mut self, dir: DirId, name: &CStr) -> Result<(), Fault> {
         match self.model.child(dir, name) {
             None => Ok(()),
-            Some(Node::Dir(id)) => self.to_limbo(id),
+            Some(Node::Dir(id)) => self.put_into_limbo(id),
             Some(Node::File(_) | Node::Whiteout) => {
                 self.unlink(dir, name)?;
                 self.model.unlink(dir, name);
@@ -491,15 +531,14 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// A failure to do something for a name: while the source changes, what it has lost since it was
-    /// looked at is no failure.
+    /// A failure to do something for a name. What the source has lost since it was looked at, or has
+    /// elsewhere, is no failure as yet.
     fn met(&mut self, dir: DirId, name: &CStr, fault: Fault) -> Step<()> {
         match fault {
-            Fault::Source(_, errno) if !self.is_frozen && is_gone(errno) => {
+            Fault::Source(_, errno) if is_gone(errno) => {
                 self.again.insert((dir, name.into()));
                 Ok(())
             }
-            Fault::Source(_, errno) if is_gone(errno) => Err(self.inconsistent(dir, name, errno)),
             Fault::Source(operation, errno) | Fault::Target(operation, errno) => {
                 Err(self.failed(operation, dir, name, errno))
             }

@@ -321,7 +321,7 @@ impl Model {
         let Some(file) = self.files.get_mut(&ino) else {
             return;
         };
-        let is_it = |place: &Place| place.dir == dir && &*place.name == name;
+        let is_it = |place: &Place| place.dir == dir && *place.name == *name;
         if !is_it(&file.place) {
             file.others.retain(|place| !is_it(place));
         } else if let Some(other) = file.others.pop() {

@@ -7,7 +7,7 @@ use rustix::fs::{
     AtFlags, Gid, Mode, RawMode, Statx, StatxAttributes, Timespec, Timestamps, Uid, chmodat,
     chownat, fchmod, fchown, futimens, utimensat,
 };
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::ffi::CStr;
 
 /// Whether nobody may change it, which a new entry would not have.
@@ -103,12 +103,21 @@ pub fn copy_attributes(
     // What it inherited, such as a default access list, or had before.
     for name in names(&target.list()?) {
         if !wanted(name) || !names(&list).any(|listed| listed == name) {
-            target.remove(name)?;
+            match target.remove(name) {
+                // XFS lists an access list by two names, and both are gone with one.
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(errno) => return Err(errno),
+            }
         }
     }
     for name in names(&list) {
-        if wanted(name) {
-            target.set(name, &source.get(name)?)?;
+        if !wanted(name) {
+            continue;
+        }
+        match source.get(name) {
+            // Someone removed it meanwhile.
+            Err(Errno::NODATA) => {}
+            value => target.set(name, &value?)?,
         }
     }
     Ok(())

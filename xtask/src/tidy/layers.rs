@@ -18,7 +18,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runtime-testing", &["runtime", "types"]),
     ("overlay", &["types"]),
     ("archive", &["overlay", "types"]),
-    ("runtime-containerd", &["runtime", "overlay", "types"]),
+    ("live-copy", &["overlay", "types"]),
+    (
+        "runtime-containerd",
+        &["runtime", "live-copy", "overlay", "types"],
+    ),
     ("network-bridge", &["runtime", "types"]),
     ("store-sql", &["store", "types"]),
     ("accounts", &["store", "authz", "types"]),

@@ -5,22 +5,12 @@ use std::ffi::CStr;
 
 /// Content was written or shortened.
 pub(crate) const MODIFY: u64 = 0x2;
-/// Metadata was changed.
-pub(crate) const ATTRIB: u64 = 0x4;
 /// The last user of an opening for writing is gone, mappings included.
 pub(crate) const CLOSE_WRITE: u64 = 0x8;
-/// A name went away.
-pub(crate) const MOVED_FROM: u64 = 0x40;
-/// A name came.
-pub(crate) const MOVED_TO: u64 = 0x80;
 /// A name was made.
 pub(crate) const CREATE: u64 = 0x100;
-/// A name was removed.
-pub(crate) const DELETE: u64 = 0x200;
 /// Events were lost.
 const OVERFLOW: u64 = 0x4000;
-/// Also for directories.
-pub(crate) const ONDIR: u64 = 0x4000_0000;
 
 const METADATA: usize = 24;
 const METADATA_VERSION: u8 = 3;
@@ -118,6 +108,9 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Metadata was changed.
+    const ATTRIB: u64 = 0x4;
 
     fn record(mask: u64, infos: &[(u8, &[u8], &[u8])]) -> Vec<u8> {
         let mut body = Vec::new();

@@ -12,6 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 use std::ffi::CString;
+use std::sync::Arc;
 
 impl Mirror<'_> {
     /// Removes what has gone, sets the times of directories and the inode flags, and waits until all of
@@ -19,7 +20,7 @@ impl Mirror<'_> {
     pub(crate) fn finish(&mut self) -> Step<()> {
         if let Some(limbo) = self.limbo.take() {
             self.model.dir_mut(DirId::ROOT).times_due = true;
-            let removed = remove_tree(self.target.root(), limbo);
+            let removed = remove_tree(self.copier.target.root(), limbo);
             removed.map_err(|errno| self.failed("empty", DirId::LIMBO, c"", errno))?;
         }
         let due: Vec<_> = self
@@ -31,7 +32,7 @@ impl Mirror<'_> {
             let Some(times) = &self.model.dir(id).times else {
                 continue;
             };
-            let target = self.target.open(&self.model, id);
+            let target = self.copier.target.open(&self.model, id);
             target
                 .and_then(|target| futimens(&*target, times))
                 .map_err(|errno| self.failed("set the times of", id, c"", errno))?;
@@ -50,18 +51,22 @@ impl Mirror<'_> {
             Flagged::File(ino) => {
                 let mut places = self.model.file(ino).into_iter().flat_map(File::places);
                 match places.find(|place| self.model.is_attached(place.dir)) {
-                    Some(place) => (place.dir, Some(place.name.clone())),
+                    Some(place) => (place.dir, Some(Arc::clone(&place.name))),
                     None => return Ok(()),
                 }
             }
         };
-        let set = self.target.open(&self.model, dir).and_then(|target| {
-            let Some(name) = &name else {
-                return add_flags(&target, flags);
-            };
-            let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            add_flags(&openat(&*target, &**name, read, Mode::empty())?, flags)
-        });
+        let set = self
+            .copier
+            .target
+            .open(&self.model, dir)
+            .and_then(|target| {
+                let Some(name) = &name else {
+                    return add_flags(&target, flags);
+                };
+                let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                add_flags(&openat(&*target, &**name, read, Mode::empty())?, flags)
+            });
         let name = name.as_deref().unwrap_or(c"");
         set.map_err(|errno| self.failed("set the flags of", dir, name, errno))
     }

@@ -1,20 +1,20 @@
 //! Directories: making, finding again, listing, their metadata; and limbo, where those wait that have
 //! left their place.
 
+use super::copier::{copy_metadata, flags_of};
 use super::{Fault, Flagged, Mirror, now};
 use crate::dirs::is_gone;
 use crate::halt::Step;
 use crate::model::{DirId, Node, Seen, Trust, times};
 use crate::sys::{Handle, handle_at};
-use botstead_overlay::meta;
-use botstead_overlay::tree::{Attributes, entries, open_dir, stat_fd};
+use botstead_overlay::tree::{entries, open_dir, stat_fd};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, SeekFrom, Statx, fchmod, fchown, mkdirat, renameat, seek};
+use rustix::fs::{Mode, SeekFrom, Statx, mkdirat, renameat, seek};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, RandomState};
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Mirror<'_> {
     /// A name that is a directory in the source.
@@ -22,7 +22,7 @@ impl Mirror<'_> {
         &mut self,
         dir: DirId,
         name: &CStr,
-        source: &Rc<OwnedFd>,
+        source: &Arc<OwnedFd>,
         exactly: bool,
     ) -> Result<(), Fault> {
         // Number and handle of one and the same: the name may be another's a moment later.
@@ -72,7 +72,7 @@ impl Mirror<'_> {
                 parent == id
             });
             if let Some(between) = between {
-                self.to_limbo(between)?;
+                self.put_into_limbo(between)?;
             }
         }
         self.rename_to(id, dir, name)?;
@@ -93,10 +93,14 @@ impl Mirror<'_> {
         let failed = |errno| Fault::Target("move", errno);
         let (old_dir, old_name) = {
             let known = self.model.dir(id);
-            (known.parent, known.name.clone())
+            (known.parent, Arc::clone(&known.name))
         };
-        let from = self.target.open(&self.model, old_dir).map_err(failed)?;
-        let to = self.target.open(&self.model, dir).map_err(failed)?;
+        let from = self
+            .copier
+            .target
+            .open(&self.model, old_dir)
+            .map_err(failed)?;
+        let to = self.copier.target.open(&self.model, dir).map_err(failed)?;
         renameat(&*from, &*old_name, &*to, name).map_err(failed)?;
         self.model.move_dir(id, dir, name);
         for changed in [old_dir, dir] {
@@ -106,12 +110,12 @@ impl Mirror<'_> {
     }
 
     /// Moves a directory of the target out of the tree, where it can be found again.
-    pub(super) fn to_limbo(&mut self, id: DirId) -> Result<(), Fault> {
+    pub(super) fn put_into_limbo(&mut self, id: DirId) -> Result<(), Fault> {
         if self.limbo.is_none() {
             // Nobody can guess it, so that no name of the source is the same.
             let name = format!(".live-copy-{:016x}", RandomState::new().hash_one(0));
             let name = CString::new(name).unwrap_or_default();
-            let root = self.target.root();
+            let root = self.copier.target.root();
             mkdirat(root, &*name, Mode::RWXU).map_err(|errno| Fault::Target("make", errno))?;
             self.model.dir_mut(DirId::LIMBO).name = name.as_c_str().into();
             self.model.dir_mut(DirId::ROOT).times_due = true;
@@ -130,7 +134,7 @@ impl Mirror<'_> {
         handle: Option<Handle>,
     ) -> Result<(), Fault> {
         let failed = |errno| Fault::Target("make", errno);
-        let parent = self.target.open(&self.model, dir).map_err(failed)?;
+        let parent = self.copier.target.open(&self.model, dir).map_err(failed)?;
         mkdirat(&*parent, name, Mode::RWXU).map_err(failed)?;
         let id = self.model.add_dir(dir, name, stat.stx_ino, handle.clone());
         self.model.dir_mut(dir).times_due = true;
@@ -149,10 +153,14 @@ impl Mirror<'_> {
             self.unlisted.insert(dir);
             return Ok(());
         }
-        let listed = self.source.open(&self.model, dir).and_then(|source| {
-            seek(&*source, SeekFrom::Start(0))?;
-            entries(&*source)
-        });
+        let listed = self
+            .copier
+            .source
+            .open(&self.model, dir)
+            .and_then(|source| {
+                seek(&*source, SeekFrom::Start(0))?;
+                entries(&*source)
+            });
         let listed = match listed {
             Ok(listed) => listed,
             Err(errno) => {
@@ -187,6 +195,7 @@ impl Mirror<'_> {
         }
         let looked_at = now();
         let looked = self
+            .copier
             .source
             .open(&self.model, dir)
             .and_then(|source| Ok((stat_fd(&*source)?, source)));
@@ -202,12 +211,17 @@ impl Mirror<'_> {
         {
             return Ok(());
         }
-        let own = self.target.open(&self.model, dir);
+        let own = self.copier.target.open(&self.model, dir);
         let target = own.map_err(|errno| self.failed("open", dir, c"", errno))?;
         if let Err(errno) = copy_metadata(&source, &stat, &target) {
             return Err(self.failed("copy the metadata of", dir, c"", errno));
         }
-        self.note_flags(Flagged::Dir(dir), &source);
+        let flags = flags_of(&source);
+        if flags.is_empty() {
+            self.flags.remove(&Flagged::Dir(dir));
+        } else {
+            self.flags.insert(Flagged::Dir(dir), flags);
+        }
         let known = self.model.dir_mut(dir);
         known.seen = Some(Seen::new(&stat, looked_at));
         known.times = Some(times(&stat));
@@ -220,24 +234,10 @@ impl Mirror<'_> {
         if !is_gone(errno) || dir == DirId::ROOT {
             return Err(self.failed("open", dir, c"", errno));
         }
-        if self.is_frozen {
-            return Err(self.inconsistent(dir, c"", errno));
-        }
         let known = self.model.dir(dir);
         let name = (known.parent, (&*known.name).into());
         self.again.insert(name);
         self.again.insert((dir, c".".into()));
         Ok(())
     }
-}
-
-fn copy_metadata(source: &OwnedFd, stat: &Statx, target: &OwnedFd) -> Result<(), Errno> {
-    let (uid, gid) = meta::owner(stat);
-    fchown(target, uid, gid)?;
-    meta::copy_attributes(
-        &Attributes::of(source),
-        &Attributes::of(target),
-        super::file::is_copied,
-    )?;
-    fchmod(target, meta::mode(stat))
 }

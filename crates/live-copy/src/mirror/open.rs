@@ -28,23 +28,11 @@ impl Mirror<'_> {
                     self.reconcile(place.dir, &place.name, file.is_mapped, true)?;
                 }
                 Ok(None) => {}
-                Err(NotFound) => {
-                    eprintln!(
-                        "UNKNOWN {} {:?} tree {:?} known {:?}",
-                        String::from_utf8_lossy(&file.path),
-                        file,
-                        mounts
-                            .in_tree(&file.path)
-                            .iter()
-                            .map(|p| String::from_utf8_lossy(p).into_owned())
-                            .collect::<Vec<_>>(),
-                        self.model.file(file.stat.ino)
-                    );
-                    unknown = true
-                }
+                Err(NotFound) => unknown = true,
             }
         }
         self.settle()?;
+        self.copy_waiting()?;
         if found.has_hidden {
             return Err(Halt::Feed(Reason::HiddenDescriptors));
         }
@@ -85,6 +73,7 @@ impl Mirror<'_> {
             return false;
         }
         let stat = self
+            .copier
             .source
             .open(&self.model, place.dir)
             .and_then(|dir| stat_at(&*dir, &place.name));

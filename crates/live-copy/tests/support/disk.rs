@@ -1,34 +1,19 @@
-//! A folder on a filesystem of a kind, removed with its value.
+//! A filesystem of a kind, removed with its value.
 
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub struct Disk {
     path: PathBuf,
-    is_mounted: bool,
-    /// Holds the image, if any.
+    /// Holds the image.
     dir: PathBuf,
 }
 
 impl Disk {
-    /// On the disk of the temporary folder.
-    pub fn temporary() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("lc")
-            .tempdir()
-            .unwrap()
-            .keep();
-        Self {
-            path: dir.clone(),
-            is_mounted: false,
-            dir,
-        }
-    }
-
-    /// A new filesystem in a file, of so many MiB. None where the kernel does not know the kind. After
-    /// `private_mounts` only, with which it ends.
+    /// A new filesystem in a file in memory, of so many MiB: real disks only make the tests wait. None
+    /// where the kernel does not know the kind. After `private_mounts` only, with which it ends.
     pub fn image(kind: &str, size: u64) -> Option<Self> {
         let known = fs::read_to_string("/proc/filesystems").unwrap();
         if !known
@@ -46,15 +31,18 @@ impl Disk {
             .tempdir()
             .unwrap()
             .keep();
+        // Seen by this thread and its children only.
+        let none = MsFlags::empty();
+        mount(Some("tmpfs"), &dir, Some("tmpfs"), none, None::<&str>).unwrap();
         let image = dir.join("image");
         fs::File::create(&image)
             .unwrap()
             .set_len(size << 20)
             .unwrap();
         let program = format!("mkfs.{kind}");
-        let made = Command::new(&program).arg("-q").arg(&image).status();
-        let made = made.unwrap_or_else(|_| panic!("apt-get install the package of {program}"));
-        assert!(made.success());
+        let status = Command::new(&program).arg("-q").arg(&image).status();
+        let status = status.unwrap_or_else(|_| panic!("apt-get install the package of {program}"));
+        assert!(status.success());
         let path = dir.join("mounted");
         fs::create_dir(&path).unwrap();
         let mounted = Command::new("mount")
@@ -63,11 +51,7 @@ impl Disk {
             .arg(&path)
             .status();
         assert!(mounted.unwrap().success());
-        Some(Self {
-            path,
-            is_mounted: true,
-            dir,
-        })
+        Some(Self { path, dir })
     }
 
     pub fn path(&self) -> &Path {
@@ -77,9 +61,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if self.is_mounted {
-            umount2(&self.path, MntFlags::MNT_DETACH).unwrap();
-        }
+        umount2(&self.path, MntFlags::MNT_DETACH).unwrap();
+        umount2(&self.dir, MntFlags::MNT_DETACH).unwrap();
         super::remove(&self.dir);
     }
 }

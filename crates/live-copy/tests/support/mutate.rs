@@ -1,13 +1,18 @@
-//! Processes that change a tree in every way that a bot could, forever, in a random order.
+//! Processes that change a tree in every way that a bot could, forever, in a random order. Here are those of
+//! names and metadata, in `content` those of what files hold.
 
-use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
+mod aio;
+mod content;
+
+use aio::Aio;
+use nix::fcntl::{RenameFlags, renameat2};
 use nix::sys::stat::{Mode as NixMode, SFlag, makedev, mknod};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags, copy_file_range, ftruncate,
-    linkat, lremovexattr, lsetxattr, openat, sendfile, utimensat,
+    AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags, linkat, lremovexattr, lsetxattr,
+    openat, utimensat,
 };
-use rustix::io::{pwrite, write};
+use rustix::io::write;
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};
@@ -77,9 +82,7 @@ pub fn run(seed: u64) {
     // Failures are normal: others change the same names.
     loop {
         mutator.step();
-        if mutator.random.one_in(150) {
-            std::thread::sleep(Duration::from_micros(300));
-        }
+        mutator.rest();
     }
 }
 
@@ -91,6 +94,7 @@ pub fn run_with_flags(seed: u64) {
         if mutator.random.one_in(30) {
             mutator.flag();
         }
+        mutator.rest();
     }
 }
 
@@ -119,6 +123,13 @@ impl Mutator {
             ring: io_uring::IoUring::new(4).ok(),
             aio: Aio::new(),
             made: 0,
+        }
+    }
+
+    /// Leaves the processors to the copy for a moment, which else gets nowhere.
+    fn rest(&mut self) {
+        if self.random.one_in(12) {
+            std::thread::sleep(Duration::from_micros(self.random.below(3000)));
         }
     }
 
@@ -154,12 +165,32 @@ impl Mutator {
         }
     }
 
+    /// Like [`fs::write`], but a pipe without a reader does not stop it for good.
+    fn write(path: &Path, content: &[u8]) {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        options.custom_flags(libc::O_NONBLOCK);
+        if let Ok(file) = options.open(path) {
+            let _ = file.write_all_at(content, 0);
+        }
+    }
+
+    /// Like [`File::open`], likewise.
+    fn read(path: &Path) -> Option<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        options
+            .open(path)
+            .ok()
+            .filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))
+    }
+
     fn step(&mut self) {
         // Each of them may fail, as names come and go.
         match self.random.below(34) {
             0 | 1 => {
                 let path = self.file();
-                let _ = fs::write(path, self.random.bytes(20_000));
+                Self::write(&path, &self.random.bytes(20_000));
             }
             2 => self.append(),
             3 => {
@@ -218,7 +249,9 @@ impl Mutator {
 
     fn append(&mut self) {
         let path = self.file();
-        let Ok(mut file) = OpenOptions::new().append(true).open(path) else {
+        let mut options = OpenOptions::new();
+        options.append(true).custom_flags(libc::O_NONBLOCK);
+        let Ok(mut file) = options.open(path) else {
             return;
         };
         let _ = std::io::Write::write_all(&mut file, b"appended");
@@ -326,116 +359,6 @@ impl Mutator {
         }
     }
 
-    fn map(&mut self) {
-        if let Some(file) = self.open()
-            && file.set_len(8192).is_ok()
-            && let Ok(map) = memmap2::MmapRaw::map_raw(&file)
-        {
-            self.maps.push_back(map);
-            if self.random.one_in(3) {
-                self.keep(file);
-            }
-        }
-    }
-
-    fn store(&mut self) {
-        if self.maps.is_empty() {
-            return;
-        }
-        let map = &self.maps[usize::try_from(self.random.below(self.maps.len() as u64)).unwrap()];
-        // By way of the process's memory: another may have cut the file, and a plain store would kill.
-        let offset = self.random.below(8192);
-        let byte = u8::try_from(self.random.below(256)).unwrap();
-        let _ = self.memory.write_at(&[byte], map.as_ptr() as u64 + offset);
-    }
-
-    fn send_file(&mut self) {
-        let path = self.file();
-        if let (Ok(from), Some(to)) = (File::open(path), self.open()) {
-            let _ = sendfile(&to, &from, Some(&mut 0), 1000);
-            if self.random.one_in(2) {
-                self.keep(to);
-            }
-        }
-    }
-
-    fn write_late(&mut self) {
-        if self.kept.is_empty() {
-            return;
-        }
-        let at = usize::try_from(self.random.below(self.kept.len() as u64)).unwrap();
-        let _ = write(&self.kept[at], b"late");
-    }
-
-    fn holes(&mut self) {
-        let Some(file) = self.open() else {
-            return;
-        };
-        let (start, length) = (
-            self.random.below(5) * 4096,
-            (1 + self.random.below(4)) * 4096,
-        );
-        let (start, length) = (
-            i64::try_from(start).unwrap(),
-            i64::try_from(length).unwrap(),
-        );
-        let flags = match self.random.below(4) {
-            0 => FallocateFlags::empty(),
-            1 => FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE,
-            2 => FallocateFlags::FALLOC_FL_ZERO_RANGE,
-            _ => FallocateFlags::FALLOC_FL_KEEP_SIZE,
-        };
-        let _ = fallocate(&file, flags, start, length);
-        if self.random.one_in(6) {
-            let _ = ftruncate(&file, 3 << 20);
-            let _ = pwrite(&file, b"far", 2 << 20);
-        }
-    }
-
-    fn copy_range(&mut self) {
-        let path = self.file();
-        if let (Ok(from), Some(to)) = (File::open(path), self.open()) {
-            let _ = copy_file_range(&from, Some(&mut 0), &to, Some(&mut 100), 3000);
-        }
-    }
-
-    fn asynchronous(&mut self) {
-        let offset = i64::try_from(self.random.below(5000)).unwrap();
-        if let Some(file) = self.open()
-            && let Some(aio) = &mut self.aio
-        {
-            aio.write(&file, b"asynchronous", offset);
-            if self.random.one_in(2) {
-                self.keep(file);
-            }
-        }
-    }
-
-    fn ring(&mut self) {
-        let (offset, data) = (self.random.below(5000), [5; 16]);
-        let Some(file) = self.open() else {
-            return;
-        };
-        let Some(ring) = &mut self.ring else {
-            return;
-        };
-        let fd = io_uring::types::Fd(file.as_raw_fd());
-        let entry = io_uring::opcode::Write::new(fd, data.as_ptr(), 16)
-            .offset(offset)
-            .build();
-        #[allow(
-            unsafe_code,
-            reason = "the ring reads the buffer, which outlives the wait"
-        )]
-        // SAFETY: `data` and `file` live until it is complete.
-        unsafe {
-            if ring.submission().push(&entry).is_ok() {
-                let _ = ring.submit_and_wait(1);
-            }
-        }
-        ring.completion().for_each(drop);
-    }
-
     /// Whiteouts and opaque directories.
     fn image(&mut self) {
         let folder = PathBuf::from(format!("image/l{}", self.random.below(LOWER)));
@@ -446,7 +369,7 @@ impl Mutator {
             1 => {
                 let _ = fs::remove_dir_all(&folder);
                 let _ = fs::create_dir(&folder);
-                let _ = fs::write(folder.join("f0"), "opaque");
+                Self::write(&folder.join("f0"), b"opaque");
             }
             2 => {
                 let _ = fs::create_dir(&folder);
@@ -459,7 +382,7 @@ impl Mutator {
             }
             _ => {
                 let _ = fs::create_dir_all(folder.join("deep"));
-                let _ = fs::write(folder.join("deep/f"), self.random.bytes(9000));
+                Self::write(&folder.join("deep/f"), &self.random.bytes(9000));
             }
         }
     }
@@ -520,43 +443,7 @@ impl Mutator {
         for number in 0..20 {
             let path = folder.join(format!("{}/{number}", number % 3));
             let _ = fs::create_dir_all(path.parent().unwrap_or(&folder));
-            let _ = fs::write(path, number.to_string());
-        }
-    }
-
-    /// Sends a descriptor to itself, to be received later.
-    fn pass_descriptor(&mut self) {
-        use rustix::net::{
-            RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-            SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-        };
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        if self.in_flight > 0 {
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut byte = [0];
-            let data = &mut [std::io::IoSliceMut::new(&mut byte)];
-            let flags = RecvFlags::CMSG_CLOEXEC;
-            if recvmsg(&self.sockets.1, data, &mut control, flags).is_ok() {
-                self.in_flight -= 1;
-                for message in control.drain() {
-                    if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                        for fd in descriptors {
-                            let _ = write(&fd, b"it was in flight");
-                        }
-                    }
-                }
-            }
-            return;
-        }
-        // Rarely: it makes the next copy take the walk.
-        if let Some(file) = self.open().filter(|_| self.random.one_in(12)) {
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            let descriptors = [file.as_fd()];
-            control.push(SendAncillaryMessage::ScmRights(&descriptors));
-            let data = &[std::io::IoSlice::new(b"x")];
-            if sendmsg(&self.sockets.0, data, &mut control, SendFlags::empty()).is_ok() {
-                self.in_flight += 1;
-            }
+            Self::write(&path, number.to_string().as_bytes());
         }
     }
 
@@ -566,61 +453,6 @@ impl Mutator {
             && let Ok(flags) = ioctl_getflags(&file)
         {
             let _ = ioctl_setflags(&file, flags ^ IFlags::NODUMP);
-        }
-    }
-}
-
-/// A context of the kernel's asynchronous input and output (io_submit(2)).
-struct Aio(u64);
-
-/// `struct iocb` of linux/aio_abi.h, little-endian.
-#[repr(C)]
-#[derive(Default)]
-struct Control {
-    data: u64,
-    key: u32,
-    flags: u32,
-    opcode: u16,
-    priority: i16,
-    fd: u32,
-    buffer: u64,
-    length: u64,
-    offset: i64,
-    reserved: u64,
-    more_flags: u32,
-    result_fd: u32,
-}
-
-impl Aio {
-    #[allow(unsafe_code, reason = "no safe wrapper exists")]
-    fn new() -> Option<Self> {
-        let mut context = 0_u64;
-        // SAFETY: the context is a number that the kernel fills in.
-        let answer = unsafe { libc::syscall(libc::SYS_io_setup, 8, &raw mut context) };
-        (answer == 0).then_some(Self(context))
-    }
-
-    #[allow(unsafe_code, reason = "no safe wrapper exists")]
-    fn write(&mut self, file: &File, data: &[u8], offset: i64) {
-        /// `IOCB_CMD_PWRITE`.
-        const WRITE: u16 = 1;
-        let mut control = Control {
-            opcode: WRITE,
-            fd: u32::try_from(file.as_raw_fd()).unwrap(),
-            buffer: data.as_ptr() as u64,
-            length: data.len() as u64,
-            offset,
-            ..Control::default()
-        };
-        let mut list = [&raw mut control];
-        let mut events = [0_u64; 4];
-        // SAFETY: everything lives until it is complete, which is waited for.
-        unsafe {
-            if libc::syscall(libc::SYS_io_submit, self.0, 1, list.as_mut_ptr()) == 1 {
-                let events = events.as_mut_ptr();
-                let forever = std::ptr::null::<libc::timespec>();
-                libc::syscall(libc::SYS_io_getevents, self.0, 1, 1, events, forever);
-            }
         }
     }
 }

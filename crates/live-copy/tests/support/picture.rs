@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -56,25 +57,31 @@ pub struct Picture(pub BTreeMap<PathBuf, Entry>);
 
 impl Picture {
     /// Of a tree that nobody changes.
+    #[track_caller]
     pub fn of(root: &Path) -> Self {
+        Self::attempt(root).unwrap_or_else(|error| panic!("{}: {error}", root.display()))
+    }
+
+    /// Of a tree that someone may change, which then fails or is no picture of any moment.
+    pub fn attempt(root: &Path) -> io::Result<Self> {
         let mut all = BTreeMap::new();
         let mut inodes = BTreeMap::new();
         let mut names = vec![PathBuf::new()];
         while let Some(name) = names.pop() {
             let path = root.join(&name);
-            let meta =
-                fs::symlink_metadata(&path).unwrap_or_else(|error| panic!("{name:?}: {error}"));
+            let meta = fs::symlink_metadata(&path)?;
             let mut flags = 0;
             let mut content = Vec::new();
             if meta.is_dir() {
-                let listed = fs::read_dir(&path).unwrap();
-                names.extend(listed.map(|entry| name.join(entry.unwrap().file_name())));
-                flags = inode_flags(&path);
+                for entry in fs::read_dir(&path)? {
+                    names.push(name.join(entry?.file_name()));
+                }
+                flags = inode_flags(&path)?;
             } else if meta.is_symlink() {
-                content = fs::read_link(&path).unwrap().into_os_string().into_vec();
+                content = fs::read_link(&path)?.into_os_string().into_vec();
             } else if meta.is_file() {
-                content = fs::read(&path).unwrap();
-                flags = inode_flags(&path);
+                content = fs::read(&path)?;
+                flags = inode_flags(&path)?;
             }
             let is_whiteout = meta.mode() & 0o170_000 == 0o020_000 && meta.rdev() == 0;
             if !meta.is_dir() && !is_whiteout {
@@ -88,7 +95,7 @@ impl Picture {
                 modified: (meta.mtime(), meta.mtime_nsec()),
                 size: if meta.is_dir() { 0 } else { meta.size() },
                 content,
-                attributes: attributes(&path),
+                attributes: attributes(&path)?,
                 flags,
                 same_as: None,
             };
@@ -97,10 +104,12 @@ impl Picture {
         for mut names in inodes.into_values() {
             names.sort();
             for name in &names[1..] {
-                all.get_mut(name).unwrap().same_as = Some(names[0].clone());
+                if let Some(entry) = all.get_mut(name) {
+                    entry.same_as = Some(names[0].clone());
+                }
             }
         }
-        Self(all)
+        Ok(Self(all))
     }
 
     /// Fails with everything that is different.
@@ -143,30 +152,30 @@ impl Picture {
 }
 
 /// The flags that a user can set and that a copy has.
-fn inode_flags(path: &Path) -> u32 {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+fn inode_flags(path: &Path) -> io::Result<u32> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let wanted = IFlags::NODUMP
         | IFlags::NOATIME
         | IFlags::SYNC
         | IFlags::DIRSYNC
         | IFlags::APPEND
         | IFlags::IMMUTABLE;
-    let file = openat(CWD, path, flags, Mode::empty()).unwrap();
-    ioctl_getflags(&file).map_or(0, |flags| (flags & wanted).bits())
+    let file = openat(CWD, path, flags, Mode::empty())?;
+    Ok(ioctl_getflags(&file).map_or(0, |flags| (flags & wanted).bits()))
 }
 
-pub fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub fn attributes(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut list = vec![0; 65536];
-    let length = llistxattr(path, &mut list[..]).unwrap();
+    let length = llistxattr(path, &mut list[..])?;
     list[..length]
         .split(|byte| *byte == 0)
         // The identity of the mount.
         .filter(|name| !name.is_empty() && *name != b"trusted.overlay.uuid")
         .map(|name| {
             let mut value = vec![0; 65536];
-            let length = lgetxattr(path, name, &mut value[..]).unwrap();
+            let length = lgetxattr(path, name, &mut value[..])?;
             value.truncate(length);
-            (name.to_vec(), value)
+            Ok((name.to_vec(), value))
         })
         .collect()
 }
