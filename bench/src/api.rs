@@ -139,8 +139,14 @@ impl Api {
 
     /// Makes a version and tells its number.
     pub(crate) async fn snapshot(&self, bot: &str) -> Result<u64> {
+        self.snapshot_by(bot, "live").await
+    }
+
+    /// The same, by stopping it when it runs (`stop`) or without (`live`).
+    pub(crate) async fn snapshot_by(&self, bot: &str, mode: &str) -> Result<u64> {
         let path = format!("{}/snapshots", container(bot));
-        let made = self.call(Method::POST, &path, Some(json!({}))).await?;
+        let body = json!({ "mode": mode });
+        let made = self.call(Method::POST, &path, Some(body)).await?;
         made["version"]
             .as_u64()
             .context("the snapshot has no version")
@@ -214,6 +220,15 @@ impl Api {
             size += part?.len() as u64;
         }
         Ok(size)
+    }
+
+    /// Exports `/data`: the archive, and its length.
+    pub(crate) async fn export(&self, bot: &str, format: &str) -> Result<(Vec<u8>, u64)> {
+        let call = format!("{}/data/export?format={format}", container(bot));
+        let reply = self.send(Method::POST, &call, None).await?;
+        let archive = reply.bytes().await?.to_vec();
+        let length = archive.len() as u64;
+        Ok((archive, length))
     }
 
     /// Where a new terminal's WebSocket is.

@@ -11,7 +11,9 @@
 mod api;
 mod bare;
 mod depth;
+mod export;
 mod fleet;
+mod freeze;
 mod inside;
 mod machine;
 mod paired;
@@ -40,6 +42,9 @@ const MEASUREMENTS: &[&str] = &[
     "rollback",
     "rollback-stopped",
     "snapshot",
+    "snapshot-stop",
+    "freeze",
+    "export",
     "command",
     "files",
     "terminals",
@@ -63,7 +68,8 @@ struct Options {
     #[arg(long)]
     quick: bool,
     /// Only measurements whose names contain one of these: first-command, create, stop-start,
-    /// rollback, rollback-stopped, snapshot, command, files, terminals, fleet, history
+    /// rollback, rollback-stopped, snapshot, snapshot-stop, freeze, export, command, files,
+    /// terminals, fleet, history
     filters: Vec<String>,
 }
 
@@ -131,7 +137,29 @@ async fn measure(options: &Options, server: &Server, bare: &mut Bare) -> Result<
         false,
         paired::rollback_stopped
     );
-    pair!("snapshot", "snapshot, running", false, paired::snapshot);
+    pair!("snapshot", "snapshot, live", false, paired::snapshot);
+    pair!(
+        "snapshot-stop",
+        "snapshot, stopping",
+        false,
+        paired::snapshot_stop
+    );
+    if options.wants("freeze") {
+        let sizes: &[(usize, usize)] = match options.quick {
+            true => &[(1000, 3)],
+            false => &[(1000, 25), (20_000, 25), (100_000, 10), (500_000, 3)],
+        };
+        let agent = options.agent.clone();
+        let measured = async move {
+            tokio::task::spawn_blocking(move || freeze::measure(agent, sizes)).await?
+        };
+        report.freezes = progress("freeze", measured).await?;
+    }
+    if options.wants("export") {
+        let rounds = if options.quick { 2 } else { 7 };
+        let exports = export::measure(api, options.quick, rounds);
+        report.exports = progress("export", exports).await?;
+    }
     if options.wants("command") {
         let rounds = if options.quick { 20 } else { 500 };
         let command = progress("command", inside::command(api, rounds)).await?;
@@ -232,6 +260,7 @@ async fn run(options: &Options) -> Result<()> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    botstead_live_copy::measure::writer();
     match run(&Options::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -91,8 +91,17 @@ pub(crate) async fn stop_start(api: &Api, bare: &mut Bare, rounds: usize) -> Res
     Ok(pair)
 }
 
-/// Snapshots of a running workspace, which is stopped for each and runs again afterwards.
+/// Snapshots of a running workspace that goes on.
 pub(crate) async fn snapshot(api: &Api, bare: &mut Bare, rounds: usize) -> Result<Pair> {
+    snapshots(api, bare, rounds, "live").await
+}
+
+/// Snapshots of a running workspace, which is stopped for each and runs again afterwards.
+pub(crate) async fn snapshot_stop(api: &Api, bare: &mut Bare, rounds: usize) -> Result<Pair> {
+    snapshots(api, bare, rounds, "stop").await
+}
+
+async fn snapshots(api: &Api, bare: &mut Bare, rounds: usize, mode: &str) -> Result<Pair> {
     let mut pair = Pair::default();
     let bot = api.new_bot().await?;
     api.create(&bot, IMAGE).await?;
@@ -106,7 +115,7 @@ pub(crate) async fn snapshot(api: &Api, bare: &mut Bare, rounds: usize) -> Resul
         };
         let ((server, _), (floor, ())) = in_turns!(
             round,
-            timed(api.snapshot(&bot)).await?,
+            timed(api.snapshot_by(&bot, mode)).await?,
             timed(directly).await?
         );
         pair.add(round, server, floor);

@@ -1,9 +1,12 @@
 //! The tables of docs/BENCHMARKS.md.
 
 mod inside;
+mod versions;
 
 use crate::depth::{Depth, Point};
+use crate::export::Export;
 use crate::fleet::{AT_A_TIME, Fleet, Memory};
+use crate::freeze::Freeze;
 use crate::inside::Files;
 use crate::machine::Machine;
 use crate::paired::Pair;
@@ -50,14 +53,17 @@ const PAIRED_NOTES: &str = "
 - rollback, stopped: of a workspace that has not run since its version, so that nothing is kept and
   no task is involved; what remains is the durable record of the operation. Bare: prepare, update,
   remove the old snapshot.
-- snapshot, running: the workspace is stopped for it and runs again at the answer. Bare: as the
-  rollback.
+- snapshot, live: the workspace goes on. Bare: what a runtime alone offers, stop, commit, prepare, update the
+  container, start.
+- snapshot, stopping: the workspace is stopped for it and runs again at the answer. Bare: the same.
 ";
 
 /// What was measured; what was not asked for is absent.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) pairs: Vec<PairRow>,
+    pub(crate) freezes: Vec<Freeze>,
+    pub(crate) exports: Vec<Export>,
     pub(crate) command: Option<Pair>,
     pub(crate) files: Option<Files>,
     pub(crate) terminals: Option<Terminals>,
@@ -93,6 +99,7 @@ impl Report {
             }
             text.push_str(PAIRED_NOTES);
         }
+        text.push_str(&versions::render(self));
         text.push_str(&inside::render(self));
         if let Some(fleet) = &self.fleet {
             text.push_str(&render_fleet(fleet));

@@ -92,8 +92,8 @@ enum Task {
         #[arg(long)]
         quick: bool,
         /// Only measurements whose names contain one of these: first-command, create, stop-start,
-        /// rollback, rollback-stopped, snapshot, command, files, terminals, fleet, history; nothing
-        /// is written
+        /// rollback, rollback-stopped, snapshot, snapshot-stop, freeze, export, command, files,
+        /// terminals, fleet, history; nothing is written
         filters: Vec<String>,
     },
     /// Feed hostile input to what parses it, with libFuzzer; what makes a target fail is kept

@@ -14,12 +14,15 @@
 mod client;
 mod commands;
 mod concurrency;
+mod data;
 mod durability;
 #[cfg(feature = "fault-points")]
 mod faults;
 mod files;
 mod hostile;
+mod live;
 mod main_job;
+mod recovery;
 mod refusals;
 mod server;
 mod socket;

@@ -143,6 +143,17 @@ impl Server {
         command
     }
 
+    /// Runs the program as an administrator would, beside the server.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = self.command(arguments[0]);
+        command.args(&arguments[1..]).output().unwrap()
+    }
+
+    /// A path in the test's folder.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.config.with_file_name(name)
+    }
+
     fn log_file(&self) -> PathBuf {
         self.config.with_file_name("server.log")
     }

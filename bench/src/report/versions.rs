@@ -1,0 +1,102 @@
+//! The tables of live copies and exports.
+
+use super::{Report, ms, verdict};
+use crate::export::Export;
+use crate::freeze::{Freeze, Pass};
+use std::fmt::Write;
+
+/// What was measured of them.
+pub(super) fn render(report: &Report) -> String {
+    let mut text = String::new();
+    if !report.freezes.is_empty() {
+        freezes(&mut text, &report.freezes);
+    }
+    if !report.exports.is_empty() {
+        exports(&mut text, &report.exports);
+    }
+    text
+}
+
+fn freezes(text: &mut String, freezes: &[Freeze]) {
+    text.push_str(
+        "\n## How long a live snapshot stands everybody still\n\nA copy of an upper directory by the crate \
+         that the server uses; what is dirty was written right before the freeze. *Total* is the whole copy, during \
+         which processes run. The targets, for the 95th percentile: with the feed 10 ms for 10 dirty files and 40 ms for \
+         1,000, with the walk 60 ms up to 20,000 files. Stop and recreate, in the same run: the row *snapshot, \
+         stopping* above.\n\n\
+         | files | dirty | n | feed p50 | feed p95 | target | feed total | walk p50 | walk p95 | target | walk total |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for freeze in freezes {
+        text.push_str(&freeze.render());
+    }
+    for freeze in freezes {
+        for (name, pass) in [("feed", &freeze.feed), ("walk", &freeze.walk)] {
+            if let Some(reason) = &pass.failed {
+                let _ = writeln!(
+                    text,
+                    "\n{} files, {} dirty, {name}: {reason}",
+                    freeze.files, freeze.dirty
+                );
+            }
+        }
+    }
+}
+
+impl Freeze {
+    pub(crate) fn render(&self) -> String {
+        let judged = |pass: &Pass, most: Option<f64>| match (most, pass.freeze.p95()) {
+            (Some(most), Some(p95)) => verdict(p95 <= most),
+            _ => "-",
+        };
+        let feed_most = match self.dirty {
+            "10 files" => Some(10.0),
+            "1,000 files" => Some(40.0),
+            _ => None,
+        };
+        let walk_most = (self.files <= 20_000 && self.dirty == "10 files").then_some(60.0);
+        format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+            self.files,
+            self.dirty,
+            self.feed.freeze.len(),
+            ms(self.feed.freeze.median()),
+            ms(self.feed.freeze.p95()),
+            judged(&self.feed, feed_most),
+            ms(self.feed.total.median()),
+            ms(self.walk.freeze.median()),
+            ms(self.walk.freeze.p95()),
+            judged(&self.walk, walk_most),
+            ms(self.walk.total.median()),
+        )
+    }
+}
+
+fn exports(text: &mut String, exports: &[Export]) {
+    text.push_str(
+        "\n## Exports\n\n`POST /data/export` of a running workspace, its live copy included, over HTTP on the \
+         loopback; and the pipe on the host, on the same tree, with the programs' own levels. *Ratio* is of \
+         times; the target is 1.2.\n\n\
+         | pipe | n | MiB | export, MB/s | pipe, MB/s | ratio | target | export, MiB | pipe, MiB |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    for export in exports {
+        let ratio = export.pair.ratio().unwrap_or(f64::NAN);
+        #[allow(clippy::cast_precision_loss, reason = "a size far below 2^52")]
+        let rate = |milliseconds: Option<f64>| {
+            export.size as f64 / 1000.0 / milliseconds.unwrap_or(f64::NAN)
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} |",
+            export.pipe,
+            export.pair.server.len(),
+            export.size >> 20,
+            rate(export.pair.server.median()),
+            rate(export.pair.bare.median()),
+            verdict(ratio <= 1.2),
+            export.packed >> 20,
+            export.pipe_packed >> 20
+        );
+    }
+}
