@@ -2,11 +2,11 @@
 
 use crate::shapes::word;
 use actix_web::http::Method;
-use botstead_workspace::Statistics;
+use botstead_workspace::{CopyStatistics, Statistics};
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Counter, CounterVec, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder,
 };
 use std::time::Duration;
 
@@ -157,7 +157,40 @@ fn of_workspaces(statistics: &Statistics) -> prometheus::Result<Registry> {
         "Recorded versions that the runtime does not have, seen in listings.",
         statistics.versions_missing,
     )?;
+    of_live_copies(&registry, &statistics.live_copies)?;
     Ok(registry)
+}
+
+fn of_live_copies(registry: &Registry, copies: &CopyStatistics) -> prometheus::Result<()> {
+    for (name, help, value) in [
+        (
+            "botstead_live_snapshots_total",
+            "Snapshots of running workspaces.",
+            copies.count,
+        ),
+        (
+            "botstead_live_snapshot_copied_bytes_total",
+            "Bytes that were copied for them.",
+            copies.copied_bytes,
+        ),
+    ] {
+        add(registry, IntCounter::new(name, help)?)?.inc_by(value);
+    }
+    for (name, help, value) in [
+        (
+            "botstead_live_snapshot_freeze_seconds_total",
+            "How long workspaces stood still for them.",
+            copies.freeze_seconds,
+        ),
+        (
+            "botstead_live_snapshot_seconds_total",
+            "How long they took.",
+            copies.total_seconds,
+        ),
+    ] {
+        add(registry, Counter::new(name, help)?)?.inc_by(value.max(0.0));
+    }
+    Ok(())
 }
 
 /// What the server's process uses.
@@ -231,6 +264,12 @@ mod tests {
                 seconds: 1.5,
             }],
             workspaces: 7,
+            live_copies: CopyStatistics {
+                count: 2,
+                freeze_seconds: 0.25,
+                total_seconds: 1.5,
+                copied_bytes: 4096,
+            },
             ..Statistics::default()
         };
         let process = ProcessUsage::read().unwrap();
@@ -244,6 +283,10 @@ mod tests {
             r#"botstead_operations_total{kind="delete_bot",outcome="succeeded"} 3"#,
             r#"botstead_operation_seconds_total{kind="delete_bot",outcome="succeeded"} 1.5"#,
             "botstead_workspaces 7",
+            "botstead_live_snapshots_total 2",
+            "botstead_live_snapshot_copied_bytes_total 4096",
+            "botstead_live_snapshot_freeze_seconds_total 0.25",
+            "botstead_live_snapshot_seconds_total 1.5",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
         }

@@ -15,6 +15,7 @@ pub(super) const TEST_PREFIX: &str = "BOTSTEAD_TEST_";
 pub(super) const OTHER_VARIABLES: &[&str] = &[
     "BOTSTEAD_CONFIG",
     "BOTSTEAD_FAULT_COMMAND",
+    "BOTSTEAD_FAULT_FILE",
     "BOTSTEAD_FAULT_POINT",
     "BOTSTEAD_PASSWORD",
 ];

@@ -259,18 +259,12 @@ pub(crate) fn types(events: &[Value]) -> Vec<&str> {
 
 #[cfg(feature = "fault-points")]
 impl Workspace {
-    /// Creates it on a server that dies meanwhile.
-    pub(crate) async fn create_and_wait_for_end(&self, body: Value) {
-        let request = self.client.request(Method::POST, &self.path).json(&body);
-        if let Ok(answer) = request.send().await {
-            let _ = answer.bytes().await;
-        }
-    }
-
-    /// Calls something on a server that dies meanwhile.
-    pub(crate) async fn send_and_ignore(&self, call: &str, delete: bool) {
-        let method = if delete { Method::DELETE } else { Method::POST };
-        let request = self.client.request(method, &format!("{}{call}", self.path));
-        let _ = request.json(&json!({"version": 1})).send().await;
+    /// `/data` as an archive.
+    pub(crate) async fn export(&self) -> Vec<u8> {
+        let path = format!("{}/data/export", self.path);
+        let answer = self.client.request(Method::POST, &path).send().await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        answer.bytes().await.unwrap().to_vec()
     }
 }

@@ -275,6 +275,58 @@ impl Server {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// A file beside the configuration.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.config.with_file_name(name)
+    }
+
+    /// Whether the bot's data is preserved.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn has_preserved(&self, bot: &str) -> bool {
+        let folder = self.data.join("preserved");
+        folder.join(format!("{bot}.tar.zst")).is_file()
+    }
+
+    /// Removes all preserved data.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn remove_preserved(&self) {
+        // It may never have been made.
+        let _ = std::fs::remove_dir_all(self.data.join("preserved"));
+    }
+
+    /// A file as a committed snapshot shows it, and a digest of all that is in its own layer.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn kept_in(&self, key: &str, path: &str) -> (String, String) {
+        self.ctr(&["snapshots", "view", "look", key]);
+        let mount = self.ctr(&["snapshots", "mounts", "/nowhere", "look"]);
+        self.ctr(&["snapshots", "remove", "look"]);
+        let mut words = mount.split([' ', ',']);
+        let lower = words.find_map(|word| word.strip_prefix("lowerdir="));
+        let layers: Vec<&Path> = match lower {
+            Some(lower) => lower.trim().split(':').map(Path::new).collect(),
+            None => panic!("no layers in {mount:?}"),
+        };
+        let found = layers
+            .iter()
+            .find_map(|layer| std::fs::read_to_string(layer.join(path)).ok());
+        let archive = Command::new("tar")
+            .args(["--sort=name", "--xattrs", "--xattrs-include=*", "-c", "-C"])
+            .arg(layers[0])
+            .arg(".")
+            .output()
+            .unwrap();
+        assert!(archive.status.success(), "{archive:?}");
+        let digest = archive
+            .stdout
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        let digest = format!("{} bytes, {digest:016x}", archive.stdout.len());
+        (found.unwrap_or_default().trim().to_owned(), digest)
+    }
+
     /// Collects garbage and returns when it is done.
     pub(crate) fn collect_garbage(&self) {
         self.ctr(&["leases", "create", "--id", "collect"]);
