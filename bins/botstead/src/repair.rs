@@ -6,13 +6,23 @@ use crate::serve;
 use anyhow::Context;
 use botstead_store_sql::{SqlConfig, SqlStore};
 use botstead_workspace::{Leftover, find_leftovers, remove_leftover};
+use chrono::TimeDelta;
 use std::fmt::Write;
+
+/// Beside a running server: longer than an export takes.
+const SETTLED: TimeDelta = TimeDelta::hours(6);
+
+/// What an empty list means then.
+const BESIDE: &str = "; a server runs: what no operation of its journal made counts when it is older than \
+                      6 hours, at once when the server is ended (the workspaces go on)";
 
 /// What was found, and what came of it.
 #[derive(Debug)]
 pub struct Repair {
     found: Vec<(Leftover, Outcome)>,
     confirmed: bool,
+    /// Whether no server ran meanwhile.
+    alone: bool,
 }
 
 #[derive(Debug)]
@@ -47,7 +57,13 @@ pub async fn repair(config: &Config, confirmed: bool) -> anyhow::Result<Repair> 
     })?;
     let store = database.store();
     let mut found = Vec::new();
-    for leftover in find_leftovers(&runtime, &store).await? {
+    // While this is held no server can begin anything.
+    let alone = installation.lock().ok();
+    let settled = match alone {
+        Some(_) => TimeDelta::zero(),
+        None => SETTLED,
+    };
+    for leftover in find_leftovers(&runtime, &store, settled).await? {
         let outcome = if !confirmed || !leftover.is_removable() {
             Outcome::Found
         } else {
@@ -62,7 +78,11 @@ pub async fn repair(config: &Config, confirmed: bool) -> anyhow::Result<Repair> 
         runtime.leases.collect().await?;
     }
     database.close().await;
-    Ok(Repair { found, confirmed })
+    Ok(Repair {
+        found,
+        confirmed,
+        alone: alone.is_some(),
+    })
 }
 
 impl Repair {
@@ -90,7 +110,11 @@ impl Repair {
         }
         let removable = self.found.iter().filter(|(found, _)| found.is_removable());
         let _ = match (removable.count(), self.confirmed) {
-            (0, _) => writeln!(text, "nothing is to be repaired"),
+            (0, _) => writeln!(
+                text,
+                "nothing is to be repaired{}",
+                if self.alone { "" } else { BESIDE }
+            ),
             (count, false) => writeln!(
                 text,
                 "\n{count} to be removed; nothing was changed. `botstead doctor --repair --yes` removes \

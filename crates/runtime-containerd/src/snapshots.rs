@@ -61,6 +61,7 @@ fn snapshot(op: &Op, info: Info) -> Result<Snapshot> {
             false => Some(name(info.parent)?),
         },
         key: name(info.name)?,
+        rooted: info.labels.contains_key(GC_ROOT),
         labels: info
             .labels
             .into_iter()

@@ -20,6 +20,9 @@ pub struct Snapshot {
     pub kind: SnapshotKind,
     /// Its labels, without those by which the adapter protects it.
     pub labels: BTreeMap<String, String>,
+    /// Whether it is protected from collection by itself, and not only by what builds on it or by a
+    /// lease. [`Snapshots::release`] ends that.
+    pub rooted: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it last changed its kind or labels.

@@ -1,8 +1,8 @@
 //! What lies about on a host and belongs to nothing: found, named, and on request removed.
 //!
-//! Everything that an operation makes is named after it, and its id tells when it began. What belongs
-//! to an operation that is not finished, or that began a short while ago, is none: so this can be asked
-//! while a server works.
+//! Everything that an operation makes is named after it, and made after it was written down. So this
+//! can be asked while a server works: what belongs to an operation that is not finished is no leftover,
+//! and what belongs to one that nobody knows, such as an export under way, is none until it is old.
 
 use crate::Result;
 use crate::layers::{LABEL_BOT, unless_missing};
@@ -11,12 +11,9 @@ use botstead_runtime::{Runtime, Signal};
 use botstead_store::{Change, Store};
 use botstead_types::{BotId, ContainerId, LeaseId, OperationId, SnapshotKey, SnapshotKind};
 use chrono::{TimeDelta, Utc};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
-
-/// What began longer ago than this is not about to be recorded.
-const SETTLED: TimeDelta = TimeDelta::minutes(10);
 
 /// Something that belongs to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,25 +68,36 @@ impl Leftover {
     }
 }
 
-/// Looks for what belongs to nothing. Changes nothing.
+/// Looks for what belongs to nothing. Changes nothing. What nobody knows counts when it is older than
+/// `settled`: longer than an export takes while a server may run, zero when none does.
 ///
 /// # Errors
 /// When the runtime or the database does not answer.
-pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Leftover>> {
-    let unfinished: HashSet<OperationId> = store
-        .operations
-        .unfinished()
-        .await?
-        .iter()
-        .map(|operation| operation.id)
-        .collect();
+pub async fn find_leftovers(
+    runtime: &Runtime,
+    store: &Store,
+    settled: TimeDelta,
+) -> Result<Vec<Leftover>> {
+    // First what there is, then who owns it: what is made meanwhile is not looked at, and what ends
+    // meanwhile is found recorded.
+    let leases = runtime.leases.list().await?;
+    let containers = runtime.containers.list().await?;
+    let snapshots = runtime.snapshots.list().await?;
+    let namespaces = runtime.network.list().await?;
+    let channels = runtime.channels.list().await?;
+    let addresses = store.addresses.list().await?;
+    let operations = store.operations.unfinished().await?;
+    let unfinished: HashSet<OperationId> = operations.iter().map(|one| one.id).collect();
     let records = store.containers.list().await?;
-    let known: HashSet<&ContainerId> = records.iter().map(|record| &record.container).collect();
+    // With those that something makes or removes just now.
+    let bots: HashSet<BotId> = operations.iter().map(|one| one.bot).collect();
+    let bots: HashSet<BotId> = records.iter().map(|one| one.bot).chain(bots).collect();
+    let known: HashSet<ContainerId> = bots.iter().copied().map(ContainerId::for_bot).collect();
     let active: HashSet<&SnapshotKey> = records.iter().map(|record| &record.snapshot).collect();
-    let settled_before = Utc::now() - SETTLED;
+    let settled_before = Utc::now() - settled;
     let mut found = Vec::new();
 
-    for lease in runtime.leases.list().await? {
+    for lease in leases {
         let operation = lease
             .id
             .parse::<LeaseId>()
@@ -101,7 +109,7 @@ pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Left
             found.push(Leftover::Lease(lease.id));
         }
     }
-    for container in runtime.containers.list().await? {
+    for container in containers {
         if is_workspace_of(&container.labels, &container.id)
             && !known.contains(&container.id)
             && container.created_at < settled_before
@@ -109,9 +117,8 @@ pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Left
             found.push(Leftover::Container(container.id));
         }
     }
-    let mut bots: std::collections::HashMap<BotId, Option<HashSet<SnapshotKey>>> =
-        std::collections::HashMap::new();
-    for snapshot in runtime.snapshots.list().await? {
+    let mut versions: HashMap<BotId, Option<HashSet<SnapshotKey>>> = HashMap::new();
+    for snapshot in snapshots {
         let Some(bot) = snapshot
             .labels
             .get(LABEL_BOT)
@@ -119,16 +126,24 @@ pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Left
         else {
             continue;
         };
-        let busy = operation_of(&snapshot.key).is_some_and(|id| unfinished.contains(&id));
-        if busy || snapshot.created_at >= settled_before || active.contains(&snapshot.key) {
+        if active.contains(&snapshot.key) {
             continue;
         }
-        if !bots.contains_key(&bot) {
-            bots.insert(bot, versions_of(store, bot).await?);
+        let operation = operation_of(&snapshot.key);
+        if operation.is_some_and(|id| unfinished.contains(&id)) {
+            continue;
         }
-        match (snapshot.kind, bots.get(&bot).and_then(Option::as_ref)) {
+        if snapshot.created_at >= settled_before && !is_recorded(store, bot, operation).await? {
+            continue;
+        }
+        if !versions.contains_key(&bot) {
+            versions.insert(bot, versions_of(store, bot).await?);
+        }
+        match (snapshot.kind, versions.get(&bot).and_then(Option::as_ref)) {
             (SnapshotKind::Active, None) => found.push(Leftover::ActiveSnapshot(snapshot.key)),
             (SnapshotKind::Active, Some(_)) => found.push(Leftover::Orphan(bot, snapshot.key)),
+            // One that was released is there for what builds on it.
+            (SnapshotKind::Committed, _) if !snapshot.rooted => {}
             (SnapshotKind::Committed, versions) => {
                 if !versions.is_some_and(|versions| versions.contains(&snapshot.key)) {
                     found.push(Leftover::Snapshot(snapshot.key));
@@ -137,23 +152,34 @@ pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Left
             (SnapshotKind::View, _) => {}
         }
     }
-    for id in runtime.network.list().await? {
+    for id in namespaces {
         if !known.contains(&id) {
             found.push(Leftover::Namespace(id));
         }
     }
-    for id in runtime.channels.list().await? {
+    for id in channels {
         if !known.contains(&id) {
             found.push(Leftover::Channel(id));
         }
     }
-    let with_workspace: HashSet<BotId> = records.iter().map(|record| record.bot).collect();
-    for assigned in store.addresses.list().await? {
-        if !with_workspace.contains(&assigned.bot) {
+    for assigned in addresses {
+        if !bots.contains(&assigned.bot) {
             found.push(Leftover::Address(assigned.bot, assigned.address));
         }
     }
     Ok(found)
+}
+
+/// Whether the journal has the operation.
+async fn is_recorded(store: &Store, bot: BotId, operation: Option<OperationId>) -> Result<bool> {
+    let Some(operation) = operation else {
+        return Ok(false);
+    };
+    match store.operations.get(bot, operation).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == botstead_store::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The snapshots of a bot's versions; `None` when there is no such bot.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 
 impl Workspace {
-    pub(crate) async fn export(&self, format: &str) -> Vec<u8> {
+    pub(crate) async fn export_as(&self, format: &str) -> Vec<u8> {
         let call = format!("{}/data/export?format={format}", self.path);
         let answer = self.client.request(Method::POST, &call).send().await;
         let answer = answer.unwrap();
@@ -32,8 +32,8 @@ impl Workspace {
     /// Everything below `/data`: names, modes, owners, times, targets and contents.
     async fn picture(&self) -> String {
         self.sh(
-            "cd /data && find . | sort | while IFS= read -r f; do stat -c '%n %f %u:%g %Y %h' \"$f\"; \
-             done; find . -type f | sort | while IFS= read -r f; do md5sum \"$f\"; done; \
+            "cd /data && find . -mindepth 1 | sort | while IFS= read -r f; do stat -c '%n %f %u:%g %Y' \"$f\"; \
+             done; find . -type f | sort | while IFS= read -r f; do stat -c %h \"$f\"; md5sum \"$f\"; done; \
              find . -type l | sort | while IFS= read -r f; do readlink \"$f\"; done",
         )
         .await
@@ -56,11 +56,11 @@ async fn data_goes_out_and_comes_in_again() {
     workspace.furnish().await;
     workspace.detached_sleep().await;
     let picture = workspace.picture().await;
-    let before = server.leftovers();
     for format in ["tar.gz", "tar.zst"] {
-        let archive = workspace.export(format).await;
+        let before = server.leftovers();
+        let archive = workspace.export_as(format).await;
         // It ran on, and nothing of the export is left.
-        assert_eq!(workspace.sh("pgrep sleep | wc -l").await, "1");
+        assert_eq!(workspace.sh("ps | grep -c '[s]leep 1000'").await, "1");
         server.collect_garbage();
         assert_eq!(server.leftovers(), before, "{format}");
         let other = server.client.running().await;
@@ -214,7 +214,7 @@ fn tar_of(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut child = std::process::Command::new("gzip")
-        .arg("-1")
+        .arg("-9")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -271,6 +271,7 @@ async fn a_bad_archive_changes_nothing() {
             .0
             .trim_start_matches("data/")
             .trim_start_matches('/');
+        assert_eq!(answer.status, 422, "{what}: {answer:?}");
         answer.refused(422, "archive_refused");
         assert!(
             detail.contains(name.rsplit('/').next().unwrap()),
@@ -296,7 +297,11 @@ async fn a_bad_archive_changes_nothing() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         *byte = (state >> 24) as u8;
     }
-    let whole = gzip(&tar_of(&[("data/random", Kind::Regular, "", &random)]));
+    let folder: (&str, Kind, &str, &[u8]) = ("data/", Kind::Directory, "", b"");
+    let whole = gzip(&tar_of(&[
+        folder,
+        ("data/random", Kind::Regular, "", &random),
+    ]));
     let mut cuts = 0;
     for cut in (0..whole.len()).step_by(64 << 10) {
         let answer = workspace.import(whole[..cut].to_vec(), "replace").await;
@@ -306,7 +311,7 @@ async fn a_bad_archive_changes_nothing() {
     assert!(cuts >= 4);
     assert_eq!(workspace.picture().await, picture);
     // Nothing was even stopped.
-    assert_eq!(workspace.sh("pgrep sleep | wc -l").await, "1");
+    assert_eq!(workspace.sh("ps | grep -c '[s]leep 1000'").await, "1");
     workspace.import(whole, "replace").await.ok();
     workspace.reachable().await;
     assert_eq!(workspace.sh("ls /data").await, "random");

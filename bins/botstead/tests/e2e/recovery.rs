@@ -42,7 +42,8 @@ async fn a_backup_of_the_database_is_made_while_it_runs_and_put_back() {
         .ok();
     assert_eq!(tree["versions"].as_array().unwrap().len(), 1, "{tree}");
 
-    // What it does not know is found, and removed when that is confirmed.
+    // What it does not know is found, once nothing can be under way, and removed when that is confirmed.
+    server.terminate();
     let found = server.admin(&["doctor", "--repair"]);
     let found = String::from_utf8(found.stdout).unwrap();
     assert!(
@@ -56,6 +57,9 @@ async fn a_backup_of_the_database_is_made_while_it_runs_and_put_back() {
     let nothing = server.admin(&["doctor", "--repair"]);
     let nothing = String::from_utf8(nothing.stdout).unwrap();
     assert!(nothing.contains("nothing is to be repaired"), "{nothing}");
+    server.run(&[]).await;
+    let workspace = server.client.workspace(&workspace.bot);
+    workspace.reachable().await;
     workspace.sh("echo three > /data/file").await;
     workspace.rollback(1).await;
     assert_eq!(workspace.sh("cat /data/file").await, "one");
@@ -63,32 +67,35 @@ async fn a_backup_of_the_database_is_made_while_it_runs_and_put_back() {
 
 #[tokio::test]
 async fn what_belongs_to_nothing_is_found_and_removed() {
-    let server = Server::start().await;
+    let mut server = Server::start().await;
     let workspace = server.client.running().await;
     workspace.sh("echo kept > /data/file").await;
     workspace.snapshot().await;
     let clean = server.leftovers();
-    server.ctr(&[
-        "leases",
-        "create",
-        "--id",
-        "operation-00000000-0000-4000-8000-000000000001",
-    ]);
-    server.ctr(&[
-        "snapshots",
-        "prepare",
-        "active-00000000-0000-4000-8000-000000000002",
-    ]);
+    let lease = "operation-00000000-0000-4000-8000-000000000001";
+    server.ctr(&["leases", "create", "--id", lease]);
+    let snapshot = "active-00000000-0000-4000-8000-000000000002";
+    server.ctr(&["snapshots", "prepare", snapshot]);
+    let owner = "botstead.bot_id=00000000-0000-4000-8000-000000000003";
+    let root = "containerd.io/gc.root=botstead";
+    server.ctr(&["snapshots", "label", snapshot, owner, root]);
+    // Beside a server, what nobody knows is young.
+    let young = server.admin(&["doctor", "--repair", "--yes"]);
+    let young = String::from_utf8(young.stdout).unwrap();
+    assert!(young.contains("a server runs"), "{young}");
+    server.terminate();
     let found = server.admin(&["doctor", "--repair"]);
     let found = String::from_utf8(found.stdout).unwrap();
-    assert!(
-        found.contains("00000000-0000-4000-8000-000000000001"),
-        "{found}"
-    );
+    for id in [lease, snapshot] {
+        assert!(found.contains(id), "{found}");
+    }
     assert_ne!(server.leftovers(), clean, "a look changed something");
     let mended = server.admin(&["doctor", "--repair", "--yes"]);
     assert!(mended.status.success(), "{mended:?}");
-    assert_eq!(server.leftovers().leases, clean.leases);
+    assert_eq!(server.leftovers(), clean);
+    server.run(&[]).await;
+    let workspace = server.client.workspace(&workspace.bot);
+    workspace.reachable().await;
     assert_eq!(workspace.sh("cat /data/file").await, "kept");
     workspace.post("/stop", json!({})).await.ok();
     workspace.post("/start", json!({})).await.ok();

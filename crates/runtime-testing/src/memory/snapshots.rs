@@ -270,7 +270,7 @@ impl Snapshots for Shared {
         let op = Op("snapshots.release", "release snapshot");
         self.call(op, key, |state| {
             if let Some(record) = state.snapshots.get_mut(key) {
-                record.rooted = false;
+                record.snapshot.rooted = false;
                 state.collect();
             }
             Ok(())

@@ -15,9 +15,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 pub(super) struct SnapshotRecord {
     pub(super) snapshot: Snapshot,
     pub(super) files: BTreeMap<String, Option<Bytes>>,
-    /// Whether it is protected for itself: active ones until they are committed or removed, versions
-    /// from commit to release.
-    pub(super) rooted: bool,
 }
 
 /// A lease and the snapshots that it protects.
@@ -75,7 +72,7 @@ impl State {
         let rooted = self
             .snapshots
             .iter()
-            .filter(|(_, record)| record.rooted)
+            .filter(|(_, record)| record.snapshot.rooted)
             .map(|(key, _)| key);
         let leased = self.leases.values().flat_map(|lease| &lease.snapshots);
         let imaged = self.images.values().filter_map(|image| image.top.as_ref());
@@ -126,14 +123,11 @@ impl State {
             parent,
             kind,
             labels,
+            rooted,
             created_at: now,
             updated_at: now,
         };
-        let record = SnapshotRecord {
-            snapshot,
-            files,
-            rooted,
-        };
+        let record = SnapshotRecord { snapshot, files };
         self.snapshots.insert(key, record);
     }
 
