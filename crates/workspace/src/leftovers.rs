@@ -11,6 +11,7 @@ use botstead_runtime::{Runtime, Signal};
 use botstead_store::{Change, Store};
 use botstead_types::{BotId, ContainerId, LeaseId, OperationId, SnapshotKey, SnapshotKind};
 use chrono::{TimeDelta, Utc};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -136,10 +137,11 @@ pub async fn find_leftovers(
         if snapshot.created_at >= settled_before && !is_recorded(store, bot, operation).await? {
             continue;
         }
-        if !versions.contains_key(&bot) {
-            versions.insert(bot, versions_of(store, bot).await?);
-        }
-        match (snapshot.kind, versions.get(&bot).and_then(Option::as_ref)) {
+        let versions = match versions.entry(bot) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(versions_of(store, bot).await?),
+        };
+        match (snapshot.kind, versions.as_ref()) {
             (SnapshotKind::Active, None) => found.push(Leftover::ActiveSnapshot(snapshot.key)),
             (SnapshotKind::Active, Some(_)) => found.push(Leftover::Orphan(bot, snapshot.key)),
             // One that was released is there for what builds on it.
