@@ -44,7 +44,8 @@ impl ArchiveFormat {
     pub(crate) fn options(self) -> ExportOptions {
         let mut options = ExportOptions::new(FOLDER);
         options.compression = match self {
-            Self::TarGz => Compression::GZIP,
+            // A third of the time of level 6 for some 3 % more bytes.
+            Self::TarGz => Compression::Gzip { level: 2 },
             Self::TarZst => Compression::ZSTD,
         };
         options
