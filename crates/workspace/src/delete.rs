@@ -26,6 +26,9 @@ struct DeleteInput {
     /// Whether `/data` is saved before anything goes.
     #[serde(default)]
     preserve: bool,
+    /// Whether an archive of earlier goes as well: with the bot, nobody could ask for it.
+    #[serde(default)]
+    delete_preserved: bool,
 }
 
 /// The step from which on a deletion that preserves data goes forward.
@@ -49,7 +52,8 @@ impl Workspaces {
         self.remove(bot, OperationKind::Delete, request).await
     }
 
-    /// Removes the bot with its workspace, versions and history.
+    /// Removes the bot with its workspace, versions and history. With `preserve_data` its data stays as
+    /// an archive in the folder for that; else archives of earlier go too.
     ///
     /// # Errors
     /// As [`Workspaces::delete`].
@@ -91,6 +95,7 @@ impl Workspaces {
                     delete_versions,
                     delete_bot,
                     preserve: preserve.is_some(),
+                    delete_preserved: delete_bot && !preserve_data,
                 };
                 let operation = new_operation(id, bot, kind, &input)?;
                 let operation = work.store.operations.begin(&operation, false).await?;
@@ -181,6 +186,7 @@ impl Inner {
             active,
             delete_versions,
             delete_bot,
+            delete_preserved,
             ..
         } = input(operation)?;
         if delete_bot {
@@ -210,6 +216,9 @@ impl Inner {
             fault_point!("delete", "container");
             unless_missing(self.runtime.snapshots.remove(active).await)?;
             fault_point!("delete", "snapshot");
+        }
+        if delete_preserved {
+            self.remove_preserved(bot)?;
         }
         let mut changes = Vec::new();
         if delete_versions {

@@ -89,6 +89,20 @@ async fn an_archive_that_is_damaged_changes_nothing() {
 }
 
 #[tokio::test]
+async fn preserved_data_goes_with_its_bot_unless_it_is_to_stay() {
+    let world = World::new().await;
+    for stays in [false, true] {
+        let bot = world.running().await;
+        world.write(bot, "mine").await;
+        let w = &world.workspaces;
+        w.delete(&world.owner, bot, PRESERVE).await.unwrap();
+        w.delete_bot(&world.owner, bot, stays).await.unwrap();
+        let archive = world.preserved().join(format!("{bot}.tar.zst"));
+        assert_eq!(archive.exists(), stays);
+    }
+}
+
+#[tokio::test]
 async fn preserved_data_returns_with_the_next_workspace() {
     let world = World::new().await;
     let bot = world.running().await;
