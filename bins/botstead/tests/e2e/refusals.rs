@@ -77,8 +77,6 @@ async fn requests_that_make_no_sense_are_refused_by_code() {
     rollback(9).await.refused(404, "version_not_found");
     let path = format!("{}/snapshots?snapshotter=zfs", workspace.path);
     client.get(&path).await.refused(400, "unknown_snapshotter");
-    let preserve = format!("{}?preserve_data=true", workspace.path);
-    client.delete(&preserve).await.refused(501, "unsupported");
     workspace
         .exec(json!({"command": []}))
         .await
