@@ -259,7 +259,7 @@ fn copies_after_attempts_that_the_guard_ended_are_equal() {
     let path = torture.workspace.group.path().to_owned();
     while torture.goes_on() {
         let guard =
-            Guard::new(agent()).with_limit(Duration::from_millis(20 + 30 * (torture.round % 8)));
+            Guard::new(agent()).with_limit(Duration::from_millis(20 + 60 * (torture.round % 16)));
         let freezer = CgroupFreezer::new(&path, guard).unwrap();
         torture.round(&freezer, &options(FEED), |error| {
             // A guard may end before it is ready.

@@ -24,6 +24,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
 #[into_params(parameter_in = Query)]
 struct ExportQuery {
     /// How the archive is packed; `tar.gz` when absent.
+    #[param(inline)]
     format: Option<Format>,
 }
 
@@ -81,6 +82,7 @@ async fn export(
 #[into_params(parameter_in = Query)]
 struct ImportQuery {
     /// `merge` keeps what the archive does not have; `replace` does not. `merge` when absent.
+    #[param(inline)]
     mode: Option<Mode>,
 }
 
