@@ -222,7 +222,7 @@ impl Harness {
                 && left.snapshots.len() == expected
                 && left.containers.len() == containers
                 && left.tasks.len() == running
-                && left.namespaces == containers
+                && left.namespaces == running
             {
                 return;
             }
@@ -244,7 +244,7 @@ async fn prepare(workspace: &Workspace, was: Before) -> Vec<u8> {
     let events = workspace.create(json!({"image": IMAGE})).await;
     assert_eq!(events.last().unwrap()["type"], "complete", "{events:?}");
     workspace.sh("echo new > /data/file").await;
-    let archive = workspace.export().await;
+    let archive = workspace.export("tar.gz").await;
     if matches!(
         was,
         Before::Preserved | Before::ChangedAndPreserved | Before::UnchangedAndPreserved
