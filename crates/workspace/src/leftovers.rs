@@ -11,7 +11,8 @@ use botstead_runtime::{Runtime, Signal};
 use botstead_store::{Change, Store};
 use botstead_types::{BotId, ContainerId, LeaseId, OperationId, SnapshotKey, SnapshotKind};
 use chrono::{TimeDelta, Utc};
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -109,8 +110,7 @@ pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Left
             found.push(Leftover::Container(container.id));
         }
     }
-    let mut bots: std::collections::HashMap<BotId, Option<HashSet<SnapshotKey>>> =
-        std::collections::HashMap::new();
+    let mut bots: HashMap<BotId, Option<HashSet<SnapshotKey>>> = HashMap::new();
     for snapshot in runtime.snapshots.list().await? {
         let Some(bot) = snapshot
             .labels
@@ -123,10 +123,11 @@ pub async fn find_leftovers(runtime: &Runtime, store: &Store) -> Result<Vec<Left
         if busy || snapshot.created_at >= settled_before || active.contains(&snapshot.key) {
             continue;
         }
-        if !bots.contains_key(&bot) {
-            bots.insert(bot, versions_of(store, bot).await?);
-        }
-        match (snapshot.kind, bots.get(&bot).and_then(Option::as_ref)) {
+        let versions = match bots.entry(bot) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(versions_of(store, bot).await?),
+        };
+        match (snapshot.kind, versions.as_ref()) {
             (SnapshotKind::Active, None) => found.push(Leftover::ActiveSnapshot(snapshot.key)),
             (SnapshotKind::Active, Some(_)) => found.push(Leftover::Orphan(bot, snapshot.key)),
             (SnapshotKind::Committed, versions) => {
