@@ -19,9 +19,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Names the file that the results are written to; without it they are only printed.
-const REPORT: &str = "BOTSTEAD_KILL_MATRIX_REPORT";
+const REPORT: &str = "BOTSTEAD_TEST_KILL_MATRIX_REPORT";
 /// Names operations, with commas; without it all are tried.
-const OPERATIONS: &str = "BOTSTEAD_KILL_MATRIX_OPERATIONS";
+const OPERATIONS: &str = "BOTSTEAD_TEST_KILL_MATRIX_OPERATIONS";
 
 /// How long a disturbance lasts into the restart.
 const LASTS: Duration = Duration::from_secs(3);
@@ -57,12 +57,7 @@ impl Place {
     }
 
     /// Kills at one point, with the disturbance; tells whether the restart was refused.
-    async fn at(
-        &mut self,
-        disturbance: Disturbance,
-        operation: &'static str,
-        step: &str,
-    ) -> bool {
+    async fn at(&mut self, disturbance: Disturbance, operation: &'static str, step: &str) -> bool {
         let harness = &mut self.harness;
         let scene = Scene::set(&harness.server, operation, step).await;
         let mut active = disturbance.prepare(harness, self.disk.as_ref());
@@ -186,7 +181,11 @@ fn every_kill_survives_every_disturbance() {
     let began = Instant::now();
     let expected: usize = jobs.iter().map(|(_, steps, _)| steps.len()).sum();
     let jobs = Mutex::new(jobs);
-    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let next = || {
+        jobs.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    };
     let cells = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES)
             .map(|_| scope.spawn(|| std::iter::from_fn(next).map(cell).collect::<Vec<_>>()))

@@ -166,9 +166,10 @@ impl Server {
     pub(crate) async fn run(&mut self, environment: &[(&str, &str)]) {
         self.spawn(environment);
         self.ready().await;
+        self.client = Client::login(&self.url, "admin", &self.password).await;
     }
 
-    /// Waits until the program that was started is ready, and signs in.
+    /// Waits until the program that was started is ready.
     pub(crate) async fn ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while !self.client.is_ready().await {
@@ -185,7 +186,6 @@ impl Server {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        self.client = Client::login(&self.url, "admin", &self.password).await;
     }
 
     /// Starts the program without waiting.

@@ -49,7 +49,7 @@ impl Harness {
         std::fs::write(&self.armed, "").unwrap();
     }
 
-    /// Starts the server and waits until it is ready.
+    /// Starts the server and waits until it is ready; who was signed in still is.
     pub(crate) async fn run(&mut self) {
         self.spawn();
         self.server.ready().await;
@@ -105,6 +105,7 @@ impl Harness {
         }
         self.check_state(&workspace, &target, &scene).await;
         self.check_leftovers(&[&workspace, &target], point).await;
+        self.check_doctor(point);
         for workspace in [&workspace, &target] {
             let gone = client.delete(&format!("/bots/{}", workspace.bot)).await;
             assert_eq!(gone.status, 204, "{point}: {gone:?}");
@@ -233,7 +234,10 @@ impl Harness {
             assert!(Instant::now() < deadline, "{point}: {wrong:#?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        // What an administrator would see, which also compares the addresses.
+    }
+
+    /// What an administrator would see; it also compares the addresses.
+    fn check_doctor(&self, point: &str) {
         let found = self.server.admin(&["doctor", "--repair"]);
         let text = String::from_utf8_lossy(&found.stdout);
         assert!(

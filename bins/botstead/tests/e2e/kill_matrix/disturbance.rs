@@ -43,9 +43,7 @@ impl Disturbance {
                     holder: None,
                 };
                 let (wanted, held) = (lock.wanted.display(), lock.held.display());
-                let script = format!(
-                    "touch {wanted}; while ! test -e {held}; do sleep 0.01; done"
-                );
+                let script = format!("touch {wanted}; while ! test -e {held}; do sleep 0.01; done");
                 (script, Active::Locked(lock))
             }
             Self::Full => {

@@ -125,7 +125,9 @@ impl Report {
 fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let processors = read("/proc/cpuinfo");
-    let model = processors.lines().find(|line| line.starts_with("model name"));
+    let model = processors
+        .lines()
+        .find(|line| line.starts_with("model name"));
     let model = model.and_then(|line| Some(line.split_once(':')?.1.trim()));
     let version = |program: &str, word: usize| {
         let output = Command::new(program).arg("--version").output().unwrap();
