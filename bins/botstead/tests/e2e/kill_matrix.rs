@@ -23,8 +23,6 @@ const REPORT: &str = "BOTSTEAD_TEST_KILL_MATRIX_REPORT";
 /// Names operations, with commas; without it all are tried.
 const OPERATIONS: &str = "BOTSTEAD_TEST_KILL_MATRIX_OPERATIONS";
 
-/// How long a disturbance lasts into the restart.
-const LASTS: Duration = Duration::from_secs(3);
 /// Servers at the same time: most of their time is waiting.
 const LANES: usize = 4;
 /// What a server with a few small workspaces needs, many times over.
@@ -49,7 +47,7 @@ impl Place {
             Some(disk) => disk.target().join("data"),
             None => folder.path().join("data"),
         };
-        let server = Server::start_in(folder, data, "").await;
+        let server = Server::start_in(folder, data, "min_free_bytes = 0\n").await;
         Self {
             harness: Harness::on(server).await,
             disk,
@@ -65,7 +63,7 @@ impl Place {
         active.hold(&scene.point);
         let already_killed = harness.server.log().len();
         harness.spawn();
-        let mut refused = refused_within(&mut harness.server, LASTS).await;
+        let mut refused = refused_within(&mut harness.server, disturbance.lasts()).await;
         active.lift();
         if !refused {
             // It may still find out about what it began to do before.

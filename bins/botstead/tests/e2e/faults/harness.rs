@@ -58,10 +58,11 @@ impl Harness {
     /// Starts the server without waiting.
     pub(crate) fn spawn(&mut self) {
         let (armed, command) = (self.armed.to_str().unwrap(), self.command.to_str().unwrap());
-        let mut environment = vec![("BOTSTEAD_FAULT_FILE", armed)];
-        if self.command.exists() {
-            environment.push(("BOTSTEAD_FAULT_COMMAND", command));
-        }
+        // There need not be such a program.
+        let environment = [
+            ("BOTSTEAD_FAULT_FILE", armed),
+            ("BOTSTEAD_FAULT_COMMAND", command),
+        ];
         self.server.spawn(&environment);
     }
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,15 @@ impl std::fmt::Display for Disturbance {
 
 impl Disturbance {
     pub(super) const ALL: [Self; 3] = [Self::Containerd, Self::Locked, Self::Full];
+
+    /// How long it lasts into the restart.
+    pub(super) fn lasts(self) -> Duration {
+        match self {
+            // The server is who starts it again.
+            Self::Containerd => Duration::ZERO,
+            Self::Locked | Self::Full => Duration::from_secs(3),
+        }
+    }
 
     /// Writes the program that the server runs right before it dies.
     pub(super) fn prepare(self, harness: &Harness, disk: Option<&Disk>) -> Active {
@@ -58,7 +68,7 @@ impl Disturbance {
                 (script, Active::Full(target))
             }
         };
-        // The server is told of the file at its start: it must be there, and be replaced as one.
+        // Replaced as one: the server that runs has its name.
         let next = beside("fault-command.next");
         std::fs::write(&next, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -103,11 +113,19 @@ impl Active {
                 lock.hold("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE;");
             }
             Self::Full(target) => {
+                assert!(
+                    target.join("filler").exists(),
+                    "{point}: nobody filled the disk"
+                );
+                // Blocks of files that were deleted are free only after the journal was written.
+                for _ in 0..5 {
+                    top_up(target);
+                }
                 let file = target.join("probe");
                 let written = std::fs::write(&file, vec![1; 64 << 10]);
-                assert!(written.is_err(), "{point}: the disk has room");
                 // It may be there with nothing in it.
                 let _ = std::fs::remove_file(file);
+                assert!(written.is_err(), "{point}: the disk has room");
             }
         }
     }
@@ -128,6 +146,19 @@ impl Active {
             }
         }
     }
+}
+
+/// Takes what became free.
+fn top_up(target: &Path) {
+    let rest = target.join("rest");
+    let mut rest = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(rest)
+        .unwrap();
+    while rest.write_all(&[1; 4096]).is_ok() {}
+    // With no block left it may fail; what it writes is nothing that anybody reads.
+    let _ = rest.sync_all();
 }
 
 /// A lock on the database that another process holds.
