@@ -24,7 +24,7 @@ const REPORT: &str = "BOTSTEAD_TEST_KILL_MATRIX_REPORT";
 const OPERATIONS: &str = "BOTSTEAD_TEST_KILL_MATRIX_OPERATIONS";
 
 /// Servers at the same time: most of their time is waiting.
-const LANES: usize = 4;
+const LANES: usize = 6;
 /// What a server with a few small workspaces needs, many times over.
 const DISK: &str = "512M";
 

@@ -125,7 +125,7 @@ impl Harness {
             let running = all.iter().find(|operation| operation["state"] == "running");
             let Some(running) = running else { return };
             assert!(Instant::now() < deadline, "{point}: {running:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
     }
 

@@ -75,7 +75,7 @@ help from anybody:
   nothing;
 - after the workspaces were deleted through the API, nothing at all is left.
 
-A point that is not reached fails. Four servers run at the same time; times are those of a row.
+A point that is not reached fails. Six servers run at the same time; times are those of a row.
 ";
 
 impl Report {
