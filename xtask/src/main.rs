@@ -80,7 +80,12 @@ enum Task {
         /// ones, or on those named
         #[arg(long, value_name = "VERSION", num_args = 0.., value_delimiter = ',')]
         matrix: Option<Vec<Version>>,
-        /// Only tests whose names contain one of these
+        /// Kill the server at every fault point of every operation, with containerd killed, the
+        /// database locked or the disk full, and write docs/RELIABILITY.md; takes many minutes
+        #[arg(long, conflicts_with = "matrix")]
+        kill_matrix: bool,
+        /// Only tests whose names contain one of these; with --kill-matrix only these operations,
+        /// and nothing is written
         #[arg(last = true)]
         filters: Vec<String>,
     },
@@ -140,12 +145,19 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Down { place, purge, yes } => down::run(&place, purge, yes),
         Task::Test {
+            kill_matrix: true,
+            filters,
+            ..
+        } => testing::run_kill_matrix(&filters),
+        Task::Test {
             matrix: None,
             filters,
+            ..
         } => testing::run(&filters),
         Task::Test {
             matrix: Some(versions),
             filters,
+            ..
         } => testing::run_matrix(&versions, &filters),
         Task::Bench { quick, filters } => bench::run(quick, &filters),
         Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),

@@ -1,5 +1,5 @@
 //! `cargo xtask test`: installs what the tests need and runs them, on the installed containerd and,
-//! with `--matrix`, on newer ones.
+//! with `--matrix`, on newer ones; with `--kill-matrix`, what is left of a server that was killed.
 
 mod matrix;
 
@@ -28,6 +28,7 @@ const NEEDS: &[Need] = &[
     need("btrfs-progs", "mkfs.btrfs"),
     need("protobuf-compiler", "protoc"),
     need("gcc", "cc"),
+    need("sqlite3", "sqlite3"),
     need("tar", "tar"),
     need("pigz", "pigz"),
     need("zstd", "zstd"),
@@ -40,6 +41,10 @@ const MOST_THREADS: usize = 4;
 const AGENT: &str = "BOTSTEAD_TEST_AGENT";
 /// Where tests find the archive of the default image.
 const IMAGE: &str = "BOTSTEAD_TEST_IMAGE";
+/// Where the kill matrix writes its results.
+const KILL_REPORT: &str = "BOTSTEAD_TEST_KILL_MATRIX_REPORT";
+/// The operations that the kill matrix is for, with commas.
+const KILL_OPERATIONS: &str = "BOTSTEAD_TEST_KILL_MATRIX_OPERATIONS";
 /// Where tests find another containerd than the installed one.
 const CONTAINERD: &str = "BOTSTEAD_TEST_CONTAINERD_BIN";
 
@@ -89,6 +94,31 @@ pub(crate) fn run_matrix(versions: &[Version], filters: &[String]) -> Result<()>
         })?;
     }
     Ok(())
+}
+
+/// Kills the server at every fault point, with something else lost at the same moment; only a run of
+/// all operations is written down.
+pub(crate) fn run_kill_matrix(operations: &[String]) -> Result<()> {
+    step("packages for the tests", || apt::ensure(NEEDS))?;
+    let agent = step("build the agent", build::agent)?;
+    step("kill matrix", || {
+        let mut command = repository::cargo();
+        command
+            .args(["test", "--locked", "--package", "botstead"])
+            .args(["--features", "botstead/fault-points", "--test", "e2e", "--"])
+            .args(["--ignored", "--nocapture", "--exact"])
+            .arg("kill_matrix::every_kill_survives_every_disturbance")
+            .env(AGENT, &agent);
+        if operations.is_empty() {
+            command.env(KILL_REPORT, repository::root().join("docs/RELIABILITY.md"));
+        } else {
+            command.env(KILL_OPERATIONS, operations.join(","));
+        }
+        command::run(
+            &mut command,
+            "one operation alone: cargo xtask test --kill-matrix -- OPERATION",
+        )
+    })
 }
 
 fn cargo_test(agent: &Path, filters: &[String]) -> Command {

@@ -172,7 +172,7 @@ impl Inner {
         let DeleteInput { preserve, .. } = input(operation)?;
         if preserve && operation.step != PRESERVED {
             self.drop_lease(operation.id);
-            self.finish_failed(operation, &Error::Interrupted).await;
+            self.finish_interrupted(operation).await?;
             return Ok(());
         }
         self.delete_steps(operation).await

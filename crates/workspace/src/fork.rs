@@ -242,7 +242,7 @@ impl Inner {
     /// Ends a fork that a dead server left: what was recorded stands, anything else goes.
     pub(crate) async fn replay_fork(self: &Arc<Self>, operation: &Operation) -> Result<()> {
         if self.undo_fork(operation).await? {
-            self.finish_failed(operation, &Error::Interrupted).await;
+            self.finish_interrupted(operation).await?;
         }
         Ok(())
     }

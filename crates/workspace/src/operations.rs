@@ -141,7 +141,7 @@ impl Inner {
         }
     }
 
-    /// Writes the end of a failed operation, which was undone.
+    /// Writes the end of a failed operation, which was undone; where that fails, it is tried again.
     pub(crate) async fn finish_failed(
         &self,
         operation: &Operation,
@@ -150,10 +150,15 @@ impl Inner {
         let state = failed_state(error);
         let changes = finish(operation, Some(error));
         if let Err(store) = self.store.transactions.apply(changes).await {
-            // It stays in the journal as running; the next start sees that it was undone.
-            tracing::error!(operation = %operation.id, error = %store, "cannot record a failure");
+            self.keep_for_retry(operation, &store.into());
         }
         state
+    }
+
+    /// Writes the end of an operation that a dead server left and that was undone.
+    pub(crate) async fn finish_interrupted(&self, operation: &Operation) -> Result<()> {
+        let changes = finish(operation, Some(&Error::Interrupted));
+        Ok(self.store.transactions.apply(changes).await?)
     }
 
     /// Keeps an operation that must go forward and cannot now.
@@ -206,8 +211,11 @@ impl Inner {
                 }
             }
         }
-        self.finish_failed(&operation, &Error::WorkspaceNotFound(bot))
-            .await;
+        // Not tried again: there is nothing that it could be replayed on.
+        let ended = finish(&operation, Some(&Error::WorkspaceNotFound(bot)));
+        if let Err(error) = self.store.transactions.apply(ended).await {
+            tracing::error!(operation = %operation.id, %error, "cannot record a failure");
+        }
     }
 
     /// Gives up the operation's lease in the background: its record is written, so nothing

@@ -172,7 +172,7 @@ impl Inner {
             if what.active.as_ref() == Some(&record.snapshot) && self.is_untouched(&record).await {
                 // It may even run on; if it should and does not, it is started as any other.
                 self.discard_fresh(operation, &record).await;
-                self.finish_failed(operation, &why).await;
+                self.finish_interrupted(operation).await?;
                 return Ok(());
             }
         }

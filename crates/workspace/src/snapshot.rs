@@ -6,7 +6,7 @@
 
 use crate::faults::fault_point;
 use crate::model::{CreatedVersion, SnapshotMode};
-use crate::operations::{LiveOperation, event, finished, input, new_operation};
+use crate::operations::{LiveOperation, event, finish, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
@@ -231,7 +231,7 @@ impl Inner {
             self.record_live(operation).await?;
         } else {
             // The moment is gone: another copy would be of another state.
-            self.finish_failed(operation, &Error::Interrupted).await;
+            self.finish_interrupted(operation).await?;
         }
         self.drop_lease(operation.id);
         Ok(())
@@ -304,12 +304,22 @@ impl Inner {
 
     /// After a failure of a live snapshot: the workspace was not touched.
     async fn undo_live(self: &Arc<Self>, operation: &Operation, error: &Error) -> OperationState {
+        if let Err(store) = self
+            .store
+            .transactions
+            .apply(finish(operation, Some(error)))
+            .await
+        {
+            // A copy that exists is recorded later: it must not be collected before.
+            self.keep_for_retry(operation, &store.into());
+            return OperationState::Running;
+        }
         let name = SnapshotKey::version(operation.id);
         if let Err(error) = self.runtime.snapshots.release(&name).await {
             tracing::warn!(%name, error = %error.chain(), "cannot release");
         }
         self.drop_lease(operation.id);
-        self.finish_failed(operation, error).await
+        OperationState::Failed
     }
 
     /// The steps of a snapshot that copies nothing; from any point, again from the beginning.

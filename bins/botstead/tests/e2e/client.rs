@@ -256,15 +256,3 @@ pub(crate) fn types(events: &[Value]) -> Vec<&str> {
     types.dedup();
     types
 }
-
-#[cfg(feature = "fault-points")]
-impl Workspace {
-    /// `/data` as an archive.
-    pub(crate) async fn export(&self) -> Vec<u8> {
-        let path = format!("{}/data/export", self.path);
-        let answer = self.client.request(Method::POST, &path).send().await;
-        let answer = answer.unwrap();
-        assert_eq!(answer.status(), 200, "{answer:?}");
-        answer.bytes().await.unwrap().to_vec()
-    }
-}

@@ -20,6 +20,8 @@ mod durability;
 mod faults;
 mod files;
 mod hostile;
+#[cfg(feature = "fault-points")]
+mod kill_matrix;
 mod live;
 mod main_job;
 mod recovery;

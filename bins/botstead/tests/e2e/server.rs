@@ -20,7 +20,7 @@ pub(crate) struct Server {
     url: String,
     password: String,
     config: PathBuf,
-    data: PathBuf,
+    pub(crate) data: PathBuf,
     run: TempDir,
     _folder: TempDir,
     process: Option<Child>,
@@ -165,6 +165,12 @@ impl Server {
     /// Starts the program and waits until it is ready and signed in.
     pub(crate) async fn run(&mut self, environment: &[(&str, &str)]) {
         self.spawn(environment);
+        self.ready().await;
+        self.client = Client::login(&self.url, "admin", &self.password).await;
+    }
+
+    /// Waits until the program that was started is ready.
+    pub(crate) async fn ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while !self.client.is_ready().await {
             let ended = self.process.as_mut().unwrap().try_wait().unwrap();
@@ -180,7 +186,6 @@ impl Server {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        self.client = Client::login(&self.url, "admin", &self.password).await;
     }
 
     /// Starts the program without waiting.
@@ -216,19 +221,22 @@ impl Server {
         began.elapsed()
     }
 
-    /// Waits until the program died by itself, as one with an armed fault point does. False when
-    /// it still lives after `patience`.
+    /// How the program ended, if it did by itself.
     #[cfg(feature = "fault-points")]
-    pub(crate) async fn died(&mut self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        while Instant::now() < deadline {
-            if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
-                self.process = None;
-                return true;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        false
+    pub(crate) fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        let status = self.process.as_mut()?.try_wait().unwrap()?;
+        self.process = None;
+        Some(status)
+    }
+
+    /// Whether SIGKILL ended the program, as at an armed fault point. Another end is a failure.
+    #[cfg(feature = "fault-points")]
+    pub(crate) fn was_killed(&mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        let ended = self.ended();
+        let killed = ended.is_some_and(|status| status.signal() == Some(9));
+        assert!(ended.is_none() || killed, "{ended:?}:\n{}", self.log());
+        killed
     }
 
     /// The memory that the server's process holds.
@@ -252,21 +260,14 @@ impl Server {
         MemoryWatch { stop, thread }
     }
 
-    fn installation(&self) -> Option<String> {
+    pub(crate) fn installation(&self) -> Option<String> {
         let id = std::fs::read_to_string(self.data.join("installation-id")).ok()?;
         Some(id.trim().to_owned())
     }
 
     /// The containerd of this server: its namespace's name and the `ctr` arguments that reach it.
     pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
-        let id = self.installation().unwrap();
-        let socket = self.run.path().join(&id).join("containerd/containerd.sock");
-        let mut command = Command::new("ctr");
-        command
-            .arg("--address")
-            .arg(socket)
-            .args(["--namespace", &format!("botstead-{id}")]);
-        let output = command.args(arguments).output().unwrap();
+        let output = self.try_ctr(arguments);
         assert!(
             output.status.success(),
             "{}",
@@ -275,56 +276,16 @@ impl Server {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// A file beside the configuration.
-    #[cfg(feature = "fault-points")]
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.config.with_file_name(name)
-    }
-
-    /// Whether the bot's data is preserved.
-    #[cfg(feature = "fault-points")]
-    pub(crate) fn has_preserved(&self, bot: &str) -> bool {
-        let folder = self.data.join("preserved");
-        folder.join(format!("{bot}.tar.zst")).is_file()
-    }
-
-    /// Removes all preserved data.
-    #[cfg(feature = "fault-points")]
-    pub(crate) fn remove_preserved(&self) {
-        // It may never have been made.
-        let _ = std::fs::remove_dir_all(self.data.join("preserved"));
-    }
-
-    /// A file as a committed snapshot shows it, and a digest of all that is in its own layer.
-    #[cfg(feature = "fault-points")]
-    pub(crate) fn kept_in(&self, key: &str, path: &str) -> (String, String) {
-        self.ctr(&["snapshots", "view", "look", key]);
-        let mount = self.ctr(&["snapshots", "mounts", "/nowhere", "look"]);
-        self.ctr(&["snapshots", "remove", "look"]);
-        let mut words = mount.split([' ', ',']);
-        let lower = words.find_map(|word| word.strip_prefix("lowerdir="));
-        let layers: Vec<&Path> = match lower {
-            Some(lower) => lower.trim().split(':').map(Path::new).collect(),
-            None => panic!("no layers in {mount:?}"),
-        };
-        let found = layers
-            .iter()
-            .find_map(|layer| std::fs::read_to_string(layer.join(path)).ok());
-        let archive = Command::new("tar")
-            .args(["--sort=name", "--xattrs", "--xattrs-include=*", "-c", "-C"])
-            .arg(layers[0])
-            .arg(".")
-            .output()
-            .unwrap();
-        assert!(archive.status.success(), "{archive:?}");
-        let digest = archive
-            .stdout
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        let digest = format!("{} bytes, {digest:016x}", archive.stdout.len());
-        (found.unwrap_or_default().trim().to_owned(), digest)
+    /// The same without asking that it succeeds.
+    pub(crate) fn try_ctr(&self, arguments: &[&str]) -> std::process::Output {
+        let id = self.installation().unwrap();
+        let socket = self.run.path().join(&id).join("containerd/containerd.sock");
+        let mut command = Command::new("ctr");
+        command
+            .arg("--address")
+            .arg(socket)
+            .args(["--namespace", &format!("botstead-{id}")]);
+        command.args(arguments).output().unwrap()
     }
 
     /// Collects garbage and returns when it is done.

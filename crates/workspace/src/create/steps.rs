@@ -385,8 +385,7 @@ impl Inner {
             return Ok(());
         }
         self.undo_creation(operation, BotStatus::Error).await?;
-        self.finish_failed(operation, &Error::Interrupted).await;
-        Ok(())
+        self.finish_interrupted(operation).await
     }
 }
 
