@@ -145,7 +145,9 @@ fn cell((operation, steps, disturbance): Job) -> Cell {
                 // What it said is on standard error; the next point gets a server of its own.
                 let log = place.as_ref().map(|place| place.harness.server.log());
                 let log = log.unwrap_or_default();
-                let lines: Vec<_> = log.lines().collect();
+                // The harness itself asks again and again.
+                let said = |line: &&str| !line.contains("botstead_http::access");
+                let lines: Vec<_> = log.lines().filter(said).collect();
                 let last = lines[lines.len().saturating_sub(80)..].join("\n");
                 eprintln!("{operation}.{step} failed, {disturbance}; the server's log:\n{last}");
                 cell.failed.push((*step).to_owned());

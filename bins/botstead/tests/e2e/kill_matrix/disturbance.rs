@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +102,16 @@ impl Active {
     pub(super) fn hold(&mut self, point: &str) {
         match self {
             Self::Containerd(pid) => {
-                let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-                let gone = state.map_or(true, |stat| stat.contains(") Z"));
-                assert!(gone, "{point}: containerd lives");
+                // The signal was sent; on a busy machine its end takes a moment.
+                let gone = || {
+                    let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                    state.map_or(true, |stat| stat.contains(") Z"))
+                };
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while !gone() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                assert!(gone(), "{point}: containerd lives");
             }
             Self::Locked(lock) => {
                 assert!(lock.holder.is_some(), "{point}: nobody locked the database");
