@@ -338,8 +338,11 @@ impl Capture<'_, '_> {
         if let Err(halt) = passed {
             let thaw = frozen.thaw()?;
             return match (halt, thaw) {
-                // Not by the guard's clock, but by ours.
-                (Halt::OutOfTime, Thaw::InTime { .. }) => Ok(Thaw::TooLate),
+                // Not by the guard's clock, but by ours. What was under work may have been forgotten.
+                (Halt::OutOfTime, Thaw::InTime { .. }) => {
+                    self.is_in_doubt = true;
+                    Ok(Thaw::TooLate)
+                }
                 (halt, Thaw::InTime { .. }) => Err(halt),
                 // It may have failed because the source was changed.
                 (_, thaw) => {
