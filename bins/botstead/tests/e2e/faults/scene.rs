@@ -94,7 +94,7 @@ async fn prepare(workspace: &Workspace, was: Before) -> Vec<u8> {
     let events = workspace.create(json!({"image": IMAGE})).await;
     assert_eq!(events.last().unwrap()["type"], "complete", "{events:?}");
     workspace.sh("echo new > /data/file").await;
-    let archive = workspace.export("tar.gz").await;
+    let archive = workspace.export_as("tar.gz").await;
     if matches!(
         was,
         Before::Preserved | Before::ChangedAndPreserved | Before::UnchangedAndPreserved
