@@ -51,7 +51,7 @@ impl ServerFrame<'_> {
     }
 }
 
-/// What fuzzing runs: [`decode`] with the rules that must hold for whatever a client sends.
+/// What fuzzing runs: `decode` with the rules that must hold for whatever a client sends.
 ///
 /// # Panics
 /// When a rule is broken.
