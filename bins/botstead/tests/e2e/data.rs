@@ -61,8 +61,7 @@ async fn data_goes_out_and_comes_in_again() {
         let archive = workspace.export_as(format).await;
         // It ran on, and nothing of the export is left.
         assert_eq!(workspace.sh("ps | grep -c '[s]leep 1000'").await, "1");
-        server.collect_garbage();
-        assert_eq!(server.leftovers(), before, "{format}");
+        server.becomes(&before).await;
         let other = server.client.running().await;
         other
             .sh("echo kept > /data/kept; echo old > /data/hard")

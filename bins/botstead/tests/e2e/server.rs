@@ -349,6 +349,20 @@ impl Server {
 }
 
 impl Server {
+    /// Waits until there is what there was: what an operation needed goes after its answer.
+    pub(crate) async fn becomes(&self, before: &Leftovers) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.collect_garbage();
+            let now = self.leftovers();
+            if now == *before {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{now:?}, not {before:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits until nothing is left, without asking for a collection: deletions see to it.
     pub(crate) async fn nothing_left(&self) {
         for _ in 0..100 {
