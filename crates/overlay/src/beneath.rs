@@ -6,15 +6,19 @@
 //! that very inode. One descriptor serves any depth. What a tree's entries mean is not known here.
 
 use crate::tree::{Id, id, open_dir, stat_fd};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags, openat2};
 use rustix::io::{Errno, Result};
+use rustix::path::Arg;
 use std::ffi::{CStr, CString};
 
 /// What the kernel takes as one path, without the zero byte.
 const PATH_MAX: usize = 4095;
 /// Holds many names; the kernel's longest record is 280 bytes.
 const READ_BUFFER: usize = 64 << 10;
+
+/// How often the kernel is asked before its refusal is passed on.
+const ATTEMPTS: usize = 1000;
 
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
@@ -38,8 +42,8 @@ pub fn open(root: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
         };
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = match &held {
-            Some(held) => openat2(held, part, flags, Mode::empty(), RESOLVE)?,
-            None => openat2(&root, part, flags, Mode::empty(), RESOLVE)?,
+            Some(held) => open_beneath(held.as_fd(), part, flags)?,
+            None => open_beneath(root.as_fd(), part, flags)?,
         };
         match after {
             Some(after) => rest = after,
@@ -47,6 +51,18 @@ pub fn open(root: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
         }
         held = Some(opened);
     }
+}
+
+/// Beneath a directory. The kernel gives up on `..` when something is renamed or mounted anywhere
+/// meanwhile (openat2(2), EAGAIN); then it is asked again, for a while.
+fn open_beneath(from: BorrowedFd<'_>, path: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd> {
+    for _ in 0..ATTEMPTS {
+        match openat2(from, path, flags, Mode::empty(), RESOLVE) {
+            Err(Errno::AGAIN) => {}
+            opened => return opened,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// The parts of a path that the kernel takes at once, and the rest.
@@ -67,7 +83,7 @@ fn cut(path: &[u8]) -> Result<(&[u8], Option<&[u8]>)> {
 /// `EXDEV` when something is mounted there.
 pub fn place(parent: impl AsFd, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat2(parent, name, flags, Mode::empty(), RESOLVE)
+    open_beneath(parent.as_fd(), name, flags)
 }
 
 /// Opens for reading what is open as a mere place, a regular file or a directory. Needs /proc.
@@ -118,7 +134,7 @@ impl Cursor {
     pub fn enter(&mut self, name: &CStr) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let flags = flags | OFlags::NOATIME;
-        let child = openat2(&self.dir, name, flags, Mode::empty(), RESOLVE)?;
+        let child = open_beneath(self.dir.as_fd(), name, flags)?;
         self.above.push((id(&stat_fd(&self.dir)?), self.path.len()));
         if !self.path.is_empty() {
             self.path.push(b'/');

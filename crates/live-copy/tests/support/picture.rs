@@ -92,7 +92,11 @@ impl Picture {
                 mode: meta.mode(),
                 owner: (meta.uid(), meta.gid()),
                 device: meta.rdev(),
-                modified: (meta.mtime(), meta.mtime_nsec()),
+                // A whiteout is never seen, and overlayfs links all of a mount to one inode.
+                modified: match is_whiteout {
+                    true => (0, 0),
+                    false => (meta.mtime(), meta.mtime_nsec()),
+                },
                 size: if meta.is_dir() { 0 } else { meta.size() },
                 content,
                 attributes: attributes(&path)?,
