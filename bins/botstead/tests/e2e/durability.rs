@@ -28,7 +28,7 @@ async fn workspaces_go_on_when_server_and_containerd_are_killed() {
     let runs = server.client.running().await;
     let stopped = server.client.running().await;
     stopped.post("/stop", json!({})).await.ok();
-    runs.sh("(i=0; while true; do i=$((i+1)); echo $i > /data/beat; sleep 0.1; done) > /dev/null 2>&1 & echo $! > /data/pid")
+    runs.sh("(i=0; while true; do i=$((i+1)); echo $i > /data/next; mv /data/next /data/beat; sleep 0.1; done) > /dev/null 2>&1 & echo $! > /data/pid")
         .await;
 
     server.kill();
