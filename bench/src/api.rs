@@ -222,13 +222,11 @@ impl Api {
         Ok(size)
     }
 
-    /// Exports `/data`: the archive, and its length.
-    pub(crate) async fn export(&self, bot: &str, format: &str) -> Result<(Vec<u8>, u64)> {
+    /// Exports `/data`.
+    pub(crate) async fn export(&self, bot: &str, format: &str) -> Result<Bytes> {
         let call = format!("{}/data/export?format={format}", container(bot));
         let reply = self.send(Method::POST, &call, None).await?;
-        let archive = reply.bytes().await?.to_vec();
-        let length = archive.len() as u64;
-        Ok((archive, length))
+        Ok(reply.bytes().await?)
     }
 
     /// Where a new terminal's WebSocket is.

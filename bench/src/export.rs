@@ -47,7 +47,7 @@ pub(crate) async fn measure(api: &Api, quick: bool, rounds: usize) -> Result<Vec
         .prefix("botstead-bench-")
         .tempdir_in("/var/tmp")?;
     let archive = host.path().join("export.tar.gz");
-    std::fs::write(&archive, api.export(&bot, "tar.gz").await?.0)?;
+    std::fs::write(&archive, api.export(&bot, "tar.gz").await?)?;
     shell(host.path(), "tar -xzf export.tar.gz").await?;
     let size = shell(host.path(), "tar -cf - data | wc -c").await?;
     let mut found = Vec::new();
@@ -62,10 +62,10 @@ pub(crate) async fn measure(api: &Api, quick: bool, rounds: usize) -> Result<Vec
             pipe_packed: 0,
         };
         for round in 0..WARM_UP + rounds {
-            let (server, (_, packed)) = timed(api.export(&bot, format)).await?;
+            let (server, archive) = timed(api.export(&bot, format)).await?;
             let (floor, pipe_packed) = timed(shell(host.path(), &line)).await?;
             export.pair.add(round, server, floor);
-            (export.packed, export.pipe_packed) = (packed, pipe_packed);
+            (export.packed, export.pipe_packed) = (archive.len() as u64, pipe_packed);
         }
         found.push(export);
     }

@@ -10,28 +10,45 @@ use std::path::{Path, PathBuf};
 /// Where control groups with a freezer are: v1, v2.
 const FREEZERS: [&str; 2] = ["/sys/fs/cgroup/freezer", "/sys/fs/cgroup"];
 
-const DIRTY: [(&str, Dirty); 3] = [
-    (
-        "10 files",
-        Dirty {
+/// What is dirty, and the most, in ms, that the feed and the walk may take for it.
+struct Case {
+    name: &'static str,
+    dirty: Dirty,
+    feed_most: Option<f64>,
+    walk_most: Option<f64>,
+}
+
+/// The walk has its target up to so many files.
+const WALK_FILES: usize = 20_000;
+
+const CASES: [Case; 3] = [
+    Case {
+        name: "10 files",
+        dirty: Dirty {
             files: 10,
             bytes: 6000,
         },
-    ),
-    (
-        "1,000 files",
-        Dirty {
+        feed_most: Some(10.0),
+        walk_most: Some(60.0),
+    },
+    Case {
+        name: "1,000 files",
+        dirty: Dirty {
             files: 1000,
             bytes: 6000,
         },
-    ),
-    (
-        "200 MB",
-        Dirty {
+        feed_most: Some(40.0),
+        walk_most: None,
+    },
+    Case {
+        name: "200 MB",
+        dirty: Dirty {
             files: 50,
             bytes: 4_000_000,
         },
-    ),
+        feed_most: None,
+        walk_most: None,
+    },
 ];
 
 /// One case.
@@ -48,6 +65,8 @@ pub(crate) struct Freeze {
 pub(crate) struct Pass {
     pub(crate) freeze: Samples,
     pub(crate) total: Samples,
+    /// The most, in ms, that 95 % of the freezes may take; where there is a target.
+    pub(crate) most: Option<f64>,
     /// Why there are no figures.
     pub(crate) failed: Option<String>,
 }
@@ -67,16 +86,22 @@ pub(crate) fn measure(agent: PathBuf, sizes: &[(usize, usize)]) -> Result<Vec<Fr
         }
         let group = Path::new(root).join(format!("botstead-bench-{}", std::process::id()));
         let mut scene = Scene::new(folder.path(), &group, *files)?;
-        for (name, dirty) in DIRTY {
-            scene.start_writer(dirty)?;
+        for case in CASES {
+            scene.start_writer(case.dirty)?;
             let walk = SecondPass::Walk {
                 reason: Reason::Asked,
             };
             let freeze = Freeze {
                 files: *files,
-                dirty: name,
-                feed: pass(&mut scene, SecondPass::Feed, &guard, *times),
-                walk: pass(&mut scene, walk, &guard, *times),
+                dirty: case.name,
+                feed: Pass {
+                    most: case.feed_most,
+                    ..pass(&mut scene, SecondPass::Feed, &guard, *times)
+                },
+                walk: Pass {
+                    most: case.walk_most.filter(|_| *files <= WALK_FILES),
+                    ..pass(&mut scene, walk, &guard, *times)
+                },
             };
             print!("    {}", freeze.render());
             found.push(freeze);
@@ -94,7 +119,7 @@ fn pass(scene: &mut Scene, second_pass: SecondPass, guard: &Guard, times: usize)
         Ok(reports) => Pass {
             freeze: reports.iter().map(|report| report.freeze).collect(),
             total: reports.iter().map(|report| report.total).collect(),
-            failed: None,
+            ..Pass::default()
         },
         Err(error) => Pass {
             failed: Some(error.to_string()),

@@ -45,16 +45,10 @@ fn freezes(text: &mut String, freezes: &[Freeze]) {
 
 impl Freeze {
     pub(crate) fn render(&self) -> String {
-        let judged = |pass: &Pass, most: Option<f64>| match (most, pass.freeze.p95()) {
+        let judged = |pass: &Pass| match (pass.most, pass.freeze.p95()) {
             (Some(most), Some(p95)) => verdict(p95 <= most),
             _ => "-",
         };
-        let feed_most = match self.dirty {
-            "10 files" => Some(10.0),
-            "1,000 files" => Some(40.0),
-            _ => None,
-        };
-        let walk_most = (self.files <= 20_000 && self.dirty == "10 files").then_some(60.0);
         format!(
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
             self.files,
@@ -62,11 +56,11 @@ impl Freeze {
             self.feed.freeze.len(),
             ms(self.feed.freeze.median()),
             ms(self.feed.freeze.p95()),
-            judged(&self.feed, feed_most),
+            judged(&self.feed),
             ms(self.feed.total.median()),
             ms(self.walk.freeze.median()),
             ms(self.walk.freeze.p95()),
-            judged(&self.walk, walk_most),
+            judged(&self.walk),
             ms(self.walk.total.median()),
         )
     }

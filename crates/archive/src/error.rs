@@ -102,10 +102,7 @@ impl Error {
         else {
             return false;
         };
-        matches!(
-            Errno::from_io_error(source),
-            Some(Errno::NOSPC | Errno::DQUOT)
-        )
+        botstead_overlay::is_disk_full(source)
     }
 }
 

@@ -96,13 +96,7 @@ impl Error {
 
     /// Whether the disk or a quota is full.
     pub fn is_disk_full(&self) -> bool {
-        let Self::Io { source, .. } = self else {
-            return false;
-        };
-        matches!(
-            Errno::from_io_error(source),
-            Some(Errno::NOSPC | Errno::DQUOT)
-        )
+        matches!(self, Self::Io { source, .. } if botstead_overlay::is_disk_full(source))
     }
 
     /// Whether the same call may succeed later without anyone's doing: the workspace was too busy.

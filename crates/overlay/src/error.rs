@@ -77,11 +77,16 @@ impl Error {
         let Self::Io { source, .. } = self else {
             return false;
         };
-        matches!(
-            Errno::from_io_error(source),
-            Some(Errno::NOSPC | Errno::DQUOT)
-        )
+        is_disk_full(source)
     }
+}
+
+/// Whether a failure says that the disk or a quota is full.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// A path from outside, for messages: the last part of it, on one line.

@@ -47,7 +47,7 @@ pub mod tree;
 mod walk;
 
 pub use diff::{Change, Difference, Differences, Kind, diff};
-pub use error::Error;
+pub use error::{Error, is_disk_full};
 pub use private::PrivateMount;
 pub use restore::{Restored, restore_path};
 pub use walk::merge;

@@ -3,9 +3,8 @@
 
 use crate::client::Client;
 use crate::op::Op;
-use botstead_runtime::{ErrorKind, Result};
+use botstead_runtime::{ErrorKind, Result, SnapshotMount};
 use botstead_types::{LeaseId, SnapshotKey};
-use chrono::{SecondsFormat, Utc};
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, Kind, PrepareSnapshotRequest, RemoveSnapshotRequest,
     StatSnapshotRequest, ViewSnapshotRequest,
@@ -19,6 +18,22 @@ use tonic::Code;
 pub(crate) const GC_ROOT: &str = "containerd.io/gc.root";
 /// Labels that steer the collector are this adapter's alone.
 pub(crate) const GC: &str = "containerd.io/gc.";
+
+/// The labels that a caller gives, without those that steer the collector.
+pub(crate) fn given(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
+    labels
+        .iter()
+        .filter(|(key, _)| !key.starts_with(GC))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// The same with the one that protects the snapshot.
+pub(crate) fn rooted(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
+    let mut labels = given(labels);
+    labels.insert(GC_ROOT.to_owned(), "botstead".to_owned());
+    labels
+}
 
 /// The operation under way, its lease and the connection.
 pub(crate) struct Leased<'a> {
@@ -67,10 +82,8 @@ impl Leased<'_> {
             viewed = service.view(request).await;
         }
         let viewed = viewed.map_err(|status| self.op.status(status))?;
-        self.directories(viewed.into_inner().mounts)
-    }
-
-    fn directories(&self, mounts: Vec<Mount>) -> Result<Vec<PathBuf>> {
+        let mounts = viewed.into_inner().mounts;
+        let mounts: Vec<_> = mounts.into_iter().map(as_mount).collect();
         directories(&mounts).ok_or_else(|| {
             self.op.fail(
                 ErrorKind::Unsupported,
@@ -101,9 +114,9 @@ impl Leased<'_> {
             prepared = service.prepare(request).await;
         }
         let prepared = prepared.map_err(|status| self.op.status(status))?;
-        let mounts = prepared.into_inner().mounts;
-        let upper = mounts.iter().find_map(|mount| option(mount, "upperdir="));
-        upper.map(PathBuf::from).ok_or_else(|| {
+        let mut mounts = prepared.into_inner().mounts.into_iter().map(as_mount);
+        let upper = mounts.find_map(|mount| mount.upper_dir());
+        upper.ok_or_else(|| {
             let reason = "the snapshotter tells no upper directory";
             self.op.fail(ErrorKind::Unsupported, reason)
         })
@@ -116,17 +129,11 @@ impl Leased<'_> {
         name: &SnapshotKey,
         labels: &BTreeMap<String, String>,
     ) -> Result<()> {
-        let given = labels.iter().filter(|(label, _)| !label.starts_with(GC));
-        let mut labels: HashMap<String, String> = given
-            .map(|(label, value)| (label.clone(), value.clone()))
-            .collect();
-        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
-        labels.insert(GC_ROOT.to_owned(), now);
         let commit = CommitSnapshotRequest {
             snapshotter: self.client.snapshotter.clone(),
             name: name.as_str().to_owned(),
             key: key.to_owned(),
-            labels,
+            labels: rooted(labels),
         };
         let request = self.client.walk(commit);
         let request = self.client.leased(self.op, self.lease, request)?;
@@ -154,24 +161,31 @@ impl Leased<'_> {
     }
 }
 
-pub(crate) fn option<'a>(mount: &'a Mount, prefix: &str) -> Option<&'a str> {
-    mount
-        .options
-        .iter()
-        .find_map(|option| option.strip_prefix(prefix))
+/// A mount as the port has it.
+pub(crate) fn as_mount(mount: Mount) -> SnapshotMount {
+    SnapshotMount {
+        kind: mount.r#type,
+        source: mount.source,
+        options: mount.options,
+    }
+}
+
+/// The lower directories of an overlay, from the bottom up.
+pub(crate) fn lower_directories(mount: &SnapshotMount) -> Option<Vec<PathBuf>> {
+    let lower = mount.option("lowerdir=")?;
+    Some(lower.rsplit(':').map(PathBuf::from).collect())
 }
 
 /// The layers of a view, from the bottom up: an overlay of several, or a bind mount of the only one.
 /// None for anything else, also for overlays whose marks are attributes of users.
-pub(crate) fn directories(mounts: &[Mount]) -> Option<Vec<PathBuf>> {
+fn directories(mounts: &[SnapshotMount]) -> Option<Vec<PathBuf>> {
     let [mount] = mounts else {
         return None;
     };
-    match mount.r#type.as_str() {
+    match mount.kind.as_str() {
         "bind" => Some(vec![PathBuf::from(&mount.source)]),
         "overlay" if !mount.options.iter().any(|option| option == "userxattr") => {
-            let lower = option(mount, "lowerdir=")?;
-            Some(lower.rsplit(':').map(PathBuf::from).collect())
+            lower_directories(mount)
         }
         _ => None,
     }
@@ -181,12 +195,11 @@ pub(crate) fn directories(mounts: &[Mount]) -> Option<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
-    fn mount(kind: &str, source: &str, options: &[&str]) -> Mount {
-        Mount {
-            r#type: kind.to_owned(),
+    fn mount(kind: &str, source: &str, options: &[&str]) -> SnapshotMount {
+        SnapshotMount {
+            kind: kind.to_owned(),
             source: source.to_owned(),
             options: options.iter().map(ToString::to_string).collect(),
-            ..Mount::default()
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::client::{Client, error, time};
 use crate::copies::Copies;
 use crate::flatten::flatten;
-use crate::layers::{GC, GC_ROOT, Leased};
+use crate::layers::{GC, GC_ROOT, Leased, as_mount, given, rooted};
 use crate::op::Op;
 use crate::trees;
 use async_trait::async_trait;
@@ -29,20 +29,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct ContainerdSnapshots {
     pub(crate) client: Client,
     pub(crate) copies: Copies,
-}
-
-fn given(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
-    labels
-        .iter()
-        .filter(|(key, _)| !key.starts_with(GC))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
-}
-
-fn rooted(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
-    let mut labels = given(labels);
-    labels.insert(GC_ROOT.to_owned(), "botstead".to_owned());
-    labels
 }
 
 fn snapshot(op: &Op, info: Info) -> Result<Snapshot> {
@@ -262,14 +248,7 @@ impl Snapshots for ContainerdSnapshots {
             .await
             .map_err(|status| error("find mounts of snapshot", key, status))?;
         let mounts = mounts.into_inner().mounts;
-        Ok(mounts
-            .into_iter()
-            .map(|mount| SnapshotMount {
-                kind: mount.r#type,
-                source: mount.source,
-                options: mount.options,
-            })
-            .collect())
+        Ok(mounts.into_iter().map(as_mount).collect())
     }
 
     async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage> {

@@ -1,10 +1,10 @@
 //! Opening the files of snapshots on this host, by private mounts of their layers.
 
-use crate::layers::Leased;
+use crate::layers::{Leased, lower_directories};
 use crate::op::Op;
 use crate::snapshots::ContainerdSnapshots;
 use botstead_overlay::PrivateMount;
-use botstead_runtime::{Access, ErrorKind, Result, Snapshots, Tree};
+use botstead_runtime::{Access, ErrorKind, Result, SnapshotMount, Snapshots, Tree};
 use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -20,21 +20,7 @@ pub(crate) async fn layers(
 ) -> Result<Vec<PathBuf>> {
     let found = snapshots.get(key).await?;
     if found.kind == SnapshotKind::Active {
-        let mounts = snapshots.mounts(key).await?;
-        let [mount] = mounts.as_slice() else {
-            return Err(no_layers(op));
-        };
-        let Some(upper) = mount.upper_dir() else {
-            return Ok(vec![PathBuf::from(&mount.source)]);
-        };
-        let lower = mount
-            .options
-            .iter()
-            .find_map(|o| o.strip_prefix("lowerdir="));
-        let lower = lower.ok_or_else(|| no_layers(op))?;
-        let mut layers: Vec<PathBuf> = lower.rsplit(':').map(PathBuf::from).collect();
-        layers.push(upper);
-        return Ok(layers);
+        return active_layers(op, &snapshots.mounts(key).await?);
     }
     let leased = Leased {
         client: &snapshots.client,
@@ -48,11 +34,42 @@ pub(crate) async fn layers(
     layers
 }
 
+/// The layers of an active snapshot, its upper directory last.
+fn active_layers(op: &Op, mounts: &[SnapshotMount]) -> Result<Vec<PathBuf>> {
+    let [mount] = mounts else {
+        return Err(no_layers(op));
+    };
+    let Some(upper) = mount.upper_dir() else {
+        return Ok(vec![PathBuf::from(&mount.source)]);
+    };
+    let mut layers = lower_directories(mount).ok_or_else(|| no_layers(op))?;
+    layers.push(upper);
+    Ok(layers)
+}
+
 fn no_layers(op: &Op) -> botstead_runtime::Error {
     op.fail(
         ErrorKind::Unsupported,
         "the snapshotter has no directories that can be looked into",
     )
+}
+
+/// What an active snapshot is written through: the layers below, its upper and its work directory.
+async fn writable(
+    snapshots: &ContainerdSnapshots,
+    op: &Op,
+    key: &SnapshotKey,
+) -> Result<(Vec<PathBuf>, PathBuf, PathBuf)> {
+    if snapshots.get(key).await?.kind != SnapshotKind::Active {
+        return Err(op.invalid("it is not active"));
+    }
+    let mounts = snapshots.mounts(key).await?;
+    let mut layers = active_layers(op, &mounts)?;
+    let work = mounts.iter().find_map(|mount| mount.option("workdir="));
+    match (layers.pop(), work) {
+        (Some(upper), Some(work)) => Ok((layers, upper, PathBuf::from(work))),
+        _ => Err(op.invalid("it is not active")),
+    }
 }
 
 /// Opens a snapshot where nobody else sees it.
@@ -63,22 +80,13 @@ pub(crate) async fn open(
     key: &SnapshotKey,
     access: Access,
 ) -> Result<Box<dyn Tree>> {
-    if access == Access::Write && snapshots.get(key).await?.kind != SnapshotKind::Active {
-        return Err(op.invalid("it is not active"));
-    }
-    let mut layers = layers(snapshots, op, lease, key).await?;
-    let mut writable = None;
-    if access == Access::Write {
-        let mounts = snapshots.mounts(key).await?;
-        let work = mounts
-            .iter()
-            .flat_map(|mount| &mount.options)
-            .find_map(|option| option.strip_prefix("workdir="));
-        let (Some(work), Some(upper)) = (work, layers.pop()) else {
-            return Err(op.invalid("it is not active"));
-        };
-        writable = Some((upper, PathBuf::from(work)));
-    }
+    let (layers, writable) = match access {
+        Access::Read => (layers(snapshots, op, lease, key).await?, None),
+        Access::Write => {
+            let (below, upper, work) = writable(snapshots, op, key).await?;
+            (below, Some((upper, work)))
+        }
+    };
     let mounted = tokio::task::spawn_blocking(move || match writable {
         None => PrivateMount::read_only(&layers),
         Some((upper, work)) => PrivateMount::writable(&layers, &upper, &work),

@@ -43,10 +43,14 @@ pub struct SnapshotMount {
 impl SnapshotMount {
     /// The directory that holds what the active snapshot changed, where there is one.
     pub fn upper_dir(&self) -> Option<PathBuf> {
+        self.option("upperdir=").map(PathBuf::from)
+    }
+
+    /// The rest of the first option that begins so.
+    pub fn option(&self, prefix: &str) -> Option<&str> {
         self.options
             .iter()
-            .find_map(|option| option.strip_prefix("upperdir="))
-            .map(PathBuf::from)
+            .find_map(|option| option.strip_prefix(prefix))
     }
 }
 

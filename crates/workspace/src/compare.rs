@@ -1,7 +1,5 @@
 //! Comparing versions, and bringing single paths back from them.
 
-use crate::faults::fault_point;
-use crate::operations::new_operation;
 use crate::replace::{Base, Edit, Replacement, blocking};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
@@ -106,11 +104,9 @@ impl Workspaces {
                 work.require_snapshot(&from).await?;
                 let record = work.required_record(bot).await?;
                 let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
-                let operation = new_operation(id, bot, OperationKind::RestorePath, &what)?;
-                let reserve = what.keep.is_some();
-                let operation = work.store.operations.begin(&operation, reserve).await?;
-                fault_point!("restore_path", "begun");
-                let live = work.register(operation);
+                let live = work
+                    .begin_replacement(id, bot, OperationKind::RestorePath, &what)
+                    .await?;
                 let edit = Edit::Path {
                     from: from.snapshot,
                     path,

@@ -208,9 +208,7 @@ impl Inner {
                 .await?;
             self.forget_agent(&container);
             fault_point!("delete", "stopped");
-            if let Err(error) = self.runtime.network.remove(&container).await {
-                tracing::warn!(%container, error = %error.chain(), "cannot remove the network");
-            }
+            self.remove_network(&container).await;
             fault_point!("delete", "network");
             unless_missing(self.runtime.containers.delete(&container).await)?;
             fault_point!("delete", "container");

@@ -266,13 +266,6 @@ fn archive_kind(error: &botstead_archive::Error) -> ErrorKind {
     }
 }
 
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-    )
-}
-
 impl Error {
     /// The kind of the failure.
     pub fn kind(&self) -> ErrorKind {
@@ -306,7 +299,9 @@ impl Error {
             Self::Overlay(error) if error.is_disk_full() => ErrorKind::ResourceExhausted,
             Self::Overlay(botstead_overlay::Error::NoPath(_)) => ErrorKind::Invalid,
             Self::Overlay(botstead_overlay::Error::InTheWay(_)) => ErrorKind::Unprocessable,
-            Self::Host { source, .. } if is_full(source) => ErrorKind::ResourceExhausted,
+            Self::Host { source, .. } if botstead_overlay::is_disk_full(source) => {
+                ErrorKind::ResourceExhausted
+            }
             Self::Overlay(_) | Self::Host { .. } => ErrorKind::Internal,
             Self::ShuttingDown
             | Self::Interrupted

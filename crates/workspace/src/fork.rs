@@ -21,7 +21,6 @@ use botstead_types::{
     BotId, CdiDevice, ContainerId, DesiredState, LeaseId, Limits, OperationId, ResolvedImage,
     SnapshotKey, VersionNumber, VersionSource,
 };
-use chrono::Utc;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -191,24 +190,11 @@ impl Inner {
             .await?;
         fault_point!("fork", "prepared");
         let number = crate::snapshot::reserved(operation)?;
-        let capabilities = self.runtime.backend.capabilities();
-        let now = Utc::now();
         let mut record = ContainerRecord {
-            bot,
-            container: ContainerId::for_bot(bot),
-            namespace: capabilities.namespace.clone(),
-            snapshotter: capabilities.snapshotter.clone(),
-            image: input.image.clone(),
-            snapshot: active,
-            head_version: None,
-            dirty: false,
             desired: input.desired,
-            started: false,
             devices: input.devices.clone(),
             limits: input.limits,
-            last_error: None,
-            created_at: now,
-            updated_at: now,
+            ..self.new_record(bot, input.image.clone(), active)
         };
         self.switch_to(lease, &record).await?;
         fault_point!("fork", "switched");
@@ -260,15 +246,7 @@ impl Inner {
         }
         let container = ContainerId::for_bot(bot);
         let active = SnapshotKey::forked(id);
-        match self.runtime.containers.get(&container).await {
-            Ok(found) if found.snapshot == active.as_str() => {
-                unless_missing(self.runtime.containers.delete(&container).await)?;
-            }
-            Ok(_) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
-        }
-        unless_missing(self.runtime.snapshots.remove(&active).await)?;
+        self.remove_made(&container, &active).await?;
         unless_missing(
             self.runtime
                 .snapshots
@@ -282,9 +260,7 @@ impl Inner {
         if version.is_none() {
             self.runtime.snapshots.release(&snapshot).await?;
         }
-        if let Err(error) = self.runtime.network.remove(&container).await {
-            tracing::warn!(%container, error = %error.chain(), "cannot remove the network");
-        }
+        self.remove_network(&container).await;
         let released = vec![Change::ReleaseAddress(bot)];
         self.store.transactions.apply(released).await?;
         self.drop_lease(id);

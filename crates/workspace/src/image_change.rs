@@ -1,12 +1,10 @@
 //! Another image for a workspace that exists, with its `/data`.
 
 use crate::create::{Creation, Phase, Wishes, events};
-use crate::faults::fault_point;
 use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace};
-use crate::operations::new_operation;
 use crate::replace::{Base, Edit, Replacement};
 use crate::service::{Inner, Workspaces};
-use crate::{Error, Result, disk};
+use crate::{Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_store::OperationKind;
 use botstead_types::{BotId, ImageRef, LeaseId, VersionSource};
@@ -81,17 +79,11 @@ impl Inner {
         let record = self.required_record(bot).await?;
         let base = Base::Image(Box::new(image));
         let what = Replacement::of(&record, VersionSource::Image, base, true);
-        let operation = new_operation(id, bot, OperationKind::ChangeImage, &what)?;
-        let reserve = what.keep.is_some();
-        let operation = self.store.operations.begin(&operation, reserve).await?;
-        fault_point!("image", "begun");
-        let work = self.register(operation);
+        let work = self
+            .begin_replacement(id, bot, OperationKind::ChangeImage, &what)
+            .await?;
         self.replace_or_undo(&work, Some(&record), &what, Edit::Data)
             .await?;
-        let record = self
-            .record(bot)
-            .await?
-            .ok_or(Error::WorkspaceNotFound(bot))?;
-        Ok(self.found(&record))
+        Ok(self.found(&self.required_record(bot).await?))
     }
 }

@@ -12,6 +12,7 @@
 mod agent;
 mod compare;
 mod config;
+mod containers;
 mod create;
 mod data;
 mod delete;

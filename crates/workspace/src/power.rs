@@ -196,9 +196,7 @@ impl Inner {
             .await?;
         self.forget_agent(id);
         self.samples.forget_task(record.bot);
-        if let Err(error) = self.runtime.network.remove(id).await {
-            tracing::warn!(%id, error = %error.chain(), "cannot remove the network");
-        }
+        self.remove_network(id).await;
         Ok(())
     }
 
@@ -213,9 +211,7 @@ impl Inner {
         if let Err(error) = stopped {
             tracing::warn!(%id, error = %error.chain(), "cannot remove the task");
         }
-        if let Err(error) = self.runtime.network.remove(id).await {
-            tracing::warn!(%id, error = %error.chain(), "cannot remove the network");
-        }
+        self.remove_network(id).await;
     }
 
     /// Whether a running task's network is up, after trying to mend it without touching the task.

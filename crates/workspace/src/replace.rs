@@ -10,7 +10,7 @@ mod edit;
 
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
-use crate::operations::{LiveOperation, event, finish, input, kind_name};
+use crate::operations::{LiveOperation, event, finish, input, kind_name, new_operation};
 use crate::service::Inner;
 use crate::snapshot::{RECORDED, reserved};
 use crate::{Error, Result};
@@ -18,7 +18,8 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, ResolvedImage, SnapshotKey, VersionNumber, VersionSource,
+    BotId, DesiredState, LeaseId, OperationId, ResolvedImage, SnapshotKey, VersionNumber,
+    VersionSource,
 };
 pub(crate) use edit::{Edit, blocking, existing_data, host};
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,21 @@ impl Replacement {
 }
 
 impl Inner {
+    /// Writes a replacement down. The caller holds the bot.
+    pub(crate) async fn begin_replacement(
+        self: &Arc<Self>,
+        id: OperationId,
+        bot: BotId,
+        kind: OperationKind,
+        what: &Replacement,
+    ) -> Result<Arc<LiveOperation>> {
+        let operation = new_operation(id, bot, kind, what)?;
+        let reserve = what.keep.is_some();
+        let operation = self.store.operations.begin(&operation, reserve).await?;
+        fault_point!(fault_name(kind), "begun");
+        Ok(self.register(operation))
+    }
+
     /// Performs a replacement that is in the journal, or puts the workspace back as it was.
     pub(crate) async fn replace_or_undo(
         self: &Arc<Self>,

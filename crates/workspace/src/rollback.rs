@@ -1,9 +1,6 @@
 //! Rollback: bringing a version's files and image back, keeping the present state first.
 
-use crate::faults::fault_point;
-use crate::layers::unless_missing;
 use crate::model::RollbackOutcome;
-use crate::operations::new_operation;
 use crate::replace::{Base, Edit, Replacement};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
@@ -11,11 +8,7 @@ use botstead_authz::{Action, Actor};
 use botstead_store::{
     Change, ContainerRecord, ErrorKind as StoreErrorKind, Operation, OperationKind, VersionRecord,
 };
-use botstead_types::{
-    BotId, ContainerId, DesiredState, Limits, OperationId, SnapshotKey, VersionNumber,
-    VersionSource,
-};
-use chrono::Utc;
+use botstead_types::{BotId, ContainerId, OperationId, SnapshotKey, VersionNumber, VersionSource};
 use std::sync::Arc;
 
 impl Workspaces {
@@ -57,11 +50,9 @@ impl Workspaces {
                         edited: false,
                     },
                 };
-                let operation = new_operation(id, bot, OperationKind::Rollback, &what)?;
-                let reserve = what.keep.is_some();
-                let operation = work.store.operations.begin(&operation, reserve).await?;
-                fault_point!("rollback", "begun");
-                let live = work.register(operation);
+                let live = work
+                    .begin_replacement(id, bot, OperationKind::Rollback, &what)
+                    .await?;
                 let replaced = work
                     .replace_or_undo(&live, record.as_ref(), &what, Edit::Nothing)
                     .await?;
@@ -123,46 +114,22 @@ impl Inner {
 
     /// A record for a workspace that was deleted and comes back from a version.
     pub(crate) fn remade_record(&self, bot: BotId, target: &VersionRecord) -> ContainerRecord {
-        let capabilities = self.runtime.backend.capabilities();
-        let now = Utc::now();
         ContainerRecord {
-            bot,
-            container: ContainerId::for_bot(bot),
-            namespace: capabilities.namespace.clone(),
             snapshotter: target.snapshotter.clone(),
-            image: target.image.clone(),
-            snapshot: target.snapshot.clone(),
             head_version: Some(target.number),
-            dirty: false,
-            desired: DesiredState::Stopped,
-            started: false,
-            devices: Vec::new(),
-            limits: Limits::default(),
-            last_error: None,
-            created_at: now,
-            updated_at: now,
+            ..self.new_record(bot, target.image.clone(), target.snapshot.clone())
         }
     }
 
     /// Removes what making a deleted workspace again left. Can be repeated.
     pub(crate) async fn undo_remake(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        let container = ContainerId::for_bot(operation.bot);
         let fresh = SnapshotKey::active(operation.id);
         if self.record(operation.bot).await?.is_some() {
             return Ok(());
         }
-        match self.runtime.containers.get(&container).await {
-            Ok(found) if found.snapshot == fresh.as_str() => {
-                unless_missing(self.runtime.containers.delete(&container).await)?;
-            }
-            Ok(_) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
-        }
-        unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
-        if let Err(error) = self.runtime.network.remove(&container).await {
-            tracing::warn!(%container, error = %error.chain(), "cannot remove the network");
-        }
+        let container = ContainerId::for_bot(operation.bot);
+        self.remove_made(&container, &fresh).await?;
+        self.remove_network(&container).await;
         let released = vec![Change::ReleaseAddress(operation.bot)];
         self.store.transactions.apply(released).await?;
         self.drop_lease(operation.id);

@@ -54,7 +54,7 @@ async fn data_goes_out_and_comes_in_again() {
     let server = Server::start().await;
     let workspace = server.client.running().await;
     workspace.furnish().await;
-    workspace.detached_sleep().await;
+    workspace.detached(json!(["sleep", "1000"])).await;
     let picture = workspace.picture().await;
     for format in ["tar.gz", "tar.zst"] {
         let before = server.leftovers();
@@ -78,13 +78,6 @@ async fn data_goes_out_and_comes_in_again() {
             .rollback(safety["safety_version"].as_u64().unwrap())
             .await;
         assert_eq!(other.sh("cat /data/extra").await, "extra");
-    }
-}
-
-impl Workspace {
-    async fn detached_sleep(&self) {
-        let body = json!({"command": ["sleep", "1000"], "detach": true});
-        self.exec(body).await.ok();
     }
 }
 
@@ -232,7 +225,7 @@ async fn a_bad_archive_changes_nothing() {
     let server = Server::start().await;
     let workspace = server.client.running().await;
     workspace.furnish().await;
-    workspace.detached_sleep().await;
+    workspace.detached(json!(["sleep", "1000"])).await;
     let picture = workspace.picture().await;
     let good: (&str, Kind, &str, &[u8]) = ("data/fine", Kind::Regular, "", b"fine");
     for (what, entry) in [

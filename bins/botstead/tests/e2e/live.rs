@@ -29,7 +29,8 @@ for line in sys.stdin:
 ";
 
 impl Workspace {
-    async fn detached(&self, command: Value) -> String {
+    /// Starts a command that goes on by itself; its id.
+    pub(crate) async fn detached(&self, command: Value) -> String {
         let answer = self
             .exec(json!({"command": command, "detach": true}))
             .await

@@ -13,7 +13,6 @@ use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
 use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, ResolvedImage, SnapshotKey};
-use chrono::Utc;
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -99,24 +98,13 @@ impl Inner {
             .await
             .map_err(|_| Error::ShuttingDown)?;
 
-        let now = Utc::now();
-        let capabilities = self.runtime.backend.capabilities();
         let mut record = ContainerRecord {
-            bot,
-            container: ContainerId::for_bot(bot),
-            namespace: capabilities.namespace.clone(),
-            snapshotter: capabilities.snapshotter.clone(),
-            image: image.resolved,
-            snapshot: SnapshotKey::active(id),
-            head_version: None,
             dirty: true,
             desired: DesiredState::Running,
             started: true,
             devices: wishes.devices.clone(),
             limits: wishes.limits,
-            last_error: None,
-            created_at: now,
-            updated_at: now,
+            ..self.new_record(bot, image.resolved, SnapshotKey::active(id))
         };
         let (prepared, address, namespace) = tokio::join!(
             self.prepare_root(lease, &record),
@@ -332,19 +320,8 @@ impl Inner {
             .tasks
             .stop(&container, Signal::KILL, Duration::ZERO)
             .await?;
-        if let Err(error) = self.runtime.network.remove(&container).await {
-            tracing::warn!(%container, error = %error.chain(), "cannot remove the network");
-        }
-        match self.runtime.containers.get(&container).await {
-            // One with another snapshot was there before: it holds somebody's data.
-            Ok(found) if found.snapshot == prepared.as_str() => {
-                unless_missing(self.runtime.containers.delete(&container).await)?;
-            }
-            Ok(_) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
-        }
-        unless_missing(self.runtime.snapshots.remove(&prepared).await)?;
+        self.remove_network(&container).await;
+        self.remove_made(&container, &prepared).await?;
         self.store
             .transactions
             .apply(vec![

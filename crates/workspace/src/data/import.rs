@@ -1,8 +1,6 @@
 //! Import: an archive into `/data`, all of it or nothing.
 
 use super::export::FOLDER;
-use crate::faults::fault_point;
-use crate::operations::new_operation;
 use crate::replace::{Base, Edit, Replacement, blocking, fault_name};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
@@ -95,11 +93,7 @@ impl Inner {
         let _guard = self.lock(bot, id, fault_name(kind)).await?;
         let record = self.required_record(bot).await?;
         let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
-        let operation = new_operation(id, bot, kind, &what)?;
-        let reserve = what.keep.is_some();
-        let operation = self.store.operations.begin(&operation, reserve).await?;
-        fault_point!(fault_name(kind), "begun");
-        let live = self.register(operation);
+        let live = self.begin_replacement(id, bot, kind, &what).await?;
         let edit = Edit::Archive { checked, mode };
         let replaced = self
             .replace_or_undo(&live, Some(&record), &what, edit)

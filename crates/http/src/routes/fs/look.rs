@@ -3,13 +3,11 @@
 use super::Entry;
 use crate::auth::Caller;
 use crate::extract::{IdOf, QueryOf, flag};
-use crate::paths::{QueryPath, to_base64};
+use crate::paths::{QueryPath, from_cursor, to_base64, to_cursor};
 use crate::problem::Problem;
 use crate::state::SharedState;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, get, web};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use botstead_types::{BotId, InvalidValue, escaped};
 use botstead_workspace::{FilePart, ListFiles, ReadFile};
 use bytes::BytesMut;
@@ -116,16 +114,11 @@ pub(super) async fn list(
         limit,
         cursor,
     } = query.0;
-    let after = cursor.filter(|cursor| !cursor.is_empty()).map(|cursor| {
-        URL_SAFE_NO_PAD
-            .decode(&cursor)
-            .map_err(|_| InvalidValue::new("cursor", &cursor, "it is none of this list's"))
-    });
     let wanted = ListFiles {
         recursive,
         max_depth,
         limit: limit.unwrap_or(ListFiles::MAX_LIMIT),
-        after: after.transpose()?,
+        after: from_cursor(cursor.as_deref())?,
     };
     let page = state
         .services
@@ -134,7 +127,7 @@ pub(super) async fn list(
         .await?;
     let last = page.entries.last().filter(|_| page.more);
     Ok(HttpResponse::Ok().json(Directory {
-        next_cursor: last.map(|entry| URL_SAFE_NO_PAD.encode(&entry.path)),
+        next_cursor: last.map(|entry| to_cursor(&entry.path)),
         path: escaped(&page.path),
         entries: page.entries.into_iter().map(Entry::from).collect(),
     }))

@@ -2,21 +2,16 @@
 
 use super::Version;
 use crate::auth::Caller;
-use crate::extract::{Body, IdOf, QueryOf, nullable};
-use crate::paths::{in_body, to_base64};
+use crate::extract::{Body, IdOf, PageQuery, QueryOf, nullable};
+use crate::paths::{from_cursor, in_body, to_base64, to_cursor};
 use crate::problem::Problem;
 use crate::shapes::List;
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use botstead_types::{BotId, InvalidValue, VersionNumber, escaped};
+use botstead_types::{BotId, InvalidValue, PageRequest, VersionNumber, escaped};
 use botstead_workspace::{PathChange, PathChangeKind, PathKind, VersionOrCurrent, VersionUpdate};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
-
-/// Changes of a page that does not say how many.
-const DEFAULT_LIMIT: u32 = 100;
+use utoipa::ToSchema;
 
 fn number(request: &HttpRequest, segment: &str) -> Result<VersionNumber, InvalidValue> {
     let text = request.match_info().get(segment).unwrap_or_default();
@@ -98,16 +93,6 @@ pub(super) async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct DiffQuery {
-    /// At most this many items, 1 to 100; 100 when absent.
-    #[param(minimum = 1, maximum = 100)]
-    limit: Option<u32>,
-    /// The `next_cursor` of the page before.
-    cursor: Option<String>,
-}
-
 /// A path that differs.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ChangedPath {
@@ -158,7 +143,7 @@ impl From<PathChange> for ChangedPath {
         ("bot_id" = Uuid, Path, description = "The bot."),
         ("a" = u32, Path, description = "A version."),
         ("b" = String, Path, description = "Another version, or `current`."),
-        DiffQuery
+        PageQuery
     ),
     responses(
         (status = 200, body = List<ChangedPath>),
@@ -171,7 +156,7 @@ pub(super) async fn diff(
     caller: Caller,
     id: IdOf<BotId>,
     request: HttpRequest,
-    query: QueryOf<DiffQuery>,
+    query: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let from = number(&request, "a")?;
@@ -179,30 +164,15 @@ pub(super) async fn diff(
         Some("current") => VersionOrCurrent::Current,
         _ => VersionOrCurrent::Version(number(&request, "b")?),
     };
-    let limit = query.0.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=100).contains(&limit) {
-        return Err(InvalidValue::new("limit", &limit.to_string(), "1 to 100").into());
-    }
-    let cursor = query.0.cursor.filter(|cursor| !cursor.is_empty());
-    let after = cursor.map(|cursor| {
-        URL_SAFE_NO_PAD
-            .decode(&cursor)
-            .map_err(|_| InvalidValue::new("cursor", &cursor, "it is none of this list's"))
-    });
+    let page = PageRequest::try_from(query.0)?;
+    let after = from_cursor(page.cursor.as_deref())?;
     let workspaces = &state.services.workspaces;
-    let page = workspaces
-        .diff(
-            &caller.actor,
-            id.0,
-            from,
-            to,
-            after.transpose()?,
-            limit as usize,
-        )
+    let changes = workspaces
+        .diff(&caller.actor, id.0, from, to, after, page.limit as usize)
         .await?;
     Ok(HttpResponse::Ok().json(List {
-        items: page.items.into_iter().map(ChangedPath::from).collect(),
-        next_cursor: page.next.map(|path| URL_SAFE_NO_PAD.encode(path)),
+        items: changes.items.into_iter().map(ChangedPath::from).collect(),
+        next_cursor: changes.next.map(to_cursor),
     }))
 }
 
