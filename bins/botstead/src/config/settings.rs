@@ -247,9 +247,9 @@ section! {
     /// Limits of the server as a whole.
     ServerLimits {
         /// New work that needs disk is refused while less than this is free in `data_dir`.
-        min_free_bytes: u64 = 1 << 30,
-        /// The same, as a percentage of the file system.
-        min_free_percent: u8 = 5,
+        min_free_bytes: u64 = 2 << 30,
+        /// The same, as a percentage of the file system; the larger of the two holds.
+        min_free_percent: u8 = 1,
         /// How many workspaces are created or started at once; more wait.
         max_concurrent_creates: usize = 8,
     }

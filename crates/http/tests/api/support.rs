@@ -168,6 +168,7 @@ impl Api {
         let mut settings =
             WorkspaceConfig::new("/memory/agent".into(), directory.path().to_owned());
         settings.min_free_bytes = 0;
+        settings.min_free_percent = 0;
         settings.busy_wait = Duration::from_millis(200);
         let workspaces = Workspaces::open(ports, store.clone(), settings, Handle::current())
             .await
