@@ -5,7 +5,7 @@ use crate::{OpenError, SqlConfig};
 use sea_orm::sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
-use sea_orm::sqlx::{ConnectOptions, SqlitePool};
+use sea_orm::sqlx::{ConnectOptions, Connection, SqlitePool};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, SqlxSqliteConnector};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -63,6 +63,13 @@ async fn pool(
         // A connection to a file does not go stale: testing it would double each read's cost, and
         // a new one would have to fill its cache again.
         .test_before_acquire(false)
+        // When the disk is full, SQLite ends a transaction by itself (sqlite.org/lang_transaction.html)
+        // and sqlx goes on counting it. Every later transaction would then be nested in it, and in time
+        // in one that is open and never committed. A connection that was given back has no transaction.
+        .before_acquire(|connection, _| {
+            let usable = !connection.is_in_transaction();
+            Box::pin(async move { Ok(usable) })
+        })
         .idle_timeout(None)
         .max_lifetime(None)
         .connect_with(options)

@@ -1,11 +1,13 @@
 //! Opening, upgrading and failing: what the conformance suite cannot see.
 
 use crate::database::Database;
+use crate::entities::events;
 use crate::migrations::Migrator;
 use crate::{OpenError, SqlConfig, SqlStore, sqlite};
 use botstead_store::conformance::samples;
 use botstead_store::{Change, ErrorKind, NewEvent, UserPatch};
-use sea_orm::ConnectionTrait;
+use botstead_types::OperationId;
+use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait};
 use sea_orm_migration::prelude::MigratorTrait;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -254,6 +256,61 @@ async fn a_writer_that_stays_makes_writes_unavailable() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     let error = store.health.ping().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_answered_after_a_full_disk_is_committed() {
+    let mount = |arguments: &[&str]| {
+        let done = std::process::Command::new(arguments[0])
+            .args(&arguments[1..])
+            .status();
+        assert!(done.unwrap().success(), "{arguments:?}: needs root");
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    mount(&[
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=2m,mode=700",
+        "tmpfs",
+        path,
+    ]);
+    let opened = SqlStore::open_temporary(directory.path()).await.unwrap();
+    let store = opened.store();
+    let bot = samples::add_bot(&store).await;
+    let event = || vec![Change::AppendEvent(samples::event(bot.id, 1))];
+    let unknown = || {
+        vec![Change::AdvanceOperation {
+            id: OperationId::generate(),
+            step: "any".to_owned(),
+            input: None,
+        }]
+    };
+    let ballast = directory.path().join("ballast");
+    // As much as there is room for.
+    let _ = fs::write(&ballast, vec![1; 2 << 20]);
+    let (mut written, mut refused) = (0, 0);
+    for _ in 0..500 {
+        match store.transactions.apply(event()).await {
+            Ok(()) => written += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error:?}");
+                refused += 1;
+            }
+        }
+        // Rolled back for a reason of its own.
+        let error = store.transactions.apply(unknown()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    }
+    assert!(refused > 0, "there was room");
+    fs::remove_file(&ballast).unwrap();
+    store.transactions.apply(event()).await.unwrap();
+    let seen = events::Entity::find().count(&opened.database.reader);
+    assert_eq!(seen.await.unwrap(), written + 1);
+    opened.close().await;
+    mount(&["umount", path]);
 }
 
 #[tokio::test]

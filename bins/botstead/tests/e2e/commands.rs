@@ -243,10 +243,7 @@ async fn the_default_image_is_a_computer_that_an_agent_can_use() {
 #[tokio::test]
 async fn templates_are_seeded_once_and_a_toolkit_is_on_the_path() {
     use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::Builder::new()
-        .prefix("botstead-e2e-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    let folder = crate::server::folder("botstead-e2e-");
     let (template, toolkit) = (
         folder.path().join("template"),
         folder.path().join("toolkit"),

@@ -7,11 +7,12 @@
 mod disturbance;
 mod report;
 
+use crate::disk::Disk;
 use crate::faults::harness::Harness;
 use crate::faults::scene::Scene;
-use crate::server::Server;
+use crate::server::{Server, folder};
 use botstead_workspace::FAULT_POINTS;
-use disturbance::{Disk, Disturbance};
+use disturbance::Disturbance;
 use report::{Cell, Report};
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -36,13 +37,8 @@ struct Place {
 
 impl Place {
     async fn make(disturbance: Disturbance) -> Self {
-        let temporary = |prefix: &str| {
-            let mut builder = tempfile::Builder::new();
-            builder.prefix(prefix).tempdir_in("/var/tmp").unwrap()
-        };
-        let disk = (disturbance == Disturbance::Full)
-            .then(|| Disk::mount(temporary("botstead-disk-"), DISK));
-        let folder = temporary("botstead-e2e-");
+        let disk = (disturbance == Disturbance::Full).then(|| Disk::mount(DISK));
+        let folder = folder("botstead-e2e-");
         let data = match &disk {
             Some(disk) => disk.target().join("data"),
             None => folder.path().join("data"),

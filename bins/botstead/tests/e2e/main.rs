@@ -15,6 +15,7 @@ mod client;
 mod commands;
 mod concurrency;
 mod data;
+mod disk;
 mod durability;
 #[cfg(feature = "fault-points")]
 mod faults;

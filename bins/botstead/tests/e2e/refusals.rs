@@ -1,11 +1,10 @@
 //! What cannot work gets a clear error and leaves nothing behind.
 
 use crate::client::Client;
-use crate::server::{IMAGE, Server};
+use crate::disk::{Disk, make_room};
+use crate::server::{IMAGE, Server, folder};
 use botstead_image_fixtures::{Compression, Fault, FaultyRegistry, Image, random};
 use serde_json::{Value, json};
-use std::path::Path;
-use std::process::Command;
 
 /// An image of 8 MiB that no server has.
 fn unknown_image() -> Image {
@@ -134,14 +133,10 @@ async fn a_workspace_at_its_limits_gets_no_error_of_the_server() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_new_work_and_hurts_nobody() {
-    let folder = tempfile::Builder::new()
-        .prefix("botstead-e2e-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
-    // Ended in reverse: the server, the mount, its folder.
-    let outer = tempfile::tempdir_in("/var/tmp").unwrap();
-    let disk = Disk::mount(outer.path(), "192M");
-    let data = disk.0.join("data");
+    let folder = folder("botstead-e2e-");
+    // Ended in reverse: the server, then the mount.
+    let disk = Disk::mount("192M");
+    let data = disk.target().join("data");
     // The guard steps aside, so that the disk really fills.
     let server = Server::start_in(folder, data.clone(), "min_free_bytes = 0\n").await;
     let workspace = server.client.running().await;
@@ -171,11 +166,54 @@ async fn a_full_disk_refuses_new_work_and_hurts_nobody() {
 }
 
 #[tokio::test]
+async fn what_a_full_disk_interrupted_ends_once_there_is_room() {
+    let disk = Disk::mount("256M");
+    let data = disk.target().join("data");
+    let server = Server::start_in(folder("botstead-e2e-"), data, "min_free_bytes = 0\n").await;
+    let workspace = server.client.running().await;
+    for round in 0..10 {
+        workspace.sh(&format!("echo {round} > /data/file")).await;
+        let version = workspace.snapshot().await;
+        disk.fill();
+        // Some of it goes through, as long as the database finds room in its own files.
+        for _ in 0..3 {
+            let path = format!("{}/snapshots/{version}", workspace.path);
+            let answer = server.client.delete(&path).await;
+            println!("{round}: {answer:?}");
+            let answer = workspace
+                .post("/snapshots/rollback", json!({"version": version}))
+                .await;
+            println!("{round}: {answer:?}");
+            let answer = workspace.post("/snapshots", json!({})).await;
+            println!("{round}: {answer:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        }
+        make_room(disk.target());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let page = server
+                .client
+                .get(&format!("/bots/{}/operations?limit=20", workspace.bot))
+                .await
+                .ok();
+            let running = |operation: &&Value| operation["state"] == "running";
+            let Some(open) = page["items"].as_array().unwrap().iter().find(running) else {
+                break;
+            };
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{open}\n{}",
+                server.log()
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert_eq!(workspace.sh("cat /data/file").await, round.to_string());
+    }
+}
+
+#[tokio::test]
 async fn the_low_disk_guard_refuses_before_the_disk_is_full() {
-    let folder = tempfile::Builder::new()
-        .prefix("botstead-e2e-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    let folder = folder("botstead-e2e-");
     let data = folder.path().join("data");
     let mut server = Server::start_in(folder, data, "").await;
     let workspace = server.client.running().await;
@@ -193,33 +231,4 @@ async fn the_low_disk_guard_refuses_before_the_disk_is_full() {
         .refused(507, "insufficient_storage");
     workspace.post("/stop", json!({})).await.ok();
     workspace.post("/start", json!({})).await.ok();
-}
-
-/// A small filesystem in a file.
-struct Disk(std::path::PathBuf);
-
-impl Disk {
-    fn mount(folder: &Path, size: &str) -> Self {
-        let (file, target) = (folder.join("disk"), folder.join("mounted"));
-        std::fs::create_dir(&target).unwrap();
-        let run = |program: &str, arguments: &[&str]| {
-            let done = Command::new(program).args(arguments).output().unwrap();
-            assert!(
-                done.status.success(),
-                "{}",
-                String::from_utf8_lossy(&done.stderr)
-            );
-        };
-        let (file, place) = (file.to_str().unwrap(), target.to_str().unwrap());
-        run("truncate", &["--size", size, file]);
-        run("mkfs.ext4", &["-q", "-F", file]);
-        run("mount", &["-o", "loop", file, place]);
-        Self(target)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
-    }
 }

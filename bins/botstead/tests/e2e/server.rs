@@ -57,14 +57,16 @@ fn agent() -> PathBuf {
     PathBuf::from(agent)
 }
 
+/// A folder where a server's data would be: on a disk, not in memory.
+pub(crate) fn folder(prefix: &str) -> TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).tempdir_in("/var/tmp").unwrap()
+}
+
 impl Server {
     /// A running server with an admin and the image.
     pub(crate) async fn start() -> Self {
-        // Where a server's data would be: on a disk, not in memory.
-        let folder = tempfile::Builder::new()
-            .prefix("botstead-e2e-")
-            .tempdir_in("/var/tmp");
-        let folder = folder.unwrap();
+        let folder = folder("botstead-e2e-");
         let data = folder.path().join("data");
         Self::start_in(folder, data, "").await
     }

@@ -1,12 +1,12 @@
 //! What is lost together with the server.
 
+use crate::disk::{Disk, make_room, top_up};
 use crate::faults::harness::Harness;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disturbance {
@@ -124,7 +124,6 @@ impl Active {
                     target.join("filler").exists(),
                     "{point}: nobody filled the disk"
                 );
-                // Blocks of files that were deleted are free only after the journal was written.
                 for _ in 0..5 {
                     top_up(target);
                 }
@@ -146,26 +145,9 @@ impl Active {
                     std::fs::remove_file(file).unwrap();
                 }
             }
-            Self::Full(target) => {
-                for name in ["filler", "rest"] {
-                    std::fs::remove_file(target.join(name)).unwrap();
-                }
-            }
+            Self::Full(target) => make_room(&target),
         }
     }
-}
-
-/// Takes what became free.
-fn top_up(target: &Path) {
-    let rest = target.join("rest");
-    let mut rest = std::fs::File::options()
-        .append(true)
-        .create(true)
-        .open(rest)
-        .unwrap();
-    while rest.write_all(&[1; 4096]).is_ok() {}
-    // With no block left it may fail; what it writes is nothing that anybody reads.
-    let _ = rest.sync_all();
 }
 
 /// A lock on the database that another process holds.
@@ -207,44 +189,5 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         self.release();
-    }
-}
-
-/// A small filesystem in a file.
-pub(super) struct Disk {
-    target: PathBuf,
-    _folder: TempDir,
-}
-
-impl Disk {
-    pub(super) fn mount(folder: TempDir, size: &str) -> Self {
-        let (file, target) = (folder.path().join("disk"), folder.path().join("mounted"));
-        std::fs::create_dir(&target).unwrap();
-        let run = |program: &str, arguments: &[&str]| {
-            let done = Command::new(program).args(arguments).output().unwrap();
-            assert!(done.status.success(), "{done:?}");
-        };
-        let (image, place) = (file.to_str().unwrap(), target.to_str().unwrap());
-        run("truncate", &["--size", size, image]);
-        // Nothing is kept for root, who is who fills it.
-        run("mkfs.ext4", &["-q", "-F", "-m", "0", image]);
-        run("mount", &["-o", "loop", image, place]);
-        Self {
-            target,
-            _folder: folder,
-        }
-    }
-
-    pub(super) fn target(&self) -> &Path {
-        &self.target
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("--lazy")
-            .arg(&self.target)
-            .output();
     }
 }
