@@ -79,9 +79,7 @@ impl Containerd {
                 client: client.clone(),
                 copies: Copies::new(Arc::clone(&config)),
             }),
-            leases: Arc::new(ContainerdLeases {
-                client: client.clone(),
-            }),
+            leases: Arc::new(ContainerdLeases::new(client.clone())),
             metrics: Arc::new(ContainerdMetrics {
                 client: client.clone(),
                 config,

@@ -64,10 +64,8 @@ impl ContainerdContainers {
         };
         let value = spec::build(spec, &host, &edits)
             .map_err(|cause| op.fail_with(ErrorKind::InvalidArgument, "it cannot be run", cause))?;
-        spec::files::write(spec, &folder).map_err(|cause| {
-            let reason = "its host files cannot be written";
-            op.fail_with(ErrorKind::Internal, reason, cause)
-        })?;
+        spec::files::write(spec, &folder)
+            .map_err(|cause| op.io("its host files cannot be written", cause))?;
         let record = Record {
             id: spec.id.as_str().to_owned(),
             labels: spec.labels.clone().into_iter().collect(),

@@ -3,19 +3,28 @@
 use crate::client::{Client, error, time};
 use async_trait::async_trait;
 use botstead_runtime::{Lease, Leases, Result};
-use botstead_types::LeaseId;
+use botstead_types::{LeaseId, OperationId};
 use containerd_client::services::v1::{CreateRequest, DeleteRequest, ListRequest};
 use std::collections::HashMap;
+use tokio::sync::Mutex;
 use tonic::Code;
-use uuid::Uuid;
 
 /// The [`Leases`] of a namespace. They carry no `containerd.io/gc.expire` label: they never expire.
 #[derive(Debug)]
 pub(crate) struct ContainerdLeases {
-    pub(crate) client: Client,
+    client: Client,
+    /// The lease of a collection that is under way, or whose end failed: it is used again.
+    scratch: Mutex<Option<String>>,
 }
 
 impl ContainerdLeases {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            scratch: Mutex::default(),
+        }
+    }
+
     async fn make(&self, id: &str) -> Result<()> {
         let request = CreateRequest {
             id: id.to_owned(),
@@ -78,8 +87,16 @@ impl Leases for ContainerdLeases {
 
     async fn collect(&self) -> Result<()> {
         // containerd has no call for it, but a synchronous delete waits for the collection.
-        let scratch = format!("collect-{}", Uuid::now_v7());
-        self.make(&scratch).await?;
-        self.end(&scratch, true).await
+        // Named as an operation's, so that start-up removes it where this dies on the way.
+        let mut scratch = self.scratch.lock().await;
+        let id = scratch.get_or_insert_with(|| {
+            LeaseId::for_operation(OperationId::generate())
+                .as_str()
+                .to_owned()
+        });
+        self.make(id).await?;
+        self.end(id, true).await?;
+        *scratch = None;
+        Ok(())
     }
 }

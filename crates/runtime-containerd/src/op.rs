@@ -44,6 +44,15 @@ impl Op {
         self.fail(ErrorKind::InvalidArgument, reason)
     }
 
+    /// A failure of the host's files.
+    pub(crate) fn io(&self, reason: &'static str, error: std::io::Error) -> Error {
+        let (kind, reason) = match botstead_overlay::is_disk_full(&error) {
+            true => (ErrorKind::ResourceExhausted, "the disk is full"),
+            false => (ErrorKind::Internal, reason),
+        };
+        self.fail_with(kind, reason, error)
+    }
+
     /// What containerd's answer means.
     pub(crate) fn status(&self, status: Status) -> Error {
         let (kind, reason) = kind_of(&status);

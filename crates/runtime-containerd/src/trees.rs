@@ -107,6 +107,9 @@ impl Tree for Mounted {
     }
 
     fn close(self: Box<Self>) -> io::Result<()> {
-        self.0.close().map_err(io::Error::other)
+        self.0.close().map_err(|error| match error.is_disk_full() {
+            true => io::Error::new(io::ErrorKind::StorageFull, error),
+            false => io::Error::other(error),
+        })
     }
 }

@@ -242,15 +242,4 @@ impl Inner {
         self.samples.forget(bot);
         Ok(())
     }
-
-    /// Gives back the disk of released versions, in the background. Releasing alone makes no runtime
-    /// collect: their files would stay until something else does.
-    pub(crate) fn collect_released(self: &Arc<Self>) {
-        let inner = Arc::clone(self);
-        self.spawn(async move {
-            if let Err(error) = inner.runtime.leases.collect().await {
-                tracing::warn!(error = %error.chain(), "cannot collect deleted versions");
-            }
-        });
-    }
 }

@@ -22,6 +22,7 @@ mod exec;
 mod faults;
 mod files;
 mod fork;
+mod garbage;
 mod image_change;
 mod images;
 mod info;

@@ -15,7 +15,7 @@ use botstead_store::{
     Change, ErrorKind as StoreErrorKind, NewEvent, Operation, OperationError, OperationKind,
     OperationState,
 };
-use botstead_types::{BotId, LeaseId, OperationId, Page, PageRequest, SnapshotKey};
+use botstead_types::{BotId, OperationId, Page, PageRequest, SnapshotKey};
 use chrono::Utc;
 use serde::Serialize;
 use serde_json::json;
@@ -181,12 +181,15 @@ impl Inner {
     /// Tries again what an earlier operation on the bot could not finish. The caller holds the
     /// bot.
     pub(crate) async fn recover_bot(self: &Arc<Self>, bot: BotId) -> Result<()> {
-        let Some(operation) = lock(&self.running.stuck).get(&bot).cloned() else {
+        // Taken out first: what it becomes may have to be retried as well.
+        let Some(operation) = lock(&self.running.stuck).remove(&bot) else {
             return Ok(());
         };
-        self.replay(&operation).await?;
-        lock(&self.running.stuck).remove(&bot);
-        Ok(())
+        let done = self.replay(&operation).await;
+        if done.is_err() {
+            lock(&self.running.stuck).insert(bot, operation);
+        }
+        done
     }
 
     /// Ends an operation that waited to be retried on a workspace that is gone now.
@@ -216,18 +219,6 @@ impl Inner {
         if let Err(error) = self.store.transactions.apply(ended).await {
             tracing::error!(operation = %operation.id, %error, "cannot record a failure");
         }
-    }
-
-    /// Gives up the operation's lease in the background: its record is written, so nothing
-    /// depends on when this happens, and start-up removes what is left.
-    pub(crate) fn drop_lease(self: &Arc<Self>, operation: OperationId) {
-        let inner = Arc::clone(self);
-        self.spawn(async move {
-            let lease = LeaseId::for_operation(operation);
-            if let Err(error) = inner.runtime.leases.delete(lease.as_str()).await {
-                tracing::warn!(%lease, error = %error.chain(), "cannot delete lease");
-            }
-        });
     }
 
     pub(crate) fn running_operation(&self, id: OperationId) -> Option<Arc<LiveOperation>> {

@@ -19,6 +19,8 @@ const PARALLEL: usize = 8;
 /// A workspace whose task ends again and again is started after growing pauses.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often operations that could not go on are tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(3);
 /// How often the host's part of the network is looked after.
 const HOST_EVERY: Duration = Duration::from_secs(60);
 /// How often terminals that nobody uses are looked for.
@@ -245,7 +247,10 @@ impl Inner {
         let mut silent = HashMap::new();
         let (mut host_seen, mut terminals_seen) = (Instant::now(), Instant::now());
         loop {
-            let pause = self.config.reconcile_interval.min(pauses.next_due());
+            let mut pause = self.config.reconcile_interval.min(pauses.next_due());
+            if !self.stuck_bots().is_empty() {
+                pause = pause.min(RETRY_EVERY);
+            }
             // Whichever comes first; both mean the same.
             let _ = tokio::time::timeout(pause, self.task_ended.notified()).await;
             if host_seen.elapsed() > HOST_EVERY {
@@ -270,6 +275,7 @@ impl Inner {
         pauses: &mut Pauses,
         silent: &mut HashMap<BotId, Instant>,
     ) -> Result<()> {
+        self.give_back_again();
         for bot in self.stuck_bots() {
             let holder = Holder {
                 operation: OperationId::generate(),

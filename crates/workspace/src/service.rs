@@ -3,6 +3,7 @@
 use crate::agent;
 use crate::config::WorkspaceConfig;
 use crate::create::Creation;
+use crate::garbage::Garbage;
 use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
@@ -38,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) handle: Handle,
     pub(crate) locks: Arc<BotLocks>,
     pub(crate) running: Running,
+    pub(crate) garbage: Garbage,
     pub(crate) creations: Mutex<HashMap<BotId, Arc<Creation>>>,
     pub(crate) samples: Samples,
     pub(crate) starts: Semaphore,
@@ -80,6 +82,7 @@ impl Workspaces {
             handle,
             locks: Arc::default(),
             running: Running::default(),
+            garbage: Garbage::default(),
             creations: Mutex::default(),
             samples: Samples::default(),
             starts,

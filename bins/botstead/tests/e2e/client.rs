@@ -3,7 +3,7 @@
 use futures_util::StreamExt;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A signed-in client.
 #[derive(Clone)]
@@ -216,6 +216,20 @@ impl Workspace {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("the workspace cannot be reached: {:?}", self.get().await);
+    }
+
+    /// Waits until no operation is under way.
+    pub(crate) async fn idle(&self, after: &str) {
+        let path = format!("/bots/{}/operations", self.bot);
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            let listed = self.client.get(&path).await.ok();
+            let all = listed["items"].as_array().unwrap();
+            let running = all.iter().find(|operation| operation["state"] == "running");
+            let Some(running) = running else { return };
+            assert!(Instant::now() < deadline, "{after}: {running:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// The operation that is under way, once it can be cancelled.

@@ -46,6 +46,14 @@ impl Disk {
             top_up(&self.target);
         }
     }
+
+    /// Frees so many bytes again.
+    pub(crate) fn give_back(&self, bytes: u64) {
+        let rest = File::options().write(true).open(self.target.join("rest"));
+        let rest = rest.unwrap();
+        let length = rest.metadata().unwrap().len();
+        rest.set_len(length.saturating_sub(bytes)).unwrap();
+    }
 }
 
 impl Drop for Disk {

@@ -11,9 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long a server that runs again may take for what it could not do at its start.
-const PATIENCE: Duration = Duration::from_secs(90);
-
 pub(crate) struct Harness {
     pub(crate) server: Server,
     armed: PathBuf,
@@ -102,7 +99,7 @@ impl Harness {
         let workspace = client.workspace(&scene.workspace.bot);
         let target = client.workspace(&scene.target.bot);
         for workspace in [&workspace, &target] {
-            self.no_operation_runs(workspace, point).await;
+            workspace.idle(point).await;
         }
         self.check_state(&workspace, &target, &scene).await;
         self.check_leftovers(&[&workspace, &target], point).await;
@@ -113,20 +110,6 @@ impl Harness {
         }
         self.server.nothing_left_but(self.mounts).await;
         self.server.remove_preserved();
-    }
-
-    /// What was interrupted ends at the start, or soon after when something was in the way.
-    async fn no_operation_runs(&self, workspace: &Workspace, point: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let path = format!("/bots/{}/operations", workspace.bot);
-            let listed = workspace.client.get(&path).await.ok();
-            let all = listed["items"].as_array().unwrap();
-            let running = all.iter().find(|operation| operation["state"] == "running");
-            let Some(running) = running else { return };
-            assert!(Instant::now() < deadline, "{point}: {running:?}");
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
     }
 
     async fn check_state(&self, workspace: &Workspace, target: &Workspace, scene: &Scene) {
