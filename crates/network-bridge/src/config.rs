@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+/// What the tables of all installations begin with.
+pub(crate) const TABLE_PREFIX: &str = "botstead-";
 /// The longest name of a link (`IFNAMSIZ` without its final zero).
 const LINK_NAME: usize = 15;
 /// The longest veth prefix: the rest of the name is ten hexadecimal digits.
@@ -46,7 +48,7 @@ impl BridgeConfig {
         let tag = digest(&["installation", id], 8);
         Self {
             bridge_name: format!("bs-{tag}"),
-            table_name: format!("botstead-{tag}"),
+            table_name: format!("{TABLE_PREFIX}{tag}"),
             veth_prefix: "bsv".to_owned(),
             namespace_dir: namespace_dir.into(),
             subnet: None,

@@ -6,9 +6,13 @@
 //! - nftables' base chains on the forward hook (firewalld, `/etc/nftables.conf`): rules at the top
 //!   of the chain.
 //!
+//! Other installations' tables are no firewalls of others: they stop nothing but what goes to their own
+//! workspaces, and an accept rule in them would let it in.
+//!
 //! A rule is recognised by its comment. What cannot be changed, such as a table that firewalld
 //! owns, is told to the administrator.
 
+use crate::config::TABLE_PREFIX;
 use serde_json::Value;
 use std::collections::HashSet;
 
@@ -60,7 +64,7 @@ pub(crate) fn chains(
         let (family, table, name) = place(chain, "name");
         if chain["hook"] != "forward"
             || !matches!(family.as_str(), "ip" | "inet")
-            || (family == "inet" && table == own_table)
+            || (family == "inet" && (table == own_table || table.starts_with(TABLE_PREFIX)))
         {
             continue;
         }
@@ -289,7 +293,8 @@ mod tests {
             rule("b", "forward", r#"{"jump":{"target":"forward"}}"#, ""),
             // By policy.
             chain("c", "forward", &base.replace("accept", "drop")),
-            // Other hooks do not matter, nor does the own table.
+            // Other hooks do not matter, nor do the own table and other installations'.
+            chain("botstead-2", "forwarded", &base.replace("accept", "drop")),
             chain(
                 "d",
                 "input",

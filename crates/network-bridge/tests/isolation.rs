@@ -2,6 +2,7 @@
 
 mod support;
 
+use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
 use botstead_runtime::Network;
 use std::net::{Ipv4Addr, UdpSocket};
 use support::{HOST, INTERNET, PATIENCE, Workspace, dial, on_own_host, serve, sh, try_sh, within};
@@ -57,6 +58,30 @@ fn workspaces_do_not_reach_each_other() {
             sh(&format!("ip neigh replace {address} lladdr {mac} dev eth0"));
         });
         assert!(one.dial(server).is_err(), "with a known hardware address");
+    });
+}
+
+#[test]
+fn installations_do_not_reach_each_others_workspaces() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let namespaces = lab.directory.path().join("second");
+        let config = BridgeConfig::for_installation("second", namespaces);
+        let second = BridgeNetwork::new(config).unwrap();
+        second.ensure_host().await.unwrap();
+        // Each has seen the other's rules now.
+        network.ensure_host().await.unwrap();
+        let one = Workspace::connect(&network, 1).await;
+        let other = Workspace::connect(&second, 1).await;
+        for (from, to) in [(&one, &other), (&other, &one)] {
+            let server = to.run(|| serve(to.address));
+            assert!(dial(server).is_ok(), "the server does not work");
+            assert!(from.dial(server).is_err(), "it is reached");
+        }
+        let internet = lab.internet_server();
+        assert!(one.dial(internet).is_ok() && other.dial(internet).is_ok());
+        second.teardown_host().await.unwrap();
+        network.teardown_host().await.unwrap();
     });
 }
 

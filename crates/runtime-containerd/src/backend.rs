@@ -6,6 +6,7 @@ use crate::client::{self, Client, error};
 use crate::config::ContainerdConfig;
 use crate::containers::ContainerdContainers;
 use crate::copies::Copies;
+use crate::feed::Feed;
 use crate::images::{ContainerdImages, RegistryConfig};
 use crate::leases::ContainerdLeases;
 use crate::metrics::ContainerdMetrics;
@@ -59,6 +60,8 @@ impl Containerd {
             host_mounts: true,
         };
         let config = Arc::new(config);
+        let feed = Feed::default();
+        feed.try_early(client.clone());
         let tasks = Arc::new(ContainerdTasks {
             client: client.clone(),
             config: Arc::clone(&config),
@@ -77,7 +80,7 @@ impl Containerd {
             tasks,
             snapshots: Arc::new(ContainerdSnapshots {
                 client: client.clone(),
-                copies: Copies::new(Arc::clone(&config)),
+                copies: Copies::new(Arc::clone(&config), feed),
             }),
             leases: Arc::new(ContainerdLeases::new(client.clone())),
             metrics: Arc::new(ContainerdMetrics {

@@ -8,6 +8,7 @@ use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
@@ -174,6 +175,10 @@ impl Client {
         EventsClient::new(self.channel.clone())
     }
 
+    pub(crate) fn introspection(&self) -> IntrospectionClient<Channel> {
+        IntrospectionClient::new(self.channel.clone())
+    }
+
     pub(crate) fn version(&self) -> VersionClient<Channel> {
         VersionClient::new(self.channel.clone())
     }
@@ -204,7 +209,8 @@ mod tests {
         let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let client = Client::new(channel(&socket), "test", "overlayfs").unwrap();
         let config = crate::ContainerdConfig::new(&socket, "test", folder.path());
-        let copies = crate::copies::Copies::new(std::sync::Arc::new(config));
+        let copies =
+            crate::copies::Copies::new(std::sync::Arc::new(config), crate::feed::Feed::default());
         let snapshots = ContainerdSnapshots { client, copies };
         let lease = LeaseId::for_operation(OperationId::generate());
         let key = || SnapshotKey::active(OperationId::generate());

@@ -2,17 +2,17 @@
 
 use crate::cgroup::freezer_path;
 use crate::config::ContainerdConfig;
+use crate::feed::Feed;
 use crate::layers::Leased;
 use botstead_live_copy::{
-    CgroupFreezer, ChangeFeed, Error as CopyError, FreezeError, Freezer, Frozen, Guard, Options,
-    Reason, SecondPass, capture,
+    CgroupFreezer, Error as CopyError, FreezeError, Freezer, Frozen, Guard, Options, capture,
 };
 use botstead_runtime::{CopyReport, Error, ErrorKind, Result, SnapshotCopy};
 use botstead_types::SnapshotKey;
 use rustix::fs::statvfs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -20,16 +20,12 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(crate) struct Copies {
     config: Arc<ContainerdConfig>,
-    /// What the self-test of the change feed said, once there was a need to know.
-    feed: Arc<OnceLock<Result<(), Reason>>>,
+    feed: Feed,
 }
 
 impl Copies {
-    pub(crate) fn new(config: Arc<ContainerdConfig>) -> Self {
-        Self {
-            config,
-            feed: Arc::default(),
-        }
+    pub(crate) fn new(config: Arc<ContainerdConfig>, feed: Feed) -> Self {
+        Self { config, feed }
     }
 
     /// Makes the committed copy. Whatever happens, nothing but it is left.
@@ -92,7 +88,7 @@ impl Copies {
             .as_ref()
             .and_then(|container| freezer_path(&self.config.cgroup(container)));
         let guard = self.config.guard.clone();
-        let feed = Arc::clone(&self.feed);
+        let feed = self.feed.clone();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let mut copied = tokio::task::spawn_blocking(move || {
@@ -100,22 +96,8 @@ impl Copies {
                 Some(group) => Box::new(CgroupFreezer::new(group, Guard::new(guard))?),
                 None => Box::new(Nobody),
             };
-            let probed = feed.get_or_init(|| {
-                let scratch = upper.parent().unwrap_or(&upper);
-                let probed = ChangeFeed::probe(scratch);
-                if let Err(reason) = &probed {
-                    tracing::warn!(%reason, "live snapshots compare whole trees: the change feed \
-                        cannot be used");
-                }
-                probed
-            });
             let options = Options {
-                second_pass: match probed {
-                    Ok(()) => SecondPass::Feed,
-                    Err(reason) => SecondPass::Walk {
-                        reason: reason.clone(),
-                    },
-                },
+                second_pass: feed.second_pass(upper.parent().unwrap_or(&upper)),
                 ..Options::default()
             };
             capture(

@@ -13,6 +13,7 @@ mod containers;
 pub mod daemon;
 
 mod copies;
+mod feed;
 mod flatten;
 pub mod images;
 mod layers;
