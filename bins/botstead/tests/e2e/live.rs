@@ -359,3 +359,16 @@ async fn versions_are_compared_named_pinned_and_deleted() {
     workspace.rollback(1).await;
     assert_eq!(workspace.sh("cat /data/changes /data/d/goes").await, "b\nc");
 }
+
+#[tokio::test]
+async fn how_changes_are_found_is_decided_at_the_start() {
+    let server = Server::start().await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !server
+        .log()
+        .contains("botstead_runtime_containerd::feed: live snapshots")
+    {
+        assert!(std::time::Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
