@@ -31,6 +31,8 @@ use report::{PairRow, Report};
 use server::{IMAGE, Programs, Server};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -147,11 +149,14 @@ async fn measure(options: &Options, server: &Server, bare: &mut Bare) -> Result<
     if options.wants("freeze") {
         let sizes: &[(usize, usize)] = match options.quick {
             true => &[(1000, 3)],
-            false => &[(1000, 25), (20_000, 25), (100_000, 10), (500_000, 3)],
+            false => &[(1000, 25), (20_000, 20), (100_000, 8), (500_000, 3)],
         };
         let agent = options.agent.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let end = StopWhenDropped(Arc::clone(&stop));
         let measured = async move {
-            tokio::task::spawn_blocking(move || freeze::measure(agent, sizes)).await?
+            let _end = end;
+            tokio::task::spawn_blocking(move || freeze::measure(agent, sizes, &stop)).await?
         };
         report.freezes = progress("freeze", measured).await?;
     }
@@ -188,6 +193,15 @@ async fn measure(options: &Options, server: &Server, bare: &mut Bare) -> Result<
         report.depth = Some(depth);
     }
     Ok(report)
+}
+
+/// Ends work on another thread with the future that waits for it.
+struct StopWhenDropped(Arc<AtomicBool>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 async fn progress<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -1,5 +1,5 @@
 //! How long a freeze takes: trees of a size, a process that changes a part of one right before the
-//! freeze, repeated copies. For the example `freeze_time` and for benches; with the feature `measure` only.
+//! freeze, repeated copies. For benches; with the feature `measure` only.
 //!
 //! Needs root, and the caller in a mount namespace of its own.
 
@@ -14,7 +14,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 /// Files of a tree in one directory.
 const PER_FOLDER: usize = 25;
@@ -39,7 +38,6 @@ pub struct Scene {
     group: PathBuf,
     writer: Option<Writer>,
     targets: usize,
-    alone: bool,
 }
 
 struct Writer {
@@ -90,14 +88,7 @@ impl Scene {
             group: group.to_owned(),
             writer: None,
             targets: 0,
-            alone: false,
         })
-    }
-
-    /// Has the copier take the processors from all others while it has frozen the processes (real-time
-    /// scheduling, by way of `chrt` of util-linux): what a quiet machine would show.
-    pub fn alone(&mut self, alone: bool) {
-        self.alone = alone;
     }
 
     /// Starts the process that makes files dirty, instead of the one before. The calling program must
@@ -136,15 +127,17 @@ impl Scene {
         Ok(())
     }
 
-    /// Copies so many times, each time with all of the dirty files changed right before the freeze.
+    /// Copies so many times, each time with all of the dirty files changed right before the freeze, until
+    /// `stop` is set. The copies stay: ext4 is slow to make files after as many were deleted.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error`]; `Cancelled` after `stop`.
     pub fn copies(
         &mut self,
         options: &Options,
         guard: &Guard,
         times: usize,
+        stop: &AtomicBool,
     ) -> Result<Vec<Report>, Error> {
         let freezer = CgroupFreezer::new(&self.group, guard.clone())?;
         let mut reports = Vec::with_capacity(times);
@@ -158,14 +151,11 @@ impl Scene {
             };
             fs::create_dir(&target).map_err(failed)?;
             let upper = self.folder.join("upper");
-            let never = AtomicBool::new(false);
             let mut observer = BeforeFreeze {
                 writer: self.writer.as_mut(),
-                alone: self.alone,
             };
-            let report = capture(&upper, &target, &freezer, options, &mut observer, &never)?;
+            let report = capture(&upper, &target, &freezer, options, &mut observer, stop)?;
             reports.push(report);
-            fs::remove_dir_all(&target).map_err(failed)?;
         }
         Ok(reports)
     }
@@ -195,31 +185,15 @@ impl Writer {
 /// Has the files changed when everything is ready to freeze.
 struct BeforeFreeze<'a> {
     writer: Option<&'a mut Writer>,
-    alone: bool,
 }
 
 impl Observer for BeforeFreeze<'_> {
     fn progress(&mut self, progress: Progress) {
-        match progress.phase {
-            Phase::Freezing => {
-                if let Some(writer) = &mut self.writer {
-                    // If it has ended, the figures show that nothing was dirty.
-                    let _ = writer.write();
-                }
-                self.schedule(["--fifo", "--pid", "1"]);
-            }
-            Phase::Finishing => self.schedule(["--other", "--pid", "0"]),
-            Phase::FirstPass | Phase::Rounds => {}
-        }
-    }
-}
-
-impl BeforeFreeze<'_> {
-    fn schedule(&self, arguments: [&str; 3]) {
-        if self.alone {
-            let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
-            // Without it the figures are those of a busy machine.
-            let _ = Command::new("chrt").args(arguments).arg(thread).status();
+        if progress.phase == Phase::Freezing
+            && let Some(writer) = &mut self.writer
+        {
+            // If it has ended, the figures show that nothing was dirty.
+            let _ = writer.write();
         }
     }
 }
@@ -275,12 +249,4 @@ fn write_forever(what: &str) -> io::Result<()> {
         io::stdout().flush()?;
     }
     Ok(())
-}
-
-/// The value that so much of the sorted list is not above: 0.5 for the median.
-pub fn quantile(sorted: &[Duration], part: f64) -> Duration {
-    // A list is shorter than what an f64 counts exactly.
-    let last = sorted.len().saturating_sub(1);
-    let at = (last as f64 * part).round() as usize;
-    sorted.get(at).copied().unwrap_or_default()
 }
