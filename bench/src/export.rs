@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 /// What a directory of the tree holds: text of programs' kind, and what cannot be packed.
 const TREE: &str = "\
+set -e
 mkdir -p /data/tree && cd /data/tree
 dd if=/dev/urandom bs=1M count=RANDOM of=random 2>/dev/null
 seq 1 40000 > numbers
@@ -17,9 +18,9 @@ n=0
 while [ $n -lt FOLDERS ]; do
   mkdir $n; cd $n; f=0
   while [ $f -lt 50 ]; do
-    echo $n $f; tail -c +$((n * 37 + f * 11 + 1)) ../numbers | head -c 6000
+    { echo $n $f; tail -c +$((n * 37 + f * 11 + 1)) ../numbers | head -c 6000; } > $f
     f=$((f + 1))
-  done | split -b 6000 -
+  done
   n=$((n + 1)); cd ..
 done
 ";
@@ -27,6 +28,8 @@ done
 /// One format: the server's export and the pipe.
 #[derive(Debug)]
 pub(crate) struct Export {
+    /// Whether the workspace runs, so that it is copied first; else it equals its version.
+    pub(crate) running: bool,
     pub(crate) pipe: &'static str,
     /// Bytes of the unpacked archive.
     pub(crate) size: u64,
@@ -51,11 +54,22 @@ pub(crate) async fn measure(api: &Api, quick: bool, rounds: usize) -> Result<Vec
     shell(host.path(), "tar -xzf export.tar.gz").await?;
     let size = shell(host.path(), "tar -cf - data | wc -c").await?;
     let mut found = Vec::new();
-    for (format, packer) in [("tar.gz", "tar | pigz"), ("tar.zst", "tar | zstd")] {
-        let program = packer.trim_start_matches("tar | ");
+    let formats = [("tar.gz", "pigz"), ("tar.zst", "zstd")];
+    for (running, (format, program)) in [true, false]
+        .into_iter()
+        .flat_map(|running| formats.map(|format| (running, format)))
+    {
+        match running {
+            true => api.start(&bot).await?,
+            false => {
+                api.stop(&bot).await?;
+                api.snapshot_by(&bot, "stop").await?;
+            }
+        }
         let line = format!("tar -cf - data | {program} -c | wc -c");
         let mut export = Export {
-            pipe: packer,
+            running,
+            pipe: program,
             size,
             pair: Pair::default(),
             packed: 0,

@@ -68,11 +68,11 @@ impl Freeze {
 
 fn exports(text: &mut String, exports: &[Export]) {
     text.push_str(
-        "\n## Exports\n\n`POST /data/export` of a running workspace, its live copy included, over HTTP on the \
-         loopback; and the pipe on the host, on the same tree, with the programs' own levels. *Ratio* is of \
-         times; the target is 1.2.\n\n\
-         | pipe | n | MiB | export, MB/s | pipe, MB/s | ratio | target | export, MiB | pipe, MiB |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+        "\n## Exports\n\n`POST /data/export` over HTTP on the loopback, and in turns with it `tar` piped into the program on \
+         the host, on the same tree, with the program's own level. A workspace that runs is copied first, which the \
+         pipe does without; one that is stopped and equals its newest version is not. *Ratio* is of times; the target is 1.2.\n\n\
+         | workspace | pipe into | n | MiB | export, MB/s | pipe, MB/s | ratio | target | export, MiB | pipe, MiB |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for export in exports {
         let ratio = export.pair.ratio().unwrap_or(f64::NAN);
@@ -82,7 +82,12 @@ fn exports(text: &mut String, exports: &[Export]) {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} |",
+            if export.running {
+                "running"
+            } else {
+                "equal to a version"
+            },
             export.pipe,
             export.pair.server.len(),
             export.size >> 20,

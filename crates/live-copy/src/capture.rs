@@ -197,6 +197,9 @@ impl Capture<'_, '_> {
         freeze.first_pass = first_pass;
         self.enter(Phase::Finishing);
         self.mirror.finish()?;
+        if self.options.durable {
+            self.mirror.sync()?;
+        }
         Ok(freeze)
     }
 

@@ -24,6 +24,8 @@ pub struct Options {
     pub attempts: u32,
     /// How often to copy what changed, between two attempts, at most.
     pub rounds: u32,
+    /// Whether the copy is on the disk at the end. One that is only read and goes soon need not be.
+    pub durable: bool,
 }
 
 impl Default for Options {
@@ -35,6 +37,7 @@ impl Default for Options {
             freeze_deadline: Duration::from_millis(50),
             attempts: 5,
             rounds: 5,
+            durable: true,
         }
     }
 }

@@ -88,7 +88,7 @@ impl Copies {
             .as_ref()
             .and_then(|container| freezer_path(&self.config.cgroup(container)));
         let guard = self.config.guard.clone();
-        let feed = self.feed.clone();
+        let (feed, durable) = (self.feed.clone(), copy.durable);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let mut copied = tokio::task::spawn_blocking(move || {
@@ -98,6 +98,7 @@ impl Copies {
             };
             let options = Options {
                 second_pass: feed.second_pass(upper.parent().unwrap_or(&upper)),
+                durable,
                 ..Options::default()
             };
             capture(

@@ -62,6 +62,7 @@ async fn copies_of_a_running_counter_are_moments_that_were() {
                 name: SnapshotKey::version(OperationId::generate()),
                 labels: labels([]),
                 reserve_bytes: 0,
+                durable: true,
             };
             let cancel = CancellationToken::new();
             let report = cx.snapshots.commit_copy(&cx.lease, &copy, &cancel).await;

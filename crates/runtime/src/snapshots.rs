@@ -67,6 +67,9 @@ pub struct SnapshotCopy {
     pub labels: BTreeMap<String, String>,
     /// This many bytes of the disk must be free afterwards.
     pub reserve_bytes: u64,
+    /// Whether it is on the disk when this returns, as a version must be. One that is only read and goes
+    /// soon need not be.
+    pub durable: bool,
 }
 
 /// What a copy did.

@@ -160,7 +160,7 @@ impl Inner {
                 .lock(input.from, OperationId::generate(), "fork")
                 .await?;
             let other = self.required_record(input.from).await?;
-            self.copy_live(lease, &other, &input.snapshot).await?;
+            self.copy_live(lease, &other, &input.snapshot, true).await?;
         }
         fault_point!("fork", "copied");
         let (first, owner) = (SnapshotKey::active(id), bot.to_string());

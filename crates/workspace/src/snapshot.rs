@@ -247,18 +247,20 @@ impl Inner {
         let lease = LeaseId::for_operation(id);
         self.runtime.leases.create(&lease).await?;
         let name = SnapshotKey::version(id);
-        let report = self.copy_live(&lease, &record, &name).await?;
+        let report = self.copy_live(&lease, &record, &name, true).await?;
         fault_point!("live", "copied");
         let version = self.record_live(operation).await?;
         Ok((version, Some(report)))
     }
 
-    /// Copies the workspace's present state, whether it runs or not, into a committed snapshot.
+    /// Copies the workspace's present state, whether it runs or not, into a committed snapshot, which is
+    /// on the disk afterwards where it has to be `durable`.
     pub(crate) async fn copy_live(
         &self,
         lease: &LeaseId,
         record: &ContainerRecord,
         name: &SnapshotKey,
+        durable: bool,
     ) -> Result<CopyReport> {
         let copy = SnapshotCopy {
             source: record.snapshot.clone(),
@@ -266,6 +268,7 @@ impl Inner {
             name: name.clone(),
             labels: self.labels_above(&record.snapshot, record.bot).await?,
             reserve_bytes: disk::reserve(&self.config),
+            durable,
         };
         let cancel = CancellationToken::new();
         let copied = self.runtime.snapshots.commit_copy(lease, &copy, &cancel);

@@ -41,6 +41,11 @@ impl Mirror<'_> {
         for (whose, flags) in std::mem::take(&mut self.flags) {
             self.set_flags(whose, flags)?;
         }
+        Ok(())
+    }
+
+    /// Puts all of it on the disk.
+    pub(crate) fn sync(&self) -> Step<()> {
         syncfs(&self.target_root).map_err(|errno| Error::io("sync", "the target", errno).into())
     }
 

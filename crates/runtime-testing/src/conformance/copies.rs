@@ -16,6 +16,7 @@ impl Context {
             name: self.key(),
             labels: labels([("copy", "1")]),
             reserve_bytes: 0,
+            durable: true,
         }
     }
 
@@ -114,6 +115,7 @@ pub async fn a_copy_that_would_not_fit_is_refused(cx: Context) {
     let key = cx.active().await;
     let copy = SnapshotCopy {
         reserve_bytes: u64::MAX,
+        durable: true,
         ..cx.copy_of(&key)
     };
     let kind = match cx.backend.capabilities().live_copies {

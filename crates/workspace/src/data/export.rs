@@ -102,7 +102,7 @@ impl Inner {
                 None => {
                     disk::require_free_space(&self.config)?;
                     let copied = SnapshotKey::copied(id);
-                    self.copy_live(&lease, &record, &copied).await?;
+                    self.copy_live(&lease, &record, &copied, false).await?;
                     // From here on the lease alone keeps it: it goes with the export.
                     self.runtime.snapshots.release(&copied).await?;
                     copied
