@@ -279,7 +279,7 @@ impl Capture<'_, '_> {
             // What an attempt that was thrown away left may be less than was remembered of it. Another
             // copy begins from nothing.
             Err(Halt::Failed(error)) if error.is_not_found() => {
-                tracing::debug!(%error, "after an attempt that was thrown away");
+                tracing::warn!(%error, "after an attempt that was thrown away");
                 Err(failure.unwrap_or(error).into())
             }
             done => done,

@@ -1,7 +1,7 @@
 //! How long a freeze takes: trees of a size, a process that changes a part of one right before the
 //! freeze, repeated copies. For benches; with the feature `measure` only.
 //!
-//! Needs root, and the caller in a mount namespace of its own.
+//! Needs root.
 
 use crate::freezer::{CgroupFreezer, Guard};
 use crate::options::{Observer, Options};
@@ -163,7 +163,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // What cannot be ended here ends with the caller's mount namespace, or shows by its name.
+        // What cannot be ended here shows by its name.
         let _ = self.stop_writer();
         let _ = unmount(self.folder.join("merged"), UnmountFlags::DETACH);
         let _ = fs::remove_dir(&self.group);

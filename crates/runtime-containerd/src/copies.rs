@@ -134,9 +134,7 @@ impl Copies {
 
 fn failed(snapshots: &Leased<'_>, error: CopyError) -> Error {
     let (kind, reason) = match &error {
-        error if error.is_disk_full() => {
-            (ErrorKind::ResourceExhausted, "the disk is full".to_owned())
-        }
+        full if full.is_disk_full() => return snapshots.op.disk_full(error),
         CopyError::Cancelled => return snapshots.op.cancelled(),
         error if error.is_temporary() => (ErrorKind::Unavailable, error.to_string()),
         _ => (ErrorKind::Internal, "it cannot be copied".to_owned()),

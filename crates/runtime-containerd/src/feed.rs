@@ -2,14 +2,14 @@
 //! are on.
 
 use crate::client::Client;
-use botstead_live_copy::{ChangeFeed, Reason, SecondPass};
+use botstead_live_copy::{ChangeFeed, SecondPass};
 use containerd_client::services::v1::PluginsRequest;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// What the self-test said.
+/// What follows from the self-test.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Feed(Arc<OnceLock<Result<(), Reason>>>);
+pub(crate) struct Feed(Arc<OnceLock<SecondPass>>);
 
 impl Feed {
     /// Tries it in the background. Where containerd does not tell where its snapshots are, the first
@@ -18,10 +18,8 @@ impl Feed {
         let feed = self.clone();
         tokio::spawn(async move {
             match snapshot_root(&client).await {
-                Some(root) => {
-                    // Nobody waits for it: who needs it before takes part.
-                    let _ = tokio::task::spawn_blocking(move || feed.try_in(&root).is_ok()).await;
-                }
+                // Nobody waits for it but a copy that needs the answer before.
+                Some(root) => drop(tokio::task::spawn_blocking(move || feed.second_pass(&root))),
                 None => tracing::debug!("the change feed will be tried by the first live copy"),
             }
         });
@@ -29,24 +27,18 @@ impl Feed {
 
     /// How changes are found by a copy of a tree beside `scratch`.
     pub(crate) fn second_pass(&self, scratch: &Path) -> SecondPass {
-        match self.try_in(scratch) {
-            Ok(()) => SecondPass::Feed,
-            Err(reason) => SecondPass::Walk {
-                reason: reason.clone(),
-            },
-        }
-    }
-
-    fn try_in(&self, scratch: &Path) -> &Result<(), Reason> {
-        self.0.get_or_init(|| {
-            let tried = ChangeFeed::probe(scratch);
-            match &tried {
-                Ok(()) => tracing::info!("live snapshots find changes by the change feed"),
-                Err(reason) => tracing::warn!(%reason, "live snapshots compare whole trees: the \
-                    change feed cannot be used"),
+        let tried = self.0.get_or_init(|| match ChangeFeed::probe(scratch) {
+            Ok(()) => {
+                tracing::info!("live snapshots find changes by the change feed");
+                SecondPass::Feed
             }
-            tried
-        })
+            Err(reason) => {
+                tracing::warn!(%reason, "live snapshots compare whole trees: the change feed cannot \
+                    be used");
+                SecondPass::Walk { reason }
+            }
+        });
+        tried.clone()
     }
 }
 

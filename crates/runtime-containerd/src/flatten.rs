@@ -59,9 +59,7 @@ async fn merge(op: &Op, layers: Vec<PathBuf>, below: Vec<PathBuf>, target: PathB
     merged.map(drop).map_err(|error| {
         use botstead_overlay::Error;
         let (kind, reason) = match &error {
-            full if full.is_disk_full() => {
-                (ErrorKind::ResourceExhausted, "the disk is full".to_owned())
-            }
+            full if full.is_disk_full() => return op.disk_full(error),
             Error::Unsupported { .. } | Error::Immutable { .. } => {
                 (ErrorKind::Unsupported, error.to_string())
             }

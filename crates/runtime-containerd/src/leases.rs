@@ -14,7 +14,7 @@ use tonic::Code;
 pub(crate) struct ContainerdLeases {
     client: Client,
     /// The lease of a collection that is under way, or whose end failed: it is used again.
-    scratch: Mutex<Option<String>>,
+    scratch: Mutex<Option<LeaseId>>,
 }
 
 impl ContainerdLeases {
@@ -89,13 +89,9 @@ impl Leases for ContainerdLeases {
         // containerd has no call for it, but a synchronous delete waits for the collection.
         // Named as an operation's, so that start-up removes it where this dies on the way.
         let mut scratch = self.scratch.lock().await;
-        let id = scratch.get_or_insert_with(|| {
-            LeaseId::for_operation(OperationId::generate())
-                .as_str()
-                .to_owned()
-        });
-        self.make(id).await?;
-        self.end(id, true).await?;
+        let lease = scratch.get_or_insert_with(|| LeaseId::for_operation(OperationId::generate()));
+        self.make(lease.as_str()).await?;
+        self.end(lease.as_str(), true).await?;
         *scratch = None;
         Ok(())
     }

@@ -46,11 +46,14 @@ impl Op {
 
     /// A failure of the host's files.
     pub(crate) fn io(&self, reason: &'static str, error: std::io::Error) -> Error {
-        let (kind, reason) = match botstead_overlay::is_disk_full(&error) {
-            true => (ErrorKind::ResourceExhausted, "the disk is full"),
-            false => (ErrorKind::Internal, reason),
-        };
-        self.fail_with(kind, reason, error)
+        match botstead_overlay::is_disk_full(&error) {
+            true => self.disk_full(error),
+            false => self.fail_with(ErrorKind::Internal, reason, error),
+        }
+    }
+
+    pub(crate) fn disk_full(&self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        self.fail_with(ErrorKind::ResourceExhausted, "the disk is full", source)
     }
 
     /// What containerd's answer means.

@@ -42,9 +42,7 @@ impl Disk {
         let bulk = (stat.f_bavail * stat.f_frsize).saturating_sub(4 << 20);
         let filler = File::create(self.target.join("filler")).unwrap();
         rustix::fs::fallocate(&filler, FallocateFlags::empty(), 0, bulk).unwrap();
-        for _ in 0..5 {
-            top_up(&self.target);
-        }
+        top_up(&self.target);
     }
 
     /// Frees so many bytes again.
@@ -65,18 +63,17 @@ impl Drop for Disk {
     }
 }
 
-/// Takes what became free: blocks of files that were deleted are free only after the journal was
-/// written.
+/// Takes what became free, several times: blocks of files that were deleted are free only after the
+/// journal was written.
 pub(crate) fn top_up(target: &Path) {
     let rest = target.join("rest");
-    let mut rest = File::options()
-        .append(true)
-        .create(true)
-        .open(rest)
-        .unwrap();
-    while rest.write_all(&[1; 4096]).is_ok() {}
-    // With no block left it may fail; what it writes is nothing that anybody reads.
-    let _ = rest.sync_all();
+    let mut options = File::options();
+    let mut rest = options.append(true).create(true).open(rest).unwrap();
+    for _ in 0..5 {
+        while rest.write_all(&[1; 4096]).is_ok() {}
+        // With no block left it may fail; what it writes is nothing that anybody reads.
+        let _ = rest.sync_all();
+    }
 }
 
 /// Gives back what was taken.

@@ -115,7 +115,6 @@ pub async fn a_copy_that_would_not_fit_is_refused(cx: Context) {
     let key = cx.active().await;
     let copy = SnapshotCopy {
         reserve_bytes: u64::MAX,
-        durable: true,
         ..cx.copy_of(&key)
     };
     let kind = match cx.backend.capabilities().live_copies {

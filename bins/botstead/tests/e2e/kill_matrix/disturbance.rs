@@ -124,9 +124,7 @@ impl Active {
                     target.join("filler").exists(),
                     "{point}: nobody filled the disk"
                 );
-                for _ in 0..5 {
-                    top_up(target);
-                }
+                top_up(target);
                 let file = target.join("probe");
                 let written = std::fs::write(&file, vec![1; 64 << 10]);
                 // It may be there with nothing in it.
