@@ -274,22 +274,9 @@ impl Capture<'_, '_> {
 
     /// Freezes and copies the last changes, and tries again when it takes too long.
     fn freeze(&mut self) -> Step<Freeze> {
-        let mut failure = None;
-        match self.attempts(&mut failure) {
-            // What an attempt that was thrown away left may be less than was remembered of it. Another
-            // copy begins from nothing.
-            Err(Halt::Failed(error)) if error.is_not_found() => {
-                tracing::warn!(%error, "after an attempt that was thrown away");
-                Err(failure.unwrap_or(error).into())
-            }
-            done => done,
-        }
-    }
-
-    /// As often as allowed; `failure` is why the last attempt was thrown away.
-    fn attempts(&mut self, failure: &mut Option<Error>) -> Step<Freeze> {
         let attempts = self.options.attempts.max(1);
         let mut deadline = self.options.freeze_deadline;
+        let mut failure = None;
         for attempt in 1..=attempts {
             self.catch_up()?;
             self.enter(Phase::Freezing);
@@ -302,7 +289,7 @@ impl Capture<'_, '_> {
                     // Mostly someone waits for the disk.
                     self.flush()?;
                     deadline *= 2;
-                    *failure = Some(Error::FreezeTimedOut {
+                    failure = Some(Error::FreezeTimedOut {
                         waited,
                         attempts: attempt,
                     });
@@ -324,18 +311,18 @@ impl Capture<'_, '_> {
                     });
                 }
                 Thaw::TooLate => {
-                    *failure = Some(Error::FreezeTooLong {
+                    failure = Some(Error::FreezeTooLong {
                         limit: self.options.freeze_limit,
                         attempts: attempt,
                     });
                 }
-                Thaw::Interfered => *failure = Some(Error::Thawed { attempts: attempt }),
+                Thaw::Interfered => failure = Some(Error::Thawed { attempts: attempt }),
             }
             // They ran while they were thought to stand still.
             self.mirror.distrust_frozen();
         }
         // There was one attempt at least, and each that did not return failed.
-        Err(failure.take().unwrap_or(Error::Cancelled).into())
+        Err(failure.unwrap_or(Error::Cancelled).into())
     }
 
     /// Copies the last changes, and lets the processes go on.

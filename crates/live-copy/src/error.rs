@@ -99,11 +99,6 @@ impl Error {
         matches!(self, Self::Io { source, .. } if botstead_overlay::is_disk_full(source))
     }
 
-    /// Whether something is not there that was thought to be.
-    pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
-    }
-
     /// Whether the same call may succeed later without anyone's doing: the workspace was too busy.
     pub fn is_temporary(&self) -> bool {
         matches!(

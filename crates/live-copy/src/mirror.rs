@@ -575,3 +575,6 @@ fn now() -> i64 {
     // A clock before 1970, like one past 2262, makes every copy one that has to be made again.
     since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

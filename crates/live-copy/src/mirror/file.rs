@@ -155,7 +155,9 @@ impl Mirror<'_> {
             self.copier.special_metadata(&self.model, place, stat)?
         } else if self.is_frozen {
             self.copied.insert(ino);
-            self.jobs.insert(ino, Job::new(dir, name, stat, false));
+            // It may wait to be made since an earlier part of this freeze.
+            let is_new = self.is_to_come(ino);
+            self.jobs.insert(ino, Job::new(dir, name, stat, is_new));
             return Ok(());
         } else {
             let how = How {
