@@ -16,6 +16,7 @@ mod file;
 mod finish;
 mod folder;
 mod open;
+mod spread;
 
 use crate::Error;
 use crate::compare::{self, Finding};
@@ -196,6 +197,7 @@ impl<'a> Mirror<'a> {
         if let (Some(feed), Some(handle)) = (&self.feed, &self.model.dir(DirId::ROOT).handle) {
             feed.register(handle.clone(), DirId::ROOT);
         }
+        spread::begin(&self.target_root);
         self.to_list.push((DirId::ROOT, false));
         self.settle()
     }

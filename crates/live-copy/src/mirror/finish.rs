@@ -1,6 +1,6 @@
 //! What can wait until the processes run again: it needs nothing of the source but what is remembered.
 
-use super::{Flagged, Mirror};
+use super::{Flagged, Mirror, spread};
 use crate::Error;
 use crate::halt::Step;
 use crate::model::{DirId, File};
@@ -38,6 +38,8 @@ impl Mirror<'_> {
                 .map_err(|errno| self.failed("set the times of", id, c"", errno))?;
             self.model.dir_mut(id).times_due = false;
         }
+        // Before the source's own flags, of which it may be one.
+        spread::end(&self.target_root);
         for (whose, flags) in std::mem::take(&mut self.flags) {
             self.set_flags(whose, flags)?;
         }

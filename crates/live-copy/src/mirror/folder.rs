@@ -2,7 +2,7 @@
 //! left their place.
 
 use super::copier::{copy_metadata, flags_of};
-use super::{Fault, Flagged, Mirror, now};
+use super::{Fault, Flagged, Mirror, now, spread};
 use crate::dirs::is_gone;
 use crate::halt::Step;
 use crate::model::{DirId, Node, Seen, Trust, times};
@@ -13,7 +13,6 @@ use rustix::fs::{Mode, SeekFrom, Statx, mkdirat, renameat, seek};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 impl Mirror<'_> {
@@ -112,9 +111,7 @@ impl Mirror<'_> {
     /// Moves a directory of the target out of the tree, where it can be found again.
     pub(super) fn put_into_limbo(&mut self, id: DirId) -> Result<(), Fault> {
         if self.limbo.is_none() {
-            // Nobody can guess it, so that no name of the source is the same.
-            let name = format!(".live-copy-{:016x}", RandomState::new().hash_one(0));
-            let name = CString::new(name).unwrap_or_default();
+            let name = spread::unused_name();
             let root = self.copier.target.root();
             mkdirat(root, &*name, Mode::RWXU).map_err(|errno| Fault::Target("make", errno))?;
             self.model.dir_mut(DirId::LIMBO).name = name.as_c_str().into();
@@ -135,7 +132,11 @@ impl Mirror<'_> {
     ) -> Result<(), Fault> {
         let failed = |errno| Fault::Target("make", errno);
         let parent = self.copier.target.open(&self.model, dir).map_err(failed)?;
-        mkdirat(&*parent, name, Mode::RWXU).map_err(failed)?;
+        let made = match dir {
+            DirId::ROOT => spread::make(&parent, name),
+            _ => mkdirat(&*parent, name, Mode::RWXU),
+        };
+        made.map_err(failed)?;
         let id = self.model.add_dir(dir, name, stat.stx_ino, handle.clone());
         self.model.dir_mut(dir).times_due = true;
         if let (Some(feed), Some(handle)) = (&self.feed, handle) {
