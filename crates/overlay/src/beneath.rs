@@ -86,12 +86,27 @@ pub fn place(parent: impl AsFd, name: &CStr) -> Result<OwnedFd> {
     open_beneath(parent.as_fd(), name, flags)
 }
 
+/// How what holds data is read: a lease that someone holds on the file must not stop us.
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOATIME)
+    .union(OFlags::NONBLOCK);
+
 /// Opens for reading what is open as a mere place, a regular file or a directory. Needs /proc.
 pub fn reopen(place: impl AsFd) -> Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", place.as_fd().as_raw_fd());
-    // A lease that someone holds on the file must not stop us.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOATIME | OFlags::NONBLOCK;
-    rustix::fs::open(path, flags, Mode::empty())
+    rustix::fs::open(path, READ, Mode::empty())
+}
+
+/// Opens for reading, in one step, a name that its directory says is a regular file. Whether it still was
+/// one is for the caller to see by its status: to open a pipe is to act on it, which is harmless, but not
+/// a device, so that the mount should have none (`nodev`) where others change the tree.
+///
+/// # Errors
+/// The kernel's. [`place`] tells more of what cannot be opened.
+pub fn file(parent: impl AsFd, name: &CStr) -> Result<OwnedFd> {
+    let flags = READ | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    open_beneath(parent.as_fd(), name, flags)
 }
 
 /// A place in a tree: the directory that it is in, open for reading, and the way back.

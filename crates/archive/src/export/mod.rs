@@ -15,7 +15,7 @@ use crate::format::{END, Extent, Head, Kind, MapText, Time, encode, padding};
 use crate::limits::MOST_EXTENDED;
 use crate::names::clean;
 use crate::progress::Progress;
-use botstead_overlay::beneath::{Cursor, Listed, Names, batches, place, reopen};
+use botstead_overlay::beneath::{self, Cursor, Listed, Names, batches, reopen};
 use botstead_overlay::tree::{Attributes, id, kind, names, stat_fd};
 use links::Links;
 use rustix::fd::{AsFd, OwnedFd};
@@ -177,9 +177,9 @@ impl<W: Write> Exporter<'_, W> {
         let mut directories = Names::default();
         batches(cursor.dir(), BATCH, |mut batch| {
             batch.sort_unstable_by_key(|entry| entry.inode);
-            for Listed { name, kind, .. } in batch {
-                if kind == FileType::Directory || self.other(cursor, &name)? {
-                    directories.push(&name);
+            for listed in batch {
+                if listed.kind == FileType::Directory || self.other(cursor, &listed)? {
+                    directories.push(&listed.name);
                 }
             }
             Ok(())
@@ -192,10 +192,11 @@ impl<W: Write> Exporter<'_, W> {
     }
 
     /// Writes an entry; true when it is a directory, which is not written.
-    fn other(&mut self, cursor: &Cursor, name: &CStr) -> Result<bool, Error> {
+    fn other(&mut self, cursor: &Cursor, listed: &Listed) -> Result<bool, Error> {
+        let name = &*listed.name;
         let path = join(cursor, name);
-        let place = match place(cursor.dir(), name) {
-            Ok(place) => place,
+        let (opened, stat) = match open(cursor.dir(), listed) {
+            Ok(opened) => opened,
             Err(Errno::NOENT) => {
                 self.report.vanished += 1;
                 return Ok(false);
@@ -206,7 +207,6 @@ impl<W: Write> Exporter<'_, W> {
             }
             Err(errno) => return Err(Error::export("open", &path, errno)),
         };
-        let stat = stat_fd(&place).map_err(|errno| Error::export("look at", &path, errno))?;
         match kind(&stat) {
             FileType::Directory => return Ok(true),
             FileType::RegularFile | FileType::Symlink | FileType::Fifo => {}
@@ -233,17 +233,18 @@ impl<W: Write> Exporter<'_, W> {
             })?;
         }
         match kind(&stat) {
-            FileType::RegularFile => self.file(&place, &stat, &path)?,
+            FileType::RegularFile => self.file(opened, &stat, &path)?,
             FileType::Symlink => {
-                let target = readlinkat(&place, c"", Vec::new())
+                let place = opened.fd();
+                let target = readlinkat(place, c"", Vec::new())
                     .map_err(|errno| Error::export("read", &path, errno))?;
-                let attributes = self.attributes(&Attributes::of_place(&place), &path)?;
+                let attributes = self.attributes(&Attributes::of_place(place), &path)?;
                 let target = target.to_bytes();
                 self.entry(&path, &stat, Kind::Symlink, target, &attributes, None)?;
                 self.report.symlinks += 1;
             }
             _ => {
-                let attributes = self.attributes(&Attributes::of_place(&place), &path)?;
+                let attributes = self.attributes(&Attributes::of_place(opened.fd()), &path)?;
                 self.entry(&path, &stat, Kind::Fifo, b"", &attributes, None)?;
                 self.report.fifos += 1;
             }
@@ -251,9 +252,13 @@ impl<W: Write> Exporter<'_, W> {
         Ok(false)
     }
 
-    fn file(&mut self, place: &OwnedFd, stat: &Statx, path: &[u8]) -> Result<(), Error> {
-        let failed = |errno| Error::export("read", path, errno);
-        let file = reopen(place).map_err(failed)?;
+    fn file(&mut self, opened: Opened, stat: &Statx, path: &[u8]) -> Result<(), Error> {
+        let file = match opened {
+            Opened::File(file) => file,
+            Opened::Place(place) => {
+                reopen(place).map_err(|errno| Error::export("read", path, errno))?
+            }
+        };
         let attributes = self.attributes(&Attributes::of(&file), path)?;
         let size = stat.stx_size;
         // 512 is the unit of the number, whatever the filesystem's blocks.
@@ -401,6 +406,38 @@ impl<W: Write> Exporter<'_, W> {
         }
         [&self.folder, path].join(&b'/')
     }
+}
+
+/// An entry that is open.
+enum Opened {
+    /// As a mere place.
+    Place(OwnedFd),
+    /// A regular file, for reading.
+    File(OwnedFd),
+}
+
+impl Opened {
+    fn fd(&self) -> &OwnedFd {
+        match self {
+            Self::Place(fd) | Self::File(fd) => fd,
+        }
+    }
+}
+
+/// Opens an entry, whatever it is. A regular file at once for reading, which takes half the time of all
+/// that is done with a small one.
+fn open(dir: &OwnedFd, listed: &Listed) -> Result<(Opened, Statx), Errno> {
+    if listed.kind == FileType::RegularFile
+        && let Ok(file) = beneath::file(dir, &listed.name)
+    {
+        let stat = stat_fd(&file)?;
+        if kind(&stat) == FileType::RegularFile {
+            return Ok((Opened::File(file), stat));
+        }
+    }
+    let place = beneath::place(dir, &listed.name)?;
+    let stat = stat_fd(&place)?;
+    Ok((Opened::Place(place), stat))
 }
 
 fn join(cursor: &Cursor, name: &CStr) -> Vec<u8> {

@@ -1,16 +1,16 @@
 //! Export: `/data` as an archive, as it was at one moment, while the workspace goes on.
 
-use crate::replace::existing_data;
+use crate::replace::{blocking, existing_data};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_archive::{Compression, ExportOptions, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Access, Tree};
 use botstead_types::{BotId, LeaseId, OperationId, SnapshotKey};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -136,16 +136,24 @@ impl Inner {
         sender: mpsc::Sender<Result<Bytes>>,
     ) {
         let Picture { operation, tree } = picture;
-        let out = sender.clone();
-        let written = crate::replace::blocking(move || {
-            let done = write(tree.as_ref(), format, Pieces(out));
-            drop(tree);
-            done
-        });
-        if let Err(error) = written.await {
-            if sender.is_closed() {
+        let out = Pieces::new(sender.clone());
+        let written = blocking(move || write(tree.as_ref(), format, out).map(|()| tree));
+        match written.await {
+            Ok(tree) => {
+                // Whoever reads has all of it before its picture is cleared away.
+                drop(sender);
+                let cleared = blocking(move || {
+                    drop(tree);
+                    Ok(())
+                });
+                if let Err(error) = cleared.await {
+                    tracing::warn!(%bot, %error, "what an export was read from stays mounted");
+                }
+            }
+            Err(_) if sender.is_closed() => {
                 tracing::info!(%bot, "an export ended because its reader left");
-            } else {
+            }
+            Err(error) => {
                 tracing::warn!(%bot, %error, "an export failed");
                 // Nobody may be there any more.
                 let _ = sender.send(Err(error)).await;
@@ -160,7 +168,6 @@ fn write(tree: &dyn Tree, format: ArchiveFormat, out: Pieces) -> Result<()> {
     let Some(data) = existing_data(tree)? else {
         return Err(Error::PathNotFound(botstead_types::FilePath::new("/data")?));
     };
-    let out = BufWriter::with_capacity(PIECE, out);
     let (mut out, report) =
         botstead_archive::export(data, out, &format.options(), &Progress::new())?;
     let failed = |error| crate::replace::host("send the archive", error);
@@ -177,17 +184,38 @@ fn write(tree: &dyn Tree, format: ArchiveFormat, out: Pieces) -> Result<()> {
 }
 
 /// The way from the thread that writes to whoever reads; it waits for them.
-struct Pieces(mpsc::Sender<Result<Bytes>>);
+struct Pieces {
+    sender: mpsc::Sender<Result<Bytes>>,
+    /// The piece that is being filled.
+    piece: BytesMut,
+}
+
+impl Pieces {
+    fn new(sender: mpsc::Sender<Result<Bytes>>) -> Self {
+        Self {
+            sender,
+            piece: BytesMut::new(),
+        }
+    }
+}
 
 impl Write for Pieces {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0
-            .blocking_send(Ok(Bytes::copy_from_slice(data)))
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        Ok(data.len())
+        if self.piece.capacity() == 0 {
+            self.piece.reserve(PIECE);
+        }
+        let length = data.len().min(PIECE - self.piece.len());
+        self.piece.extend_from_slice(&data[..length]);
+        if self.piece.len() == PIECE {
+            self.flush()?;
+        }
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let piece = std::mem::take(&mut self.piece).freeze();
+        self.sender
+            .blocking_send(Ok(piece))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
