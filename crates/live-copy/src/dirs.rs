@@ -194,6 +194,8 @@ fn descend(from: &OwnedFd, path: Vec<u8>) -> Result<OwnedFd> {
         match openat2(from, &*path, flags | OFlags::NOATIME, Mode::empty(), inside) {
             // The kernel could not tell because of a rename elsewhere (openat2(2)).
             Err(Errno::AGAIN) => {}
+            // It was moved out of `from` in the meantime (`complete_walk` in fs/namei.c).
+            Err(Errno::XDEV) => return Err(Errno::STALE),
             opened => return opened,
         }
     }

@@ -199,7 +199,8 @@ impl<'a> Mirror<'a> {
         }
         spread::begin(&self.target_root);
         self.to_list.push((DirId::ROOT, false));
-        self.settle()
+        self.settle()?;
+        self.copy_waiting()
     }
 
     /// Does again what the feed reported.

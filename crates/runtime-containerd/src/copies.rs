@@ -28,17 +28,19 @@ impl Copies {
         Self { config, feed }
     }
 
-    /// Makes the committed copy. Whatever happens, nothing but it is left.
+    /// Makes the committed copy. Whatever happens, nothing but it is left. `estimate` is how many bytes
+    /// the copy may take; it is only awaited where the disk may have no room for them.
     pub(crate) async fn commit(
         &self,
         snapshots: &Leased<'_>,
         copy: &SnapshotCopy,
         parent: Option<&SnapshotKey>,
         upper: PathBuf,
-        estimate: u64,
+        estimate: impl Future<Output = Result<u64>>,
         cancel: &CancellationToken,
     ) -> Result<CopyReport> {
-        self.require_space(snapshots, &upper, estimate, copy.reserve_bytes)?;
+        self.require_space(snapshots, &upper, estimate, copy.reserve_bytes)
+            .await?;
         let copying = format!("{}-copying", copy.name);
         let made = async {
             let target = snapshots.prepare(&copying, parent).await?;
@@ -54,11 +56,11 @@ impl Copies {
     }
 
     /// Refuses before anything is copied what would leave less than the reserve.
-    fn require_space(
+    async fn require_space(
         &self,
         snapshots: &Leased<'_>,
         upper: &Path,
-        estimate: u64,
+        estimate: impl Future<Output = Result<u64>>,
         reserve: u64,
     ) -> Result<()> {
         let Ok(stat) = statvfs(upper) else {
@@ -66,6 +68,12 @@ impl Copies {
             return Ok(());
         };
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+        // No part of what the filesystem holds is larger than all of it; to ask is to look at every file.
+        if free >= used.saturating_mul(stat.f_frsize).saturating_add(reserve) {
+            return Ok(());
+        }
+        let estimate = estimate.await?;
         if free >= estimate.saturating_add(reserve) || shares_blocks(upper) {
             return Ok(());
         }

@@ -1,7 +1,7 @@
-//! Copying many files at once while everybody stands still, when the processors have nothing else to do.
+//! Copying many files at once, on two processors.
 //!
 //! Names, links and directories are made one after the other; only the content of regular files, with
-//! their metadata, waits for this.
+//! their metadata, waits for this: while everybody stands still all of it, before that what is new.
 
 use super::copier::{Copied, Copier, How};
 use super::{Fault, Mirror, Name};
@@ -21,6 +21,11 @@ const AT_ONCE: usize = 8;
 const WORTH_A_THREAD: usize = 32;
 /// The same for the bytes of all files together.
 const WORTH_BYTES: u64 = 4 << 20;
+
+/// As many wait while the processes run.
+const MOST_WAITING: usize = 256;
+/// Larger ones do not wait then: who follows the progress shall see some.
+pub(super) const LARGE: u64 = WORTH_BYTES;
 
 /// A regular file to copy.
 #[derive(Debug)]
@@ -44,7 +49,16 @@ impl Job {
 type Outcome = (usize, Result<Copied, Fault>);
 
 impl Mirror<'_> {
-    /// Copies what waits. All names must be right: only then is every directory where the model has it.
+    /// Copies what waits, if that is much. For the time while the processes run.
+    pub(super) fn copy_many_waiting(&mut self) -> Step<()> {
+        if self.is_frozen || self.jobs.len() < MOST_WAITING {
+            return Ok(());
+        }
+        self.copy_waiting()
+    }
+
+    /// Copies what waits. When everybody stands still all names must be right: only then is every
+    /// directory where the model has it.
     pub(super) fn copy_waiting(&mut self) -> Step<()> {
         if self.jobs.is_empty() {
             return Ok(());
@@ -52,29 +66,28 @@ impl Mirror<'_> {
         let mut jobs: Vec<_> = self.jobs.drain().map(|(_, job)| job).collect();
         // Those of one directory together.
         jobs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let outcomes = self.in_threads(&jobs);
+        let mut outcomes: Vec<_> = jobs.iter().map(|_| None).collect();
+        for (at, outcome) in self.in_threads(&jobs) {
+            outcomes[at] = Some(outcome);
+        }
         let mut failure = None;
-        let mut is_done = vec![false; jobs.len()];
-        for (at, outcome) in outcomes {
-            let (job, ino) = (&jobs[at], jobs[at].stat.stx_ino);
-            match outcome {
-                Ok(copied) => {
-                    is_done[at] = true;
+        for (job, outcome) in jobs.into_iter().zip(outcomes) {
+            let ino = job.stat.stx_ino;
+            let halt = match outcome {
+                Some(Ok(copied)) => {
                     if let Some(file) = self.model.file_mut(ino) {
                         file.seen = copied.seen;
                     }
                     self.note_copied(ino, copied);
+                    continue;
                 }
-                Err(Fault::Source(_, errno)) if is_gone(errno) => {
-                    failure = Some(self.inconsistent(job.name.0, &job.name.1, errno));
+                Some(Err(Fault::Source(_, errno))) if is_gone(errno) && self.is_frozen => {
+                    Err(self.inconsistent(job.name.0, &job.name.1, errno))
                 }
-                Err(fault) => {
-                    failure = self.met(job.name.0, &job.name.1, fault).err();
-                }
-            }
-        }
-        for (job, _) in jobs.into_iter().zip(is_done).filter(|(_, done)| !done) {
-            failure.get_or_insert(Halt::stopped(self.stop));
+                Some(Err(fault)) => self.met(job.name.0, &job.name.1, fault),
+                None => Err(Halt::stopped(self.stop)),
+            };
+            failure = failure.or(halt.err());
             self.drop_job(job);
         }
         failure.map_or(Ok(()), Err)
@@ -101,9 +114,9 @@ impl Mirror<'_> {
     }
 
     fn in_threads(&mut self, jobs: &[Job]) -> Vec<Outcome> {
-        let (model, stop) = (&self.model, self.stop);
+        let (model, stop, is_frozen) = (&self.model, self.stop, self.is_frozen);
         let next = AtomicUsize::new(0);
-        let work = |copier: &mut Copier| work(copier, model, jobs, &next, stop);
+        let work = |copier: &mut Copier| work(copier, model, jobs, is_frozen, &next, stop);
         let bytes: u64 = jobs.iter().map(|job| job.stat.stx_size).sum();
         let is_small = jobs.len() < WORTH_A_THREAD && bytes < WORTH_BYTES;
         if is_small || jobs.len() == 1 {
@@ -134,6 +147,7 @@ fn work(
     copier: &mut Copier,
     model: &Model,
     jobs: &[Job],
+    is_frozen: bool,
     next: &AtomicUsize,
     stop: Stop<'_>,
 ) -> Vec<Outcome> {
@@ -145,7 +159,7 @@ fn work(
                 return outcomes;
             };
             let how = How {
-                is_frozen: true,
+                is_frozen,
                 is_new: job.is_new,
             };
             let place = (job.name.0, &*job.name.1);

@@ -1,7 +1,7 @@
 //! Names that are no directories: whether to link what is known already, to copy, or to copy again. How
 //! to copy is in `copier`.
 
-use super::batch::Job;
+use super::batch::{Job, LARGE};
 use super::copier::{Copied, How};
 use super::{Fault, Flagged, Mirror, now};
 use crate::model::{DirId, Node, Seen, Trust};
@@ -32,7 +32,11 @@ impl Mirror<'_> {
         if !is_here {
             self.clear(dir, name)?;
             if self.is_to_come(ino) {
-                // Under another name, from which there is nothing to link.
+                // Under another name, from which there is nothing to link. It may have that still.
+                if let Some(file) = self.model.file(ino).filter(|_| !self.is_frozen) {
+                    let place = file.place();
+                    self.again.insert((place.dir, (&*place.name).into()));
+                }
                 self.forget(ino)?;
             }
         }
@@ -124,7 +128,7 @@ impl Mirror<'_> {
             let copied = self.copier.make_special(&self.model, place, stat)?;
             self.model.link(ino, dir, name, || copied.seen);
             self.note_copied(ino, copied);
-        } else if self.is_frozen && stat.stx_nlink == 1 {
+        } else if stat.stx_nlink == 1 && (self.is_frozen || stat.stx_size < LARGE) {
             let mut seen = Seen::new(stat, now());
             seen.is_torn = true;
             self.model.link(ino, dir, name, || seen);
@@ -151,13 +155,12 @@ impl Mirror<'_> {
             file.seen.is_torn = true;
         }
         let place = (dir, name);
+        let is_to_come = self.is_to_come(ino);
         let copied = if kind(stat) != FileType::RegularFile {
             self.copier.special_metadata(&self.model, place, stat)?
-        } else if self.is_frozen {
+        } else if self.is_frozen || is_to_come {
             self.copied.insert(ino);
-            // It may wait to be made since an earlier part of this freeze.
-            let is_new = self.is_to_come(ino);
-            self.jobs.insert(ino, Job::new(dir, name, stat, is_new));
+            self.jobs.insert(ino, Job::new(dir, name, stat, is_to_come));
             return Ok(());
         } else {
             let how = How {

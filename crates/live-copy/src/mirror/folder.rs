@@ -172,6 +172,7 @@ impl Mirror<'_> {
         self.refresh(dir)?;
         for (name, _) in &listed {
             self.reconcile(dir, name, false, known_too)?;
+            self.copy_many_waiting()?;
         }
         if self.model.dir(dir).children.len() > listed.len() {
             let listed: HashSet<&CStr> = listed.iter().map(|(name, _)| name.as_c_str()).collect();
