@@ -34,10 +34,12 @@ pub(crate) enum Finding {
     Name(DirId, Box<CStr>),
     /// A directory whose own metadata was changed.
     Metadata(DirId),
+    /// A directory that is not where the model has it, so that it was not looked at.
+    PassedOver(DirId),
 }
 
 /// Looks at the whole tree below `root`, the source's. Directories that are not where the model has them
-/// are passed over: the findings hold their names.
+/// are passed over. The findings hold their names as well, unless they move at the same time.
 pub(crate) fn walk(model: &Model, root: BorrowedFd<'_>, stop: Stop<'_>) -> Step<Vec<Finding>> {
     let all: Vec<DirId> = model.dirs().collect();
     in_threads(
@@ -46,11 +48,15 @@ pub(crate) fn walk(model: &Model, root: BorrowedFd<'_>, stop: Stop<'_>) -> Step<
         DIRS_AT_ONCE,
         stop,
         |dirs, id, found| match directory(model, dirs, *id, found) {
-            Err(errno) if !is_gone(errno) => {
+            Ok(()) => Ok(()),
+            Err(errno) if is_gone(errno) => {
+                found.push(Finding::PassedOver(*id));
+                Ok(())
+            }
+            Err(errno) => {
                 let path = model.path(*id, c"");
                 Err(Error::io("look at", path, errno).into())
             }
-            _ => Ok(()),
         },
     )
 }
@@ -135,10 +141,8 @@ fn in_threads<T: Sync>(
 }
 
 fn directory(model: &Model, dirs: &mut Dirs, id: DirId, found: &mut Vec<Finding>) -> Result<()> {
-    if !model.is_attached(id) {
-        return Ok(());
-    }
     let dir = model.dir(id);
+    // Those in limbo are nowhere.
     let fd = dirs.open(model, id)?;
     let stat = stat_fd(&*fd)?;
     if !dir.seen.is_some_and(|seen| seen.still(&stat, Trust::Looks)) {

@@ -255,7 +255,9 @@ impl<'a> Mirror<'a> {
         let began = Instant::now();
         let root = self.copier.source.root().as_fd();
         let found = compare::walk(&self.model, root, self.stop)?;
-        let (count, took) = (found.len(), began.elapsed());
+        let took = began.elapsed();
+        let passed_over = |finding: &&Finding| matches!(finding, Finding::PassedOver(_));
+        let count = found.len() - found.iter().filter(passed_over).count();
         let names = self.names_of(found);
         self.do_names(names, true)?;
         let again = std::mem::take(&mut self.again);
@@ -288,6 +290,13 @@ impl<'a> Mirror<'a> {
                 Finding::Metadata(dir) => {
                     self.metadata.insert(dir);
                 }
+                // It may turn up when the feed reports that it was moved, which tells nothing of what was
+                // changed in it when there was no feed.
+                Finding::PassedOver(dir) if !self.is_frozen => {
+                    self.unlisted.insert(dir);
+                }
+                // The walk found it elsewhere, or it has gone.
+                Finding::PassedOver(_) => {}
             }
         }
         names

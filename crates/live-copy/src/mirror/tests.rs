@@ -1,28 +1,61 @@
 use super::*;
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-fn open(path: &std::path::Path) -> OwnedFd {
+fn open(path: &Path) -> OwnedFd {
     fs::File::open(path).unwrap().into()
+}
+
+/// Has a mirror of `source` in `target`, below `dir`, with a feed and after the first pass.
+fn mirrored(dir: &Path, test: impl FnOnce(&mut Mirror<'_>, &Path, &Path)) {
+    let (source, target) = (dir.join("source"), dir.join("target"));
+    fs::create_dir(&target).unwrap();
+    let never = AtomicBool::new(false);
+    let nobody = |_| {};
+    let (from, to) = (open(&source), open(&target));
+    let mut mirror = Mirror::new(from, to, Stop::new(&never), &nobody).unwrap();
+    mirror.feed = Some(Feed::open(mirror.source_root().as_fd()).unwrap());
+    mirror.first_pass().ok().unwrap();
+    test(&mut mirror, &source, &target);
+}
+
+fn in_root(name: &CStr) -> HashSet<Name> {
+    HashSet::from([(DirId::ROOT, name.into())])
 }
 
 /// The feed contradicts the source in the middle of a freeze, and the walk takes over.
 #[test]
 fn what_waits_to_be_made_is_made_when_the_walk_takes_over() {
     let dir = tempfile::tempdir().unwrap();
-    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-    fs::create_dir(&source).unwrap();
-    fs::create_dir(&target).unwrap();
-    let never = AtomicBool::new(false);
-    let nobody = |_| {};
-    let (from, to) = (open(&source), open(&target));
-    let mut mirror = Mirror::new(from, to, Stop::new(&never), &nobody).unwrap();
-    mirror.first_pass().ok().unwrap();
-    mirror.is_frozen = true;
-    fs::write(source.join("new"), "content").unwrap();
-    let names = HashSet::from([(DirId::ROOT, c"new".into())]);
-    mirror.do_names(names, false).ok().unwrap();
-    assert!(!target.join("new").exists(), "it has to wait here");
-    mirror.walk_round().ok().unwrap();
-    assert_eq!(fs::read(target.join("new")).unwrap(), b"content");
+    fs::create_dir(dir.path().join("source")).unwrap();
+    mirrored(dir.path(), |mirror, source, target| {
+        mirror.is_frozen = true;
+        fs::write(source.join("new"), "content").unwrap();
+        mirror.do_names(in_root(c"new"), false).ok().unwrap();
+        assert!(!target.join("new").exists(), "it has to wait here");
+        mirror.walk_round().ok().unwrap();
+        assert_eq!(fs::read(target.join("new")).unwrap(), b"content");
+    });
+}
+
+/// A directory was changed while the feed did not look, and moves while the walk does, so that the walk
+/// finds it nowhere; then the feed reports the move, as it does any.
+#[test]
+fn what_a_walk_passed_over_is_listed_when_it_turns_up() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("source/old/deep")).unwrap();
+    mirrored(dir.path(), |mirror, source, target| {
+        fs::write(source.join("old/first"), "1").unwrap();
+        fs::write(source.join("old/deep/second"), "2").unwrap();
+        let nowhere = dir.path().join("nowhere");
+        fs::rename(source.join("old"), &nowhere).unwrap();
+        mirror.walk_round().ok().unwrap();
+        fs::rename(&nowhere, source.join("moved")).unwrap();
+        mirror.is_frozen = true;
+        mirror.do_names(in_root(c"moved"), false).ok().unwrap();
+        mirror.copy_waiting().ok().unwrap();
+        assert_eq!(fs::read(target.join("moved/first")).unwrap(), b"1");
+        assert_eq!(fs::read(target.join("moved/deep/second")).unwrap(), b"2");
+    });
 }
