@@ -307,7 +307,12 @@ impl<'a> Mirror<'a> {
     /// A directory may not be where the model has it, as its own name, or that of one above it, comes up
     /// later. What concerns it then waits.
     fn do_names(&mut self, mut names: HashSet<Name>, exactly: bool) -> Step<()> {
+        let mut listed = HashSet::new();
         loop {
+            if self.stop.is_due() {
+                self.again.extend(names);
+                return Err(Halt::stopped(self.stop));
+            }
             let left = self.reconcile_all(names.clone(), exactly)?;
             self.settle()?;
             if !self.is_frozen {
@@ -319,11 +324,13 @@ impl<'a> Mirror<'a> {
             next.extend(left);
             let model = &self.model;
             let here = self.unlisted.extract_if(|dir| model.is_attached(*dir));
-            self.to_list.extend(here.map(|dir| (dir, exactly)));
-            if self.to_list.is_empty() && next == names {
+            let here: HashSet<DirId> = here.collect();
+            if next == names && here == listed {
+                self.unlisted.extend(here);
                 break;
             }
-            names = next;
+            self.to_list.extend(here.iter().map(|dir| (*dir, exactly)));
+            (names, listed) = (next, here);
         }
         // Nothing leads any further: all of it has to be in what was removed.
         match names.iter().find(|(dir, _)| self.model.is_attached(*dir)) {

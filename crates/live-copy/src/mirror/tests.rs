@@ -59,3 +59,30 @@ fn what_a_walk_passed_over_is_listed_when_it_turns_up() {
         assert_eq!(fs::read(target.join("moved/deep/second")).unwrap(), b"2");
     });
 }
+
+/// Somebody let the processes go on in the middle of a freeze, and they moved a directory: nobody reports
+/// it, as the feed is paused, and what was to be listed in it is not there.
+#[test]
+fn a_freeze_that_was_none_comes_to_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("source/upper/lower")).unwrap();
+    mirrored(dir.path(), |mirror, source, _| {
+        let Some(Node::Dir(upper)) = mirror.model.child(DirId::ROOT, c"upper") else {
+            panic!("the directory was not copied");
+        };
+        let Some(Node::Dir(lower)) = mirror.model.child(upper, c"lower") else {
+            panic!("the directory was not copied");
+        };
+        mirror.unlisted.insert(lower);
+        mirror.is_frozen = true;
+        let end = Instant::now() + Duration::from_secs(5);
+        mirror.stop = mirror.stop.until(end);
+        fs::rename(source.join("upper"), dir.path().join("elsewhere")).unwrap();
+        // What was opened before leads to it still.
+        let root = mirror.source_root().try_clone().unwrap();
+        mirror.copier.source = crate::dirs::Dirs::source(root.as_fd()).unwrap();
+        let names = HashSet::from([(upper, c"lower".into())]);
+        let halt = mirror.do_names(names, false).err().unwrap();
+        assert!(matches!(halt, Halt::Feed(Reason::Inconsistent)));
+    });
+}
