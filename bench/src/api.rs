@@ -222,11 +222,13 @@ impl Api {
         Ok(size)
     }
 
-    /// Exports `/data`.
-    pub(crate) async fn export(&self, bot: &str, format: &str) -> Result<Bytes> {
+    /// Exports `/data`; also how long it took until the archive began to come.
+    pub(crate) async fn export(&self, bot: &str, format: &str) -> Result<(Duration, Bytes)> {
         let call = format!("{}/data/export?format={format}", container(bot));
+        let began = Instant::now();
         let reply = self.send(Method::POST, &call, None).await?;
-        Ok(reply.bytes().await?)
+        let before = began.elapsed();
+        Ok((before, reply.bytes().await?))
     }
 
     /// Where a new terminal's WebSocket is.

@@ -3,9 +3,10 @@
 use crate::api::Api;
 use crate::paired::{Pair, WARM_UP};
 use crate::server::IMAGE;
-use crate::stats::timed;
+use crate::stats::{Samples, timed};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
+use std::time::Duration;
 use tokio::process::Command;
 
 /// What a directory of the tree holds: text of programs' kind, and what cannot be packed.
@@ -33,7 +34,12 @@ pub(crate) struct Export {
     pub(crate) pipe: &'static str,
     /// Bytes of the unpacked archive.
     pub(crate) size: u64,
-    pub(crate) pair: Pair,
+    /// Until the archive begins to come.
+    pub(crate) before: Samples,
+    /// From then on, against the pipe.
+    pub(crate) stream: Pair,
+    /// All of the call, against the same with the tools: `cp -a` first where the workspace runs.
+    pub(crate) whole: Pair,
     /// Bytes of the archives.
     pub(crate) packed: u64,
     pub(crate) pipe_packed: u64,
@@ -50,7 +56,7 @@ pub(crate) async fn measure(api: &Api, quick: bool, rounds: usize) -> Result<Vec
         .prefix("botstead-bench-")
         .tempdir_in("/var/tmp")?;
     let archive = host.path().join("export.tar.gz");
-    std::fs::write(&archive, api.export(&bot, "tar.gz").await?)?;
+    std::fs::write(&archive, api.export(&bot, "tar.gz").await?.1)?;
     shell(host.path(), "tar -xzf export.tar.gz").await?;
     let size = shell(host.path(), "tar -cf - data | wc -c").await?;
     let mut found = Vec::new();
@@ -71,16 +77,29 @@ pub(crate) async fn measure(api: &Api, quick: bool, rounds: usize) -> Result<Vec
             running,
             pipe: program,
             size,
-            pair: Pair::default(),
+            before: Samples::default(),
+            stream: Pair::default(),
+            whole: Pair::default(),
             packed: 0,
             pipe_packed: 0,
         };
         for round in 0..WARM_UP + rounds {
-            let (server, archive) = timed(api.export(&bot, format)).await?;
-            let (floor, pipe_packed) = timed(shell(host.path(), &line)).await?;
-            export.pair.add(round, server, floor);
+            let (server, (before, archive)) = timed(api.export(&bot, format)).await?;
+            let mut tools = Duration::ZERO;
+            if running {
+                // Each stays for now: ext4 is slow where many files were deleted shortly before.
+                let copy = format!("cp -a data copy-{round}");
+                tools = timed(shell(host.path(), &copy)).await?.0;
+            }
+            let (pipe, pipe_packed) = timed(shell(host.path(), &line)).await?;
+            if round >= WARM_UP {
+                export.before.add(before);
+            }
+            export.stream.add(round, server - before, pipe);
+            export.whole.add(round, server, tools + pipe);
             (export.packed, export.pipe_packed) = (archive.len() as u64, pipe_packed);
         }
+        shell(host.path(), "rm -rf copy-*").await?;
         found.push(export);
     }
     api.delete_bot(&bot).await?;

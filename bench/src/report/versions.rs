@@ -69,31 +69,44 @@ impl Freeze {
 fn exports(text: &mut String, exports: &[Export]) {
     text.push_str(
         "\n## Exports\n\n`POST /data/export` over HTTP on the loopback, and in turns with it `tar` piped into the program on \
-         the host, on the same tree, with the program's own level. A workspace that runs is copied first, which the \
-         pipe does without; one that is stopped and equals its newest version is not. *Ratio* is of times; the target is 1.2.\n\n\
-         | workspace | pipe into | n | MiB | export, MB/s | pipe, MB/s | ratio | target | export, MiB | pipe, MiB |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+         the host, on the same tree, with the program's own level. An export reads a picture of one moment: one of a workspace \
+         that runs has to be made first, by a live copy of what its versions do not hold, here of all of it; a workspace that \
+         is stopped and equals its newest version is one already. *Before* is until the archive begins to come, *export* from then on, \
+         *ratio* that of its time to the pipe's, for which the target is 1.2. *Whole* is all of the call, *tools* what takes as \
+         long to the same end without a server: the pipe, and `cp -a` of the tree before it where the workspace runs. The pipe alone \
+         reads files of different moments then.\n\n\
+         | workspace | pipe into | n | MiB | before, ms | export, MB/s | pipe, MB/s | ratio | target | whole, ms | tools, ms | whole to tools | \
+         whole to the pipe alone | export, MiB | pipe, MiB |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for export in exports {
-        let ratio = export.pair.ratio().unwrap_or(f64::NAN);
+        let ratio = export.stream.ratio().unwrap_or(f64::NAN);
         #[allow(clippy::cast_precision_loss, reason = "a size far below 2^52")]
         let rate = |milliseconds: Option<f64>| {
             export.size as f64 / 1000.0 / milliseconds.unwrap_or(f64::NAN)
         };
+        let (whole, pipe) = (export.whole.server.median(), export.stream.bare.median());
+        let to_pipe = whole
+            .zip(pipe)
+            .map_or(f64::NAN, |(whole, pipe)| whole / pipe);
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} | {:.2} | {to_pipe:.2} | {} | {} |",
             if export.running {
                 "running"
             } else {
                 "equal to a version"
             },
             export.pipe,
-            export.pair.server.len(),
+            export.stream.server.len(),
             export.size >> 20,
-            rate(export.pair.server.median()),
-            rate(export.pair.bare.median()),
+            ms(export.before.median()),
+            rate(export.stream.server.median()),
+            rate(pipe),
             verdict(ratio <= 1.2),
+            ms(whole),
+            ms(export.whole.bare.median()),
+            export.whole.ratio().unwrap_or(f64::NAN),
             export.packed >> 20,
             export.pipe_packed >> 20
         );
