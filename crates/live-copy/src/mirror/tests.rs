@@ -1,3 +1,5 @@
+//! What happens in attempts that something or somebody ended, step by step.
+
 use super::*;
 use std::fs;
 use std::path::Path;
