@@ -7,6 +7,7 @@ use reqwest::multipart::{Form, Part};
 use reqwest::{Body, Client, Method, StatusCode};
 use serde_json::{Value, json};
 use std::convert::Infallible;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// What all calls to one bot's workspace begin with.
@@ -222,13 +223,25 @@ impl Api {
         Ok(size)
     }
 
-    /// Exports `/data`; also how long it took until the archive began to come.
-    pub(crate) async fn export(&self, bot: &str, format: &str) -> Result<(Duration, Bytes)> {
+    /// Exports `/data` to `out`; how long it took until the archive began to come, and its bytes.
+    pub(crate) async fn export(
+        &self,
+        bot: &str,
+        format: &str,
+        mut out: impl Write,
+    ) -> Result<(Duration, u64)> {
         let call = format!("{}/data/export?format={format}", container(bot));
         let began = Instant::now();
         let reply = self.send(Method::POST, &call, None).await?;
         let before = began.elapsed();
-        Ok((before, reply.bytes().await?))
+        let mut body = reply.bytes_stream();
+        let mut size = 0;
+        while let Some(part) = body.next().await {
+            let part = part?;
+            size += part.len() as u64;
+            out.write_all(&part)?;
+        }
+        Ok((before, size))
     }
 
     /// Where a new terminal's WebSocket is.

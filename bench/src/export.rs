@@ -56,7 +56,8 @@ pub(crate) async fn measure(api: &Api, quick: bool, rounds: usize) -> Result<Vec
         .prefix("botstead-bench-")
         .tempdir_in("/var/tmp")?;
     let archive = host.path().join("export.tar.gz");
-    std::fs::write(&archive, api.export(&bot, "tar.gz").await?.1)?;
+    let file = std::fs::File::create(&archive)?;
+    api.export(&bot, "tar.gz", file).await?;
     shell(host.path(), "tar -xzf export.tar.gz").await?;
     let size = shell(host.path(), "tar -cf - data | wc -c").await?;
     let mut found = Vec::new();
@@ -84,7 +85,10 @@ pub(crate) async fn measure(api: &Api, quick: bool, rounds: usize) -> Result<Vec
             pipe_packed: 0,
         };
         for round in 0..WARM_UP + rounds {
-            let (server, (before, archive)) = timed(api.export(&bot, format)).await?;
+            // Neither side waits for what the other has left to be written.
+            shell(host.path(), "sync").await?;
+            let exported = timed(api.export(&bot, format, std::io::sink())).await?;
+            let (server, (before, packed)) = exported;
             let mut tools = Duration::ZERO;
             if running {
                 // Each stays for now: ext4 is slow where many files were deleted shortly before.
@@ -97,7 +101,7 @@ pub(crate) async fn measure(api: &Api, quick: bool, rounds: usize) -> Result<Vec
             }
             export.stream.add(round, server - before, pipe);
             export.whole.add(round, server, tools + pipe);
-            (export.packed, export.pipe_packed) = (archive.len() as u64, pipe_packed);
+            (export.packed, export.pipe_packed) = (packed, pipe_packed);
         }
         shell(host.path(), "rm -rf copy-*").await?;
         found.push(export);
