@@ -67,16 +67,6 @@ impl Op {
 /// shim arrive as `Unknown` with Go's text. The first that is contained wins.
 const TEXTS: &[(&str, ErrorKind, &str)] = &[
     (
-        "no space left on device",
-        ErrorKind::ResourceExhausted,
-        "the disk is full",
-    ),
-    (
-        "disk quota exceeded",
-        ErrorKind::ResourceExhausted,
-        "the disk is full",
-    ),
-    (
         "cannot allocate memory",
         ErrorKind::ResourceExhausted,
         "the host is out of memory",

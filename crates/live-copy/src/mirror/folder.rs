@@ -170,11 +170,12 @@ impl Mirror<'_> {
             }
         };
         self.refresh(dir)?;
+        let was_empty = self.model.dir(dir).children.is_empty();
         for (name, _) in &listed {
             self.reconcile(dir, name, false, known_too)?;
             self.copy_many_waiting()?;
         }
-        if self.model.dir(dir).children.len() > listed.len() {
+        if !was_empty {
             let listed: HashSet<&CStr> = listed.iter().map(|(name, _)| name.as_c_str()).collect();
             let children = self.model.dir(dir).children.keys();
             let gone: Vec<_> = children

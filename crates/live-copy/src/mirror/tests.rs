@@ -2,6 +2,7 @@
 
 use super::*;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -86,5 +87,25 @@ fn a_freeze_that_was_none_comes_to_an_end() {
         let names = HashSet::from([(upper, c"lower".into())]);
         let halt = mirror.do_names(names, false).err().unwrap();
         assert!(matches!(halt, Halt::Feed(Reason::Inconsistent)));
+    });
+}
+
+/// A file gets a second name between the look at it and its copy.
+#[test]
+fn a_file_that_waits_keeps_both_its_names() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("source")).unwrap();
+    mirrored(dir.path(), |mirror, source, target| {
+        fs::write(source.join("one"), "content").unwrap();
+        mirror.do_names(in_root(c"one"), false).ok().unwrap();
+        fs::hard_link(source.join("one"), source.join("other")).unwrap();
+        mirror.do_names(in_root(c"other"), false).ok().unwrap();
+        mirror.copy_waiting().ok().unwrap();
+        mirror.is_frozen = true;
+        let again = std::mem::take(&mut mirror.again);
+        mirror.do_names(again, false).ok().unwrap();
+        mirror.copy_waiting().ok().unwrap();
+        let ino = |name: &str| fs::metadata(target.join(name)).unwrap().ino();
+        assert_eq!(ino("one"), ino("other"));
     });
 }
