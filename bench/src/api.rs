@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use reqwest::multipart::{Form, Part};
-use reqwest::{Body, Client, Method, StatusCode};
+use reqwest::{Body, Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::io::Write;
@@ -215,12 +215,8 @@ impl Api {
     /// Reads a file to its end; how many bytes came.
     pub(crate) async fn download(&self, bot: &str, path: &str) -> Result<u64> {
         let call = format!("{}/fs/download?path={path}", container(bot));
-        let mut body = self.send(Method::GET, &call, None).await?.bytes_stream();
-        let mut size = 0;
-        while let Some(part) = body.next().await {
-            size += part?.len() as u64;
-        }
-        Ok(size)
+        let reply = self.send(Method::GET, &call, None).await?;
+        receive(reply, std::io::sink()).await
     }
 
     /// Exports `/data` to `out`; how long it took until the archive began to come, and its bytes.
@@ -228,20 +224,13 @@ impl Api {
         &self,
         bot: &str,
         format: &str,
-        mut out: impl Write,
+        out: impl Write,
     ) -> Result<(Duration, u64)> {
         let call = format!("{}/data/export?format={format}", container(bot));
         let began = Instant::now();
         let reply = self.send(Method::POST, &call, None).await?;
         let before = began.elapsed();
-        let mut body = reply.bytes_stream();
-        let mut size = 0;
-        while let Some(part) = body.next().await {
-            let part = part?;
-            size += part.len() as u64;
-            out.write_all(&part)?;
-        }
-        Ok((before, size))
+        Ok((before, receive(reply, out).await?))
     }
 
     /// Where a new terminal's WebSocket is.
@@ -264,4 +253,16 @@ fn text(value: &Value, key: &str) -> Result<String> {
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// Passes a reply's body on; how many bytes came.
+async fn receive(reply: Response, mut out: impl Write) -> Result<u64> {
+    let mut body = reply.bytes_stream();
+    let mut size = 0;
+    while let Some(part) = body.next().await {
+        let part = part?;
+        size += part.len() as u64;
+        out.write_all(&part)?;
+    }
+    Ok(size)
 }

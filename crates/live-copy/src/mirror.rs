@@ -23,7 +23,7 @@ use crate::compare::{self, Finding};
 use crate::dirs::is_gone;
 use crate::feed::{Changes, Feed};
 use crate::halt::{Halt, Step};
-use crate::model::{DirId, Model, Node};
+use crate::model::{DirId, Model, Node, Place};
 use crate::report::{Reason, SecondPass};
 use crate::scan::Found;
 use crate::stop::Stop;
@@ -256,8 +256,8 @@ impl<'a> Mirror<'a> {
         let root = self.copier.source.root().as_fd();
         let found = compare::walk(&self.model, root, self.stop)?;
         let took = began.elapsed();
-        let passed_over = |finding: &&Finding| matches!(finding, Finding::PassedOver(_));
-        let count = found.len() - found.iter().filter(passed_over).count();
+        let is_change = |finding: &&Finding| !matches!(finding, Finding::PassedOver(_));
+        let count = found.iter().filter(is_change).count();
         let names = self.names_of(found);
         self.do_names(names, true)?;
         let again = std::mem::take(&mut self.again);
@@ -274,9 +274,7 @@ impl<'a> Mirror<'a> {
                 continue;
             };
             file.seen.is_torn = true;
-            let places = file.places();
-            self.again
-                .extend(places.map(|place| (place.dir, (&*place.name).into())));
+            self.again.extend(file.places().map(Place::key));
         }
     }
 
@@ -434,7 +432,7 @@ impl<'a> Mirror<'a> {
         file.seen.is_torn |= content;
         let places: Vec<_> = file.places().cloned().collect();
         for place in places {
-            let name: Name = (place.dir, (&*place.name).into());
+            let name = place.key();
             if self.model.is_attached(place.dir) {
                 self.reconcile(place.dir, &place.name, false, false)?;
                 self.touched.insert(name);

@@ -122,6 +122,13 @@ pub(crate) struct Place {
     pub(crate) name: Arc<CStr>,
 }
 
+impl Place {
+    /// The same without a share in the model's name.
+    pub(crate) fn key(&self) -> (DirId, Box<CStr>) {
+        (self.dir, (&*self.name).into())
+    }
+}
+
 /// What is no directory and no whiteout.
 #[derive(Debug)]
 pub(crate) struct File {

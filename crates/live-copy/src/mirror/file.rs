@@ -34,8 +34,7 @@ impl Mirror<'_> {
             if self.is_to_come(ino) {
                 // Under another name, from which there is nothing to link. It may have that still.
                 if let Some(file) = self.model.file(ino).filter(|_| !self.is_frozen) {
-                    let place = file.place();
-                    self.again.insert((place.dir, (&*place.name).into()));
+                    self.again.insert(file.place().key());
                 }
                 self.forget(ino)?;
             }

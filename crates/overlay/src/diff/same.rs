@@ -1,6 +1,6 @@
 //! Whether two entries are the same, by the rules of [`super::diff`].
 
-use crate::beneath::{place, reopen};
+use crate::beneath::file;
 use crate::tree::kind;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, SeekFrom, Statx, readlinkat, seek};
@@ -21,7 +21,7 @@ pub(super) fn same(dirs: [&OwnedFd; 2], name: &CStr, stats: [&Statx; 2]) -> Resu
     match kind(old) {
         FileType::RegularFile if old.stx_size != new.stx_size => Ok(false),
         FileType::RegularFile if time(old) == time(new) => Ok(true),
-        FileType::RegularFile => content(open(dirs[0], name)?, open(dirs[1], name)?, old.stx_size),
+        FileType::RegularFile => content(file(dirs[0], name)?, file(dirs[1], name)?, old.stx_size),
         FileType::Symlink => {
             let target = |dir: &OwnedFd| readlinkat(dir, name, Vec::new());
             Ok(target(dirs[0])? == target(dirs[1])?)
@@ -29,10 +29,6 @@ pub(super) fn same(dirs: [&OwnedFd; 2], name: &CStr, stats: [&Statx; 2]) -> Resu
         FileType::CharacterDevice | FileType::BlockDevice => Ok(device(old) == device(new)),
         _ => Ok(true),
     }
-}
-
-fn open(dir: &OwnedFd, name: &CStr) -> Result<OwnedFd> {
-    reopen(place(dir, name)?)
 }
 
 /// Compares two files of one size, but not where both have a hole: a hole can be immense.

@@ -213,9 +213,32 @@ impl Write for Pieces {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
         let piece = std::mem::take(&mut self.piece).freeze();
         self.sender
             .blocking_send(Ok(piece))
             .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_full_but_the_last_and_never_empty() {
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
+        let mut pieces = Pieces::new(sender);
+        pieces.write_all(&[7; 2 * PIECE + 1]).unwrap();
+        pieces.flush().unwrap();
+        pieces.flush().unwrap();
+        drop(pieces);
+        let mut lengths = Vec::new();
+        while let Some(piece) = receiver.blocking_recv() {
+            lengths.push(piece.unwrap().len());
+        }
+        assert_eq!(lengths, [PIECE, PIECE, 1]);
     }
 }
