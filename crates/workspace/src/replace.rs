@@ -9,7 +9,7 @@
 mod edit;
 
 use crate::faults::fault_point;
-use crate::layers::unless_missing;
+use crate::layers::{Root, unless_missing};
 use crate::operations::{LiveOperation, event, finish, input, kind_name, new_operation};
 use crate::service::Inner;
 use crate::snapshot::{RECORDED, reserved};
@@ -223,18 +223,21 @@ impl Inner {
             (None, _) => return Err(Error::WorkspaceNotFound(bot)),
         };
         let before = kept.or(record.head_version);
+        let mut root = None;
         if record.snapshot != fresh || what.active.is_none() {
             let lease = LeaseId::for_operation(id);
-            self.runtime.leases.create(&lease).await?;
             let mut changes = Vec::new();
             if let (Some(source), Some(number)) = (what.keep, kept) {
                 let version = SnapshotKey::version(id);
                 self.capture(&lease, &record, &version, at).await?;
                 let version = self.version_record(&record, number, None, source, version);
                 changes.push(Change::InsertVersion(Box::new(version)));
-            } else if what.active.is_some() {
-                self.power_down(&record).await?;
-                fault_point!(at, "stopped");
+            } else {
+                self.runtime.leases.create(&lease).await?;
+                if what.active.is_some() {
+                    self.power_down_to_replace(&record).await?;
+                    fault_point!(at, "stopped");
+                }
             }
             fault_point!(at, "committed");
             let present = match (kept, before) {
@@ -244,9 +247,10 @@ impl Inner {
             };
             // Half an edit of an earlier attempt is nothing to go on from.
             unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
-            let image = self
+            let (mounts, image) = self
                 .prepare_base(operation, &lease, &fresh, &what.base, present.as_ref())
                 .await?;
+            root = Some(mounts);
             fault_point!(at, "prepared");
             self.edit(&lease, &fresh, edit, present.as_ref()).await?;
             fault_point!(at, "edited");
@@ -286,7 +290,10 @@ impl Inner {
             self.remove_preserved(bot)?;
         }
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            match root {
+                Some(root) => self.bring_up_on(&record, &root).await?,
+                None => self.bring_up(&record).await?,
+            }
             fault_point!(at, "started");
         }
         self.store
@@ -297,7 +304,8 @@ impl Inner {
         Ok(Replaced { kept, before })
     }
 
-    /// Prepares the new writable snapshot, and tells the image that comes with it.
+    /// Prepares the new writable snapshot, and tells how it is mounted and the image
+    /// that comes with it.
     async fn prepare_base(
         self: &Arc<Self>,
         operation: &Operation,
@@ -305,25 +313,27 @@ impl Inner {
         fresh: &SnapshotKey,
         base: &Base,
         present: Option<&SnapshotKey>,
-    ) -> Result<Option<ResolvedImage>> {
+    ) -> Result<(Root, Option<ResolvedImage>)> {
         let bot = operation.bot.to_string();
         match base {
             Base::Present => {
                 let present = present.ok_or(Error::WorkspaceNotFound(operation.bot))?;
-                self.prepare_on_version(operation.id, fresh, &bot, present)
+                let root = self
+                    .prepare_on_version(operation.id, fresh, &bot, present)
                     .await?;
-                Ok(None)
+                Ok((root, None))
             }
             Base::Version(number) => {
                 let target = self.version(operation.bot, *number).await?;
-                self.prepare_on_version(operation.id, fresh, &bot, &target.snapshot)
+                let root = self
+                    .prepare_on_version(operation.id, fresh, &bot, &target.snapshot)
                     .await?;
-                Ok(Some(target.image))
+                Ok((root, Some(target.image)))
             }
             Base::Image(image) => {
                 let top = self.runtime.images.unpack(lease, &image.reference).await?;
-                self.prepare_on_image(lease, fresh, &bot, &top).await?;
-                Ok(Some(image.as_ref().clone()))
+                let root = self.prepare_on_image(lease, fresh, &bot, &top).await?;
+                Ok((root, Some(image.as_ref().clone())))
             }
         }
     }

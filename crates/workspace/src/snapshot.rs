@@ -336,16 +336,18 @@ impl Inner {
         } = input(operation)?;
         let number = reserved(operation)?;
         let mut record = self.required_record(bot).await?;
+        let mut root = None;
         // An active snapshot that is not the one to freeze any more means that this was recorded.
         if record.snapshot == active {
             let lease = LeaseId::for_operation(id);
-            self.runtime.leases.create(&lease).await?;
             let version = SnapshotKey::version(id);
             self.capture(&lease, &record, &version, "snapshot").await?;
             fault_point!("snapshot", "committed");
             record.snapshot = SnapshotKey::active(id);
-            self.prepare_on_version(id, &record.snapshot, &bot.to_string(), &version)
+            let prepared = self
+                .prepare_on_version(id, &record.snapshot, &bot.to_string(), &version)
                 .await?;
+            root = Some(prepared);
             fault_point!("snapshot", "prepared");
             self.switch_to(&lease, &record).await?;
             fault_point!("snapshot", "switched");
@@ -373,7 +375,10 @@ impl Inner {
             fault_point!("snapshot", "recorded");
         }
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            match root {
+                Some(root) => self.bring_up_on(&record, &root).await?,
+                None => self.bring_up(&record).await?,
+            }
             fault_point!("snapshot", "started");
         }
         self.store
@@ -384,8 +389,8 @@ impl Inner {
         Ok(self.store.versions.get(bot, number).await?)
     }
 
-    /// Makes `version`, a committed and protected snapshot, of the active snapshot itself: the task is
-    /// stopped, and nothing is copied. Afterwards the container names a missing snapshot until it is
+    /// Creates the lease and makes `version`, a committed and protected snapshot, of the active snapshot
+    /// itself: the task is stopped, and nothing is copied. Afterwards the container names a missing snapshot until it is
     /// switched. `at` is the operation's name among the fault points.
     pub(crate) async fn capture(
         &self,
@@ -395,7 +400,12 @@ impl Inner {
         at: &str,
     ) -> Result<()> {
         let _ = at;
-        self.power_down(record).await?;
+        let (leased, stopped) = tokio::join!(
+            self.runtime.leases.create(lease),
+            self.power_down_to_replace(record)
+        );
+        leased?;
+        stopped?;
         fault_point!(at, "stopped");
         self.commit(lease, &record.snapshot, version, &record.bot.to_string())
             .await

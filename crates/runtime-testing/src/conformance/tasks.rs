@@ -50,6 +50,20 @@ pub async fn starting_it_again_conflicts(cx: Context) {
     assert_eq!(status(&cx, &spec.id).await, TaskStatus::Running);
 }
 
+pub async fn a_task_runs_on_mounts_that_the_caller_knows(cx: Context) {
+    let spec = cx.container(Program::Exit(42)).await;
+    let root = match cx.snapshots.mounts(&spec.snapshot).await {
+        Err(error) if error.kind() == Unsupported => Vec::new(),
+        root => done(root),
+    };
+    done(cx.tasks.create_on(&spec.id, &root).await);
+    refused(cx.tasks.create_on(&spec.id, &root).await, AlreadyExists);
+    done(cx.tasks.start(&spec.id).await);
+    assert_eq!(done(cx.tasks.wait(&spec.id).await).code, 42);
+    let missing = cx.spec(&cx.fixture().base(), Program::Forever).id;
+    refused(cx.tasks.create_on(&missing, &root).await, NotFound);
+}
+
 pub async fn a_container_that_does_not_exist_has_no_task(cx: Context) {
     let id = cx.spec(&cx.fixture().base(), Program::Forever).id;
     refused(cx.tasks.create(&id).await, NotFound);

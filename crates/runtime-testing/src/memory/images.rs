@@ -202,6 +202,7 @@ fn describe(
             digest,
             config: content.config.clone(),
         },
+        top: content.chain().last().cloned(),
         size_bytes: content.layer_sizes().iter().sum(),
         created_at,
     }

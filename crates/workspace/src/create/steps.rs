@@ -2,7 +2,7 @@
 
 use super::{Creation, Phase, Returned, Wishes, refuse_other};
 use crate::faults::fault_point;
-use crate::layers::unless_missing;
+use crate::layers::{Root, unless_missing};
 use crate::model::CreatedWorkspace;
 use crate::operations::{LiveOperation, encoded, event, finished, input};
 use crate::replace::Edit;
@@ -37,9 +37,20 @@ impl Inner {
             return Ok(self.found(&record));
         }
         let lease = LeaseId::for_operation(operation.id);
+        let network = self.runtime.network.info();
+        // In one transaction with the operation, as each of them waits for the disk.
+        let beginning = vec![
+            bot_status(operation, BotStatus::Creating),
+            Change::AssignAddress {
+                bot: operation.bot,
+                subnet: network.subnet,
+                gateway: network.gateway,
+            },
+        ];
+        let operations = &self.store.operations;
         // Side by side: start-up removes a lease whose operation the journal does not have.
         let (begun, leased) = tokio::join!(
-            self.store.operations.begin(operation, false),
+            operations.begin_with(operation, false, beginning),
             self.runtime.leases.create(&lease)
         );
         if let Err(error) = begun {
@@ -83,13 +94,12 @@ impl Inner {
     ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
-        let creating = vec![bot_status(operation, BotStatus::Creating)];
-        let (image, shown) = tokio::join!(
+        let container = ContainerId::for_bot(bot);
+        let (image, namespace) = tokio::join!(
             self.local_image(lease, &wishes, &creation.live),
-            self.store.transactions.apply(creating)
+            self.runtime.network.create_namespace(&container)
         );
         let image = image?;
-        shown?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
         let _turn = self
@@ -106,12 +116,11 @@ impl Inner {
             limits: wishes.limits,
             ..self.new_record(bot, image.resolved, SnapshotKey::active(id))
         };
-        let (prepared, address, namespace) = tokio::join!(
-            self.prepare_root(lease, &record),
+        let (root, address) = tokio::join!(
+            self.prepare_root(lease, &record, image.top.as_ref()),
             self.address(bot),
-            self.runtime.network.create_namespace(&record.container)
         );
-        prepared?;
+        let mut root = root?;
         fault_point!("create", "prepared");
         let returning = self.returning_data(&record, &wishes).await?;
         if let Some((edit, returned)) = returning {
@@ -129,11 +138,13 @@ impl Inner {
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
                 record = self.adopt(lease, record, address).await?;
+                // Its snapshot may be another one than was prepared.
+                root = Root::new();
             }
             made => made?,
         }
         fault_point!("create", "container");
-        self.first_start(operation, &record, address, &wishes)
+        self.first_start(operation, &record, &root, address, &wishes)
             .await?;
         if let Some(returned) = &wishes.returned
             && let Err(error) = self.finish_return(operation, returned).await
@@ -189,17 +200,31 @@ impl Inner {
         Ok(Some((edit, Returned::Preserved)))
     }
 
-    async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
+    /// Prepares the writable snapshot on the image's top one, which is there unless something else
+    /// than this server removed it.
+    async fn prepare_root(
+        &self,
+        lease: &LeaseId,
+        record: &ContainerRecord,
+        top: Option<&SnapshotKey>,
+    ) -> Result<Root> {
+        let (key, bot) = (&record.snapshot, record.bot.to_string());
+        if let Some(top) = top {
+            match self.prepare_on_image(lease, key, &bot, top).await {
+                Err(Error::Runtime(error)) if error.is_not_found() => {}
+                prepared => return prepared,
+            }
+        }
         let image = &record.image.reference;
         let base = self.runtime.images.unpack(lease, image).await?;
-        self.prepare_on_image(lease, &record.snapshot, &record.bot.to_string(), &base)
-            .await
+        self.prepare_on_image(lease, key, &bot, &base).await
     }
 
     async fn first_start(
         &self,
         operation: &Operation,
         record: &ContainerRecord,
+        root: &Root,
         address: Ipv4Addr,
         wishes: &Wishes,
     ) -> Result<()> {
@@ -210,7 +235,7 @@ impl Inner {
         };
         let endpoint = Endpoint { address };
         let (task, network, recorded) = tokio::join!(
-            self.runtime.tasks.create(id),
+            self.runtime.tasks.create_on(id, root),
             self.runtime.network.attach(id, &endpoint),
             self.store.transactions.apply(vec![
                 Change::InsertContainer(Box::new(record.clone())),
@@ -227,6 +252,7 @@ impl Inner {
         fault_point!("create", "task");
         network?;
         self.runtime.tasks.start(id).await?;
+        self.greet_agent(id);
         fault_point!("create", "started");
         let detail = json!({"image": record.image.reference});
         let mut changes = vec![

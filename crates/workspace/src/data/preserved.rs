@@ -111,12 +111,11 @@ impl Inner {
         not: &SnapshotKey,
     ) -> Result<Option<SnapshotKey>> {
         let owner = bot.to_string();
-        let all = self.runtime.snapshots.list().await?;
-        let orphans = all.into_iter().filter(|snapshot| {
-            snapshot.kind == SnapshotKind::Active
-                && snapshot.key != *not
-                && snapshot.labels.get(crate::layers::LABEL_BOT) == Some(&owner)
-        });
+        let label = crate::layers::LABEL_BOT;
+        let all = self.runtime.snapshots.labelled(label, &owner).await?;
+        let orphans = all
+            .into_iter()
+            .filter(|snapshot| snapshot.kind == SnapshotKind::Active && snapshot.key != *not);
         let newest = orphans.max_by_key(|snapshot| snapshot.created_at);
         Ok(newest.map(|snapshot| snapshot.key))
     }
