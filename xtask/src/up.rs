@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod layout;
 pub(crate) mod server;
+pub(crate) mod sysctl;
 
 use crate::api::{Api, escaped};
 use crate::apt::{self, Need, need};
@@ -36,6 +37,7 @@ pub(crate) fn run(place: &Place) -> Result<()> {
         apt::ensure(NEEDS)?;
         check_containerd()
     })?;
+    step("kernel", || sysctl::ensure(place.is_usual()))?;
     let server_program = step("build the server", build::server)?;
     let agent_program = step("build the agent", build::agent)?;
     make_folder(&place.data_dir)?;
