@@ -166,6 +166,7 @@ impl Inner {
         tracing::error!(operation = %operation.id, bot = %operation.bot,
             kind = kind_name(operation.kind), %error, "operation cannot go on and will be retried");
         lock(&self.running.stuck).insert(operation.bot, operation.clone());
+        self.wake.stuck(operation.bot);
     }
 
     /// Nothing waits to be retried on the bot any more.
@@ -176,6 +177,11 @@ impl Inner {
     /// Bots whose last operation waits to be retried.
     pub(crate) fn stuck_bots(&self) -> Vec<BotId> {
         lock(&self.running.stuck).keys().copied().collect()
+    }
+
+    /// Whether an operation on the bot waits to be retried.
+    pub(crate) fn is_stuck(&self, bot: BotId) -> bool {
+        lock(&self.running.stuck).contains_key(&bot)
     }
 
     /// Tries again what an earlier operation on the bot could not finish. The caller holds the

@@ -92,12 +92,6 @@ impl Inner {
         shown?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
-        let _turn = self
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| Error::ShuttingDown)?;
-
         let mut record = ContainerRecord {
             dirty: true,
             desired: DesiredState::Running,
@@ -124,8 +118,10 @@ impl Inner {
             fault_point!("create", "restored");
             wishes.returned = Some(returned);
         }
-        let address = address?;
-        let spec = self.spec(&record, address, namespace?);
+        let (address, namespace) = (address?, namespace?);
+        // Not sooner: an image or an archive may take long to unpack, and that is no start.
+        let _turn = self.start_turn().await?;
+        let spec = self.spec(&record, address, namespace);
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
                 record = self.adopt(lease, record, address).await?;
