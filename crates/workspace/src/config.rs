@@ -46,7 +46,8 @@ pub struct WorkspaceConfig {
     /// A terminal that nobody is connected to and nothing happens in is ended after this; never when
     /// zero.
     pub terminal_idle: Duration,
-    /// How often what should run is compared with what runs.
+    /// How often what should run is compared with what runs, and each workspace that runs is asked
+    /// whether it can be reached. Ends of tasks are noticed at once, by events.
     pub reconcile_interval: Duration,
 }
 
@@ -78,7 +79,7 @@ impl WorkspaceConfig {
             min_free_percent: 1,
             max_concurrent_starts: 16,
             terminal_idle: Duration::from_secs(24 * 3600),
-            reconcile_interval: Duration::from_secs(15),
+            reconcile_interval: Duration::from_secs(60),
         }
     }
 }

@@ -238,10 +238,21 @@ pub(crate) fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
+/// More than an agent of ours keeps (see the protocol's `Processes.List`); beyond it they are made up.
+const MOST_PROCESSES: usize = 1024;
+
 pub(crate) async fn processes(client: &AgentClient) -> Result<Vec<proto::ProcessInfo>> {
     let request = timed(proto::ListProcessesRequest {});
     let listed = client.processes().list(request).await.map_err(failed)?;
-    Ok(listed.into_inner().processes)
+    let mut processes = listed.into_inner().processes;
+    if processes.len() > MOST_PROCESSES {
+        tracing::warn!(
+            listed = processes.len(),
+            "a workspace's agent names more processes than there can be; the rest is ignored"
+        );
+        processes.truncate(MOST_PROCESSES);
+    }
+    Ok(processes)
 }
 
 pub(crate) async fn remove(client: &AgentClient, what: &'static str, id: &str) -> Result<()> {

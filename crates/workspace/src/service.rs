@@ -7,6 +7,7 @@ use crate::garbage::Garbage;
 use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
+use crate::reconcile::Wake;
 use crate::recovery::Losses;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -50,8 +51,8 @@ pub(crate) struct Inner {
     pub(crate) background: CancellationToken,
     /// Connections to the workspaces' agents, on a backend that has channels.
     pub(crate) agents: Option<AgentPool>,
-    /// Wakes the watcher before its time: a task ended by itself.
-    pub(crate) task_ended: Notify,
+    /// Wakes the reconcile loop before its time.
+    pub(crate) wake: Wake,
 }
 
 impl std::fmt::Debug for Workspaces {
@@ -91,7 +92,7 @@ impl Workspaces {
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             background: CancellationToken::new(),
-            task_ended: Notify::new(),
+            wake: Wake::default(),
         });
         let start_up = Arc::clone(&inner);
         inner

@@ -186,8 +186,13 @@ impl Inner {
         for terminal in exec::processes(&client).await? {
             let idle = Duration::from_millis(terminal.idle_ms);
             if terminal.terminal && terminal.running && terminal.viewers == 0 && idle > limit {
-                tracing::info!(bot = %record.bot, session = terminal.id, ?idle,
-                    "closing a terminal that nobody uses");
+                let session: String = terminal
+                    .id
+                    .chars()
+                    .filter(|c| c.is_ascii_graphic())
+                    .take(64)
+                    .collect();
+                tracing::info!(bot = %record.bot, session, ?idle, "closing a terminal that nobody uses");
                 exec::remove(&client, "terminal", &terminal.id).await?;
             }
         }
