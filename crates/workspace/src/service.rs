@@ -7,6 +7,7 @@ use crate::garbage::Garbage;
 use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
+use crate::pools::Pools;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_bridge::AgentPool;
@@ -43,6 +44,7 @@ pub(crate) struct Inner {
     pub(crate) creations: Mutex<HashMap<BotId, Arc<Creation>>>,
     pub(crate) samples: Samples,
     pub(crate) starts: Semaphore,
+    pub(crate) pools: Pools,
     pub(crate) versions_missing: AtomicU64,
     tracker: TaskTracker,
     closing: AtomicBool,
@@ -74,6 +76,7 @@ impl Workspaces {
         handle: Handle,
     ) -> Result<Self> {
         let starts = Semaphore::new(config.max_concurrent_starts.max(1));
+        let pools = Pools::new(config.max_concurrent_exports);
         let inner = Arc::new(Inner {
             agents: agent::pool(&runtime),
             runtime,
@@ -86,6 +89,7 @@ impl Workspaces {
             creations: Mutex::default(),
             samples: Samples::default(),
             starts,
+            pools,
             versions_missing: AtomicU64::new(0),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
