@@ -48,7 +48,7 @@ async fn is_cut(stream: &mut TcpStream) {
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_do_not_come_are_not_waited_for_on_any_request_of_a_connection() {
     let api = Api::start_with(|config| {
-        config.header_timeout = Duration::from_secs(1);
+        config.header_timeout = Duration::from_secs(5);
         config.keep_alive = Duration::from_secs(1);
     })
     .await;

@@ -1,6 +1,7 @@
 //! Export: `/data` as an archive, as it was at one moment, while the workspace goes on.
 
-use crate::pools::on_thread;
+use crate::notes::Note;
+use crate::pools::{ExportPlace, on_thread};
 use crate::replace::existing_data;
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
@@ -81,15 +82,34 @@ impl Workspaces {
         let picture = inner
             .detached(async move { work.picture(bot).await })
             .await?;
+        Ok(inner.stream_picture(bot, picture, format, place))
+    }
+}
+
+/// A workspace's files at one moment, kept until its lease goes.
+pub(crate) struct Picture {
+    pub(crate) operation: OperationId,
+    pub(crate) tree: Box<dyn Tree>,
+}
+
+impl Inner {
+    /// `/data` of a picture as an archive.
+    pub(crate) fn stream_picture(
+        self: &Arc<Self>,
+        bot: BotId,
+        picture: Picture,
+        format: ArchiveFormat,
+        place: ExportPlace,
+    ) -> BoxStream<'static, Result<Bytes>> {
         let (sender, mut receiver) = mpsc::channel(QUEUE);
         let (ended, outcome) = oneshot::channel();
-        let work = Arc::clone(inner);
-        inner.spawn(async move {
+        let work = Arc::clone(self);
+        self.spawn(async move {
             let _place = place;
             work.write_archive(bot, picture, format, sender, ended)
                 .await;
         });
-        Ok(async_stream::stream! {
+        async_stream::stream! {
             while let Some(piece) = receiver.recv().await {
                 yield Ok(piece);
             }
@@ -98,23 +118,15 @@ impl Workspaces {
                 yield Err(error);
             }
         }
-        .boxed())
+        .boxed()
     }
-}
 
-/// A workspace's files at one moment, kept until its lease goes.
-struct Picture {
-    operation: OperationId,
-    tree: Box<dyn Tree>,
-}
-
-impl Inner {
     /// The files as they are now. Where the workspace runs, or may differ from its head version, they
     /// are copied; else the head version is looked at.
     async fn picture(self: &Arc<Self>, bot: BotId) -> Result<Picture> {
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, "export").await?;
-        let record = self.required_record(bot).await?;
+        let record = self.present_record(bot).await?;
         let lease = LeaseId::for_operation(id);
         self.runtime.leases.create(&lease).await?;
         let opened = async {
@@ -123,7 +135,9 @@ impl Inner {
                 None => {
                     disk::require_free_space(&self.config)?;
                     let copied = SnapshotKey::copied(id);
-                    self.copy_live(&lease, &record, &copied, false).await?;
+                    let note = Note::of(bot, &record.image, record.head_version);
+                    self.copy_live(&lease, &record, &copied, &note, false)
+                        .await?;
                     // From here on the lease alone keeps it: it goes with the export.
                     self.runtime.snapshots.release(&copied).await?;
                     copied
