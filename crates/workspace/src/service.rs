@@ -8,6 +8,7 @@ use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
 use crate::reconcile::Wake;
+use crate::pools::Pools;
 use crate::recovery::Losses;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
@@ -45,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) creations: Mutex<HashMap<BotId, Arc<Creation>>>,
     pub(crate) samples: Samples,
     pub(crate) starts: Semaphore,
+    pub(crate) pools: Pools,
     pub(crate) losses: Losses,
     tracker: TaskTracker,
     closing: AtomicBool,
@@ -76,6 +78,7 @@ impl Workspaces {
         handle: Handle,
     ) -> Result<Self> {
         let starts = Semaphore::new(config.max_concurrent_starts.max(1));
+        let pools = Pools::new(config.max_concurrent_exports);
         let inner = Arc::new(Inner {
             agents: agent::pool(&runtime),
             runtime,
@@ -88,6 +91,7 @@ impl Workspaces {
             creations: Mutex::default(),
             samples: Samples::default(),
             starts,
+            pools,
             losses: Losses::default(),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
