@@ -50,7 +50,7 @@ pub use botstead_store::Bot;
 use backoff::Backoff;
 use botstead_authz::{Action, Actor, Decision, Resource};
 use botstead_store::Store;
-use botstead_types::PageRequest;
+use botstead_types::{Bounds, PageRequest};
 use chrono::{DateTime, SubsecRound, Utc};
 use password::Hasher;
 use std::future::Future;
@@ -69,6 +69,8 @@ pub struct Settings {
     /// How many passwords are hashed at once, at least 1; each takes 19 MiB and a core for tens
     /// of milliseconds.
     pub max_concurrent_hashes: usize,
+    /// What workspaces may be made from and use: preferences of bots keep to it.
+    pub bounds: Bounds,
 }
 
 impl Default for Settings {
@@ -78,6 +80,7 @@ impl Default for Settings {
         Self {
             token_ttl: Duration::from_secs(24 * 60 * 60),
             max_concurrent_hashes: (cores / 2).max(1),
+            bounds: Bounds::default(),
         }
     }
 }
@@ -91,6 +94,7 @@ pub struct Accounts {
 #[derive(Debug)]
 struct Inner {
     store: Store,
+    bounds: Bounds,
     runtime: Handle,
     hasher: Hasher,
     backoff: Backoff,
@@ -104,6 +108,7 @@ impl Accounts {
         Self {
             inner: Arc::new(Inner {
                 store,
+                bounds: settings.bounds.clone(),
                 hasher: Hasher::new(runtime.clone(), settings.max_concurrent_hashes),
                 runtime,
                 backoff: Backoff::default(),

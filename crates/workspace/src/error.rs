@@ -3,7 +3,9 @@
 use crate::agent::AgentFailure;
 use botstead_runtime as runtime;
 use botstead_store as store;
-use botstead_types::{BotId, FilePath, ImageRef, InvalidValue, OperationId, VersionNumber};
+use botstead_types::{
+    BotId, FilePath, ImageRef, InvalidValue, OperationId, OutOfBounds, VersionNumber,
+};
 
 /// What every use case returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -136,6 +138,9 @@ pub enum Error {
     /// A value of the request is not valid.
     #[error(transparent)]
     InvalidValue(#[from] InvalidValue),
+    /// What was asked for, or is preferred, is outside of what this server allows.
+    #[error(transparent)]
+    OutOfBounds(#[from] OutOfBounds),
     /// The request cannot be right.
     #[error("{message}")]
     InvalidRequest {
@@ -187,6 +192,19 @@ pub enum Error {
         code: &'static str,
         /// Its text.
         message: String,
+    },
+    /// The configuration of the image is larger than what is kept of one.
+    #[error(
+        "the configuration of image {image} has {bytes} bytes, and this server takes {most} \
+         (images.max_config_bytes)"
+    )]
+    ImageConfigTooLarge {
+        /// The image.
+        image: ImageRef,
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
     },
     /// The image could not be pulled.
     #[error("{0}")]
@@ -286,9 +304,10 @@ impl Error {
             | Self::VersionPinned(_)
             | Self::WorkspaceExists(_)
             | Self::NotRunning => ErrorKind::Conflict,
-            Self::InvalidValue(_) | Self::InvalidRequest { .. } | Self::Interrupt(_) => {
-                ErrorKind::Invalid
-            }
+            Self::InvalidValue(_)
+            | Self::OutOfBounds(_)
+            | Self::InvalidRequest { .. }
+            | Self::Interrupt(_) => ErrorKind::Invalid,
             Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
@@ -308,6 +327,7 @@ impl Error {
             | Self::Unreachable(_)
             | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
             Self::Cancelled => ErrorKind::Cancelled,
+            Self::ImageConfigTooLarge { .. } => ErrorKind::TooLarge,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) | Self::Pull(error) => match error.kind() {
                 runtime::ErrorKind::Conflict | runtime::ErrorKind::AlreadyExists => {
@@ -316,7 +336,9 @@ impl Error {
                 runtime::ErrorKind::NotFound
                 | runtime::ErrorKind::InvalidArgument
                 | runtime::ErrorKind::PermissionDenied
+                | runtime::ErrorKind::NotAllowed
                 | runtime::ErrorKind::Corrupt => ErrorKind::Unprocessable,
+                runtime::ErrorKind::TooLarge => ErrorKind::TooLarge,
                 runtime::ErrorKind::Unsupported => ErrorKind::Unsupported,
                 runtime::ErrorKind::Unavailable => ErrorKind::Unavailable,
                 runtime::ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
@@ -358,6 +380,7 @@ impl Error {
             Self::NotCancellable(_) => "not_cancellable",
             Self::NotRunning => "workspace_not_running",
             Self::InvalidValue(_) => "invalid_value",
+            Self::OutOfBounds(out) => out.code(),
             Self::InvalidRequest { code, .. } | Self::Joined { code, .. } => code,
             Self::PreferenceUnreadable(_) => "preference_unreadable",
             Self::Unsupported(_) => "unsupported",
@@ -382,6 +405,7 @@ impl Error {
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
             Self::PullTimedOut { .. } => "pull_timed_out",
+            Self::ImageConfigTooLarge { .. } => "image_too_large",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {
                 "registry_unreachable"
@@ -396,6 +420,8 @@ impl Error {
                 runtime::ErrorKind::Unavailable => "runtime_unavailable",
                 runtime::ErrorKind::ResourceExhausted => "insufficient_storage",
                 runtime::ErrorKind::PermissionDenied => "registry_denied",
+                runtime::ErrorKind::NotAllowed => "registry_not_allowed",
+                runtime::ErrorKind::TooLarge => "image_too_large",
                 runtime::ErrorKind::Corrupt => "content_corrupt",
                 runtime::ErrorKind::Cancelled => "cancelled",
                 runtime::ErrorKind::Internal => "runtime_failed",

@@ -37,6 +37,7 @@ mod power;
 mod preferences;
 mod reconcile;
 mod replace;
+mod resolve;
 mod rollback;
 mod service;
 mod snapshot;

@@ -276,7 +276,7 @@ impl Inner {
             .network
             .create_namespace(&record.container)
             .await?;
-        let spec = self.spec(&record, address, namespace);
+        let spec = self.spec(&record, address, namespace).await?;
         unless_missing(self.runtime.containers.delete(&record.container).await)?;
         self.runtime.containers.create(lease, &spec).await?;
         let patch = ContainerPatch {
@@ -308,11 +308,7 @@ impl Inner {
                 return Ok("version");
             }
         }
-        let base = self
-            .runtime
-            .images
-            .unpack(lease, &record.image.reference)
-            .await?;
+        let base = self.unpacked_image(lease, &record.image.reference).await?;
         self.prepare_on_image(lease, &record.snapshot, &bot, &base)
             .await?;
         Ok("image")

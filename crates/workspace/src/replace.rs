@@ -18,7 +18,7 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, ResolvedImage, SnapshotKey, VersionNumber,
+    BotId, DesiredState, LeaseId, OperationId, RecordedImage, SnapshotKey, VersionNumber,
     VersionSource,
 };
 pub(crate) use edit::{Edit, blocking, existing_data, host};
@@ -51,7 +51,7 @@ pub(crate) enum Base {
     /// A version of the bot, with its image.
     Version(VersionNumber),
     /// An image.
-    Image(Box<ResolvedImage>),
+    Image(Box<RecordedImage>),
 }
 
 /// What a replacement did.
@@ -305,7 +305,7 @@ impl Inner {
         fresh: &SnapshotKey,
         base: &Base,
         present: Option<&SnapshotKey>,
-    ) -> Result<Option<ResolvedImage>> {
+    ) -> Result<Option<RecordedImage>> {
         let bot = operation.bot.to_string();
         match base {
             Base::Present => {
@@ -321,7 +321,7 @@ impl Inner {
                 Ok(Some(target.image))
             }
             Base::Image(image) => {
-                let top = self.runtime.images.unpack(lease, &image.reference).await?;
+                let top = self.unpacked_image(lease, &image.reference).await?;
                 self.prepare_on_image(lease, fresh, &bot, &top).await?;
                 Ok(Some(image.as_ref().clone()))
             }

@@ -4,19 +4,18 @@ use super::{Creation, Phase, Returned, Wishes, refuse_other};
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::CreatedWorkspace;
-use crate::operations::{LiveOperation, encoded, event, finished, input};
+use crate::operations::{encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
 use crate::spec::{DATA_PATH, is_workspace_of};
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
-use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
+use botstead_runtime::{Endpoint, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, ResolvedImage, SnapshotKey};
+use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The step from which on a creation goes forward.
@@ -83,12 +82,13 @@ impl Inner {
     ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
+        wishes.check(&self.config.bounds)?;
         let creating = vec![bot_status(operation, BotStatus::Creating)];
         let (image, shown) = tokio::join!(
-            self.local_image(lease, &wishes, &creation.live),
+            self.wished_image(lease, &wishes, &creation.live),
             self.store.transactions.apply(creating)
         );
-        let image = image?;
+        let image = self.recorded(image?.resolved).await?;
         shown?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
@@ -104,7 +104,7 @@ impl Inner {
             started: true,
             devices: wishes.devices.clone(),
             limits: wishes.limits,
-            ..self.new_record(bot, image.resolved, SnapshotKey::active(id))
+            ..self.new_record(bot, image, SnapshotKey::active(id))
         };
         let (prepared, address, namespace) = tokio::join!(
             self.prepare_root(lease, &record),
@@ -125,7 +125,7 @@ impl Inner {
             wishes.returned = Some(returned);
         }
         let address = address?;
-        let spec = self.spec(&record, address, namespace?);
+        let spec = self.spec(&record, address, namespace?).await?;
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
                 record = self.adopt(lease, record, address).await?;
@@ -191,7 +191,7 @@ impl Inner {
 
     async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
         let image = &record.image.reference;
-        let base = self.runtime.images.unpack(lease, image).await?;
+        let base = self.unpacked_image(lease, image).await?;
         self.prepare_on_image(lease, &record.snapshot, &record.bot.to_string(), &base)
             .await
     }
@@ -241,38 +241,6 @@ impl Inner {
         Ok(())
     }
 
-    /// The image, local already or pulled: within its own budget, and cancellable.
-    pub(crate) async fn local_image(
-        &self,
-        lease: &LeaseId,
-        wishes: &Wishes,
-        live: &LiveOperation,
-    ) -> Result<Image> {
-        if !wishes.pull_always {
-            match self.runtime.images.get(&wishes.image).await {
-                Err(error) if error.is_not_found() => {}
-                image => return Ok(image?),
-            }
-        }
-        live.cancellable.store(true, Ordering::SeqCst);
-        let budget = self.config.pull_timeout;
-        let pull = self
-            .runtime
-            .images
-            .pull(lease, &wishes.image, &live.pull, &live.cancel);
-        let pulled = tokio::time::timeout(budget, pull).await;
-        live.cancellable.store(false, Ordering::SeqCst);
-        match pulled {
-            Ok(Ok(image)) => Ok(image),
-            Ok(Err(error)) if error.kind() == RuntimeErrorKind::Cancelled => Err(Error::Cancelled),
-            Ok(Err(error)) => Err(Error::Pull(error)),
-            Err(_) => Err(Error::PullTimedOut {
-                image: wishes.image.clone(),
-                seconds: budget.as_secs(),
-            }),
-        }
-    }
-
     /// Takes over a container that the runtime still has and the database does not, with all that
     /// is in it, instead of replacing it: its snapshot holds somebody's data.
     async fn adopt(
@@ -300,7 +268,7 @@ impl Inner {
             record.snapshot = theirs;
         }
         let namespace = self.runtime.network.create_namespace(&id).await?;
-        let spec = self.spec(&record, address, namespace);
+        let spec = self.spec(&record, address, namespace).await?;
         self.runtime.containers.switch(lease, &spec).await?;
         if record.snapshot != prepared {
             unless_missing(self.runtime.snapshots.remove(&prepared).await)?;
@@ -377,7 +345,7 @@ fn bot_status(operation: &Operation, status: BotStatus) -> Change {
 impl Inner {
     /// What a creation tells of a workspace.
     pub(crate) fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
-        let ResolvedImage { reference, .. } = &record.image;
+        let RecordedImage { reference, .. } = &record.image;
         CreatedWorkspace {
             container: record.container.clone(),
             image: reference.clone(),
