@@ -32,16 +32,20 @@ mod listing;
 mod locks;
 mod metrics;
 mod model;
+mod notes;
 mod operations;
 mod power;
 mod preferences;
 mod reconcile;
+mod recovery;
 mod replace;
 mod resolve;
 mod rollback;
 mod service;
+mod shutdown;
 mod snapshot;
 mod spec;
+mod standing;
 mod terminal;
 mod versions;
 
@@ -56,13 +60,14 @@ pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
     SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
 };
-pub use leftovers::{Leftover, find_leftovers, remove_leftover};
+pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
     Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy,
     RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
+pub use recovery::UnrecordedSnapshot;
 pub use service::Workspaces;
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
 pub use versions::VersionUpdate;

@@ -6,7 +6,8 @@ use crate::operations::LiveOperation;
 use crate::service::Inner;
 use crate::{Error, Result, disk};
 use botstead_runtime::{ErrorKind as RuntimeErrorKind, Image, PullProgress};
-use botstead_types::{ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey};
+use botstead_store::ErrorKind as StoreErrorKind;
+use botstead_types::{ImageConfig, ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey};
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,11 @@ impl Inner {
                 most,
             });
         }
+        self.kept(image).await
+    }
+
+    /// The same whatever the size of its configuration: for what exists already.
+    pub(crate) async fn kept(&self, image: ResolvedImage) -> Result<RecordedImage> {
         Ok(RecordedImage {
             config_digest: self.store.images.keep(&image.config).await?,
             reference: image.reference,
@@ -82,10 +88,21 @@ impl Inner {
         })
     }
 
-    /// A recorded image with its configuration.
+    /// A recorded image with its configuration. One that the store lost is the local image's, where that
+    /// is still the same, or empty: a workspace is not given up for it.
     pub(crate) async fn resolved(&self, image: &RecordedImage) -> Result<ResolvedImage> {
+        let config = match self.store.images.get(&image.config_digest).await {
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                tracing::warn!(image = %image.reference, "its configuration is not in the store");
+                match self.runtime.images.get(&image.reference).await {
+                    Ok(local) if local.resolved.digest == image.digest => local.resolved.config,
+                    _ => ImageConfig::default(),
+                }
+            }
+            config => config?,
+        };
         Ok(ResolvedImage {
-            config: self.store.images.get(&image.config_digest).await?,
+            config,
             reference: image.reference.clone(),
             digest: image.digest.clone(),
         })

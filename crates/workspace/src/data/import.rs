@@ -91,7 +91,7 @@ impl Inner {
     ) -> Result<Option<VersionNumber>> {
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, fault_name(kind)).await?;
-        let record = self.required_record(bot).await?;
+        let record = self.present_record(bot).await?;
         let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
         let live = self.begin_replacement(id, bot, kind, &what).await?;
         let edit = Edit::Archive { checked, mode };
