@@ -7,7 +7,7 @@ mod common;
 use botstead_authz::Actor;
 use botstead_runtime_testing::{ImageContent, PullScript};
 use botstead_types::{
-    BotId, ContainerStatus, DesiredState, Role, UserId, VersionNumber, VersionSource,
+    BotId, ContainerStatus, DesiredState, PageRequest, Role, UserId, VersionNumber, VersionSource,
 };
 use botstead_workspace::{CreateEvent, CreateRequest, DeleteRequest, Error, SnapshotMode};
 use common::{IMAGE, OTHER_IMAGE, World, container, image, request};

@@ -30,5 +30,6 @@ mod main_job;
 mod recovery;
 mod refusals;
 mod server;
+mod sessions;
 mod socket;
 mod terminals;

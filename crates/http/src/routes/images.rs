@@ -2,7 +2,7 @@
 
 use crate::auth::Caller;
 use crate::context::RequestId;
-use crate::extract::{Body, PageQuery, QueryOf};
+use crate::extract::{Body, PageQuery, QueryOf, content_length};
 use crate::problem::Problem;
 use crate::shapes::List;
 use crate::sse::{self, Step};
@@ -136,7 +136,7 @@ async fn pull_image(
     let workspaces = &state.services.workspaces;
     let events = workspaces.pull_image(&caller.actor, reference).await?;
     let steps = events.map(pull_step).boxed();
-    Ok(sse::reply(&state, request_id, steps))
+    Ok(sse::reply(&state, &caller, request_id, steps))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -171,16 +171,12 @@ async fn import_images(
     let name = query.0.name.filter(|name| !name.is_empty());
     let name: Option<ImageRef> = name.map(|name| name.parse()).transpose()?;
     let workspaces = &state.services.workspaces;
-    // Whoever may not import is refused before gigabytes are received.
-    let first = PageRequest {
-        limit: 1,
-        cursor: None,
-    };
-    workspaces.images(&caller.actor, &first).await?;
-    let archive = spool::receive(&request, payload, &state.config).await?;
+    // Whoever may not import is refused before gigabytes are received, and so is what has no room.
+    workspaces.before_image_import(&caller.actor, content_length(&request).unwrap_or(0))?;
+    let archive = spool::receive(&request, payload, &state.config, workspaces).await?;
     let images = spool::import(workspaces.clone(), caller.actor, archive, name).await?;
-    let images = images.into_iter().map(ImageShape::from).collect();
-    Ok(HttpResponse::Created().json(List::whole(images)))
+    let images = images.into_iter().map(ImageShape::from);
+    Ok(HttpResponse::Created().json(List::fitting(images, false, &state.config)))
 }
 
 /// Remove an image. Workspaces that were made from it go on.
