@@ -329,7 +329,7 @@ impl Inner {
             record.snapshot = SnapshotKey::active(operation);
             record.head_version = None;
             let image = &record.image;
-            let base = self.runtime.images.unpack(lease, &image.reference).await?;
+            let base = self.unpacked_image(lease, &image.reference).await?;
             let note = Note::of(bot, image, None);
             self.prepare_on_image(lease, &record.snapshot, &note, &base)
                 .await?;

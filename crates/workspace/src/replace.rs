@@ -21,7 +21,7 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, ResolvedImage, SnapshotKey, VersionNumber,
+    BotId, DesiredState, LeaseId, OperationId, RecordedImage, SnapshotKey, VersionNumber,
     VersionSource,
 };
 pub(crate) use edit::{Edit, blocking, existing_data, host};
@@ -54,7 +54,7 @@ pub(crate) enum Base {
     /// A version of the bot, with its image.
     Version(VersionNumber),
     /// An image.
-    Image(Box<ResolvedImage>),
+    Image(Box<RecordedImage>),
 }
 
 /// What a replacement did.
@@ -381,7 +381,7 @@ impl Inner {
                     .await
             }
             Base::Image(image) => {
-                let top = self.runtime.images.unpack(lease, &image.reference).await?;
+                let top = self.unpacked_image(lease, &image.reference).await?;
                 self.prepare_on_image(lease, fresh, note, &top).await
             }
         }
