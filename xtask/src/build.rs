@@ -100,7 +100,10 @@ pub(crate) fn tests(packages: &[&str]) -> Result<Vec<TestProgram>> {
 /// The program that a message of cargo tells of, if it does of one.
 fn test_program(message: &str) -> Option<TestProgram> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
-    message.pointer("/profile/test")?.as_bool().filter(|test| *test)?;
+    message
+        .pointer("/profile/test")?
+        .as_bool()
+        .filter(|test| *test)?;
     let text = |pointer: &str| message.pointer(pointer)?.as_str().map(PathBuf::from);
     let manifest = text("/manifest_path")?;
     let name = |path: &std::path::Path| Some(path.file_name()?.to_str()?.to_owned());

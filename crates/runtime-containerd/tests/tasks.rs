@@ -132,6 +132,25 @@ async fn a_dropped_command_is_killed() {
 }
 
 #[tokio::test]
+async fn a_command_dropped_while_it_starts_is_killed_with_its_children() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        // Whatever a start takes here, some of these moments are in it.
+        for milliseconds in (2..80).step_by(3) {
+            let mut wanted = sh("busybox sleep 1001 & busybox sleep 1001 & wait");
+            wanted.timeout = None;
+            let call = cx.tasks.exec(&spec.id, wanted);
+            let dropped = tokio::time::timeout(Duration::from_millis(milliseconds), call).await;
+            assert!(dropped.is_err(), "it ended");
+        }
+        // One that starts later than all of them has the runtime's attention then.
+        assert_eq!(output(&cx, &spec, "echo late").await, "late\n");
+        until(&cx, &spec, &count("sleep 1001"), "0").await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_command_whose_time_is_over_is_killed_with_its_children() {
     run(Real::new, async |cx: Context| {
         let spec = cx.running(Program::Forever).await;

@@ -9,7 +9,7 @@ use crate::spec::process;
 use botstead_runtime::{Error, ErrorKind, Exec, ExecOutput, Result, Tasks};
 use botstead_types::{ContainerId, TaskStatus};
 use containerd_client::services::v1::{
-    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, KillRequest, StartRequest,
+    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetRequest, KillRequest, StartRequest,
     WaitRequest,
 };
 use prost_types::Any;
@@ -52,17 +52,41 @@ impl Running {
         let _ = client.tasks().kill(client.unary(request)).await;
     }
 
-    /// Kills until it is gone: its start may still be under way.
-    async fn end(client: &Client, container: &str, exec: &str, group: Option<Group>) {
+    /// Kills until it is gone. Its start may still be under way, and then nobody was told its process
+    /// yet: killed by its name, it would leave the children that it has by then.
+    async fn end(client: &Client, container: &str, exec: &str, mut group: Option<Group>) {
         let wait = Self::wait(client, container, exec);
         tokio::pin!(wait);
         loop {
-            Self::kill(client, container, exec, group.as_ref()).await;
+            let started = match &group {
+                Some(_) => true,
+                None => match Self::process(client, container, exec).await {
+                    Ok(0) => false,
+                    Ok(pid) => {
+                        group = Group::of(pid);
+                        true
+                    }
+                    Err(_) => true,
+                },
+            };
+            if started {
+                Self::kill(client, container, exec, group.as_ref()).await;
+            }
             let gone = tokio::time::timeout(AGAIN, &mut wait).await;
             if gone.is_ok() {
                 return;
             }
         }
+    }
+
+    /// The id of its process, 0 before it was started.
+    async fn process(client: &Client, container: &str, exec: &str) -> Result<u32, Status> {
+        let request = GetRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+        };
+        let answer = client.tasks().get(client.unary(request)).await?;
+        Ok(answer.into_inner().process.map_or(0, |process| process.pid))
     }
 
     async fn wait(client: &Client, container: &str, exec: &str) -> Result<u32, Status> {
