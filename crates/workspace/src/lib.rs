@@ -39,6 +39,7 @@ mod reconcile;
 mod replace;
 mod rollback;
 mod service;
+mod shutdown;
 mod snapshot;
 mod spec;
 mod terminal;

@@ -104,12 +104,9 @@ impl Workspaces {
     /// Workspaces go on. What is not finished by then stays in the journal and is finished or
     /// undone by the next [`Workspaces::open`]. Tells whether everything was finished.
     pub async fn close(&self, grace: Duration) -> bool {
-        self.inner.closing.store(true, Ordering::SeqCst);
-        self.inner.background.cancel();
-        self.inner.tracker.close();
-        tokio::time::timeout(grace, self.inner.tracker.wait())
-            .await
-            .is_ok()
+        self.inner.stop_accepting();
+        let deadline = tokio::time::Instant::now() + grace;
+        self.inner.finish_work(deadline).await
     }
 }
 
@@ -130,6 +127,20 @@ impl Inner {
         work: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
         self.tracker.spawn_on(work, &self.handle)
+    }
+
+    /// Refuses new work and stops watching.
+    pub(crate) fn stop_accepting(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.background.cancel();
+    }
+
+    /// Waits for what is under way. Tells whether all of it was finished.
+    pub(crate) async fn finish_work(&self, deadline: tokio::time::Instant) -> bool {
+        self.tracker.close();
+        tokio::time::timeout_at(deadline, self.tracker.wait())
+            .await
+            .is_ok()
     }
 
     pub(crate) fn refuse_when_closing(&self) -> Result<()> {

@@ -135,6 +135,9 @@ section! {
         runc_binary: PathBuf = "runc".into(),
         /// The snapshotter.
         snapshotter: String = "overlayfs".into(),
+        /// How long a managed containerd may take until it answers, at a start of the server. A slow
+        /// machine's boot takes long.
+        start_timeout_seconds: u64 = 120,
     }
 }
 
@@ -288,5 +291,8 @@ section! {
         /// How long requests and operations may go on after the server was asked to end. What is
         /// not done then is in the journal and is finished or undone at the next start.
         grace_seconds: u64 = 30,
+        /// How long all workspaces together may take to stop when the host itself shuts down, which
+        /// systemd tells. They start again with the host. When only the server ends, they go on.
+        workspaces_seconds: u64 = 45,
     }
 }

@@ -73,6 +73,16 @@ impl Config {
             ),
             ("http.keep_alive_seconds", self.http.keep_alive_seconds, 1),
             ("shutdown.grace_seconds", self.shutdown.grace_seconds, 0),
+            (
+                "shutdown.workspaces_seconds",
+                self.shutdown.workspaces_seconds,
+                0,
+            ),
+            (
+                "runtime.containerd.start_timeout_seconds",
+                self.runtime.containerd.start_timeout_seconds,
+                1,
+            ),
         ] {
             if !(least..=LONGEST_SECONDS).contains(&value) {
                 let reason = format!("expected {least} to {LONGEST_SECONDS}");

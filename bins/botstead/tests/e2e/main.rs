@@ -20,6 +20,7 @@ mod durability;
 #[cfg(feature = "fault-points")]
 mod faults;
 mod files;
+mod host;
 mod hostile;
 #[cfg(feature = "fault-points")]
 mod kill_matrix;

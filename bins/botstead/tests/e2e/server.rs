@@ -171,6 +171,11 @@ impl Server {
         self.client = Client::login(&self.url, "admin", &self.password).await;
     }
 
+    /// A client without a token, and without connections to an earlier program.
+    pub(crate) fn stranger(&self) -> Client {
+        Client::new(&self.url)
+    }
+
     /// Waits until the program that was started is ready.
     pub(crate) async fn ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
@@ -311,6 +316,22 @@ impl Server {
             }
         }
         found
+    }
+
+    /// Whether neither containerd nor a shim runs.
+    pub(crate) fn nothing_runs(&self) -> bool {
+        self.processes().is_empty()
+    }
+
+    /// The targets of mounts of workspaces: their root filesystems and network namespaces.
+    pub(crate) fn mounts(&self) -> Vec<String> {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
+        let run = self.run.path().to_string_lossy().into_owned();
+        targets
+            .filter(|path| path.starts_with(&run) && !path.ends_with("/netns"))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The process id of the managed containerd.
