@@ -47,7 +47,7 @@ enum Task {
     ///
     /// Installs what is missing through apt (never removing a package), builds server, agent and
     /// default image, starts the server on 127.0.0.1 and makes the first admin, whose password is
-    /// shown once.
+    /// shown once on a terminal; else the line `password file: PATH` says where it is.
     Up {
         #[command(flatten)]
         place: Place,

@@ -11,6 +11,7 @@ use crate::{build, command, image};
 use anyhow::{Context, Result, bail, ensure};
 use layout::{Place, State};
 use std::fs::{self, DirBuilder, File};
+use std::io::IsTerminal as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -63,7 +64,7 @@ pub(crate) fn run(place: &Place, prebuilt: Option<&Path>) -> Result<()> {
     step("import the default image", || {
         import(place, &mut state, &url, &parts.image)
     })?;
-    summary(place, &url, password.as_deref());
+    summary(place, &url, password.as_ref());
     Ok(())
 }
 
@@ -155,8 +156,17 @@ fn version(text: &str) -> Option<(u32, u32)> {
     })
 }
 
-/// Makes the first admin, once, and shows the password at once: a later failure must not swallow it.
-fn first_admin(place: &Place, state: &mut State) -> Result<Option<String>> {
+/// Where the first admin's password is.
+enum FirstPassword {
+    /// Shown, on a terminal.
+    Shown(String),
+    /// In a file that only this user can read: what is printed may end up in a log.
+    InFile(PathBuf),
+}
+
+/// Makes the first admin, once, and says at once where the password is: a later failure must not
+/// swallow it.
+fn first_admin(place: &Place, state: &mut State) -> Result<Option<FirstPassword>> {
     if state.admin {
         return Ok(None);
     }
@@ -165,8 +175,17 @@ fn first_admin(place: &Place, state: &mut State) -> Result<Option<String>> {
         state.admin = true;
         state.save(place)?;
         note(format_args!("user: {}", admin::FIRST));
-        note(format_args!("password: {}", created.password));
-        Ok(Some(created.password))
+        let password = match std::io::stdout().is_terminal() {
+            true => FirstPassword::Shown(created.take_password()?),
+            false => FirstPassword::InFile(created.password_file),
+        };
+        match &password {
+            FirstPassword::Shown(password) => note(format_args!("password: {password}")),
+            FirstPassword::InFile(path) => {
+                note(format_args!("password file: {}", path.display()));
+            }
+        }
+        Ok(Some(password))
     })
 }
 
@@ -192,21 +211,28 @@ fn import(place: &Place, state: &mut State, url: &str, archive: &Path) -> Result
     state.save(place)
 }
 
-fn summary(place: &Place, url: &str, password: Option<&str>) {
+fn summary(place: &Place, url: &str, password: Option<&FirstPassword>) {
     println!("\nBotstead runs: {url}  (API: {url}/docs)");
     println!("user: {}", admin::FIRST);
-    match password {
-        Some(password) => println!("password: {password}   (shown this once)"),
-        None => println!(
-            "password: as it was; a new one: {}",
-            admin::reset_line(place)
-        ),
-    }
+    let in_command = match password {
+        Some(FirstPassword::Shown(password)) => {
+            println!("password: {password}   (shown this once)");
+            password.clone()
+        }
+        Some(FirstPassword::InFile(path)) => {
+            println!("password file: {}", path.display());
+            format!("'\"$(cat {})\"'", path.display())
+        }
+        None => {
+            let line = admin::reset_line(place);
+            println!("password: as it was; a new one: {line}");
+            "...".to_owned()
+        }
+    };
     println!("\nFirst call:");
     println!(
-        "  curl -s {url}/auth/login -H 'Content-Type: application/json' \\\n    -d '{{\"username\":\"{}\",\"password\":\"{}\"}}'",
+        "  curl -s {url}/auth/login -H 'Content-Type: application/json' \\\n    -d '{{\"username\":\"{}\",\"password\":\"{in_command}\"}}'",
         admin::FIRST,
-        password.unwrap_or("...")
     );
     println!("\nAfter a reboot:");
     match place.unit() {
