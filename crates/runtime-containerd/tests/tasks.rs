@@ -18,7 +18,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use support::Real;
 
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than anything takes, also on an emulated machine.
+const LONG: Duration = Duration::from_secs(120);
 
 fn sh(script: &str) -> Exec {
     Exec {
@@ -155,12 +156,12 @@ async fn a_command_whose_time_is_over_is_killed_with_its_children() {
     run(Real::new, async |cx: Context| {
         let spec = cx.running(Program::Forever).await;
         let mut wanted = sh("echo early; busybox sleep 1000; echo late");
-        wanted.timeout = Some(Duration::from_millis(300));
+        wanted.timeout = Some(Duration::from_secs(1));
         let began = Instant::now();
         let output = exec(&cx, &spec, wanted).await;
         assert!(output.timed_out && output.exit_code == 137, "{output:?}");
         assert_eq!(output.stdout, "early\n");
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(began.elapsed() < LONG);
         until(&cx, &spec, &count("sleep 1000"), "0").await;
     })
     .await;
@@ -217,11 +218,7 @@ async fn a_child_that_keeps_the_outputs_open_holds_nobody_up() {
         let began = Instant::now();
         let output = exec(&cx, &spec, sh("busybox sleep 1000 & echo done")).await;
         assert_eq!((output.exit_code, &output.stdout[..]), (0, &b"done\n"[..]));
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
     })
     .await;
 }
