@@ -7,6 +7,7 @@ mod exec;
 mod fs;
 mod images;
 mod operations;
+mod recovery;
 mod server;
 mod sign_in;
 mod snapshots;
@@ -28,5 +29,6 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     fs::configure(config);
     terminal::configure(config);
     images::configure(config);
+    recovery::configure(config);
     server::configure(config);
 }
