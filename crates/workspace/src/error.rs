@@ -170,6 +170,12 @@ pub enum Error {
         /// Bytes that must stay free.
         needed_bytes: u64,
     },
+    /// As many exports are under way as there may be, of all users or of this one.
+    #[error("too many exports are under way; read those to their end, or try again later")]
+    TooManyExports,
+    /// Whoever reads an export took nothing of it for too long.
+    #[error("the export was ended because nothing of it was taken for {} s", .0.as_secs())]
+    ExportStalled(std::time::Duration),
     /// The server is shutting down.
     #[error("the server is shutting down; try again in a moment")]
     ShuttingDown,
@@ -330,7 +336,8 @@ impl Error {
             | Self::Interrupted
             | Self::Unreachable(_)
             | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
-            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Cancelled | Self::ExportStalled(_) => ErrorKind::Cancelled,
+            Self::TooManyExports => ErrorKind::LimitReached,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) | Self::Pull(error) => match error.kind() {
                 runtime::ErrorKind::Conflict | runtime::ErrorKind::AlreadyExists => {
@@ -405,6 +412,8 @@ impl Error {
                 ErrorKind::Unprocessable => "path_in_the_way",
                 _ => "internal",
             },
+            Self::TooManyExports => "too_many_exports",
+            Self::ExportStalled(_) => "export_stalled",
             Self::ShuttingDown => "shutting_down",
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",

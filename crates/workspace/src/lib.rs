@@ -34,6 +34,7 @@ mod metrics;
 mod model;
 mod notes;
 mod operations;
+mod pools;
 mod power;
 mod preferences;
 mod reconcile;
@@ -41,6 +42,7 @@ mod recovery;
 mod replace;
 mod rollback;
 mod service;
+mod shutdown;
 mod snapshot;
 mod spec;
 mod standing;
@@ -52,7 +54,7 @@ pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
 pub use data::{ArchiveFormat, ImportMode};
 pub use error::{Error, ErrorKind, Result};
-pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, TerminalInfo};
+pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
 pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,

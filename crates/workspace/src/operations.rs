@@ -188,6 +188,8 @@ impl Inner {
                 attempts: 0,
             });
         }
+        drop(stuck);
+        self.wake.stuck(operation.bot);
     }
 
     /// The operation does not wait to be retried any more.
@@ -204,6 +206,11 @@ impl Inner {
     /// Bots with operations that wait to be retried.
     pub(crate) fn stuck_bots(&self) -> Vec<BotId> {
         lock(&self.running.stuck).keys().copied().collect()
+    }
+
+    /// Whether an operation on the bot waits to be retried.
+    pub(crate) fn is_stuck(&self, bot: BotId) -> bool {
+        lock(&self.running.stuck).contains_key(&bot)
     }
 
     fn take_stuck(&self, bot: BotId) -> Option<Stuck> {
@@ -225,8 +232,10 @@ impl Inner {
     /// Tries again what earlier operations on the bot could not finish, and gives up what can never be.
     /// The caller holds the bot.
     pub(crate) async fn recover_bot(self: &Arc<Self>, bot: BotId) -> Result<()> {
+        let mut ended_one = false;
         // Taken out first: what it becomes may have to be retried as well.
         while let Some(mut stuck) = self.take_stuck(bot) {
+            ended_one = true;
             let Err(error) = self.replay(&stuck.operation).await else {
                 continue;
             };
@@ -240,6 +249,10 @@ impl Inner {
                 self.put_stuck_back(stuck);
                 return Err(error);
             }
+        }
+        if ended_one {
+            // At start a bot with such an operation was not compared.
+            self.keep_what_is_there(bot).await?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use botstead_types::{BotId, DesiredState, LeaseId, OperationId, SnapshotKey, Tas
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use tokio::sync::SemaphorePermit;
 
 impl Workspaces {
     /// Starts the workspace; one that runs and can be reached is left alone. A bot without one
@@ -135,20 +136,25 @@ impl Inner {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
-        let _turn = self
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| Error::ShuttingDown)?;
+        let turn = self.start_turn().await?;
         match self.run_task(record).await {
             Err(Error::Runtime(error)) if error.is_not_found() => {
                 tracing::warn!(bot = %record.bot, error = %error.chain(),
                     "the runtime lost this workspace's container or snapshot; making it again");
+                // That may unpack an image.
+                drop(turn);
                 let record = self.rebuild(record).await?;
+                let _turn = self.start_turn().await?;
                 self.run_task(&record).await
             }
             done => done,
         }
+    }
+
+    /// Waits for a place among those that start at the same time; it lasts until it is dropped.
+    pub(crate) async fn start_turn(&self) -> Result<SemaphorePermit<'_>> {
+        let turn = self.starts.acquire().await;
+        turn.map_err(|_| Error::ShuttingDown)
     }
 
     /// Sets task and network up side by side and starts the task when both are ready, so that a

@@ -274,7 +274,6 @@ impl Inner {
         let before = kept.or(record.head_version);
         if record.snapshot != fresh {
             let lease = LeaseId::for_operation(id);
-            self.runtime.leases.create(&lease).await?;
             let version = SnapshotKey::version(id);
             let old = record.snapshot.clone();
             let mut changes = Vec::new();

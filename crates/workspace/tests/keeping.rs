@@ -571,12 +571,15 @@ async fn a_row_whose_snapshot_is_gone_gets_the_nearest_state_that_is_left() {
     world.write(bot, "two").await;
     world.snapshot(bot).await;
     world.write(bot, "three").await;
+    // Stopped, so that nobody starts it again meanwhile.
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
     lose_container(&world, bot).await;
     restore(&mut world, &copy).await;
     assert_eq!(world.read(bot).await.as_deref(), Some("three"));
     world.check_whole().await;
     // Without the writable one: the version that was made of what the row names.
     let own = world.record(bot).await.snapshot;
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
     lose_container(&world, bot).await;
     lose_snapshot(&world, &own).await;
     world.workspaces.start(&world.owner, bot).await.unwrap();
@@ -595,6 +598,8 @@ async fn from_a_workspace_that_is_lost_there_is_always_a_way() {
             world.write(bot, "two").await;
         }
         let own = world.record(bot).await.snapshot;
+        // Stopped, so that nobody starts it again between the two.
+        world.workspaces.stop(&world.owner, bot).await.unwrap();
         lose_container(&world, bot).await;
         lose_snapshot(&world, &own).await;
         let (owner, w) = (&world.owner, &world.workspaces);

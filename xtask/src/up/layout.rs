@@ -117,6 +117,9 @@ impl Configured {
 pub(crate) struct State {
     /// The server that was started in the background, where systemd does not do it.
     pub(crate) server: Option<ProcessId>,
+    /// The text of the systemd unit that the server was last started from.
+    #[serde(default)]
+    pub(crate) unit: Option<String>,
     /// Whether the first admin was made.
     pub(crate) admin: bool,
     /// File name of the default image that the server was given.

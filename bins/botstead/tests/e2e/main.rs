@@ -20,6 +20,7 @@ mod durability;
 #[cfg(feature = "fault-points")]
 mod faults;
 mod files;
+mod host;
 mod hostile;
 #[cfg(feature = "fault-points")]
 mod kill_matrix;
@@ -28,5 +29,6 @@ mod main_job;
 mod recovery;
 mod refusals;
 mod server;
+mod sessions;
 mod socket;
 mod terminals;

@@ -80,8 +80,8 @@ async fn list_unrecorded(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let found = state.services.workspaces.unrecorded(&caller.actor).await?;
-    let items = found.into_iter().map(Unrecorded::from).collect();
-    Ok(HttpResponse::Ok().json(List::whole(items)))
+    let items = found.into_iter().map(Unrecorded::from);
+    Ok(HttpResponse::Ok().json(List::fitting(items, false, &state.config)))
 }
 
 /// Download `/data` of one of them as an archive. A workspace that runs on it goes on.
@@ -93,6 +93,7 @@ async fn list_unrecorded(
         (status = 403, description = "The caller is no admin."),
         (status = 404, description = "`nothing_to_recover`, or `path_not_found` when it has no `/data`."),
         (status = 409, description = "`busy`: another operation is under way."),
+        (status = 429, description = "`too_many_exports`: read those that are under way first."),
         (status = 501, description = "`unsupported`: this backend's snapshots cannot be looked into."),
         (status = 507, description = "`insufficient_storage`."),
     ),

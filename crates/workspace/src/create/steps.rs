@@ -97,12 +97,6 @@ impl Inner {
         shown?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
-        let _turn = self
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| Error::ShuttingDown)?;
-
         let record = ContainerRecord {
             dirty: true,
             desired: DesiredState::Running,
@@ -136,8 +130,10 @@ impl Inner {
             }];
             self.store.transactions.apply(returned).await?;
         }
-        let address = address?;
-        let spec = self.spec(&record, address, namespace?);
+        let (address, namespace) = (address?, namespace?);
+        // Not sooner: an image or an archive may take long to unpack, and that is no start.
+        let _turn = self.start_turn().await?;
+        let spec = self.spec(&record, address, namespace);
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
                 self.take_container(lease, &record, address).await?;
