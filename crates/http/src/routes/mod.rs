@@ -7,6 +7,7 @@ mod exec;
 mod fs;
 mod images;
 mod operations;
+mod recovery;
 mod server;
 mod sign_in;
 mod snapshots;
@@ -49,6 +50,7 @@ fn private(config: &mut ServiceConfig<'_>, metrics: MetricsAccess) {
     fs::configure(config);
     terminal::configure(config);
     images::configure(config);
+    recovery::configure(config);
     if metrics == MetricsAccess::Admin {
         config.service(server::metrics);
     }
