@@ -21,7 +21,8 @@ mod path;
 mod state;
 
 pub use ids::{
-    BotId, ContainerId, LeaseId, OperationId, SnapshotKey, TokenId, UserId, VersionNumber,
+    BotId, ContainerId, LeaseId, OperationId, PreservedId, SnapshotKey, TokenId, UserId,
+    VersionNumber,
 };
 pub use image::{ImageConfig, ImageRef, ResolvedImage};
 pub use limits::{CdiDevice, Limits};

@@ -16,7 +16,7 @@ use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_store::{Bot, ContainerRecord, OperationKind, OperationState};
-use botstead_types::{BotId, CdiDevice, ImageRef, Limits, OperationId, SnapshotKey};
+use botstead_types::{BotId, CdiDevice, ImageRef, Limits, OperationId, PreservedId, SnapshotKey};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -68,8 +68,10 @@ pub(crate) struct Wishes {
 pub(crate) enum Returned {
     /// A writable snapshot whose container was gone.
     Orphan(SnapshotKey),
-    /// The preserved archive.
+    /// The preserved archive of an earlier server, which had one per bot.
     Preserved,
+    /// A preserved archive.
+    Archive(PreservedId),
 }
 
 impl Workspaces {

@@ -7,3 +7,5 @@ mod preserved;
 
 pub use export::ArchiveFormat;
 pub use import::ImportMode;
+pub use preserved::PreservedArchive;
+pub(crate) use preserved::{archive_of, legacy};

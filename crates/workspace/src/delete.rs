@@ -1,5 +1,6 @@
 //! Deletion of a workspace, of its versions, and of a bot with everything that it has.
 
+use crate::data::archive_of;
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::DeleteRequest;
@@ -26,7 +27,7 @@ struct DeleteInput {
     /// Whether `/data` is saved before anything goes.
     #[serde(default)]
     preserve: bool,
-    /// Whether an archive of earlier goes as well: with the bot, nobody could ask for it.
+    /// Whether archives of earlier go as well: with the bot, nobody could ask for them.
     #[serde(default)]
     delete_preserved: bool,
 }
@@ -53,7 +54,7 @@ impl Workspaces {
     }
 
     /// Removes the bot with its workspace, versions and history. With `preserve_data` its data stays as
-    /// an archive in the folder for that; else archives of earlier go too.
+    /// an archive in the folder for that, beside those of earlier; else they go too.
     ///
     /// # Errors
     /// As [`Workspaces::delete`].
@@ -83,6 +84,10 @@ impl Workspaces {
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
                 let record = work.record(bot).await?;
                 if record.is_none() && !delete_bot {
+                    if preserve_data {
+                        // Another deletion was faster.
+                        return Err(Error::WorkspaceNotFound(bot));
+                    }
                     let versions =
                         delete_versions && !work.store.versions.list(bot).await?.is_empty();
                     if !versions {
@@ -136,7 +141,8 @@ impl Inner {
         let lease = LeaseId::for_operation(operation.id);
         self.runtime.leases.create(&lease).await?;
         self.power_down(record).await?;
-        self.preserve(&lease, record).await?;
+        self.preserve(&lease, record, archive_of(operation.id))
+            .await?;
         self.store
             .transactions
             .apply(vec![Change::AdvanceOperation {
@@ -162,6 +168,10 @@ impl Inner {
         {
             tracing::error!(bot = %record.bot, error = %start, "cannot start again");
         }
+        // The workspace has it all, and goes on.
+        if let Err(error) = self.remove_preserved(record.bot, archive_of(operation.id)) {
+            tracing::warn!(bot = %record.bot, %error, "an archive that is not needed stays");
+        }
         self.drop_lease(operation.id);
         self.finish_failed(operation, error).await
     }
@@ -171,6 +181,8 @@ impl Inner {
     pub(crate) async fn replay_deletion(self: &Arc<Self>, operation: &Operation) -> Result<()> {
         let DeleteInput { preserve, .. } = input(operation)?;
         if preserve && operation.step != PRESERVED {
+            // An archive that is whole stays, as nobody knows here whether anything else does.
+            self.remove_unfinished_archives(operation.bot);
             self.drop_lease(operation.id);
             self.finish_interrupted(operation).await?;
             return Ok(());
@@ -216,7 +228,7 @@ impl Inner {
             fault_point!("delete", "snapshot");
         }
         if delete_preserved {
-            self.remove_preserved(bot)?;
+            self.remove_all_preserved(bot)?;
         }
         let mut changes = Vec::new();
         if delete_versions {

@@ -1,9 +1,12 @@
 //! The error of every use case: what failed, its kind and its stable code.
 
 use crate::agent::AgentFailure;
+use crate::replace::DataTrouble;
 use botstead_runtime as runtime;
 use botstead_store as store;
-use botstead_types::{BotId, FilePath, ImageRef, InvalidValue, OperationId, VersionNumber};
+use botstead_types::{
+    BotId, FilePath, ImageRef, InvalidValue, OperationId, PreservedId, VersionNumber,
+};
 
 /// What every use case returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -71,6 +74,12 @@ pub enum Error {
     /// There is no preserved data.
     #[error("no preserved data found")]
     NoPreservedData,
+    /// There is no preserved archive of that id.
+    #[error("no preserved data {0} found")]
+    PreservedNotFound(PreservedId),
+    /// `/data` is not a directory and does not lead to one, so that it can neither be saved nor sent.
+    #[error("/data of the workspace {0}; make it a directory of its own, then try again")]
+    DataNotDirectory(DataTrouble),
     /// A version, or a workspace, has no such path.
     #[error("there is no {0}")]
     PathNotFound(FilePath),
@@ -276,6 +285,7 @@ impl Error {
             | Self::OperationNotFound { .. }
             | Self::ProcessNotFound { .. }
             | Self::NoPreservedData
+            | Self::PreservedNotFound(_)
             | Self::PathNotFound(_)
             | Self::ImageNotFound(_) => ErrorKind::NotFound,
             Self::Forbidden(_) => ErrorKind::Forbidden,
@@ -290,7 +300,9 @@ impl Error {
                 ErrorKind::Invalid
             }
             Self::Agent(failure) => failure.kind(),
-            Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
+            Self::PreferenceUnreadable(_)
+            | Self::VersionMissing { .. }
+            | Self::DataNotDirectory(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => {
                 ErrorKind::ResourceExhausted
@@ -363,7 +375,8 @@ impl Error {
             Self::Unsupported(_) => "unsupported",
             Self::VersionPinned(_) => "version_pinned",
             Self::WorkspaceExists(_) => "container_exists",
-            Self::NoPreservedData => "no_preserved_data",
+            Self::NoPreservedData | Self::PreservedNotFound(_) => "no_preserved_data",
+            Self::DataNotDirectory(_) => "data_not_a_directory",
             Self::PathNotFound(_) => "path_not_found",
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => "insufficient_storage",
             Self::Archive(error) => match archive_kind(error) {

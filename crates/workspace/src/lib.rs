@@ -47,7 +47,7 @@ mod versions;
 pub use agent::{AgentFailure, AgentInfo};
 pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
-pub use data::{ArchiveFormat, ImportMode};
+pub use data::{ArchiveFormat, ImportMode, PreservedArchive};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, TerminalInfo};
 pub use faults::FAULT_POINTS;
@@ -62,6 +62,7 @@ pub use model::{
     RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
+pub use replace::DataTrouble;
 pub use service::Workspaces;
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
 pub use versions::VersionUpdate;

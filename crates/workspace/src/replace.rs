@@ -7,6 +7,7 @@
 //! after it, the workspace ends on the state that was kept or on the new one, never on half of one.
 
 mod edit;
+mod folder;
 
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
@@ -18,10 +19,12 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, ResolvedImage, SnapshotKey, VersionNumber,
-    VersionSource,
+    BotId, DesiredState, LeaseId, OperationId, PreservedId, ResolvedImage, SnapshotKey,
+    VersionNumber, VersionSource,
 };
-pub(crate) use edit::{Edit, blocking, existing_data, host};
+pub(crate) use edit::{Edit, blocking, host};
+pub use folder::DataTrouble;
+pub(crate) use folder::existing_data;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -41,6 +44,10 @@ pub(crate) struct Replacement {
     /// Whether it is changed before the workspace gets it. What the change is, is not recorded: a
     /// replacement that is interrupted before its end is reverted.
     pub(crate) edited: bool,
+    /// The preserved archive that is brought back, and goes afterwards. An operation that an earlier
+    /// server left does not name it: then there was one only.
+    #[serde(default)]
+    pub(crate) preserved: Option<PreservedId>,
 }
 
 /// What a new writable snapshot begins as.
@@ -76,6 +83,7 @@ impl Replacement {
             keep: record.dirty.then_some(source),
             base,
             edited,
+            preserved: None,
         }
     }
 
@@ -283,7 +291,8 @@ impl Inner {
         }
         if operation.kind == OperationKind::Restore && failed.is_none() {
             // Its data is in the workspace and on the disk.
-            self.remove_preserved(bot)?;
+            let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
+            self.remove_preserved(bot, archive)?;
         }
         if record.desired == DesiredState::Running {
             self.bring_up(&record).await?;

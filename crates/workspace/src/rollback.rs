@@ -48,6 +48,7 @@ impl Workspaces {
                         keep: None,
                         base,
                         edited: false,
+                        preserved: None,
                     },
                 };
                 let live = work

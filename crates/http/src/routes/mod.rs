@@ -7,6 +7,7 @@ mod exec;
 mod fs;
 mod images;
 mod operations;
+mod preserved;
 mod server;
 mod sign_in;
 mod snapshots;
@@ -22,6 +23,7 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     bots::configure(config);
     container::configure(config);
     data::configure(config);
+    preserved::configure(config);
     snapshots::configure(config);
     operations::configure(config);
     exec::configure(config);

@@ -6,5 +6,6 @@
 mod container;
 mod log;
 mod people;
+mod preserved;
 mod rules;
 mod support;

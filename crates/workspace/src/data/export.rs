@@ -2,15 +2,17 @@
 
 use crate::replace::{blocking, existing_data};
 use crate::service::{Inner, Workspaces};
+use crate::spec::DATA_PATH;
 use crate::{Error, Result, disk};
 use botstead_archive::{Compression, ExportOptions, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Access, Tree};
-use botstead_types::{BotId, LeaseId, OperationId, SnapshotKey};
+use botstead_types::{BotId, FilePath, LeaseId, OperationId, SnapshotKey};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -60,7 +62,8 @@ impl Workspaces {
     /// Sockets and devices are left out; the log says how many.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `Busy`, `InsufficientStorage`; `Unsupported` where
+    /// `BotNotFound`, `WorkspaceNotFound`, `PathNotFound` when there is no `/data`, `DataNotDirectory`,
+    /// `Busy`, `InsufficientStorage`; `Unsupported` where
     /// snapshots are no directories of this host.
     pub async fn export_data(
         &self,
@@ -84,6 +87,8 @@ impl Workspaces {
 /// A workspace's files at one moment, kept until its lease goes.
 struct Picture {
     operation: OperationId,
+    /// `/data`, or what it leads to. Closed before its tree.
+    data: OwnedFd,
     tree: Box<dyn Tree>,
 }
 
@@ -109,12 +114,22 @@ impl Inner {
                 }
             };
             let snapshots = &self.runtime.snapshots;
-            Ok(snapshots.open(&lease, &snapshot, Access::Read).await?)
+            let tree = snapshots.open(&lease, &snapshot, Access::Read).await?;
+            blocking(move || {
+                let data = existing_data(tree.as_ref())?;
+                let missing = || FilePath::new(DATA_PATH).map(Error::PathNotFound);
+                match data {
+                    Some(data) => Ok((tree, data)),
+                    None => Err(missing()?),
+                }
+            })
+            .await
         };
         match opened.await {
-            Ok(tree) => Ok(Picture {
+            Ok((tree, data)) => Ok(Picture {
                 operation: id,
                 tree,
+                data,
             }),
             Err(error) => {
                 let copied = SnapshotKey::copied(id);
@@ -135,9 +150,13 @@ impl Inner {
         format: ArchiveFormat,
         sender: mpsc::Sender<Result<Bytes>>,
     ) {
-        let Picture { operation, tree } = picture;
+        let Picture {
+            operation,
+            tree,
+            data,
+        } = picture;
         let out = Pieces::new(sender.clone());
-        let written = blocking(move || write(tree.as_ref(), format, out).map(|()| tree));
+        let written = blocking(move || write(data, format, out).map(|()| tree));
         match written.await {
             Ok(tree) => {
                 // Whoever reads has all of it before its picture is cleared away.
@@ -164,10 +183,7 @@ impl Inner {
     }
 }
 
-fn write(tree: &dyn Tree, format: ArchiveFormat, out: Pieces) -> Result<()> {
-    let Some(data) = existing_data(tree)? else {
-        return Err(Error::PathNotFound(botstead_types::FilePath::new("/data")?));
-    };
+fn write(data: OwnedFd, format: ArchiveFormat, out: Pieces) -> Result<()> {
     let (mut out, report) =
         botstead_archive::export(data, out, &format.options(), &Progress::new())?;
     let failed = |error| crate::replace::host("send the archive", error);
