@@ -84,6 +84,10 @@ enum Task {
         /// database locked or the disk full, and write docs/RELIABILITY.md; takes many minutes
         #[arg(long, conflicts_with = "matrix")]
         kill_matrix: bool,
+        /// Run the model test of data alone: so many random sequences in memory, and a fiftieth of them
+        /// on containerd
+        #[arg(long, value_name = "SEQUENCES", conflicts_with_all = ["matrix", "kill_matrix"])]
+        model: Option<u64>,
         /// Only tests whose names contain one of these; with --kill-matrix only these operations,
         /// and nothing is written
         #[arg(last = true)]
@@ -149,6 +153,10 @@ fn run(task: Task) -> Result<()> {
             filters,
             ..
         } => testing::run_kill_matrix(&filters),
+        Task::Test {
+            model: Some(sequences),
+            ..
+        } => testing::run_model(sequences),
         Task::Test {
             matrix: None,
             filters,
