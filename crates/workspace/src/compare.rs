@@ -102,7 +102,7 @@ impl Workspaces {
                 let _guard = work.lock(bot, id, "restore_path").await?;
                 let from = work.version(bot, version).await?;
                 work.require_snapshot(&from).await?;
-                let record = work.required_record(bot).await?;
+                let record = work.present_record(bot).await?;
                 let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
                 let live = work
                     .begin_replacement(id, bot, OperationKind::RestorePath, &what)

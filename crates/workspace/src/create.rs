@@ -74,6 +74,12 @@ pub(crate) enum Returned {
     Archive(PreservedId),
 }
 
+impl Returned {
+    pub(crate) fn is_orphan(&self) -> bool {
+        matches!(self, Self::Orphan(_))
+    }
+}
+
 impl Workspaces {
     /// Creates the bot's workspace and starts it, reporting how far it is. Nobody needs to listen:
     /// the creation goes on when the stream is dropped. Where the workspace exists and the request

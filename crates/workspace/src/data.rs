@@ -6,6 +6,7 @@ mod import;
 mod preserved;
 
 pub use export::ArchiveFormat;
+pub(crate) use export::Picture;
 pub use import::ImportMode;
 pub use preserved::PreservedArchive;
 pub(crate) use preserved::{archive_of, legacy};

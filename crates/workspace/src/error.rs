@@ -65,6 +65,15 @@ pub enum Error {
         /// The version.
         version: VersionNumber,
     },
+    /// The workspace is recorded and the runtime has none of its files any more.
+    #[error(
+        "the runtime has lost the files of bot {0}'s workspace; roll back to a version, start it to \
+         begin anew from its head version or its image, or delete it"
+    )]
+    WorkspaceLost(BotId),
+    /// The runtime has no such snapshot that the database does not know.
+    #[error("there is no unrecorded snapshot {0:?}; GET /recovery lists them")]
+    NothingToRecover(String),
     /// A pinned version is not deleted.
     #[error("version {0} is pinned; unpin it first")]
     VersionPinned(VersionNumber),
@@ -176,6 +185,15 @@ pub enum Error {
     /// The server was restarted in the middle of it.
     #[error("the server was restarted before this was done; it was undone, ask again")]
     Interrupted,
+    /// The database was older than the workspace, which had gone on since.
+    #[error(
+        "the workspace was newer than this operation when the server started, as after an older \
+         database was put back; the workspace was left as it was"
+    )]
+    Superseded,
+    /// The operation could go neither forward nor back.
+    #[error("this could be neither finished nor undone, and the workspace was left as it was: {0}")]
+    GivenUp(String),
     /// The operation was cancelled and undone.
     #[error("the operation was cancelled and undone")]
     Cancelled,
@@ -286,6 +304,7 @@ impl Error {
             | Self::ProcessNotFound { .. }
             | Self::NoPreservedData
             | Self::PreservedNotFound(_)
+            | Self::NothingToRecover(_)
             | Self::PathNotFound(_)
             | Self::ImageNotFound(_) => ErrorKind::NotFound,
             Self::Forbidden(_) => ErrorKind::Forbidden,
@@ -295,6 +314,8 @@ impl Error {
             | Self::NotCancellable(_)
             | Self::VersionPinned(_)
             | Self::WorkspaceExists(_)
+            | Self::Superseded
+            | Self::GivenUp(_)
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_) | Self::InvalidRequest { .. } | Self::Interrupt(_) => {
                 ErrorKind::Invalid
@@ -302,6 +323,7 @@ impl Error {
             Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_)
             | Self::VersionMissing { .. }
+            | Self::WorkspaceLost(_)
             | Self::DataNotDirectory(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => {
@@ -377,6 +399,10 @@ impl Error {
             Self::WorkspaceExists(_) => "container_exists",
             Self::NoPreservedData | Self::PreservedNotFound(_) => "no_preserved_data",
             Self::DataNotDirectory(_) => "data_not_a_directory",
+            Self::WorkspaceLost(_) => "workspace_lost",
+            Self::NothingToRecover(_) => "nothing_to_recover",
+            Self::Superseded => "superseded",
+            Self::GivenUp(_) => "given_up",
             Self::PathNotFound(_) => "path_not_found",
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => "insufficient_storage",
             Self::Archive(error) => match archive_kind(error) {

@@ -32,15 +32,18 @@ mod listing;
 mod locks;
 mod metrics;
 mod model;
+mod notes;
 mod operations;
 mod power;
 mod preferences;
 mod reconcile;
+mod recovery;
 mod replace;
 mod rollback;
 mod service;
 mod snapshot;
 mod spec;
+mod standing;
 mod terminal;
 mod versions;
 
@@ -55,13 +58,14 @@ pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
     SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
 };
-pub use leftovers::{Leftover, find_leftovers, remove_leftover};
+pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
     Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy,
     RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
+pub use recovery::UnrecordedSnapshot;
 pub use replace::DataTrouble;
 pub use service::Workspaces;
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};

@@ -45,6 +45,7 @@ impl Inner {
                 self.keep_for_retry(operation, &error);
             }
         }
+        self.compare_at_start().await?;
         self.release_copies().await?;
         self.remove_unknown_leases().await?;
         let records = self.store.containers.list().await?;
@@ -78,6 +79,8 @@ impl Inner {
             | OperationKind::RestorePath
             | OperationKind::ChangeImage => self.replay_replacement(operation).await,
             OperationKind::Fork => self.replay_fork(operation).await,
+            // What the number was for is found again.
+            OperationKind::Recover => self.finish_interrupted(operation).await,
             OperationKind::DeleteVersion => self.remove_version_steps(operation).await,
             OperationKind::Delete | OperationKind::DeleteBot => {
                 self.replay_deletion(operation).await

@@ -7,6 +7,7 @@ use crate::garbage::Garbage;
 use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
+use crate::recovery::Losses;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_bridge::AgentPool;
@@ -15,7 +16,7 @@ use botstead_store::{Bot, ContainerRecord, ErrorKind as StoreErrorKind, Store};
 use botstead_types::{BotId, OperationId};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -43,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) creations: Mutex<HashMap<BotId, Arc<Creation>>>,
     pub(crate) samples: Samples,
     pub(crate) starts: Semaphore,
-    pub(crate) versions_missing: AtomicU64,
+    pub(crate) losses: Losses,
     tracker: TaskTracker,
     closing: AtomicBool,
     pub(crate) background: CancellationToken,
@@ -86,7 +87,7 @@ impl Workspaces {
             creations: Mutex::default(),
             samples: Samples::default(),
             starts,
-            versions_missing: AtomicU64::new(0),
+            losses: Losses::default(),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             background: CancellationToken::new(),

@@ -195,7 +195,8 @@ struct Snapshot {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false)]
     labels: BTreeMap<String, String>,
-    /// Why a version was made: `manual`, `pre_exec`, `rollback`, `import`, `image`, `inherited`;
+    /// Why a version was made: `manual`, `pre_exec`, `rollback`, `import`, `image`, `inherited`,
+    /// `recovered`;
     /// `image_layer` for a snapshot that is no version.
     #[schema(example = "manual")]
     source: &'static str,

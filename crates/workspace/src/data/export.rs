@@ -1,5 +1,6 @@
 //! Export: `/data` as an archive, as it was at one moment, while the workspace goes on.
 
+use crate::notes::Note;
 use crate::replace::{blocking, existing_data};
 use crate::service::{Inner, Workspaces};
 use crate::spec::DATA_PATH;
@@ -78,27 +79,37 @@ impl Workspaces {
         let picture = inner
             .detached(async move { work.picture(bot).await })
             .await?;
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        inner.spawn(Arc::clone(inner).write_archive(bot, picture, format, sender));
-        Ok(ReceiverStream::new(receiver).boxed())
+        Ok(inner.stream_picture(bot, picture, format))
     }
 }
 
 /// A workspace's files at one moment, kept until its lease goes.
-struct Picture {
-    operation: OperationId,
+pub(crate) struct Picture {
+    pub(crate) operation: OperationId,
     /// `/data`, or what it leads to. Closed before its tree.
-    data: OwnedFd,
-    tree: Box<dyn Tree>,
+    pub(crate) data: OwnedFd,
+    pub(crate) tree: Box<dyn Tree>,
 }
 
 impl Inner {
+    /// `/data` of a picture as an archive.
+    pub(crate) fn stream_picture(
+        self: &Arc<Self>,
+        bot: BotId,
+        picture: Picture,
+        format: ArchiveFormat,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        self.spawn(Arc::clone(self).write_archive(bot, picture, format, sender));
+        ReceiverStream::new(receiver).boxed()
+    }
+
     /// The files as they are now. Where the workspace runs, or may differ from its head version, they
     /// are copied; else the head version is looked at.
     async fn picture(self: &Arc<Self>, bot: BotId) -> Result<Picture> {
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, "export").await?;
-        let record = self.required_record(bot).await?;
+        let record = self.present_record(bot).await?;
         let lease = LeaseId::for_operation(id);
         self.runtime.leases.create(&lease).await?;
         let opened = async {
@@ -107,7 +118,9 @@ impl Inner {
                 None => {
                     disk::require_free_space(&self.config)?;
                     let copied = SnapshotKey::copied(id);
-                    self.copy_live(&lease, &record, &copied, false).await?;
+                    let note = Note::of(bot, &record.image, record.head_version);
+                    self.copy_live(&lease, &record, &copied, &note, false)
+                        .await?;
                     // From here on the lease alone keeps it: it goes with the export.
                     self.runtime.snapshots.release(&copied).await?;
                     copied

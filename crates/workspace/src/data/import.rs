@@ -96,7 +96,7 @@ impl Inner {
         kind: OperationKind,
         preserved: Option<PreservedId>,
     ) -> Result<Option<VersionNumber>> {
-        let record = self.required_record(bot).await?;
+        let record = self.present_record(bot).await?;
         let what = Replacement {
             preserved,
             ..Replacement::of(&record, VersionSource::Import, Base::Present, true)

@@ -6,13 +6,15 @@
 //! removes one holds the bot.
 
 use super::export::ArchiveFormat;
+use crate::notes::bot_of;
 use crate::operations::event;
+use crate::recovery::Seen;
 use crate::replace::{Edit, blocking, existing_data, host};
 use crate::service::{Inner, Workspaces};
 use crate::{DataTrouble, Error, Result};
 use botstead_archive::{ApplyMode, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::Access;
+use botstead_runtime::{Access, Snapshot};
 use botstead_store::{ContainerRecord, OperationKind};
 use botstead_types::{
     BotId, InvalidValue, LeaseId, OperationId, Page, PageRequest, PreservedId, SnapshotKey,
@@ -174,6 +176,11 @@ impl Inner {
         )
     }
 
+    /// Whether that archive is there.
+    pub(crate) fn is_preserved(&self, bot: BotId, archive: PreservedId) -> bool {
+        self.preserved_archive(bot, Some(archive)).is_ok()
+    }
+
     /// That archive, or the newest.
     pub(crate) fn preserved_archive(
         &self,
@@ -198,7 +205,7 @@ impl Inner {
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, "restore").await?;
         let archive = self.preserved_archive(bot, archive)?;
-        self.required_record(bot).await?;
+        self.present_record(bot).await?;
         let checked = self.check_preserved(bot, archive).await?;
         let mode = ApplyMode::Replace;
         let edit = Edit::Archive { checked, mode };
@@ -308,18 +315,24 @@ impl Inner {
         .await
     }
 
-    /// A writable snapshot of the bot's that no container has any more: somebody's work.
+    /// A writable snapshot of the bot's that no container and no row names: somebody's work.
     pub(crate) async fn orphan(
         &self,
         bot: BotId,
         not: &SnapshotKey,
     ) -> Result<Option<SnapshotKey>> {
-        let owner = bot.to_string();
-        let all = self.runtime.snapshots.list().await?;
-        let orphans = all.into_iter().filter(|snapshot| {
+        let of_bot = |snapshot: &Snapshot| {
             snapshot.kind == SnapshotKind::Active
                 && snapshot.key != *not
-                && snapshot.labels.get(crate::layers::LABEL_BOT) == Some(&owner)
+                && bot_of(snapshot) == Some(bot)
+        };
+        let all = self.runtime.snapshots.list().await?;
+        if !all.iter().any(of_bot) {
+            return Ok(None);
+        }
+        let seen = Seen::look(&self.runtime, &self.store).await?;
+        let orphans = all.into_iter().filter(|snapshot| {
+            of_bot(snapshot) && !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key)
         });
         let newest = orphans.max_by_key(|snapshot| snapshot.created_at);
         Ok(newest.map(|snapshot| snapshot.key))
