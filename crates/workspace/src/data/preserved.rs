@@ -220,11 +220,15 @@ impl Inner {
         bot: BotId,
         archive: PreservedId,
     ) -> Result<Box<Checked<File>>> {
-        let file = match File::open(self.preserved_path(bot, archive)) {
-            Err(error) if is_missing(&error) => return Err(Error::PreservedNotFound(archive)),
-            file => file.map_err(|error| host("open preserved data", error))?,
-        };
+        let file = self.open_preserved(bot, archive)?;
         self.check_archive(file, Limits::own()).await
+    }
+
+    pub(super) fn open_preserved(&self, bot: BotId, archive: PreservedId) -> Result<File> {
+        match File::open(self.preserved_path(bot, archive)) {
+            Err(error) if is_missing(&error) => Err(Error::PreservedNotFound(archive)),
+            file => file.map_err(|error| host("open preserved data", error)),
+        }
     }
 
     /// Removes an archive: its data is in a workspace and on the disk, or nobody wants it. Again: no

@@ -228,32 +228,17 @@ impl<G: Ground> World<G> {
                 reach.places.insert(Place::Archive(bot, id), files);
             }
         }
-        for entry in self
-            .folder
-            .join("preserved")
-            .read_dir()
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let Ok(bot) = entry.file_name().to_string_lossy().parse::<BotId>() else {
-                continue;
-            };
-            if self.store.bots.get(bot).await.is_ok() {
-                continue;
+        for found in self.workspaces.unrecorded(&self.admin).await.unwrap() {
+            if let Some(files) = self.ground.files(&found.name).await {
+                let place = Place::Unrecorded(found.bot, found.name);
+                reach.places.insert(place, files);
             }
-            for file in entry.path().read_dir().unwrap().flatten() {
-                let Some(id) = file
-                    .file_name()
-                    .to_string_lossy()
-                    .strip_suffix(".tar.zst")
-                    .and_then(|id| id.parse().ok())
-                else {
-                    continue;
-                };
-                let files = self.archive(bot, id);
-                reach.places.insert(Place::UnknownArchive(bot, id), files);
-            }
+        }
+        let unclaimed = self.workspaces.unclaimed_archives(&self.admin).await;
+        for found in unclaimed.unwrap() {
+            let id = found.archive.id;
+            let files = self.archive(found.bot, id);
+            reach.places.insert(Place::UnknownArchive(found.bot, id), files);
         }
         reach
     }
