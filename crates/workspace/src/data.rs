@@ -10,5 +10,5 @@ pub use export::ArchiveFormat;
 pub(crate) use export::Picture;
 pub use import::ImportMode;
 pub use preserved::PreservedArchive;
-pub use unclaimed::UnclaimedArchive;
 pub(crate) use preserved::{archive_of, legacy};
+pub use unclaimed::UnclaimedArchive;

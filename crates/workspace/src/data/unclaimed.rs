@@ -34,7 +34,11 @@ impl Workspaces {
     /// `Forbidden`; the database does not answer.
     pub async fn unclaimed_archives(&self, actor: &Actor) -> Result<Vec<UnclaimedArchive>> {
         let inner = &self.inner;
-        inner.authorized_on_server(actor, Action::RecoverData, "see what the database does not know")?;
+        inner.authorized_on_server(
+            actor,
+            Action::RecoverData,
+            "see what the database does not know",
+        )?;
         let mut found = Vec::new();
         for bot in inner.preserved_bots()? {
             if !inner.bot_exists(bot).await? {

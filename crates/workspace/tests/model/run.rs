@@ -1,6 +1,6 @@
 //! Performing sequences, and shortening one that fails.
 
-use crate::ground::Ground;
+use crate::ground::{Files, Ground};
 use crate::model::{Outcome, lost, tokens};
 use crate::steps::{Abilities, Step, draw};
 use crate::world::{Place, World};
@@ -216,6 +216,9 @@ async fn sequence<G: Ground>(world: &mut World<G>, steps: &[Step]) -> Result<(),
     for (number, step) in steps.iter().enumerate() {
         let (outcome, excused) = world.perform(step, &before).await;
         writeln!(log, "{:4}. {}", number + 1, told(&outcome)).unwrap();
+        if matches!(outcome, Outcome::Nothing) && excused.is_empty() && !step.restarts() {
+            continue;
+        }
         let after = world.reach().await;
         if let Outcome::Wrote { token } = &outcome
             && matches!(step, Step::Write { .. })
@@ -248,7 +251,7 @@ fn told(outcome: &Outcome) -> String {
 /// With nothing broken any more, everything that is there must also be usable.
 async fn finally<G: Ground>(world: &mut World<G>) -> Result<(), String> {
     world.restart(async |_: &mut World<G>| {}).await;
-    let mut reach = world.reach().await;
+    let reach = world.reach().await;
     let places: Vec<Place> = reach.places.keys().cloned().collect();
     let failed = |what: &str, place: &Place| {
         let (what, place) = (what.to_owned(), place.clone());
@@ -313,19 +316,24 @@ async fn finally<G: Ground>(world: &mut World<G>) -> Result<(), String> {
             }
             Place::Unrecorded(..) | Place::UnknownArchive(..) => {}
         }
-        let after = world.reach().await;
-        let active = tokens(&after.of(&Place::Active(bot)));
-        let missing: BTreeSet<_> = tokens(&held).difference(&active).cloned().collect();
+        let active = match world.row(bot).await {
+            Some(row) => world.ground.files(&row.snapshot).await.unwrap_or_default(),
+            None => Files::new(),
+        };
+        let missing: BTreeSet<_> = tokens(&held)
+            .difference(&tokens(&active))
+            .cloned()
+            .collect();
         if !missing.is_empty() {
             return Err(format!("{place:?} came back without {missing:?}"));
         }
-        if let [token, ..] = lost(&reach, &after, &BTreeSet::new())[..] {
-            let places = reach.places_of(token);
-            return Err(format!(
-                "{place:?} was used, and {token} was lost, which was in {places:?}"
-            ));
-        }
-        reach = after;
+    }
+    let after = world.reach().await;
+    if let [token, ..] = lost(&reach, &after, &BTreeSet::new())[..] {
+        let places = reach.places_of(token);
+        return Err(format!(
+            "{token} was lost, which was in {places:?}; now: {after:#?}"
+        ));
     }
     Ok(())
 }

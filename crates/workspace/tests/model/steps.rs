@@ -158,6 +158,19 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether the server starts again in it, whatever else comes of it.
+    pub fn restarts(&self) -> bool {
+        matches!(
+            self,
+            Self::Killed { .. }
+                | Self::Away { .. }
+                | Self::AwayAndRestart { .. }
+                | Self::LoseContainer { restart: true, .. }
+        )
+    }
+}
+
 /// What a ground can do: steps that it cannot are not drawn for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Abilities {

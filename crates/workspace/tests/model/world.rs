@@ -87,6 +87,8 @@ pub struct World<G> {
     pub store: Store,
     pub workspaces: Workspaces,
     sql: SqlStore,
+    /// Whether the database is another since it was opened.
+    replaced: bool,
     owner_id: UserId,
     folder: PathBuf,
     archives: BTreeMap<PreservedId, Files>,
@@ -104,7 +106,9 @@ impl<G: Ground> World<G> {
         let database = folder.join("botstead.db");
         std::fs::copy(fresh, &database).unwrap();
         ground.begin().await;
-        let (sql, store, workspaces) = open(&ground, folder).await;
+        let sql = open_database(folder).await;
+        let store = ground.store(sql.store());
+        let workspaces = open(&ground, &store, folder).await;
         Self {
             ground,
             owner: Actor::User {
@@ -115,6 +119,7 @@ impl<G: Ground> World<G> {
             store,
             workspaces,
             sql,
+            replaced: false,
             owner_id,
             folder: folder.to_owned(),
             archives: BTreeMap::new(),
@@ -131,9 +136,11 @@ impl<G: Ground> World<G> {
         assert!(closed, "the server does not come to its end");
         meanwhile(self).await;
         self.ground.disarm();
-        self.sql.close().await;
-        let (sql, store, workspaces) = open(&self.ground, &self.folder).await;
-        (self.sql, self.store, self.workspaces) = (sql, store, workspaces);
+        if std::mem::take(&mut self.replaced) {
+            self.sql = open_database(&self.folder).await;
+            self.store = self.ground.store(self.sql.store());
+        }
+        self.workspaces = open(&self.ground, &self.store, &self.folder).await;
     }
 
     pub async fn close(self) {
@@ -160,6 +167,7 @@ impl<G: Ground> World<G> {
             let _ = std::fs::remove_file(name);
         }
         std::fs::copy(backup, database).unwrap();
+        self.replaced = true;
     }
 
     /// The bot of a slot, made when it is gone.
@@ -209,19 +217,22 @@ impl<G: Ground> World<G> {
     pub async fn reach(&mut self) -> Reach {
         let mut reach = Reach::default();
         let page = PageRequest::default();
-        for bot in self.store.bots.list(None, &page).await.unwrap().items {
-            let bot = bot.id;
-            if let Some(row) = self.row(bot).await
-                && let Some(files) = self.ground.files(&row.snapshot).await
-            {
-                reach.places.insert(Place::Active(bot), files);
+        let bots = self.store.bots.list(None, &page).await.unwrap().items;
+        for row in self.store.containers.list().await.unwrap() {
+            if let Some(files) = self.ground.files(&row.snapshot).await {
+                reach.places.insert(Place::Active(row.bot), files);
             }
+        }
+        for bot in bots.into_iter().map(|bot| bot.id) {
             for version in self.versions(bot).await {
                 if let Some(files) = self.ground.files(&version.snapshot).await {
                     let place = Place::Version(bot, version.number);
                     reach.places.insert(place, files);
                 }
                 reach.versions.push(version);
+            }
+            if !self.folder.join("preserved").join(bot.to_string()).is_dir() {
+                continue;
             }
             for id in self.preserved(bot).await {
                 let files = self.archive(bot, id);
@@ -238,7 +249,9 @@ impl<G: Ground> World<G> {
         for found in unclaimed.unwrap() {
             let id = found.archive.id;
             let files = self.archive(found.bot, id);
-            reach.places.insert(Place::UnknownArchive(found.bot, id), files);
+            reach
+                .places
+                .insert(Place::UnknownArchive(found.bot, id), files);
         }
         reach
     }
@@ -266,10 +279,16 @@ pub fn unpacked(bytes: &[u8]) -> Files {
     files
 }
 
-async fn open<G: Ground>(ground: &G, folder: &Path) -> (SqlStore, Store, Workspaces) {
-    let sql = SqlConfig::at(folder.join("botstead.db"));
-    let sql = SqlStore::open(&sql).await.unwrap();
-    let store = ground.store(sql.store());
+async fn open_database(folder: &Path) -> SqlStore {
+    let config = SqlConfig {
+        // Each prepares its statements anew.
+        max_readers: 1,
+        ..SqlConfig::at(folder.join("botstead.db"))
+    };
+    SqlStore::open(&config).await.unwrap()
+}
+
+async fn open<G: Ground>(ground: &G, store: &Store, folder: &Path) -> Workspaces {
     let mut config = WorkspaceConfig::new("/nonexistent/agent".into(), folder.to_owned());
     (config.min_free_bytes, config.min_free_percent) = (0, 0);
     config.stop_grace = Duration::from_secs(1);
@@ -285,7 +304,7 @@ async fn open<G: Ground>(ground: &G, folder: &Path) -> (SqlStore, Store, Workspa
     ground.configure(&mut config);
     let handle = tokio::runtime::Handle::current();
     let workspaces = Workspaces::open(ground.runtime(), store.clone(), config, handle).await;
-    (sql, store, workspaces.expect("the server starts"))
+    workspaces.expect("the server starts")
 }
 
 /// Whether a version may be gone because newer ones of its kind came.
