@@ -12,6 +12,7 @@ mod server;
 mod sign_in;
 mod snapshots;
 pub(crate) mod terminal;
+mod unclaimed;
 mod users;
 
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -24,6 +25,7 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     container::configure(config);
     data::configure(config);
     preserved::configure(config);
+    unclaimed::configure(config);
     snapshots::configure(config);
     operations::configure(config);
     exec::configure(config);

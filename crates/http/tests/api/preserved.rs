@@ -1,6 +1,7 @@
 //! Archives of preserved data over HTTP.
 
 use crate::support::Api;
+use reqwest::Method;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,4 +68,39 @@ async fn archives_are_listed_restored_by_id_and_discarded() {
         api.get(&path).await.expect(200)["has_preserved_data"],
         false
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_preserved_of_a_bot_that_is_gone_is_listed_and_given_to_admins() {
+    let api = Api::start().await;
+    let bot = api.bot().await;
+    let path = format!("{bot}/container");
+    api.post(&path, json!({})).await.events();
+    let active = api.runtime.snapshots();
+    let active = active
+        .iter()
+        .rfind(|found| found.kind.to_string() == "Active")
+        .unwrap();
+    api.runtime.write_file(&active.key, "data/note", "mine");
+    let archives = "/recovery/archives";
+    let admin = async |method, path: &str| api.call(&api.admin, method, path, None).await;
+    let list = admin(Method::GET, archives).await.expect(200);
+    assert_eq!(list, json!({"items": []}));
+    let deleted = api.delete(&format!("{bot}?preserve_data=true")).await;
+    deleted.expect(204);
+
+    let refused = api.get(archives).await;
+    refused.expect_problem(403, "forbidden");
+    let list = admin(Method::GET, archives).await.expect(200);
+    let found = &list["items"][0];
+    assert_eq!(found["bot_id"], bot.strip_prefix("/bots/").unwrap());
+    let id = found["id"].as_str().unwrap();
+    let one = format!("{archives}/{}/{id}", found["bot_id"].as_str().unwrap());
+    let archive = admin(Method::GET, &one).await;
+    assert_eq!(archive.status, 200);
+    assert_eq!(archive.header("content-type"), "application/zstd");
+    api.get(&one).await.expect_problem(403, "forbidden");
+    admin(Method::DELETE, &one).await.expect(204);
+    let gone = admin(Method::DELETE, &one).await;
+    gone.expect_problem(404, "no_preserved_data");
 }

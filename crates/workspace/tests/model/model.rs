@@ -453,8 +453,26 @@ impl<G: Ground> World<G> {
 /// Files that may be out of reach after a step.
 pub type Excused = BTreeSet<(Place, String)>;
 
+/// What a call that could not come to its end may still take away, with what it says: what is written
+/// there later it may not.
+pub type Pending = BTreeSet<(Place, String, String)>;
+
+/// What may go of what is there now.
+pub fn pending(excused: &Excused, before: &Reach) -> Pending {
+    let text = |place, path| before.of(place).get(path).cloned();
+    excused
+        .iter()
+        .filter_map(|(place, path)| Some((place.clone(), path.clone(), text(place, path)?)))
+        .collect()
+}
+
 /// What is out of reach now, was in reach before, and is not excused everywhere.
-pub fn lost<'a>(before: &'a Reach, after: &Reach, excused: &Excused) -> Vec<&'a str> {
+pub fn lost<'a>(
+    before: &'a Reach,
+    after: &Reach,
+    excused: &Excused,
+    later: &Pending,
+) -> Vec<&'a str> {
     let now = after.tokens();
     let is_excused = |place: &Place, path: &str| {
         excused.contains(&(place.clone(), path.to_owned()))
@@ -472,7 +490,10 @@ pub fn lost<'a>(before: &'a Reach, after: &Reach, excused: &Excused) -> Vec<&'a 
         .filter(|token| !now.contains(token));
     gone.filter(|token| {
         let places = before.places_of(token);
-        !places.iter().all(|(place, path)| is_excused(place, path))
+        !places.iter().all(|(place, path)| {
+            let later = later.contains(&((*place).clone(), (*path).to_owned(), token.to_string()));
+            later || is_excused(place, path)
+        })
     })
     .collect()
 }

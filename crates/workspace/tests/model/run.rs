@@ -1,7 +1,7 @@
 //! Performing sequences, and shortening one that fails.
 
 use crate::ground::{Files, Ground};
-use crate::model::{Outcome, lost, tokens};
+use crate::model::{Outcome, Pending, lost, pending, tokens};
 use crate::steps::{Abilities, Step, draw};
 use crate::world::{Place, World};
 use botstead_runtime_testing::memory::Killed;
@@ -213,6 +213,7 @@ fn perform<G: Ground>(
 async fn sequence<G: Ground>(world: &mut World<G>, steps: &[Step]) -> Result<(), String> {
     let mut log = String::new();
     let mut before = world.reach().await;
+    let mut unended = Pending::new();
     for (number, step) in steps.iter().enumerate() {
         let (outcome, excused) = world.perform(step, &before).await;
         writeln!(log, "{:4}. {}", number + 1, told(&outcome)).unwrap();
@@ -226,15 +227,28 @@ async fn sequence<G: Ground>(world: &mut World<G>, steps: &[Step]) -> Result<(),
         {
             return Err(format!("{log}{token} was written and is not in reach"));
         }
-        if let [token, ..] = lost(&before, &after, &excused)[..] {
+        if let [token, ..] = lost(&before, &after, &excused, &unended)[..] {
             let places = before.places_of(token);
             return Err(format!(
                 "{log}lost {token}, which was in {places:?}; now: {after:#?}"
             ));
         }
+        if world
+            .store
+            .operations
+            .unfinished()
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            unended.clear();
+        } else {
+            // One that stopped half-way goes on when it can.
+            unended.extend(pending(&excused, &before));
+        }
         before = after;
     }
-    finally(world)
+    finally(world, &unended)
         .await
         .map_err(|reason| format!("{log}finally: {reason}"))
 }
@@ -249,9 +263,16 @@ fn told(outcome: &Outcome) -> String {
 }
 
 /// With nothing broken any more, everything that is there must also be usable.
-async fn finally<G: Ground>(world: &mut World<G>) -> Result<(), String> {
+async fn finally<G: Ground>(world: &mut World<G>, unended: &Pending) -> Result<(), String> {
+    let before = world.reach().await;
     world.restart(async |_: &mut World<G>| {}).await;
     let reach = world.reach().await;
+    if let [token, ..] = lost(&before, &reach, &BTreeSet::new(), unended)[..] {
+        return Err(format!(
+            "{token} was lost by a restart: {:?}",
+            before.places_of(token)
+        ));
+    }
     let places: Vec<Place> = reach.places.keys().cloned().collect();
     let failed = |what: &str, place: &Place| {
         let (what, place) = (what.to_owned(), place.clone());
@@ -329,7 +350,7 @@ async fn finally<G: Ground>(world: &mut World<G>) -> Result<(), String> {
         }
     }
     let after = world.reach().await;
-    if let [token, ..] = lost(&reach, &after, &BTreeSet::new())[..] {
+    if let [token, ..] = lost(&reach, &after, &BTreeSet::new(), &Pending::new())[..] {
         let places = reach.places_of(token);
         return Err(format!(
             "{token} was lost, which was in {places:?}; now: {after:#?}"
