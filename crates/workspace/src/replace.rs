@@ -127,7 +127,24 @@ impl Inner {
     ) -> Result<Arc<LiveOperation>> {
         let operation = new_operation(id, bot, kind, what)?;
         let reserve = what.keep.is_some();
-        let operation = self.store.operations.begin(&operation, reserve).await?;
+        let lease = LeaseId::for_operation(id);
+        let (begun, leased) = tokio::join!(
+            self.store.operations.begin(&operation, reserve),
+            self.runtime.leases.create(&lease)
+        );
+        let operation = match begun {
+            Ok(operation) => operation,
+            Err(error) => {
+                self.drop_lease(id);
+                return Err(error.into());
+            }
+        };
+        if let Err(error) = leased {
+            let error = error.into();
+            self.drop_lease(id);
+            self.finish_failed(&operation, &error).await;
+            return Err(error);
+        }
         fault_point!(fault_name(kind), "begun");
         Ok(self.register(operation))
     }
@@ -216,10 +233,8 @@ impl Inner {
                     }
                     Standing::Untouched => {
                         // It may even run on; if it should and does not, it is started as any other.
-                        if self.is_leased(operation.id).await? {
-                            let record = self.required_record(operation.bot).await?;
-                            self.discard_fresh(operation, &record).await;
-                        }
+                        let record = self.required_record(operation.bot).await?;
+                        self.discard_fresh(operation, &record).await;
                         return self.finish_interrupted(operation).await;
                     }
                     Standing::Between if what.goes_forward() => (what, How::Forward),

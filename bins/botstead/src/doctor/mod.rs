@@ -8,6 +8,7 @@ mod disk;
 mod firewall;
 mod kernel;
 mod programs;
+mod unrecorded;
 
 use crate::config::Config;
 use serde::Serialize;
@@ -89,6 +90,7 @@ pub async fn examine(config: &Config) -> Report {
         firewall::ip_forward(),
     ];
     checks.extend(disk::check(config));
+    checks.push(unrecorded::check(config).await);
     Report { checks }
 }
 

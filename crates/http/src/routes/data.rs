@@ -22,15 +22,25 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct ExportQuery {
+pub(super) struct ExportQuery {
     /// How the archive is packed; `tar.gz` when absent.
     #[param(inline)]
     format: Option<Format>,
 }
 
+impl ExportQuery {
+    /// The format, and its media type.
+    pub(super) fn format(&self) -> (ArchiveFormat, &'static str) {
+        match self.format {
+            None | Some(Format::TarGz) => (ArchiveFormat::TarGz, "application/gzip"),
+            Some(Format::TarZst) => (ArchiveFormat::TarZst, "application/zstd"),
+        }
+    }
+}
+
 /// How an archive is packed.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
-enum Format {
+pub(super) enum Format {
     /// tar in gzip.
     #[serde(rename = "tar.gz")]
     TarGz,
@@ -63,10 +73,7 @@ async fn export(
     query: QueryOf<ExportQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let (format, kind) = match query.0.format {
-        None | Some(Format::TarGz) => (ArchiveFormat::TarGz, "application/gzip"),
-        Some(Format::TarZst) => (ArchiveFormat::TarZst, "application/zstd"),
-    };
+    let (format, kind) = query.0.format();
     let workspaces = &state.services.workspaces;
     let archive = workspaces.export_data(&caller.actor, id.0, format).await?;
     let name = format!("{}-data.{}", id.0, format.extension());

@@ -8,6 +8,7 @@ mod fs;
 mod images;
 mod operations;
 mod preserved;
+mod recovery;
 mod server;
 mod sign_in;
 mod snapshots;
@@ -32,5 +33,6 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     fs::configure(config);
     terminal::configure(config);
     images::configure(config);
+    recovery::configure(config);
     server::configure(config);
 }
