@@ -1,7 +1,9 @@
 //! The driver's own nftables table, as text for `nft -f -`. Pure.
 //!
 //! What it says, for packets of workspaces:
-//! - They come from an address of the subnet and are IPv4, or are dropped before anything else.
+//! - They come from the workspace's own address and are IPv4, or are dropped before anything else. A
+//!   port of the bridge passes the hardware address that it was given and no other (`link`), and that
+//!   holds the address: the rules compare the two, so that they need not know who is there.
 //! - To the host itself: answers, ICMP echo to the gateway, name resolution when the host is the
 //!   name server. Nothing else: services of the host are not for bots.
 //! - To other workspaces, to blocked networks (but for name servers in them) and to services that
@@ -12,7 +14,7 @@
 //!
 //! The table says what is dropped. That the rest gets through other tables is `foreign`'s.
 
-use crate::config::BridgeConfig;
+use crate::config::{BridgeConfig, mac};
 use botstead_runtime::NetworkInfo;
 use std::fmt::{Display, Write};
 use std::net::IpAddr;
@@ -45,7 +47,7 @@ pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
     iifname "{bridge}" meta nfproto != ipv4 drop
     iifname "{bridge}" ip saddr != {subnet} drop
     iifname "{bridge}" ip saddr {gateway} drop
-  }}
+{bound}  }}
   chain to_host {{
     type filter hook input priority filter; policy accept;
     iifname != "{bridge}" accept
@@ -74,12 +76,39 @@ pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
   }}
 }}
 "#,
+        bound = bound(bridge, info),
         dns_to_host = dns("    "),
         dns_away = dns("    "),
         blocked = blocked
             .map(|blocked| format!("    ip daddr {blocked} drop\n"))
             .unwrap_or_default(),
     );
+    text
+}
+
+/// What holds an address to the hardware address that goes with it (see [`mac`]). nftables compares no
+/// two fields of a packet, but finds pairs in a set: so byte by byte, for those bytes that the subnet
+/// leaves open.
+fn bound(bridge: &str, info: &NetworkInfo) -> String {
+    let hardware =
+        |[a, b, c, d, e, f]: [u8; 6]| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+    let [a, b, c, d] = info.subnet.netmask().octets();
+    let mask = hardware([0xff, 0xff, a, b, c, d]);
+    let network = hardware(mac(info.subnet.network()));
+    let mut text = format!("    iifname \"{bridge}\" ether saddr & {mask} != {network} drop\n");
+    let same: Vec<String> = (0..=255).map(|byte| format!("{byte} . {byte}")).collect();
+    let same = same.join(", ");
+    for (byte, mask) in (0u32..).zip([a, b, c, d]) {
+        if mask == 0xff {
+            continue;
+        }
+        // The source's hardware address is 6 bytes into the one header, the address 12 into the other.
+        let (link, network) = ((6 + 2 + byte) * 8, (12 + byte) * 8);
+        let _ = writeln!(
+            text,
+            "    iifname \"{bridge}\" @ll,{link},8 . @nh,{network},8 != {{ {same} }} drop"
+        );
+    }
     text
 }
 
@@ -134,12 +163,35 @@ mod tests {
     fn empty_sets_leave_no_rule() {
         let mut config = BridgeConfig::for_installation("x", "/run/x");
         let full = table(&config, &info(&["192.0.2.1", "2001:db8::1"]));
-        assert_eq!(count(&full), 19, "{full}");
+        assert_eq!(count(&full), 22, "{full}");
         assert!(full.contains("ip daddr { 192.0.2.1 } meta"), "{full}");
         assert!(full.contains("ip daddr { 169.254.0.0/16 } drop"), "{full}");
         config.blocked.clear();
         let empty = table(&config, &info(&[]));
-        assert_eq!(count(&empty), 16, "{empty}");
+        assert_eq!(count(&empty), 19, "{empty}");
         assert!(!empty.contains("{  }"), "{empty}");
+    }
+
+    #[test]
+    fn the_bytes_that_the_subnet_leaves_open_are_compared() {
+        for (subnet, mask, bytes) in [
+            ("10.0.0.0/8", "ff:ff:ff:00:00:00", 3),
+            ("10.201.16.0/20", "ff:ff:ff:ff:f0:00", 2),
+            ("10.201.16.0/24", "ff:ff:ff:ff:ff:00", 1),
+            ("10.201.16.8/29", "ff:ff:ff:ff:ff:f8", 1),
+        ] {
+            let mut info = info(&[]);
+            info.subnet = subnet.parse().unwrap();
+            let text = bound("b", &info);
+            assert!(
+                text.contains(&format!("ether saddr & {mask} != 02:b5:0a:")),
+                "{text}"
+            );
+            assert_eq!(text.matches("@ll,").count(), bytes, "{subnet}");
+            assert!(
+                text.contains("@ll,88,8 . @nh,120,8 != { 0 . 0, 1 . 1,"),
+                "{text}"
+            );
+        }
     }
 }

@@ -171,6 +171,52 @@ fn false_addresses_get_nowhere() {
 }
 
 #[test]
+fn the_address_of_another_workspace_gets_nowhere() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let one = Workspace::connect(&network, 1).await;
+        // In the same and in another byte of the address.
+        let near = Workspace::connect(&network, 2).await;
+        let far = Workspace::connect(&network, 255).await;
+        let gateway = network.info().gateway;
+        let away = within(&lab.internet, || UdpSocket::bind((INTERNET, 7)).unwrap());
+        let here = UdpSocket::bind((gateway, 53)).unwrap();
+        for (server, address) in [(&away, INTERNET), (&here, gateway)] {
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let arrives = |workspace: &Workspace, from: Ipv4Addr| {
+                workspace.run(|| {
+                    let port = server.local_addr().unwrap().port();
+                    let socket = UdpSocket::bind((from, 0)).unwrap();
+                    socket.send_to(b"?", (address, port)).unwrap();
+                });
+                server.recv(&mut [0]).is_ok()
+            };
+            for other in [&near, &far] {
+                assert!(arrives(other, other.address) || address == gateway);
+                one.run(|| try_sh(&format!("ip addr add {}/32 dev lo", other.address)).ok());
+                assert!(
+                    !arrives(&one, other.address),
+                    "{} to {address}",
+                    other.address
+                );
+            }
+            assert!(arrives(&one, one.address) || address == gateway);
+        }
+        // A question who has an address changes nothing of what the host knows.
+        let known = sh(&format!("ip neigh show {}", near.address));
+        one.run(|| {
+            try_sh(&format!(
+                "busybox arping -c 1 -w 1 -U -I eth0 -s {} {gateway}",
+                near.address
+            ))
+            .ok()
+        });
+        assert_eq!(sh(&format!("ip neigh show {}", near.address)), known);
+        assert!(known.contains("PERMANENT"), "{known}");
+    });
+}
+
+#[test]
 fn firewalls_that_drop_let_workspaces_through() {
     let firewalls = [
         ("policy", "iptables -P FORWARD DROP"),

@@ -1,6 +1,6 @@
 //! Comparing versions, and bringing single paths back from them.
 
-use crate::replace::{Base, Edit, Replacement, blocking};
+use crate::replace::{Base, Edit, Replacement};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
@@ -146,14 +146,14 @@ impl Inner {
             snapshots.layers(lease, &from.snapshot),
             snapshots.layers(lease, &to)
         )?;
-        blocking(move || {
+        let compared = self.pools.comparisons.run(move || {
             let changes = botstead_overlay::diff(&from, &to, after.as_deref(), limit)?;
             Ok(PathChanges {
                 items: changes.items.into_iter().map(PathChange::from).collect(),
                 next: changes.next,
             })
-        })
-        .await
+        });
+        compared.await
     }
 }
 

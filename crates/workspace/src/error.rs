@@ -5,7 +5,7 @@ use crate::replace::DataTrouble;
 use botstead_runtime as runtime;
 use botstead_store as store;
 use botstead_types::{
-    BotId, FilePath, ImageRef, InvalidValue, OperationId, PreservedId, VersionNumber,
+    BotId, FilePath, ImageRef, InvalidValue, OperationId, OutOfBounds, PreservedId, VersionNumber,
 };
 
 /// What every use case returns.
@@ -154,6 +154,9 @@ pub enum Error {
     /// A value of the request is not valid.
     #[error(transparent)]
     InvalidValue(#[from] InvalidValue),
+    /// What was asked for, or is preferred, is outside of what this server allows.
+    #[error(transparent)]
+    OutOfBounds(#[from] OutOfBounds),
     /// The request cannot be right.
     #[error("{message}")]
     InvalidRequest {
@@ -179,6 +182,12 @@ pub enum Error {
         /// Bytes that must stay free.
         needed_bytes: u64,
     },
+    /// As many exports are under way as there may be, of all users or of this one.
+    #[error("too many exports are under way; read those to their end, or try again later")]
+    TooManyExports,
+    /// Whoever reads an export took nothing of it for too long.
+    #[error("the export was ended because nothing of it was taken for {} s", .0.as_secs())]
+    ExportStalled(std::time::Duration),
     /// The server is shutting down.
     #[error("the server is shutting down; try again in a moment")]
     ShuttingDown,
@@ -214,6 +223,19 @@ pub enum Error {
         code: &'static str,
         /// Its text.
         message: String,
+    },
+    /// The configuration of the image is larger than what is kept of one.
+    #[error(
+        "the configuration of image {image} has {bytes} bytes, and this server takes {most} \
+         (images.max_config_bytes)"
+    )]
+    ImageConfigTooLarge {
+        /// The image.
+        image: ImageRef,
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
     },
     /// The image could not be pulled.
     #[error("{0}")]
@@ -317,9 +339,10 @@ impl Error {
             | Self::Superseded
             | Self::GivenUp(_)
             | Self::NotRunning => ErrorKind::Conflict,
-            Self::InvalidValue(_) | Self::InvalidRequest { .. } | Self::Interrupt(_) => {
-                ErrorKind::Invalid
-            }
+            Self::InvalidValue(_)
+            | Self::OutOfBounds(_)
+            | Self::InvalidRequest { .. }
+            | Self::Interrupt(_) => ErrorKind::Invalid,
             Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_)
             | Self::VersionMissing { .. }
@@ -341,7 +364,9 @@ impl Error {
             | Self::Interrupted
             | Self::Unreachable(_)
             | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
-            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Cancelled | Self::ExportStalled(_) => ErrorKind::Cancelled,
+            Self::TooManyExports => ErrorKind::LimitReached,
+            Self::ImageConfigTooLarge { .. } => ErrorKind::TooLarge,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) | Self::Pull(error) => match error.kind() {
                 runtime::ErrorKind::Conflict | runtime::ErrorKind::AlreadyExists => {
@@ -350,7 +375,9 @@ impl Error {
                 runtime::ErrorKind::NotFound
                 | runtime::ErrorKind::InvalidArgument
                 | runtime::ErrorKind::PermissionDenied
+                | runtime::ErrorKind::NotAllowed
                 | runtime::ErrorKind::Corrupt => ErrorKind::Unprocessable,
+                runtime::ErrorKind::TooLarge => ErrorKind::TooLarge,
                 runtime::ErrorKind::Unsupported => ErrorKind::Unsupported,
                 runtime::ErrorKind::Unavailable => ErrorKind::Unavailable,
                 runtime::ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
@@ -392,6 +419,7 @@ impl Error {
             Self::NotCancellable(_) => "not_cancellable",
             Self::NotRunning => "workspace_not_running",
             Self::InvalidValue(_) => "invalid_value",
+            Self::OutOfBounds(out) => out.code(),
             Self::InvalidRequest { code, .. } | Self::Joined { code, .. } => code,
             Self::PreferenceUnreadable(_) => "preference_unreadable",
             Self::Unsupported(_) => "unsupported",
@@ -417,10 +445,13 @@ impl Error {
                 ErrorKind::Unprocessable => "path_in_the_way",
                 _ => "internal",
             },
+            Self::TooManyExports => "too_many_exports",
+            Self::ExportStalled(_) => "export_stalled",
             Self::ShuttingDown => "shutting_down",
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
             Self::PullTimedOut { .. } => "pull_timed_out",
+            Self::ImageConfigTooLarge { .. } => "image_too_large",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {
                 "registry_unreachable"
@@ -435,6 +466,8 @@ impl Error {
                 runtime::ErrorKind::Unavailable => "runtime_unavailable",
                 runtime::ErrorKind::ResourceExhausted => "insufficient_storage",
                 runtime::ErrorKind::PermissionDenied => "registry_denied",
+                runtime::ErrorKind::NotAllowed => "registry_not_allowed",
+                runtime::ErrorKind::TooLarge => "image_too_large",
                 runtime::ErrorKind::Corrupt => "content_corrupt",
                 runtime::ErrorKind::Cancelled => "cancelled",
                 runtime::ErrorKind::Internal => "runtime_failed",

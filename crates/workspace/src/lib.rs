@@ -34,13 +34,16 @@ mod metrics;
 mod model;
 mod notes;
 mod operations;
+mod pools;
 mod power;
 mod preferences;
 mod reconcile;
 mod recovery;
 mod replace;
+mod resolve;
 mod rollback;
 mod service;
+mod shutdown;
 mod snapshot;
 mod spec;
 mod standing;
@@ -52,7 +55,7 @@ pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
 pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive};
 pub use error::{Error, ErrorKind, Result};
-pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, TerminalInfo};
+pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
 pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,

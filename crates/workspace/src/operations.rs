@@ -188,6 +188,8 @@ impl Inner {
                 attempts: 0,
             });
         }
+        drop(stuck);
+        self.wake.stuck(operation.bot);
     }
 
     /// The operation does not wait to be retried any more.
@@ -204,6 +206,11 @@ impl Inner {
     /// Bots with operations that wait to be retried.
     pub(crate) fn stuck_bots(&self) -> Vec<BotId> {
         lock(&self.running.stuck).keys().copied().collect()
+    }
+
+    /// Whether an operation on the bot waits to be retried.
+    pub(crate) fn is_stuck(&self, bot: BotId) -> bool {
+        lock(&self.running.stuck).contains_key(&bot)
     }
 
     fn take_stuck(&self, bot: BotId) -> Option<Stuck> {

@@ -11,7 +11,7 @@ mod edit;
 mod folder;
 
 use crate::faults::fault_point;
-use crate::layers::unless_missing;
+use crate::layers::{Root, unless_missing};
 use crate::notes::Note;
 use crate::operations::{LiveOperation, event, finish, input, kind_name, new_operation};
 use crate::service::Inner;
@@ -22,7 +22,7 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, PreservedId, ResolvedImage, SnapshotKey,
+    BotId, DesiredState, LeaseId, OperationId, PreservedId, RecordedImage, SnapshotKey,
     VersionNumber, VersionSource,
 };
 pub(crate) use edit::{Edit, blocking, host};
@@ -61,7 +61,7 @@ pub(crate) enum Base {
     /// A version of the bot, with its image.
     Version(VersionNumber),
     /// An image.
-    Image(Box<ResolvedImage>),
+    Image(Box<RecordedImage>),
 }
 
 /// What a replacement did.
@@ -280,14 +280,16 @@ impl Inner {
             (None, _) => return Err(Error::WorkspaceNotFound(bot)),
         };
         let before = kept.or(record.head_version);
+        let mut root = None;
         if record.snapshot != fresh {
             let lease = LeaseId::for_operation(id);
-            self.runtime.leases.create(&lease).await?;
             let version = SnapshotKey::version(id);
             let old = record.snapshot.clone();
             let mut changes = Vec::new();
             if let (Some(source), Some(number)) = (what.keep, kept) {
-                if !switched {
+                if switched {
+                    self.runtime.leases.create(&lease).await?;
+                } else {
                     let note = Note::of(bot, &record.image, record.head_version);
                     let note = note.version(number, None, &old);
                     self.capture(&lease, &record, &version, &note, at).await?;
@@ -301,9 +303,12 @@ impl Inner {
                     let version = self.version_record(&record, number, None, source, version);
                     changes.push(Change::InsertVersion(Box::new(version)));
                 }
-            } else if !made_again && !switched {
-                self.power_down(&record).await?;
-                fault_point!(at, "stopped");
+            } else {
+                self.runtime.leases.create(&lease).await?;
+                if !made_again && !switched {
+                    self.power_down_to_replace(&record).await?;
+                    fault_point!(at, "stopped");
+                }
             }
             fault_point!(at, "committed");
             let (image, head) = match &what.base {
@@ -322,8 +327,10 @@ impl Inner {
                 // Half an edit of an earlier attempt is nothing to go on from.
                 unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
                 let note = Note::of(bot, &image, head);
-                self.prepare_base(operation, &lease, &note, &what.base, present.as_ref())
+                let prepared = self
+                    .prepare_base(operation, &lease, &note, &what.base, present.as_ref())
                     .await?;
+                root = Some(prepared);
                 fault_point!(at, "prepared");
                 self.edit(&lease, &fresh, edit, present.as_ref()).await?;
                 fault_point!(at, "edited");
@@ -362,7 +369,10 @@ impl Inner {
             self.remove_preserved(bot, archive)?;
         }
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            match root {
+                Some(root) => self.bring_up_on(&record, &root).await?,
+                None => self.bring_up(&record).await?,
+            }
             fault_point!(at, "started");
         }
         self.store
@@ -373,7 +383,7 @@ impl Inner {
         Ok(Replaced { kept, before })
     }
 
-    /// Prepares the new writable snapshot.
+    /// Prepares the new writable snapshot, and tells how it is mounted.
     async fn prepare_base(
         self: &Arc<Self>,
         operation: &Operation,
@@ -381,7 +391,7 @@ impl Inner {
         note: &Note<'_>,
         base: &Base,
         present: Option<&SnapshotKey>,
-    ) -> Result<()> {
+    ) -> Result<Root> {
         let fresh = &SnapshotKey::active(operation.id);
         match base {
             Base::Present => {
@@ -395,7 +405,7 @@ impl Inner {
                     .await
             }
             Base::Image(image) => {
-                let top = self.runtime.images.unpack(lease, &image.reference).await?;
+                let top = self.unpacked_image(lease, &image.reference).await?;
                 self.prepare_on_image(lease, fresh, note, &top).await
             }
         }

@@ -104,11 +104,12 @@ impl Workspaces {
         let what = "export what the database does not know";
         inner.authorized_on_server(actor, Action::RecoverData, what)?;
         inner.refuse_when_closing()?;
+        let place = inner.pools.exports.place(actor)?;
         let (work, name) = (Arc::clone(inner), name.to_owned());
         let (bot, picture) = inner
             .detached(async move { work.picture_unrecorded(&name).await })
             .await?;
-        Ok(inner.stream_picture(bot, picture, format))
+        Ok(inner.stream_picture(bot, picture, format, place))
     }
 
     /// Removes one of them for good, and the container that runs on it.
