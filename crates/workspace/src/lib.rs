@@ -53,7 +53,7 @@ mod versions;
 pub use agent::{AgentFailure, AgentInfo};
 pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
-pub use data::{ArchiveFormat, ImportMode};
+pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
@@ -69,6 +69,7 @@ pub use model::{
     WorkspaceInfo, WorkspaceMetrics,
 };
 pub use recovery::UnrecordedSnapshot;
+pub use replace::DataTrouble;
 pub use service::Workspaces;
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
 pub use versions::VersionUpdate;
