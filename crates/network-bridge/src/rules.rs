@@ -10,6 +10,9 @@
 //!
 //! To workspaces come answers and whatever the host itself opens; nothing from other machines.
 //!
+//! Answers are told by their direction, not by their connection's state alone: a connection that was
+//! made in a moment without these rules ends when they are back.
+//!
 //! The table says what is dropped. That the rest gets through other tables is `foreign`'s.
 
 use crate::config::BridgeConfig;
@@ -20,7 +23,29 @@ use std::net::IpAddr;
 /// Replaces the table as a whole in one transaction: connection tracking, and with it every
 /// connection, does not notice.
 pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
-    let (table, bridge) = (&config.table_name, &config.bridge_name);
+    let table = &config.table_name;
+    // Deleting fails for a table that does not exist, adding does not for one that does.
+    format!(
+        "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{}}}\n",
+        chains(config, info)
+    )
+}
+
+/// The same rules in a table of another name that belongs to the process that makes it: the kernel lets
+/// nobody else change or flush it, and removes it when that process ends (`NFT_TABLE_F_OWNER`, Linux
+/// 5.12). One line, as a session of `nft -i` takes it.
+pub(crate) fn guard(config: &BridgeConfig, info: &NetworkInfo) -> String {
+    let text = format!(
+        "table inet {} {{\nflags owner\n{}}}\n",
+        config.guard_table(),
+        chains(config, info)
+    );
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    format!("{}\n", lines.join(";"))
+}
+
+fn chains(config: &BridgeConfig, info: &NetworkInfo) -> String {
+    let bridge = &config.bridge_name;
     let (subnet, gateway) = (info.subnet, info.gateway);
     let servers = set(info
         .dns
@@ -35,12 +60,9 @@ pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
         None => String::new(),
     };
     let mut text = String::new();
-    // Deleting fails for a table that does not exist, adding does not for one that does.
-    let _ = writeln!(text, "add table inet {table}\ndelete table inet {table}");
     let _ = write!(
         text,
-        r#"table inet {table} {{
-  chain spoofed {{
+        r#"  chain spoofed {{
     type filter hook prerouting priority raw; policy accept;
     iifname "{bridge}" meta nfproto != ipv4 drop
     iifname "{bridge}" ip saddr != {subnet} drop
@@ -49,7 +71,7 @@ pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
   chain to_host {{
     type filter hook input priority filter; policy accept;
     iifname != "{bridge}" accept
-    ct state established,related accept
+    ct state established,related ct direction reply accept
 {dns_to_host}    ip daddr {gateway} icmp type echo-request accept
     drop
   }}
@@ -61,18 +83,16 @@ pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
   chain from_workspace {{
     oifname "{bridge}" drop
     ct state invalid drop
-    ct state established,related accept
 {dns_away}{blocked}    ct status dnat drop
   }}
   chain to_workspace {{
-    ct state established,related accept
+    ct state established,related ct direction reply accept
     drop
   }}
   chain way_out {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {subnet} oifname != "{bridge}" masquerade
   }}
-}}
 "#,
         dns_to_host = dns("    "),
         dns_away = dns("    "),
@@ -134,12 +154,15 @@ mod tests {
     fn empty_sets_leave_no_rule() {
         let mut config = BridgeConfig::for_installation("x", "/run/x");
         let full = table(&config, &info(&["192.0.2.1", "2001:db8::1"]));
-        assert_eq!(count(&full), 19, "{full}");
+        assert_eq!(count(&full), 18, "{full}");
         assert!(full.contains("ip daddr { 192.0.2.1 } meta"), "{full}");
         assert!(full.contains("ip daddr { 169.254.0.0/16 } drop"), "{full}");
         config.blocked.clear();
         let empty = table(&config, &info(&[]));
-        assert_eq!(count(&empty), 16, "{empty}");
+        assert_eq!(count(&empty), 15, "{empty}");
         assert!(!empty.contains("{  }"), "{empty}");
+        let guard = guard(&config, &info(&[]));
+        assert_eq!(guard.lines().count(), 1, "{guard}");
+        assert_eq!(count(&guard.replace(';', "\n")), 15, "{guard}");
     }
 }

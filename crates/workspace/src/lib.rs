@@ -23,6 +23,7 @@ mod faults;
 mod files;
 mod fork;
 mod garbage;
+mod host_network;
 mod image_change;
 mod images;
 mod info;

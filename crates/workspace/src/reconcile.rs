@@ -21,8 +21,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often operations that could not go on are tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(3);
-/// How often the host's part of the network is looked after.
-const HOST_EVERY: Duration = Duration::from_secs(60);
 /// How often terminals that nobody uses are looked for.
 const TERMINALS_EVERY: Duration = Duration::from_secs(10 * 60);
 /// An agent that takes longer to answer is silent.
@@ -193,6 +191,11 @@ impl Inner {
             let closed = rounds.background.clone();
             closed.run_until_cancelled(rounds.go_round()).await;
         });
+        let network = Arc::clone(self);
+        self.handle.spawn(async move {
+            let closed = network.background.clone();
+            closed.run_until_cancelled(network.keep_host_network()).await;
+        });
         let sampler = Arc::clone(self);
         self.handle.spawn(async move {
             let closed = sampler.background.clone();
@@ -245,7 +248,7 @@ impl Inner {
     async fn go_round(self: Arc<Self>) {
         let mut pauses = Pauses::default();
         let mut silent = HashMap::new();
-        let (mut host_seen, mut terminals_seen) = (Instant::now(), Instant::now());
+        let mut terminals_seen = Instant::now();
         loop {
             let mut pause = self.config.reconcile_interval.min(pauses.next_due());
             if !self.stuck_bots().is_empty() {
@@ -253,13 +256,6 @@ impl Inner {
             }
             // Whichever comes first; both mean the same.
             let _ = tokio::time::timeout(pause, self.task_ended.notified()).await;
-            if host_seen.elapsed() > HOST_EVERY {
-                // Docker or a firewall may have started or reloaded since.
-                if let Err(error) = self.runtime.network.ensure_host().await {
-                    tracing::warn!(error = %error.chain(), "cannot mend the host's network");
-                }
-                host_seen = Instant::now();
-            }
             if terminals_seen.elapsed() > TERMINALS_EVERY {
                 self.close_all_idle_terminals().await;
                 terminals_seen = Instant::now();
