@@ -240,6 +240,7 @@ impl Inner {
             self.collect_released();
         }
         self.samples.forget(bot);
+        self.kills.forget(bot);
         Ok(())
     }
 }

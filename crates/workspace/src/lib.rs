@@ -34,6 +34,7 @@ mod locks;
 mod metrics;
 mod model;
 mod operations;
+mod out_of_memory;
 mod power;
 mod preferences;
 mod reconcile;
@@ -60,8 +61,8 @@ pub use files::{
 pub use leftovers::{Leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
-    Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy,
-    RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
+    Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, OutOfMemory,
+    PullPolicy, RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
 pub use service::Workspaces;

@@ -333,6 +333,7 @@ impl Workspaces {
             versions_missing: inner
                 .versions_missing
                 .load(std::sync::atomic::Ordering::Relaxed),
+            out_of_memory_kills: inner.kills.total(),
         })
     }
 }

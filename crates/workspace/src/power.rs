@@ -196,6 +196,7 @@ impl Inner {
             .await?;
         self.forget_agent(id);
         self.samples.forget_task(record.bot);
+        self.kills.forget_task(record.bot);
         self.remove_network(id).await;
         Ok(())
     }

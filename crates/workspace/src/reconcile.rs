@@ -194,7 +194,9 @@ impl Inner {
         let network = Arc::clone(self);
         self.handle.spawn(async move {
             let closed = network.background.clone();
-            closed.run_until_cancelled(network.keep_host_network()).await;
+            closed
+                .run_until_cancelled(network.keep_host_network())
+                .await;
         });
         let sampler = Arc::clone(self);
         self.handle.spawn(async move {
@@ -219,7 +221,7 @@ impl Inner {
         }
     }
 
-    async fn note(&self, event: &TaskEvent) {
+    async fn note(self: &Arc<Self>, event: &TaskEvent) {
         let (id, kind, detail) = match event {
             TaskEvent::Started(id) => {
                 if let Some(bot) = id.bot() {
@@ -230,11 +232,17 @@ impl Inner {
             TaskEvent::Exited(id, exit) => {
                 if let Some(bot) = id.bot() {
                     self.samples.forget_task(bot);
+                    self.kills.forget_task(bot);
                 }
                 self.task_ended.notify_one();
                 (id, "task_exited", json!({"exit_code": exit.code}))
             }
-            TaskEvent::OutOfMemory(id) => (id, "out_of_memory", json!({})),
+            TaskEvent::OutOfMemory(id) => {
+                if let Some(bot) = id.bot() {
+                    self.note_out_of_memory(bot);
+                }
+                return;
+            }
         };
         if let Some(bot) = id.bot() {
             let event = crate::operations::event(bot, kind, detail);

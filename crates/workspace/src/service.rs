@@ -7,6 +7,7 @@ use crate::garbage::Garbage;
 use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
+use crate::out_of_memory::Kills;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_bridge::AgentPool;
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) garbage: Garbage,
     pub(crate) creations: Mutex<HashMap<BotId, Arc<Creation>>>,
     pub(crate) samples: Samples,
+    pub(crate) kills: Kills,
     pub(crate) starts: Semaphore,
     pub(crate) versions_missing: AtomicU64,
     tracker: TaskTracker,
@@ -85,6 +87,7 @@ impl Workspaces {
             garbage: Garbage::default(),
             creations: Mutex::default(),
             samples: Samples::default(),
+            kills: Kills::default(),
             starts,
             versions_missing: AtomicU64::new(0),
             tracker: TaskTracker::new(),
