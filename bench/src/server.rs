@@ -81,9 +81,14 @@ impl Server {
         let created: Value = serde_json::from_slice(&created.stdout)
             .with_context(|| String::from_utf8_lossy(&created.stderr).into_owned())
             .context("`botstead admin create-user` failed")?;
-        let password = created["password"]
-            .as_str()
-            .context("no password was made")?;
+        // Programs before 2026-12 print it themselves.
+        let password = match created["password_file"].as_str() {
+            Some(file) => fs::read_to_string(file)?.trim_end().to_owned(),
+            None => created["password"]
+                .as_str()
+                .context("no password was made")?
+                .to_owned(),
+        };
         let log = fs::File::create(data.path().join("server.log"))?;
         let mut process = command()
             .arg("serve")
@@ -97,7 +102,7 @@ impl Server {
             .trim()
             .to_owned();
         let signed_in = match ready {
-            Ok(()) => Api::login(&url, "bench", password).await,
+            Ok(()) => Api::login(&url, "bench", &password).await,
             Err(error) => Err(error),
         };
         match signed_in {

@@ -293,6 +293,7 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
     workspace.min_free_bytes = config.limits.min_free_bytes;
     workspace.min_free_percent = config.limits.min_free_percent;
     workspace.max_concurrent_starts = config.limits.max_concurrent_creates;
+    workspace.max_concurrent_exports = config.limits.max_concurrent_exports;
     Ok(workspace)
 }
 
@@ -341,7 +342,12 @@ fn http_config(config: &Config, installation: &Installation) -> HttpConfig {
         spool_dir: installation.data_dir.join("spool"),
         header_timeout: Duration::from_secs(settings.header_timeout_seconds),
         body_timeout: Duration::from_secs(settings.request_timeout_seconds),
+        write_timeout: Duration::from_secs(settings.write_timeout_seconds),
         keep_alive: Duration::from_secs(settings.keep_alive_seconds),
+        max_connections: settings.max_connections,
+        max_connections_per_address: settings.max_connections_per_address,
+        max_reply_bytes: settings.reply_limit_bytes,
+        trusted_proxies: settings.trusted_proxies.clone(),
         shutdown_grace: Duration::from_secs(config.shutdown.grace_seconds),
         metrics: match settings.public_metrics {
             true => MetricsAccess::Open,

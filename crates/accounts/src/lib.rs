@@ -5,7 +5,7 @@
 //! crate, because it takes the bot's workspace with it in a journalled operation.
 //!
 //! Mutating operations run on the runtime that [`Accounts::new`] was given and finish whether or
-//! not the caller stays; password hashing runs on that runtime's blocking threads.
+//! not the caller stays; passwords are hashed on threads of their own.
 //!
 //! ```no_run
 //! use botstead_accounts::{Accounts, Login, Password, Settings, TokenKey};
@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod admission;
 mod backoff;
 mod bots;
 mod error;
@@ -40,13 +41,16 @@ mod users;
 
 pub use bots::METADATA_LIMIT;
 pub use error::{Error, ErrorKind, Result};
-pub use model::{BotUpdate, IssuedTicket, Login, NewBot, NewUser, SignedIn, User, UserUpdate};
+pub use model::{
+    BotUpdate, IssuedTicket, Login, NewBot, NewUser, Session, SignedIn, User, UserUpdate,
+};
 pub use password::Password;
 pub use token::{KeyError, TokenKey};
 
 // What these use cases give that is the store's.
 pub use botstead_store::Bot;
 
+use admission::Admission;
 use backoff::Backoff;
 use botstead_authz::{Action, Actor, Decision, Resource};
 use botstead_store::Store;
@@ -59,6 +63,7 @@ use std::time::Duration;
 use tickets::Tickets;
 use token::Tokens;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::Instrument;
 
 /// What an operator may choose.
@@ -93,9 +98,12 @@ struct Inner {
     store: Store,
     runtime: Handle,
     hasher: Hasher,
+    admission: Admission,
     backoff: Backoff,
     tokens: Tokens,
     tickets: Tickets,
+    /// Told when an account changed.
+    changes: watch::Sender<()>,
 }
 
 impl Accounts {
@@ -104,11 +112,13 @@ impl Accounts {
         Self {
             inner: Arc::new(Inner {
                 store,
-                hasher: Hasher::new(runtime.clone(), settings.max_concurrent_hashes),
+                hasher: Hasher::new(settings.max_concurrent_hashes),
                 runtime,
+                admission: Admission::default(),
                 backoff: Backoff::default(),
                 tokens: Tokens::new(key, settings.token_ttl),
                 tickets: Tickets::default(),
+                changes: watch::Sender::new(()),
             }),
         }
     }

@@ -154,7 +154,7 @@ fn of_workspaces(statistics: &Statistics) -> prometheus::Result<Registry> {
     gauge(
         &registry,
         "botstead_versions_missing",
-        "Recorded versions that the runtime does not have, seen in listings.",
+        "Recorded versions that the runtime does not have, seen at start and in listings.",
         statistics.versions_missing,
     )?;
     add(
@@ -165,6 +165,12 @@ fn of_workspaces(statistics: &Statistics) -> prometheus::Result<Registry> {
         )?,
     )?
     .inc_by(statistics.out_of_memory_kills);
+    gauge(
+        &registry,
+        "botstead_workspaces_lost",
+        "Recorded workspaces of which the runtime has no files any more.",
+        statistics.workspaces_lost,
+    )?;
     of_live_copies(&registry, &statistics.live_copies)?;
     Ok(registry)
 }

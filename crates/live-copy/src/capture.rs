@@ -75,6 +75,7 @@ pub fn capture(
         unreported: 0,
         is_in_doubt: false,
     };
+    capture.mirror.memory_limit = options.memory_limit;
     capture.open_feed(trees.mount.is_some());
     let frozen = capture.run().map_err(|halt| match halt {
         Halt::Failed(error) => error,

@@ -4,12 +4,13 @@
 use crate::Error;
 use crate::dirs::{Dirs, is_gone};
 use crate::halt::{Halt, Step};
+use crate::mirror::NAME_COST;
 use crate::model::{DirId, Model, Node, Trust};
 use crate::stop::Stop;
 use botstead_overlay::tree::{is_whiteout, stat_at, stat_fd};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, RawDir, SeekFrom, Statx, seek};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -39,16 +40,27 @@ pub(crate) enum Finding {
 }
 
 /// Looks at the whole tree below `root`, the source's. Directories that are not where the model has them
-/// are passed over. The findings hold their names as well, unless they move at the same time.
-pub(crate) fn walk(model: &Model, root: BorrowedFd<'_>, stop: Stop<'_>) -> Step<Vec<Finding>> {
+/// are passed over. The findings hold their names as well, unless they move at the same time. Findings
+/// that take more than `memory_limit` bytes are too many.
+pub(crate) fn walk(
+    model: &Model,
+    root: BorrowedFd<'_>,
+    memory_limit: u64,
+    stop: Stop<'_>,
+) -> Step<Vec<Finding>> {
+    let most = usize::try_from(memory_limit / NAME_COST).unwrap_or(usize::MAX);
     let all: Vec<DirId> = model.dirs().collect();
     in_threads(
         root,
         &all,
         DIRS_AT_ONCE,
         stop,
-        |dirs, id, found| match directory(model, dirs, *id, found) {
+        |dirs, id, found| match directory(model, dirs, *id, most, found) {
             Ok(()) => Ok(()),
+            Err(Errno::NOBUFS) => Err(Error::TooManyEntries {
+                limit: memory_limit,
+            }
+            .into()),
             Err(errno) if is_gone(errno) => {
                 found.push(Finding::PassedOver(*id));
                 Ok(())
@@ -140,7 +152,13 @@ fn in_threads<T: Sync>(
     })
 }
 
-fn directory(model: &Model, dirs: &mut Dirs, id: DirId, found: &mut Vec<Finding>) -> Result<()> {
+fn directory(
+    model: &Model,
+    dirs: &mut Dirs,
+    id: DirId,
+    most: usize,
+    found: &mut Vec<Finding>,
+) -> Result<()> {
     let dir = model.dir(id);
     // Those in limbo are nowhere.
     let fd = dirs.open(model, id)?;
@@ -151,7 +169,7 @@ fn directory(model: &Model, dirs: &mut Dirs, id: DirId, found: &mut Vec<Finding>
     seek(&*fd, SeekFrom::Start(0))?;
     let mut buffer = [MaybeUninit::uninit(); BUFFER];
     let mut entries = RawDir::new(&*fd, &mut buffer);
-    let (mut known, mut unknown) = (0, Vec::new());
+    let mut known = 0;
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name();
@@ -161,10 +179,7 @@ fn directory(model: &Model, dirs: &mut Dirs, id: DirId, found: &mut Vec<Finding>
         let child = dir.children.get(name).copied();
         known += usize::from(child.is_some());
         let same = match (child, entry.file_type()) {
-            (None, _) => {
-                unknown.push(name.to_owned());
-                false
-            }
+            (None, _) => false,
             (Some(Node::Dir(child)), FileType::Directory) => model.dir(child).ino == entry.ino(),
             (child, _) => match stat_at(&*fd, name) {
                 Ok(stat) => is_same(model, child, &stat, Trust::Looks),
@@ -173,6 +188,9 @@ fn directory(model: &Model, dirs: &mut Dirs, id: DirId, found: &mut Vec<Finding>
             },
         };
         if !same {
+            if found.len() >= most {
+                return Err(Errno::NOBUFS);
+            }
             found.push(Finding::Name(id, name.into()));
         }
     }

@@ -77,6 +77,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The tree has more entries than can be remembered while it is copied. One that nobody writes to
+    /// need not be copied.
+    #[error(
+        "the tree has too many entries to be copied while it is written to: they would take more than {limit} bytes of memory"
+    )]
+    TooManyEntries {
+        /// See [`Options::memory_limit`](crate::Options::memory_limit).
+        limit: u64,
+    },
     /// The caller's hook failed.
     #[error("the caller's work on the frozen tree failed")]
     BeforeThaw(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -12,6 +12,8 @@
 //! - a change of content names the file by its handle and by *one* name, which may be another hard link's
 //!   or one that is gone;
 //! - stores through a mapping are reported as `CLOSE_WRITE`, when mapping and descriptors are gone;
+//! - the kernel keeps as many events as `fs.fanotify.max_queued_events` says, and then says that some were
+//!   lost: the feed is given up for the walk before it costs more memory than that;
 //! - not reported: `sendfile` (until the close), asynchronous direct writes (until the close), and inode
 //!   flags (`chattr`) at all.
 
@@ -46,8 +48,9 @@ const ALL: MaskFlags = MaskFlags::FAN_MODIFY
 const BUFFER: usize = 256 << 10;
 /// Between two readings the kernel merges what repeats.
 const PAUSE: Duration = Duration::from_millis(3);
-/// Names and files changed between two rounds; beyond it the walk is cheaper. About 100 MB.
-const MOST: usize = 1 << 20;
+/// Names and files changed between two rounds; beyond it the walk is cheaper. About 25 MB, and 80 where
+/// all names are as long as names can be.
+const MOST: usize = 1 << 18;
 
 /// What was changed since the last time.
 #[derive(Debug, Default)]
@@ -257,7 +260,6 @@ fn group() -> Result<Fanotify, Reason> {
     let flags = InitFlags::FAN_CLASS_NOTIF
         | InitFlags::FAN_CLOEXEC
         | InitFlags::FAN_NONBLOCK
-        | InitFlags::FAN_UNLIMITED_QUEUE
         | InitFlags::from_bits_retain(REPORT_NAMES);
     Fanotify::init(flags, EventFFlags::O_RDONLY)
         .map_err(|errno| Reason::Feed(format!("cannot open it: {errno}")))
@@ -281,12 +283,43 @@ fn follow(shared: &Shared, wake: &OwnedFd) {
         if !wanted[1].revents().is_empty() {
             return;
         }
-        let mut state = shared.state();
-        shared.read(&mut state);
-        if state.broken.is_some() {
-            return;
+        // All that is there: the queue is short, and whoever writes may be many.
+        loop {
+            let mut state = shared.state();
+            let more = shared.read(&mut state);
+            if state.broken.is_some() {
+                return;
+            }
+            if !more {
+                break;
+            }
         }
-        drop(state);
         thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd;
+    use std::fs::{self, File};
+
+    #[test]
+    fn more_events_than_the_kernel_keeps_are_an_overflow_and_not_more_memory() {
+        let most = fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events");
+        let most: usize = most.unwrap().trim().parse().unwrap();
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = File::open(folder.path()).unwrap();
+        let feed = Feed::open(root.as_fd()).expect("these tests need root");
+        {
+            // Nobody reads, as on a machine that is too busy.
+            let _held = feed.shared.state();
+            // Each is an event of its own at least.
+            for number in 0..=most {
+                File::create(folder.path().join(number.to_string())).unwrap();
+            }
+        }
+        assert_eq!(feed.take().unwrap_err(), Reason::Overflow);
+        assert_eq!(feed.take().unwrap_err(), Reason::Overflow, "for good");
     }
 }

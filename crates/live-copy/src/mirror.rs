@@ -60,6 +60,8 @@ pub(crate) struct Mirror<'a> {
     pub(crate) feed: Option<Feed>,
     pub(crate) second_pass: SecondPass,
     pub(crate) stop: Stop<'a>,
+    /// See [`crate::Options::memory_limit`].
+    pub(crate) memory_limit: u64,
     /// Nobody changes the source.
     pub(crate) is_frozen: bool,
     pub(crate) done: Done,
@@ -117,6 +119,9 @@ enum Fault {
     Target(&'static str, Errno),
 }
 
+/// What a name costs beside the model, in bytes and roundly.
+pub(crate) const NAME_COST: u64 = 128;
+
 impl<'a> Mirror<'a> {
     /// `target` is empty.
     pub(crate) fn new(
@@ -137,6 +142,7 @@ impl<'a> Mirror<'a> {
                 reason: Reason::Asked,
             },
             stop,
+            memory_limit: u64::MAX,
             is_frozen: false,
             done: Done::default(),
             progress,
@@ -254,7 +260,7 @@ impl<'a> Mirror<'a> {
         self.written = Written::default();
         let began = Instant::now();
         let root = self.copier.source.root().as_fd();
-        let found = compare::walk(&self.model, root, self.stop)?;
+        let found = compare::walk(&self.model, root, self.memory_limit, self.stop)?;
         let took = began.elapsed();
         let is_change = |finding: &&Finding| !matches!(finding, Finding::PassedOver(_));
         let count = found.iter().filter(is_change).count();
@@ -455,6 +461,7 @@ impl<'a> Mirror<'a> {
         if self.stop.is_due() {
             return Err(Halt::stopped(self.stop));
         }
+        self.check_memory(0)?;
         let looked = self
             .copier
             .source
@@ -489,6 +496,17 @@ impl<'a> Mirror<'a> {
             Ok(()) => Ok(()),
             Err(fault) => self.met(dir, name, fault),
         }
+    }
+
+    /// Fails when what is remembered, and `more` bytes, are more than may be.
+    pub(crate) fn check_memory(&self, more: u64) -> Step<()> {
+        let names = (self.touched.len() + self.again.len() + self.absent.len()) as u64;
+        let cost = Model::cost_of_all() + names * NAME_COST + more;
+        if cost > self.memory_limit {
+            let limit = self.memory_limit;
+            return Err(Error::TooManyEntries { limit }.into());
+        }
+        Ok(())
     }
 
     /// Whether the feed reported a change of the content of what has this name now; only once.

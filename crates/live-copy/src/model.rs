@@ -5,7 +5,7 @@
 //! a file lead to one [`File`]. Hence a moved tree is one move in the target, a new hard link is one
 //! link, and an event that names a file by an old name still finds it.
 //!
-//! Costs about 160 bytes per entry, and its name.
+//! Costs about 160 bytes per entry, and its name. It counts what it costs, for its user to give up in time.
 
 use crate::sys::Handle;
 use botstead_overlay::tree::kind;
@@ -13,11 +13,20 @@ use rustix::fs::{FileType, Statx, StatxTimestamp, Timestamps};
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A file whose ctime is this close to the look at it may change again without a new ctime: before
 /// Linux 6.13 ctime moves once per tick of the kernel's clock, 10 ms at the longest.
 const RACY: Duration = Duration::from_millis(20);
+
+/// What a name costs, and what stands under it, in bytes and roundly.
+const NAME_COST: u64 = 64;
+const FILE_COST: u64 = 112;
+const DIR_COST: u64 = 240;
+
+/// What all models of this process cost.
+static COST: AtomicU64 = AtomicU64::new(0);
 
 /// A directory of the model; valid for as long as the model is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,6 +185,13 @@ pub(crate) struct Model {
     dirs: Vec<Dir>,
     files: HashMap<u64, File>,
     by_ino: HashMap<u64, DirId>,
+    cost: u64,
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        COST.fetch_sub(self.cost, Ordering::Relaxed);
+    }
 }
 
 impl Model {
@@ -195,7 +211,26 @@ impl Model {
             dirs: vec![dir(ino, handle), dir(0, None)],
             files: HashMap::new(),
             by_ino: HashMap::from([(ino, DirId::ROOT)]),
+            cost: 0,
         }
+    }
+
+    /// What all models of this process cost, in bytes.
+    pub(crate) fn cost_of_all() -> u64 {
+        COST.load(Ordering::Relaxed)
+    }
+
+    fn costs(&mut self, name: &CStr, more: u64) {
+        let cost = NAME_COST + name.count_bytes() as u64 + more;
+        self.cost += cost;
+        COST.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    fn saves(&mut self, name: &CStr, more: u64) {
+        let cost = NAME_COST + name.count_bytes() as u64 + more;
+        let cost = cost.min(self.cost);
+        self.cost -= cost;
+        COST.fetch_sub(cost, Ordering::Relaxed);
     }
 
     pub(crate) fn dir(&self, id: DirId) -> &Dir {
@@ -274,6 +309,7 @@ impl Model {
             times_due: true,
         });
         self.by_ino.insert(ino, id);
+        self.costs(&name, DIR_COST);
         self.dir_mut(parent).children.insert(name, Node::Dir(id));
         id
     }
@@ -294,6 +330,7 @@ impl Model {
 
     /// Puts a whiteout under a name that is free.
     pub(crate) fn add_whiteout(&mut self, dir: DirId, name: &CStr) {
+        self.costs(name, 0);
         let children = &mut self.dir_mut(dir).children;
         children.insert(name.into(), Node::Whiteout);
     }
@@ -305,6 +342,7 @@ impl Model {
             dir,
             name: Arc::clone(&name),
         };
+        self.costs(&name, FILE_COST);
         match self.files.get_mut(&ino) {
             Some(file) => file.others.push(place),
             None => {
@@ -322,9 +360,12 @@ impl Model {
 
     /// Takes away the name of what is no directory.
     pub(crate) fn unlink(&mut self, dir: DirId, name: &CStr) {
-        let Some(Node::File(ino)) = self.dir_mut(dir).children.remove(name) else {
-            return;
+        let ino = match self.dir_mut(dir).children.remove(name) {
+            Some(Node::File(ino)) => ino,
+            Some(Node::Whiteout) => return self.saves(name, 0),
+            Some(Node::Dir(_)) | None => return,
         };
+        self.saves(name, FILE_COST);
         let Some(file) = self.files.get_mut(&ino) else {
             return;
         };

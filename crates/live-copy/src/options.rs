@@ -24,6 +24,9 @@ pub struct Options {
     pub attempts: u32,
     /// How often to copy what changed, between two attempts, at most.
     pub rounds: u32,
+    /// How much memory all copies of this process may take for what they remember of their trees, in
+    /// bytes: some 200 per entry. A copy that would take more is given up.
+    pub memory_limit: u64,
     /// Whether the copy is on the disk at the end. One that is only read and goes soon need not be.
     pub durable: bool,
 }
@@ -37,6 +40,7 @@ impl Default for Options {
             freeze_deadline: Duration::from_millis(50),
             attempts: 5,
             rounds: 5,
+            memory_limit: 1 << 30,
             durable: true,
         }
     }

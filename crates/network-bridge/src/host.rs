@@ -171,8 +171,7 @@ pub(crate) fn problems(config: &BridgeConfig, info: &NetworkInfo) -> Result<Vec<
     }
     match own::listing(config) {
         Ok(Some(listing))
-            if listing.matches("{\"rule\":").count()
-                == rules::count(&rules::table(config, info)) => {}
+            if own::rule_count(&listing) == rules::count(&rules::table(config, info)) => {}
         Err(failure @ Failure::Missing(_)) => {
             found.push(Problem::new(
                 failure.to_string(),

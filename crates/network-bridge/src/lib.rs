@@ -22,7 +22,7 @@
 //! `::1`. It reaches what the host reaches, with the host's address, but for: other workspaces,
 //! the host itself (except ICMP echo to the gateway, and name resolution when the host is the name
 //! server) and [`BridgeConfig::blocked`]. The host reaches it at any port; other machines do not.
-//! False source addresses, of either layer, are dropped. The rules are in `rules`, the port's
+//! Source addresses that are not its own, of either layer, are dropped. The rules are in `rules`, the port's
 //! settings in `link`.
 //!
 //! # What the host gets
@@ -39,6 +39,8 @@
 //! `nft` and cannot be flushed by others (`own`), so that nothing is open until the first is back.
 //!
 //! # Limits
+//! - Before Linux 5.18 ports are not locked: root in a workspace can take another one's hardware address
+//!   and address together.
 //! - A Linux bridge has 1023 ports; the next workspace gets `ResourceExhausted`.
 //! - Removal takes 20 to 40 ms: the kernel waits for all processors before a link is gone.
 //! - Connection tracking outlives a workspace by minutes: packets for the last owner of an address

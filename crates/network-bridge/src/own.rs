@@ -158,7 +158,11 @@ impl Guard {
             }
             let look = ["-j", "list", "table", "inet", &config.guard_table()];
             match command::run("nft", &look, None) {
-                Ok(shown) if shows_owner(&shown) => return Ok(guard),
+                Ok(shown) if shows_owner(&shown) => {
+                    if rule_count(&shown) == rules::count(table) {
+                        return Ok(guard);
+                    }
+                }
                 Ok(_) => {
                     let words = "this version shows tables that have an owner wrong, as JSON";
                     return Err(Failure::Refused("nft", words.to_owned()));
@@ -185,6 +189,11 @@ impl Drop for Guard {
         let _ = self.session.kill();
         let _ = self.session.wait();
     }
+}
+
+/// How many rules a listing as JSON shows.
+pub(crate) fn rule_count(listing: &str) -> usize {
+    listing.matches("{\"rule\":").count()
 }
 
 /// Whether a listing as JSON says that the table has an owner. A single flag may stand alone.

@@ -4,7 +4,8 @@ mod support;
 
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
 use botstead_runtime::Network;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use support::{
     HOST, INTERNET, PATIENCE, Workspace, can_be_guarded, dial, eventually, is_guarded, kill_guard,
@@ -175,6 +176,52 @@ fn false_addresses_get_nowhere() {
 }
 
 #[test]
+fn the_address_of_another_workspace_gets_nowhere() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let one = Workspace::connect(&network, 1).await;
+        // In the same and in another byte of the address.
+        let near = Workspace::connect(&network, 2).await;
+        let far = Workspace::connect(&network, 255).await;
+        let gateway = network.info().gateway;
+        let away = within(&lab.internet, || UdpSocket::bind((INTERNET, 7)).unwrap());
+        let here = UdpSocket::bind((gateway, 53)).unwrap();
+        for (server, address) in [(&away, INTERNET), (&here, gateway)] {
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let arrives = |workspace: &Workspace, from: Ipv4Addr| {
+                workspace.run(|| {
+                    let port = server.local_addr().unwrap().port();
+                    let socket = UdpSocket::bind((from, 0)).unwrap();
+                    socket.send_to(b"?", (address, port)).unwrap();
+                });
+                server.recv(&mut [0]).is_ok()
+            };
+            for other in [&near, &far] {
+                assert!(arrives(other, other.address) || address == gateway);
+                one.run(|| try_sh(&format!("ip addr add {}/32 dev lo", other.address)).ok());
+                assert!(
+                    !arrives(&one, other.address),
+                    "{} to {address}",
+                    other.address
+                );
+            }
+            assert!(arrives(&one, one.address) || address == gateway);
+        }
+        // A question who has an address changes nothing of what the host knows.
+        let known = sh(&format!("ip neigh show {}", near.address));
+        one.run(|| {
+            try_sh(&format!(
+                "busybox arping -c 1 -w 1 -U -I eth0 -s {} {gateway}",
+                near.address
+            ))
+            .ok()
+        });
+        assert_eq!(sh(&format!("ip neigh show {}", near.address)), known);
+        assert!(known.contains("PERMANENT"), "{known}");
+    });
+}
+
+#[test]
 fn firewalls_that_drop_let_workspaces_through() {
     let firewalls = [
         ("policy", "iptables -P FORWARD DROP"),
@@ -246,6 +293,13 @@ fn flushed_rules_are_mended_under_an_open_connection() {
             ),
             "sysctl -q -w net.ipv4.ip_forward=0".to_owned(),
         ] {
+            // What is not acknowledged would be sent again while nobody translates addresses.
+            eventually("an acknowledgement", || {
+                let waiting = within(&lab.internet, || sh("ss -Htn state established"));
+                waiting
+                    .lines()
+                    .all(|line| line.split_whitespace().nth(1) == Some("0"))
+            });
             sh(&flush);
             assert!(
                 !network.problems().await.unwrap().is_empty() || flush.contains("iptables"),
@@ -382,6 +436,7 @@ fn connections_of_an_open_moment_end_with_it() {
             sh(&format!("ip route replace {subnet} via {HOST}"));
             dial(server)
         };
+        let mut allowed = dial(server).unwrap();
         let guarded = is_guarded(&network);
         if guarded {
             kill_guard();
@@ -392,10 +447,20 @@ fn connections_of_an_open_moment_end_with_it() {
         ));
         let mut inside = workspace.dial(host).unwrap();
         inside.echo().unwrap();
+        // The host's end speaks first when the rules are back.
+        let talker = TcpListener::bind((HOST, 0)).unwrap();
+        let talking_to = talker.local_addr().unwrap();
+        let mut heard = workspace.run(|| TcpStream::connect(talking_to).unwrap());
+        let (mut talking, _) = talker.accept().unwrap();
         let mut outside = within(&lab.internet, machine).unwrap();
         outside.echo().unwrap();
-        let mut allowed = dial(server).unwrap();
         network.ensure_host().await.unwrap();
+        talking.write_all(b"push").unwrap();
+        heard.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(heard.read(&mut [0; 4]).is_err(), "the host's end is heard");
+        let _ = heard.write_all(b"more");
+        talking.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(talking.read(&mut [0; 4]).is_err(), "the host hears");
         assert!(inside.echo().is_err(), "the host stays open");
         assert!(outside.echo().is_err(), "the workspace stays open");
         allowed.echo().unwrap();

@@ -304,4 +304,11 @@ impl Snapshots for ContainerdSnapshots {
             _ => Ok(()),
         }
     }
+
+    async fn protect(&self, key: &SnapshotKey) -> Result<()> {
+        let root = rooted(&BTreeMap::new());
+        self.relabel(key, std::iter::once(GC_ROOT.to_owned()), root)
+            .await
+            .map_err(|status| error("protect snapshot", key, status))
+    }
 }

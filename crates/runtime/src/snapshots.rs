@@ -248,4 +248,10 @@ pub trait Snapshots: Send + Sync {
     /// # Errors
     /// `Unavailable` when the runtime does not answer.
     async fn release(&self, key: &SnapshotKey) -> Result<()>;
+
+    /// Protects a committed snapshot again that was released and is still there. Again: no change.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn protect(&self, key: &SnapshotKey) -> Result<()>;
 }

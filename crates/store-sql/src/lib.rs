@@ -120,6 +120,15 @@ pub enum OpenError {
         /// The newest migration that this program has.
         program: String,
     },
+    /// The database has not this program's schema, and was not to be upgraded.
+    #[error(
+        "database {} has another schema than this program's; the next start of its server upgrades it",
+        path.display()
+    )]
+    Other {
+        /// The file.
+        path: PathBuf,
+    },
     /// The copy that an upgrade needs could not be made; nothing was changed.
     #[error("cannot back up database {} before upgrading it", path.display())]
     Backup {
@@ -154,6 +163,22 @@ impl SqlStore {
     pub async fn open(config: &SqlConfig) -> Result<Self, OpenError> {
         let database = sqlite::connect(config).await?;
         if let Err(error) = schema::upgrade(&database, &config.path).await {
+            database.close().await;
+            return Err(error);
+        }
+        Ok(Self {
+            database: Arc::new(database),
+        })
+    }
+
+    /// Opens a database that is there and has this program's schema, for looking: unlike
+    /// [`SqlStore::open`] it upgrades nothing.
+    ///
+    /// # Errors
+    /// An [`OpenError`] that names the file and what is wrong with it.
+    pub async fn open_as_it_is(config: &SqlConfig) -> Result<Self, OpenError> {
+        let database = sqlite::connect(config).await?;
+        if let Err(error) = schema::require_current(&database, &config.path).await {
             database.close().await;
             return Err(error);
         }

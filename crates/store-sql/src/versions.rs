@@ -6,10 +6,10 @@ use crate::entities::{bots, versions};
 use crate::error::failed;
 use async_trait::async_trait;
 use botstead_store::{Error, ErrorKind, Result, VersionPatch, VersionRecord, Versions};
-use botstead_types::{BotId, ResolvedImage, VersionNumber};
+use botstead_types::{BotId, ResolvedImage, SnapshotKey, VersionNumber};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait,
-    QueryFilter, QueryOrder, Set,
+    QueryFilter, QueryOrder, QuerySelect, Set,
 };
 use std::sync::Arc;
 
@@ -188,6 +188,27 @@ impl Versions for SqlVersions {
             .map_err(failed("list versions of bot", bot))?
             .into_iter()
             .map(|row| reader.read(row))
+            .collect()
+    }
+
+    async fn snapshots(&self) -> Result<Vec<(BotId, VersionNumber, SnapshotKey)>> {
+        let rows: Vec<(String, i64, String)> = versions::Entity::find()
+            .select_only()
+            .column(versions::Column::BotId)
+            .column(versions::Column::Number)
+            .column(versions::Column::SnapshotKey)
+            .into_tuple()
+            .all(&self.0.reader)
+            .await
+            .map_err(failed("list snapshots of", "versions"))?;
+        rows.into_iter()
+            .map(|(bot, number, snapshot)| {
+                let of = Row {
+                    operation: "read version of bot",
+                    key: &bot,
+                };
+                Ok((of.text(&bot)?, of.number(number)?, of.text(&snapshot)?))
+            })
             .collect()
     }
 }

@@ -31,6 +31,8 @@ pub enum OperationKind {
     RestorePath,
     /// Give a workspace another image.
     ChangeImage,
+    /// Record a version again that the runtime has and the database lost.
+    Recover,
     /// Remove a version.
     DeleteVersion,
     /// Remove a workspace, and its versions where that was asked for.

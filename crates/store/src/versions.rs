@@ -60,4 +60,10 @@ pub trait Versions: Send + Sync {
     /// # Errors
     /// `Unavailable` when the database does not answer.
     async fn list(&self, bot: BotId) -> Result<Vec<VersionRecord>>;
+
+    /// The snapshots of all versions of all bots, and whose they are, in no order.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database does not answer.
+    async fn snapshots(&self) -> Result<Vec<(BotId, VersionNumber, SnapshotKey)>>;
 }

@@ -43,10 +43,15 @@ pub struct WorkspaceConfig {
     pub retention: RetentionRules,
     /// How many workspaces are created or started at the same time; others wait their turn.
     pub max_concurrent_starts: usize,
+    /// How many exports may be under way; more are refused. One user has at most half of them.
+    pub max_concurrent_exports: usize,
+    /// An export of which nothing is taken for this long is ended.
+    pub export_patience: Duration,
     /// A terminal that nobody is connected to and nothing happens in is ended after this; never when
     /// zero.
     pub terminal_idle: Duration,
-    /// How often what should run is compared with what runs.
+    /// How often what should run is compared with what runs, and each workspace that runs is asked
+    /// whether it can be reached. Ends of tasks are noticed at once, by events.
     pub reconcile_interval: Duration,
 }
 
@@ -77,8 +82,10 @@ impl WorkspaceConfig {
             min_free_bytes: 2 << 30,
             min_free_percent: 1,
             max_concurrent_starts: 16,
+            max_concurrent_exports: 16,
+            export_patience: Duration::from_secs(5 * 60),
             terminal_idle: Duration::from_secs(24 * 3600),
-            reconcile_interval: Duration::from_secs(15),
+            reconcile_interval: Duration::from_secs(60),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The low-disk guard: new work is refused before the host fills.
 
 use crate::config::WorkspaceConfig;
+use crate::service::Workspaces;
 use crate::{Error, Result};
 
 /// Refuses when less than the reserve is free where the workspaces live.
@@ -15,6 +16,25 @@ pub(crate) fn require_free_space(config: &WorkspaceConfig) -> Result<()> {
         });
     }
     Ok(())
+}
+
+impl Workspaces {
+    /// Refuses when so many bytes do not fit onto the disk where the workspaces live, beside what must
+    /// stay free.
+    ///
+    /// # Errors
+    /// `InsufficientStorage`.
+    pub fn require_space(&self, bytes: u64) -> Result<()> {
+        let config = &self.inner.config;
+        let free_bytes = free_beyond_reserve(config)?;
+        if bytes > free_bytes {
+            return Err(Error::InsufficientStorage {
+                free_bytes,
+                needed_bytes: bytes,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// The bytes that must stay free; 0 when the disk cannot be looked at.

@@ -62,6 +62,15 @@ pub enum Error {
         /// The version.
         version: VersionNumber,
     },
+    /// The workspace is recorded and the runtime has none of its files any more.
+    #[error(
+        "the runtime has lost the files of bot {0}'s workspace; roll back to a version, start it to \
+         begin anew from its head version or its image, or delete it"
+    )]
+    WorkspaceLost(BotId),
+    /// The runtime has no such snapshot that the database does not know.
+    #[error("there is no unrecorded snapshot {0:?}; GET /recovery lists them")]
+    NothingToRecover(String),
     /// A pinned version is not deleted.
     #[error("version {0} is pinned; unpin it first")]
     VersionPinned(VersionNumber),
@@ -161,12 +170,27 @@ pub enum Error {
         /// Bytes that must stay free.
         needed_bytes: u64,
     },
+    /// As many exports are under way as there may be, of all users or of this one.
+    #[error("too many exports are under way; read those to their end, or try again later")]
+    TooManyExports,
+    /// Whoever reads an export took nothing of it for too long.
+    #[error("the export was ended because nothing of it was taken for {} s", .0.as_secs())]
+    ExportStalled(std::time::Duration),
     /// The server is shutting down.
     #[error("the server is shutting down; try again in a moment")]
     ShuttingDown,
     /// The server was restarted in the middle of it.
     #[error("the server was restarted before this was done; it was undone, ask again")]
     Interrupted,
+    /// The database was older than the workspace, which had gone on since.
+    #[error(
+        "the workspace was newer than this operation when the server started, as after an older \
+         database was put back; the workspace was left as it was"
+    )]
+    Superseded,
+    /// The operation could go neither forward nor back.
+    #[error("this could be neither finished nor undone, and the workspace was left as it was: {0}")]
+    GivenUp(String),
     /// The operation was cancelled and undone.
     #[error("the operation was cancelled and undone")]
     Cancelled,
@@ -276,6 +300,7 @@ impl Error {
             | Self::OperationNotFound { .. }
             | Self::ProcessNotFound { .. }
             | Self::NoPreservedData
+            | Self::NothingToRecover(_)
             | Self::PathNotFound(_)
             | Self::ImageNotFound(_) => ErrorKind::NotFound,
             Self::Forbidden(_) => ErrorKind::Forbidden,
@@ -285,12 +310,16 @@ impl Error {
             | Self::NotCancellable(_)
             | Self::VersionPinned(_)
             | Self::WorkspaceExists(_)
+            | Self::Superseded
+            | Self::GivenUp(_)
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_) | Self::InvalidRequest { .. } | Self::Interrupt(_) => {
                 ErrorKind::Invalid
             }
             Self::Agent(failure) => failure.kind(),
-            Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
+            Self::PreferenceUnreadable(_)
+            | Self::VersionMissing { .. }
+            | Self::WorkspaceLost(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => {
                 ErrorKind::ResourceExhausted
@@ -307,7 +336,8 @@ impl Error {
             | Self::Interrupted
             | Self::Unreachable(_)
             | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
-            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Cancelled | Self::ExportStalled(_) => ErrorKind::Cancelled,
+            Self::TooManyExports => ErrorKind::LimitReached,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) | Self::Pull(error) => match error.kind() {
                 runtime::ErrorKind::Conflict | runtime::ErrorKind::AlreadyExists => {
@@ -363,6 +393,10 @@ impl Error {
             Self::Unsupported(_) => "unsupported",
             Self::VersionPinned(_) => "version_pinned",
             Self::WorkspaceExists(_) => "container_exists",
+            Self::WorkspaceLost(_) => "workspace_lost",
+            Self::NothingToRecover(_) => "nothing_to_recover",
+            Self::Superseded => "superseded",
+            Self::GivenUp(_) => "given_up",
             Self::NoPreservedData => "no_preserved_data",
             Self::PathNotFound(_) => "path_not_found",
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => "insufficient_storage",
@@ -378,6 +412,8 @@ impl Error {
                 ErrorKind::Unprocessable => "path_in_the_way",
                 _ => "internal",
             },
+            Self::TooManyExports => "too_many_exports",
+            Self::ExportStalled(_) => "export_stalled",
             Self::ShuttingDown => "shutting_down",
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",

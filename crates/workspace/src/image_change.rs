@@ -76,7 +76,7 @@ impl Inner {
         };
         creation.phase.send_replace(Phase::Creating);
         let _guard = self.lock(bot, id, "change_image").await?;
-        let record = self.required_record(bot).await?;
+        let record = self.present_record(bot).await?;
         let base = Base::Image(Box::new(image));
         let what = Replacement::of(&record, VersionSource::Image, base, true);
         let work = self

@@ -23,6 +23,17 @@ impl Workspaces {
         Ok(inner.runtime.images.list().await?)
     }
 
+    /// Refuses what an import of so many bytes would refuse, before they are received.
+    ///
+    /// # Errors
+    /// `Forbidden`, `InsufficientStorage`.
+    pub fn before_image_import(&self, actor: &Actor, bytes: u64) -> Result<()> {
+        let inner = &self.inner;
+        inner.authorized_on_server(actor, Action::ManageImages, "import images")?;
+        inner.refuse_when_closing()?;
+        self.require_space(bytes)
+    }
+
     /// Pulls an image, reporting how far it is. The pull goes on when the stream is dropped.
     ///
     /// # Errors

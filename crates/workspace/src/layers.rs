@@ -1,14 +1,15 @@
 //! Steps on snapshots that can be repeated, and the bound on how deep they lie.
 //!
 //! Every snapshot of ours carries two labels: how many layers it has above the image's own, and
-//! which snapshot is the image's top. A lookup that fails walks all layers, and mounting fails
+//! which snapshot is the image's top, beside those of [`Note`]. A lookup that fails walks all layers, and mounting fails
 //! near 500 of them, so a chain that reached [`MAX_LAYERS`] is merged into one layer before a
 //! writable snapshot is prepared on it.
 
 use crate::Result;
+use crate::notes::Note;
 use crate::service::Inner;
 use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind};
-use botstead_types::{BotId, LeaseId, OperationId, SnapshotKey};
+use botstead_types::{LeaseId, OperationId, SnapshotKey};
 use std::collections::BTreeMap;
 
 /// The most layers above the image's own that a writable snapshot is prepared on.
@@ -16,7 +17,6 @@ pub(crate) const MAX_LAYERS: u32 = 31;
 
 const LABEL_LAYERS: &str = "botstead.layers";
 const LABEL_BASE: &str = "botstead.base";
-pub(crate) const LABEL_BOT: &str = "botstead.bot_id";
 
 /// Where a snapshot lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,16 +45,19 @@ impl Place {
         place
     }
 
-    fn labels(&self, bot: &str) -> BTreeMap<String, String> {
-        let mut labels = BTreeMap::from([
-            (LABEL_LAYERS.to_owned(), self.layers.to_string()),
-            (LABEL_BOT.to_owned(), bot.to_owned()),
-        ]);
+    fn labels(&self, note: &Note<'_>) -> BTreeMap<String, String> {
+        let mut labels = note.labels();
+        labels.insert(LABEL_LAYERS.to_owned(), self.layers.to_string());
         if let Some(base) = &self.base {
             labels.insert(LABEL_BASE.to_owned(), base.to_string());
         }
         labels
     }
+}
+
+/// The image's top snapshot that a snapshot with these labels lies on.
+pub(crate) fn base_of(labels: &BTreeMap<String, String>) -> Option<SnapshotKey> {
+    Place::of(labels)?.base
 }
 
 impl Inner {
@@ -63,14 +66,14 @@ impl Inner {
         &self,
         lease: &LeaseId,
         key: &SnapshotKey,
-        bot: &str,
+        note: &Note<'_>,
         base: &SnapshotKey,
     ) -> Result<()> {
         let place = Place {
             layers: 0,
             base: Some(base.clone()),
         };
-        let labels = place.labels(bot);
+        let labels = place.labels(note);
         let prepared = self
             .runtime
             .snapshots
@@ -85,7 +88,7 @@ impl Inner {
         &self,
         operation: OperationId,
         key: &SnapshotKey,
-        bot: &str,
+        note: &Note<'_>,
         version: &SnapshotKey,
     ) -> Result<()> {
         let lease = &LeaseId::for_operation(operation);
@@ -100,7 +103,7 @@ impl Inner {
                 layers: 1,
                 base: Some(base.clone()),
             };
-            let labels = merged.labels(bot);
+            let labels = merged.labels(note);
             match snapshots
                 .flatten(lease, version, base, &flat, &labels)
                 .await
@@ -119,7 +122,7 @@ impl Inner {
             }
         }
         let prepared = snapshots
-            .prepare(lease, key, Some(version), &place.labels(bot))
+            .prepare(lease, key, Some(version), &place.labels(note))
             .await;
         Ok(unless_exists(prepared)?)
     }
@@ -128,10 +131,10 @@ impl Inner {
     pub(crate) async fn labels_above(
         &self,
         active: &SnapshotKey,
-        bot: BotId,
+        note: &Note<'_>,
     ) -> Result<BTreeMap<String, String>> {
         let snapshot = self.runtime.snapshots.get(active).await?;
-        Ok(Place::above(&snapshot.labels).labels(&bot.to_string()))
+        Ok(Place::above(&snapshot.labels).labels(note))
     }
 
     /// Freezes the active snapshot under the version's name; when that was done already, nothing.
@@ -140,7 +143,7 @@ impl Inner {
         lease: &LeaseId,
         active: &SnapshotKey,
         version: &SnapshotKey,
-        bot: &str,
+        note: &Note<'_>,
     ) -> Result<()> {
         let snapshots = &self.runtime.snapshots;
         let before = match snapshots.get(active).await {
@@ -152,7 +155,7 @@ impl Inner {
         };
         let place = Place::above(&before.labels);
         let committed = snapshots
-            .commit(lease, active, version, &place.labels(bot))
+            .commit(lease, active, version, &place.labels(note))
             .await;
         Ok(unless_exists(committed)?)
     }
@@ -186,6 +189,7 @@ pub(crate) fn unless_missing(done: Result<(), RuntimeError>) -> Result<(), Runti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use botstead_types::BotId;
 
     #[test]
     fn a_place_survives_its_labels() {
@@ -193,7 +197,9 @@ mod tests {
             layers: 7,
             base: Some("sha256:abc".parse().unwrap()),
         };
-        assert_eq!(Place::of(&place.labels("b")), Some(place));
+        let image = crate::notes::tests::image();
+        let note = Note::of(BotId::generate(), &image, None);
+        assert_eq!(Place::of(&place.labels(&note)), Some(place));
         assert_eq!(Place::of(&BTreeMap::new()), None);
     }
 }

@@ -74,6 +74,9 @@ impl BotLocks {
     pub(crate) fn try_acquire(self: &Arc<Self>, bot: BotId, holder: Holder) -> Option<BotGuard> {
         let lock = Arc::clone(self.table().entry(bot).or_default());
         let Ok(guard) = Arc::clone(&lock.mutex).try_lock_owned() else {
+            drop(lock);
+            // Who held it may have let go since, and not seen that this was the last.
+            self.forget_unused(bot);
             return None;
         };
         *lock.holder.lock().unwrap_or_else(PoisonError::into_inner) = Some(holder);
@@ -83,6 +86,11 @@ impl BotLocks {
             lock,
             guard: Some(guard),
         })
+    }
+
+    /// Whether anything holds the bot, or waits for it.
+    pub(crate) fn is_held(&self, bot: BotId) -> bool {
+        self.table().contains_key(&bot)
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<BotId, Arc<BotLock>>> {

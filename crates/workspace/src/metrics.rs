@@ -12,7 +12,7 @@ use botstead_runtime::{ErrorKind, Usage};
 use botstead_store::ContainerRecord;
 use botstead_types::{BotId, ContainerId};
 use chrono::{DateTime, Utc};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,11 @@ impl Samples {
 
     pub(crate) fn forget(&self, bot: BotId) {
         self.table().remove(&bot);
+    }
+
+    /// Forgets bots that are none of these: an event may come after its bot was deleted.
+    pub(crate) fn keep(&self, known: &HashSet<BotId>) {
+        self.table().retain(|bot, _| known.contains(bot));
     }
 
     pub(crate) fn running(&self) -> u64 {
@@ -191,8 +196,12 @@ impl Inner {
             };
             for bot in running {
                 let container = ContainerId::for_bot(bot);
-                if let Err(error) = self.read_usage(bot, &container).await {
-                    tracing::debug!(%bot, error = %error.chain(), "cannot read usage");
+                match self.read_usage(bot, &container).await {
+                    Ok(_) => {}
+                    Err(error) if error.is_not_found() => self.samples.forget_task(bot),
+                    Err(error) => {
+                        tracing::debug!(%bot, error = %error.chain(), "cannot read usage");
+                    }
                 }
             }
         }

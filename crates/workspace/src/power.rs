@@ -1,18 +1,19 @@
 //! Start and stop: what the user wants is recorded first, then made true.
 
 use crate::agent::REPAIR_PATIENCE;
-use crate::layers::unless_missing;
 use crate::model::CreateRequest;
+use crate::notes::Note;
 use crate::operations::{event, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Endpoint, EndpointStatus, Signal};
 use botstead_store::{Change, ContainerPatch, ContainerRecord, OperationKind, OperationState};
-use botstead_types::{BotId, DesiredState, LeaseId, OperationId, TaskStatus};
+use botstead_types::{BotId, DesiredState, LeaseId, OperationId, SnapshotKey, TaskStatus};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use tokio::sync::SemaphorePermit;
 
 impl Workspaces {
     /// Starts the workspace; one that runs and can be reached is left alone. A bot without one
@@ -29,7 +30,7 @@ impl Workspaces {
             .detached(async move {
                 let id = OperationId::generate();
                 let _guard = work.lock(bot, id, "start").await?;
-                let Some(record) = work.record(bot).await? else {
+                let Some(record) = work.found_record(bot).await? else {
                     return Ok(false);
                 };
                 let live = work.register(new_operation(id, bot, OperationKind::Start, &())?);
@@ -59,7 +60,8 @@ impl Workspaces {
             .detached(async move {
                 let id = OperationId::generate();
                 let _guard = work.lock(bot, id, "stop").await?;
-                let record = work.required_record(bot).await?;
+                let record = work.found_record(bot).await?;
+                let record = record.ok_or(Error::WorkspaceNotFound(bot))?;
                 let live = work.register(new_operation(id, bot, OperationKind::Stop, &())?);
                 let done = work.stop_for_good(&record).await;
                 work.unregister(&live, outcome(&done));
@@ -134,20 +136,25 @@ impl Inner {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
-        let _turn = self
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| Error::ShuttingDown)?;
+        let turn = self.start_turn().await?;
         match self.run_task(record).await {
             Err(Error::Runtime(error)) if error.is_not_found() => {
                 tracing::warn!(bot = %record.bot, error = %error.chain(),
                     "the runtime lost this workspace's container or snapshot; making it again");
+                // That may unpack an image.
+                drop(turn);
                 let record = self.rebuild(record).await?;
+                let _turn = self.start_turn().await?;
                 self.run_task(&record).await
             }
             done => done,
         }
+    }
+
+    /// Waits for a place among those that start at the same time; it lasts until it is dropped.
+    pub(crate) async fn start_turn(&self) -> Result<SemaphorePermit<'_>> {
+        let turn = self.starts.acquire().await;
+        turn.map_err(|_| Error::ShuttingDown)
     }
 
     /// Sets task and network up side by side and starts the task when both are ready, so that a
@@ -244,16 +251,19 @@ impl Inner {
             .await?)
     }
 
-    /// Makes the container again after the runtime lost it: on the recorded active snapshot where
-    /// that is still there, else on the head version, else from the image.
+    /// Makes the container again after the runtime lost it or its snapshot: on the workspace's own
+    /// writable snapshot while there is any, whether the container or the row names it; else on the
+    /// nearest state that is left; else from the image.
     pub(crate) async fn rebuild(
         self: &Arc<Self>,
         record: &ContainerRecord,
     ) -> Result<ContainerRecord> {
+        self.keep_what_is_there(record.bot).await?;
+        let record = self.required_record(record.bot).await?;
         let operation = OperationId::generate();
         let lease = LeaseId::for_operation(operation);
         self.runtime.leases.create(&lease).await?;
-        let done = self.rebuild_under(operation, &lease, record.clone()).await;
+        let done = self.rebuild_under(operation, &lease, record).await;
         self.drop_lease(operation);
         done
     }
@@ -264,59 +274,35 @@ impl Inner {
         lease: &LeaseId,
         mut record: ContainerRecord,
     ) -> Result<ContainerRecord> {
+        let bot = record.bot;
         let from = if self.snapshot_exists(&record.snapshot).await? {
             "snapshot"
         } else {
-            record.snapshot = botstead_types::SnapshotKey::active(operation);
-            self.prepare_from_head_or_image(operation, lease, &record)
-                .await?
+            record.snapshot = SnapshotKey::active(operation);
+            record.head_version = None;
+            let image = &record.image;
+            let base = self.runtime.images.unpack(lease, &image.reference).await?;
+            let note = Note::of(bot, image, None);
+            self.prepare_on_image(lease, &record.snapshot, &note, &base)
+                .await?;
+            tracing::error!(%bot, "nothing was left of the workspace; it begins anew from its image");
+            "image"
         };
-        let address = self.address(record.bot).await?;
-        let namespace = self
-            .runtime
-            .network
-            .create_namespace(&record.container)
-            .await?;
-        let spec = self.spec(&record, address, namespace);
-        unless_missing(self.runtime.containers.delete(&record.container).await)?;
-        self.runtime.containers.create(lease, &spec).await?;
+        self.switch_to(lease, &record).await?;
         let patch = ContainerPatch {
             snapshot: Some(record.snapshot.clone()),
+            head_version: Some(record.head_version),
             ..ContainerPatch::default()
         };
         self.store
             .transactions
             .apply(vec![
-                Change::PatchContainer(record.bot, Box::new(patch)),
-                event(record.bot, "rebuilt", json!({"from": from})),
+                Change::PatchContainer(bot, Box::new(patch)),
+                event(bot, "rebuilt", json!({"from": from})),
             ])
             .await?;
+        self.losses.set_workspace(bot, false);
         Ok(record)
-    }
-
-    async fn prepare_from_head_or_image(
-        self: &Arc<Self>,
-        operation: OperationId,
-        lease: &LeaseId,
-        record: &ContainerRecord,
-    ) -> Result<&'static str> {
-        let bot = record.bot.to_string();
-        if let Some(head) = record.head_version {
-            let version = self.store.versions.get(record.bot, head).await?;
-            if self.snapshot_exists(&version.snapshot).await? {
-                self.prepare_on_version(operation, &record.snapshot, &bot, &version.snapshot)
-                    .await?;
-                return Ok("version");
-            }
-        }
-        let base = self
-            .runtime
-            .images
-            .unpack(lease, &record.image.reference)
-            .await?;
-        self.prepare_on_image(lease, &record.snapshot, &bot, &base)
-            .await?;
-        Ok("image")
     }
 
     pub(crate) async fn patch(

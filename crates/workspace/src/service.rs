@@ -8,6 +8,9 @@ use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
 use crate::out_of_memory::Kills;
+use crate::pools::Pools;
+use crate::reconcile::Wake;
+use crate::recovery::Losses;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_bridge::AgentPool;
@@ -16,11 +19,11 @@ use botstead_store::{Bot, ContainerRecord, ErrorKind as StoreErrorKind, Store};
 use botstead_types::{BotId, OperationId};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,14 +48,15 @@ pub(crate) struct Inner {
     pub(crate) samples: Samples,
     pub(crate) kills: Kills,
     pub(crate) starts: Semaphore,
-    pub(crate) versions_missing: AtomicU64,
+    pub(crate) pools: Pools,
+    pub(crate) losses: Losses,
     tracker: TaskTracker,
     closing: AtomicBool,
     pub(crate) background: CancellationToken,
     /// Connections to the workspaces' agents, on a backend that has channels.
     pub(crate) agents: Option<AgentPool>,
-    /// Wakes the watcher before its time: a task ended by itself.
-    pub(crate) task_ended: Notify,
+    /// Wakes the reconcile loop before its time.
+    pub(crate) wake: Wake,
 }
 
 impl std::fmt::Debug for Workspaces {
@@ -76,6 +80,7 @@ impl Workspaces {
         handle: Handle,
     ) -> Result<Self> {
         let starts = Semaphore::new(config.max_concurrent_starts.max(1));
+        let pools = Pools::new(config.max_concurrent_exports);
         let inner = Arc::new(Inner {
             agents: agent::pool(&runtime),
             runtime,
@@ -89,11 +94,12 @@ impl Workspaces {
             samples: Samples::default(),
             kills: Kills::default(),
             starts,
-            versions_missing: AtomicU64::new(0),
+            pools,
+            losses: Losses::default(),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             background: CancellationToken::new(),
-            task_ended: Notify::new(),
+            wake: Wake::default(),
         });
         let start_up = Arc::clone(&inner);
         inner

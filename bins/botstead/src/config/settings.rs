@@ -4,7 +4,7 @@
 //! by it.
 
 use botstead_types::ImageRef;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -255,6 +255,9 @@ section! {
         min_free_percent: u8 = 1,
         /// How many workspaces are created or started at once; more wait.
         max_concurrent_creates: usize = 8,
+        /// How many exports of data may be under way; more are refused. One user has at most half of
+        /// them.
+        max_concurrent_exports: usize = 16,
     }
 }
 
@@ -274,10 +277,24 @@ section! {
         upload_limit_bytes: u64 = 64 << 30,
         /// Pages that may open terminals beside the server's own, such as `https://panel.example`.
         allowed_origins: Vec<String> = Vec::new(),
+        /// The largest list or search result that is given as one JSON reply; what is left out is said
+        /// in it.
+        reply_limit_bytes: usize = 8 << 20,
         /// How long a client may take to send a request's headers.
         header_timeout_seconds: u64 = 10,
         /// How long a client may take to send a JSON body, and how long an upload may stand still.
         request_timeout_seconds: u64 = 30,
+        /// How long a client may take nothing of what is sent to it before it is cut off.
+        write_timeout_seconds: u64 = 60,
+        /// The most connections at once, as far as the process may open files; for one more, the one
+        /// that was idle for longest goes.
+        max_connections: usize = 8192,
+        /// The most of them from one address, or from one IPv6 network of 64 bits. Trusted proxies have
+        /// no such limit.
+        max_connections_per_address: usize = 1024,
+        /// Proxies whose `X-Forwarded-For` tells where a request comes from, as networks such as
+        /// `127.0.0.1/32`. Without it all clients behind a proxy are one to the limits of sign-ins.
+        trusted_proxies: Vec<IpNet> = Vec::new(),
         /// How long an idle connection is kept.
         keep_alive_seconds: u64 = 75,
         /// Whether `/metrics` is readable without signing in.

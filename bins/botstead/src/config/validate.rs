@@ -71,6 +71,11 @@ impl Config {
                 self.http.request_timeout_seconds,
                 1,
             ),
+            (
+                "http.write_timeout_seconds",
+                self.http.write_timeout_seconds,
+                1,
+            ),
             ("http.keep_alive_seconds", self.http.keep_alive_seconds, 1),
             ("shutdown.grace_seconds", self.shutdown.grace_seconds, 0),
             (
@@ -97,7 +102,21 @@ impl Config {
             "auth.max_concurrent_hashes",
             self.auth.max_concurrent_hashes,
         )?;
+        at_least_one(
+            "limits.max_concurrent_exports",
+            Some(self.limits.max_concurrent_exports),
+        )?;
         at_least_one("http.workers", self.http.workers)?;
+        at_least_one("http.max_connections", Some(self.http.max_connections))?;
+        at_least_one(
+            "http.max_connections_per_address",
+            Some(self.http.max_connections_per_address),
+        )?;
+        if self.http.reply_limit_bytes < 128 << 10 {
+            // One entry alone may have 48 KiB: a long name that is not UTF-8, and where it leads.
+            let reason = "expected at least 131072, for the longest names of files";
+            return Err(invalid("http.reply_limit_bytes", reason));
+        }
         if self.http.body_limit_bytes < 128 << 10 {
             // A bot's metadata alone may have 64 KiB, and JSON escapes make text longer.
             let reason = "expected at least 131072, for the largest metadata of a bot";

@@ -29,5 +29,6 @@ mod main_job;
 mod recovery;
 mod refusals;
 mod server;
+mod sessions;
 mod socket;
 mod terminals;

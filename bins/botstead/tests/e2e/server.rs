@@ -126,13 +126,19 @@ impl Server {
             String::from_utf8_lossy(&made.stderr)
         );
         let made: Value = serde_json::from_slice(&made.stdout).unwrap();
-        server.password = made["password"].as_str().unwrap().to_owned();
+        let password = std::fs::read_to_string(made["password_file"].as_str().unwrap()).unwrap();
+        server.password = password.trim_end().to_owned();
         server.run(&[]).await;
         let mut archive = Vec::new();
         oci_archive(&mut archive, &[(Some(IMAGE), &busybox_image())], None).unwrap();
         let imported = server.client.import(archive).await;
         assert_eq!(imported.status, 201, "{imported:?}");
         server
+    }
+
+    /// Where it listens.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     fn command(&self, name: &str) -> Command {

@@ -191,7 +191,7 @@ async fn create(
     let workspaces = &state.services.workspaces;
     let events = workspaces.create(&caller.actor, id.0, request).await?;
     let steps = events.map(creation_step).boxed();
-    Ok(sse::reply(&state, request_id, steps))
+    Ok(sse::reply(&state, &caller, request_id, steps))
 }
 
 /// The agent inside a workspace: what serves files, commands and terminals.
@@ -420,7 +420,7 @@ async fn change_image(
     let workspaces = &state.services.workspaces;
     let events = workspaces.change_image(&caller.actor, id.0, image).await?;
     let steps = events.map(creation_step).boxed();
-    Ok(sse::reply(&state, request_id, steps))
+    Ok(sse::reply(&state, &caller, request_id, steps))
 }
 
 /// Where a fork begins.

@@ -1,8 +1,9 @@
 //! /images: local images, for admins.
 
+use crate::HttpConfig;
 use crate::auth::Caller;
 use crate::context::RequestId;
-use crate::extract::{Body, QueryOf};
+use crate::extract::{Body, QueryOf, content_length};
 use crate::problem::Problem;
 use crate::shapes::List;
 use crate::sse::{self, Step};
@@ -59,8 +60,8 @@ impl From<Image> for ImageShape {
     }
 }
 
-fn list(images: Vec<Image>) -> List<ImageShape> {
-    List::whole(images.into_iter().map(ImageShape::from).collect())
+fn list(images: Vec<Image>, config: &HttpConfig) -> List<ImageShape> {
+    List::fitting(images.into_iter().map(ImageShape::from), false, config)
 }
 
 /// List local images, by name.
@@ -77,7 +78,7 @@ async fn list_images(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let images = state.services.workspaces.images(&caller.actor).await?;
-    Ok(HttpResponse::Ok().json(list(images)))
+    Ok(HttpResponse::Ok().json(list(images, &state.config)))
 }
 
 /// An image to be pulled.
@@ -136,7 +137,7 @@ async fn pull_image(
     let workspaces = &state.services.workspaces;
     let events = workspaces.pull_image(&caller.actor, reference).await?;
     let steps = events.map(pull_step).boxed();
-    Ok(sse::reply(&state, request_id, steps))
+    Ok(sse::reply(&state, &caller, request_id, steps))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -171,11 +172,11 @@ async fn import_images(
     let name = query.0.name.filter(|name| !name.is_empty());
     let name: Option<ImageRef> = name.map(|name| name.parse()).transpose()?;
     let workspaces = &state.services.workspaces;
-    // Whoever may not import is refused before gigabytes are received.
-    workspaces.images(&caller.actor).await?;
-    let archive = spool::receive(&request, payload, &state.config).await?;
+    // Whoever may not import is refused before gigabytes are received, and so is what has no room.
+    workspaces.before_image_import(&caller.actor, content_length(&request).unwrap_or(0))?;
+    let archive = spool::receive(&request, payload, &state.config, workspaces).await?;
     let images = spool::import(workspaces.clone(), caller.actor, archive, name).await?;
-    Ok(HttpResponse::Created().json(list(images)))
+    Ok(HttpResponse::Created().json(list(images, &state.config)))
 }
 
 /// Remove an image. Workspaces that were made from it go on.

@@ -108,7 +108,7 @@ impl Freezer for CgroupFreezer {
         let state = group.open_state()?;
         if group.is_asked_for()? {
             // Someone paused it. It may not be complete yet.
-            group.wait(&state, Instant::now() + deadline)?;
+            group.wait(&state, Instant::now(), deadline)?;
             return Ok(Box::new(FrozenGroup {
                 group: Arc::clone(group),
                 state,
@@ -129,7 +129,7 @@ impl Freezer for CgroupFreezer {
             ours: Some((since, watching)),
         };
         group.write(group.version.freeze())?;
-        group.wait(&frozen.state, since + deadline)?;
+        group.wait(&frozen.state, since, deadline)?;
         Ok(Box::new(frozen))
     }
 
@@ -183,12 +183,12 @@ impl Group {
         Ok(self.version.says_frozen(&text))
     }
 
-    fn wait(&self, state: &File, deadline: Instant) -> Result<(), FreezeError> {
-        let began = Instant::now();
+    /// Waits until all stand still, for `limit` after `since`.
+    fn wait(&self, state: &File, since: Instant, limit: Duration) -> Result<(), FreezeError> {
         let mut looks = 0;
         while !self.is_frozen(state)? {
-            if Instant::now() >= deadline {
-                let waited = began.elapsed();
+            let waited = since.elapsed();
+            if waited >= limit {
                 return Err(FreezeError::Slow { waited });
             }
             looks += 1;

@@ -3,17 +3,21 @@
 
 use super::copier::{copy_metadata, flags_of};
 use super::{Fault, Flagged, Mirror, now, spread};
+use crate::Error;
 use crate::dirs::is_gone;
 use crate::halt::Step;
-use crate::model::{DirId, Node, Seen, Trust, times};
+use crate::model::{DirId, Model, Node, Seen, Trust, times};
 use crate::sys::{Handle, handle_at};
-use botstead_overlay::tree::{entries, open_dir, stat_fd};
+use botstead_overlay::tree::{open_dir, stat_fd};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, SeekFrom, Statx, mkdirat, renameat, seek};
+use rustix::fs::{Mode, RawDir, SeekFrom, Statx, mkdirat, renameat, seek};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
+
+/// Holds many entries.
+const LIST_BUFFER: usize = 64 << 10;
 
 impl Mirror<'_> {
     /// A name that is a directory in the source.
@@ -154,16 +158,18 @@ impl Mirror<'_> {
             self.unlisted.insert(dir);
             return Ok(());
         }
+        let room = self.memory_limit.saturating_sub(Model::cost_of_all());
         let listed = self
             .copier
             .source
             .open(&self.model, dir)
-            .and_then(|source| {
-                seek(&*source, SeekFrom::Start(0))?;
-                entries(&*source)
-            });
+            .and_then(|source| names_in(&source, room));
         let listed = match listed {
             Ok(listed) => listed,
+            Err(Errno::NOBUFS) => {
+                let limit = self.memory_limit;
+                return Err(Error::TooManyEntries { limit }.into());
+            }
             Err(errno) => {
                 self.unlisted.insert(dir);
                 return self.lost(dir, errno);
@@ -171,12 +177,12 @@ impl Mirror<'_> {
         };
         self.refresh(dir)?;
         let was_empty = self.model.dir(dir).children.is_empty();
-        for (name, _) in &listed {
+        for name in &listed {
             self.reconcile(dir, name, false, known_too)?;
             self.copy_many_waiting()?;
         }
         if !was_empty {
-            let listed: HashSet<&CStr> = listed.iter().map(|(name, _)| name.as_c_str()).collect();
+            let listed: HashSet<&CStr> = listed.iter().map(CString::as_c_str).collect();
             let children = self.model.dir(dir).children.keys();
             let gone: Vec<_> = children
                 .filter(|name| !listed.contains(&***name))
@@ -243,4 +249,25 @@ impl Mirror<'_> {
         self.again.insert((dir, c".".into()));
         Ok(())
     }
+}
+
+/// The names in a directory from its beginning; `NOBUFS` when they take more memory than there is room.
+fn names_in(dir: &OwnedFd, room: u64) -> rustix::io::Result<Vec<CString>> {
+    seek(dir, SeekFrom::Start(0))?;
+    let mut buffer = Vec::with_capacity(LIST_BUFFER);
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+    let (mut names, mut cost) = (Vec::new(), 0);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        cost += 32 + name.count_bytes() as u64;
+        if cost > room {
+            return Err(Errno::NOBUFS);
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
 }

@@ -48,6 +48,7 @@ macro_rules! conformance_tests {
             a_removed_snapshot_is_gone,
             a_parent_is_not_removed,
             a_released_version_is_collected,
+            a_released_version_that_is_protected_again_stays,
             releasing_again_changes_nothing,
             layers_are_merged_or_that_is_unsupported,
         );

@@ -212,6 +212,22 @@ pub async fn a_parent_is_not_removed(cx: Context) {
     assert!(cx.exists(&version).await && cx.exists(&child).await);
 }
 
+pub async fn a_released_version_that_is_protected_again_stays(cx: Context) {
+    let version = cx.version("one").await;
+    let child = cx.active_on(&version).await;
+    done(cx.snapshots.release(&version).await);
+    for _ in 0..2 {
+        done(cx.snapshots.protect(&version).await);
+    }
+    done(cx.snapshots.remove(&child).await);
+    cx.end_lease(&cx.lease).await;
+    cx.collect().await;
+    let found = done(cx.snapshots.get(&version).await);
+    assert!(found.rooted);
+    let missing = cx.key();
+    refused(cx.snapshots.protect(&missing).await, NotFound);
+}
+
 pub async fn a_released_version_is_collected(cx: Context) {
     let version = cx.version("one").await;
     cx.end_lease(&cx.lease).await;

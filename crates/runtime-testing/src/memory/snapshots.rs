@@ -276,6 +276,15 @@ impl Snapshots for Shared {
             Ok(())
         })
     }
+
+    async fn protect(&self, key: &SnapshotKey) -> Result<()> {
+        let op = Op("snapshots.protect", "protect snapshot");
+        self.call(op, key, |state| {
+            record(state, op, key)?.snapshot.rooted = true;
+            state.changed();
+            Ok(())
+        })
+    }
 }
 
 pub(super) fn list(state: &State) -> Vec<Snapshot> {

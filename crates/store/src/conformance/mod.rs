@@ -134,6 +134,7 @@ macro_rules! store_conformance {
             versions {
                 a_version_reads_back
                 versions_are_listed_by_number
+                snapshots_of_all_versions_are_listed
                 numbers_are_unique_per_bot
                 what_is_missing_is_not_found
                 updates_are_partial

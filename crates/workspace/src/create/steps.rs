@@ -2,12 +2,13 @@
 
 use super::{Creation, Phase, Returned, Wishes, refuse_other};
 use crate::faults::fault_point;
-use crate::layers::unless_missing;
 use crate::model::CreatedWorkspace;
+use crate::notes::Note;
 use crate::operations::{LiveOperation, encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
 use crate::spec::{DATA_PATH, is_workspace_of};
+use crate::standing::Standing;
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
@@ -18,6 +19,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// The step from which on earlier data is in the new workspace.
+const RESTORED: &str = "restored";
 
 /// The step from which on a creation goes forward.
 pub(crate) const RECORDED: &str = "recorded";
@@ -30,7 +34,8 @@ impl Inner {
     ) -> Result<CreatedWorkspace> {
         let operation = &creation.live.record;
         let _guard = self.lock(operation.bot, operation.id, "create").await?;
-        if let Some(record) = self.record(operation.bot).await? {
+        // One that the runtime has and no row is recorded first, as it is: nothing is brought back.
+        if let Some(record) = self.found_record(operation.bot).await? {
             refuse_other(&record, &creation.request)?;
             creation.phase.send_replace(Phase::Creating);
             self.bring_up(&record).await?;
@@ -92,13 +97,7 @@ impl Inner {
         shown?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
-        let _turn = self
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| Error::ShuttingDown)?;
-
-        let mut record = ContainerRecord {
+        let record = ContainerRecord {
             dirty: true,
             desired: DesiredState::Running,
             started: true,
@@ -123,12 +122,21 @@ impl Inner {
             }
             fault_point!("create", "restored");
             wishes.returned = Some(returned);
+            // A replay that finds the container knows what is in it.
+            let returned = vec![Change::AdvanceOperation {
+                id,
+                step: RESTORED.to_owned(),
+                input: Some(encoded(id, &wishes)?),
+            }];
+            self.store.transactions.apply(returned).await?;
         }
-        let address = address?;
-        let spec = self.spec(&record, address, namespace?);
+        let (address, namespace) = (address?, namespace?);
+        // Not sooner: an image or an archive may take long to unpack, and that is no start.
+        let _turn = self.start_turn().await?;
+        let spec = self.spec(&record, address, namespace);
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
-                record = self.adopt(lease, record, address).await?;
+                self.take_container(lease, &record, address).await?;
             }
             made => made?,
         }
@@ -146,9 +154,17 @@ impl Inner {
 
     /// Ends a creation with data that was brought back: recorded, on the disk and running, so that what
     /// it came from can go.
-    async fn finish_return(&self, operation: &Operation, returned: &Returned) -> Result<()> {
+    async fn finish_return(
+        self: &Arc<Self>,
+        operation: &Operation,
+        returned: &Returned,
+    ) -> Result<()> {
         match returned {
-            Returned::Orphan(key) => unless_missing(self.runtime.snapshots.remove(key).await)?,
+            // Not all of it is in the new workspace, only `/data`.
+            Returned::Orphan(key) => {
+                self.keep_as_version(operation.id, operation.bot, key)
+                    .await?;
+            }
             Returned::Preserved => self.remove_preserved(operation.bot)?,
         }
         fault_point!("create", "returned");
@@ -192,7 +208,8 @@ impl Inner {
     async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
         let image = &record.image.reference;
         let base = self.runtime.images.unpack(lease, image).await?;
-        self.prepare_on_image(lease, &record.snapshot, &record.bot.to_string(), &base)
+        let note = Note::of(record.bot, &record.image, None);
+        self.prepare_on_image(lease, &record.snapshot, &note, &base)
             .await
     }
 
@@ -273,42 +290,36 @@ impl Inner {
         }
     }
 
-    /// Takes over a container that the runtime still has and the database does not, with all that
-    /// is in it, instead of replacing it: its snapshot holds somebody's data.
-    async fn adopt(
+    /// Takes a container's record that the runtime has and whose snapshot it lost.
+    async fn take_container(
         self: &Arc<Self>,
         lease: &LeaseId,
-        mut record: ContainerRecord,
+        record: &ContainerRecord,
         address: Ipv4Addr,
-    ) -> Result<ContainerRecord> {
-        let id = record.container.clone();
-        let found = self.runtime.containers.get(&id).await?;
-        let theirs: SnapshotKey = found.snapshot.parse()?;
-        if !is_workspace_of(&found.labels, &id) {
+    ) -> Result<()> {
+        let id = &record.container;
+        let found = self.runtime.containers.get(id).await?;
+        if !is_workspace_of(&found.labels, id) {
             return Err(Error::InvalidRequest {
                 code: "container_id_taken",
                 message: format!("the runtime has a container {id} that is no workspace"),
             });
         }
+        let theirs: SnapshotKey = found.snapshot.parse()?;
+        if theirs != record.snapshot && self.snapshot_exists(&theirs).await? {
+            return Err(Error::WorkspaceExists(record.bot));
+        }
         self.runtime
             .tasks
-            .stop(&id, Signal::TERM, self.config.stop_grace)
+            .stop(id, Signal::TERM, self.config.stop_grace)
             .await?;
-        let prepared = record.snapshot.clone();
-        if theirs != prepared && self.snapshot_exists(&theirs).await? {
-            tracing::warn!(%id, snapshot = %theirs, "adopting a workspace that was not recorded");
-            record.snapshot = theirs;
-        }
-        let namespace = self.runtime.network.create_namespace(&id).await?;
-        let spec = self.spec(&record, address, namespace);
-        self.runtime.containers.switch(lease, &spec).await?;
-        if record.snapshot != prepared {
-            unless_missing(self.runtime.snapshots.remove(&prepared).await)?;
-        }
-        Ok(record)
+        let namespace = self.runtime.network.create_namespace(id).await?;
+        let spec = self.spec(record, address, namespace);
+        Ok(self.runtime.containers.switch(lease, &spec).await?)
     }
 
-    /// Removes everything that a creation made. Can be repeated.
+    /// Removes everything that a creation made. Can be repeated. A container with another snapshot is
+    /// not its.
     async fn undo_creation(
         self: &Arc<Self>,
         operation: &Operation,
@@ -316,11 +327,14 @@ impl Inner {
     ) -> Result<()> {
         let container = ContainerId::for_bot(operation.bot);
         let prepared = SnapshotKey::active(operation.id);
-        self.runtime
-            .tasks
-            .stop(&container, Signal::KILL, Duration::ZERO)
-            .await?;
-        self.remove_network(&container).await;
+        let found = self.container(operation.bot).await?;
+        if found.is_none_or(|found| found.snapshot == prepared.as_str()) {
+            self.runtime
+                .tasks
+                .stop(&container, Signal::KILL, Duration::ZERO)
+                .await?;
+            self.remove_network(&container).await;
+        }
         self.remove_made(&container, &prepared).await?;
         self.store
             .transactions
@@ -334,35 +348,44 @@ impl Inner {
         Ok(())
     }
 
-    /// Ends a creation that a dead server left: one that was recorded goes forward, and the
-    /// workspace is started as any that should run; one that was not is undone.
+    /// Ends a creation that a dead server left: one whose container is there goes forward, and the
+    /// workspace is started as any that should run; one without is undone.
     pub(crate) async fn replay_creation(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        if operation.step == RECORDED
-            && let Some(record) = self.record(operation.bot).await?
-        {
-            let wanted = ContainerPatch {
-                desired: Some(DesiredState::Running),
-                ..ContainerPatch::default()
-            };
-            self.store
-                .transactions
-                .apply(vec![
-                    Change::PatchContainer(record.bot, Box::new(wanted)),
-                    bot_status(operation, BotStatus::Ready),
-                ])
-                .await?;
-            match input::<Wishes>(operation)?.returned {
-                Some(returned) => self.finish_return(operation, &returned).await?,
-                None => {
-                    let ended = vec![finished(operation)];
-                    self.store.transactions.apply(ended).await?;
+        let bot = operation.bot;
+        let prepared = SnapshotKey::active(operation.id);
+        let recorded = self.record(bot).await?;
+        if recorded.is_none() || operation.step != RECORDED {
+            match self.standing(operation, None, &prepared).await? {
+                Standing::Switched => self.keep_what_is_there(bot).await?,
+                Standing::Untouched | Standing::Between if recorded.is_none() => {
+                    self.undo_creation(operation, BotStatus::Error).await?;
+                    return self.finish_interrupted(operation).await;
+                }
+                Standing::Untouched | Standing::Between | Standing::MovedOn => {
+                    return self.end_superseded(operation).await;
                 }
             }
-            self.drop_lease(operation.id);
-            return Ok(());
         }
-        self.undo_creation(operation, BotStatus::Error).await?;
-        self.finish_interrupted(operation).await
+        let wanted = ContainerPatch {
+            desired: Some(DesiredState::Running),
+            ..ContainerPatch::default()
+        };
+        self.store
+            .transactions
+            .apply(vec![
+                Change::PatchContainer(bot, Box::new(wanted)),
+                bot_status(operation, BotStatus::Ready),
+            ])
+            .await?;
+        match input::<Wishes>(operation)?.returned {
+            Some(returned) => self.finish_return(operation, &returned).await?,
+            None => {
+                let ended = vec![finished(operation)];
+                self.store.transactions.apply(ended).await?;
+            }
+        }
+        self.drop_lease(operation.id);
+        Ok(())
     }
 }
 

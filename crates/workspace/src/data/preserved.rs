@@ -2,12 +2,14 @@
 //! in a workspace.
 
 use super::export::ArchiveFormat;
+use crate::notes::bot_of;
+use crate::recovery::Seen;
 use crate::replace::{blocking, existing_data, host};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::Access;
+use botstead_runtime::{Access, Snapshot};
 use botstead_store::{ContainerRecord, OperationKind};
 use botstead_types::{BotId, LeaseId, SnapshotKey, SnapshotKind};
 use std::fs::{DirBuilder, File};
@@ -104,18 +106,24 @@ impl Inner {
         .await
     }
 
-    /// A writable snapshot of the bot's that no container has any more: somebody's work.
+    /// A writable snapshot of the bot's that no container and no row names: somebody's work.
     pub(crate) async fn orphan(
         &self,
         bot: BotId,
         not: &SnapshotKey,
     ) -> Result<Option<SnapshotKey>> {
-        let owner = bot.to_string();
-        let all = self.runtime.snapshots.list().await?;
-        let orphans = all.into_iter().filter(|snapshot| {
+        let of_bot = |snapshot: &Snapshot| {
             snapshot.kind == SnapshotKind::Active
                 && snapshot.key != *not
-                && snapshot.labels.get(crate::layers::LABEL_BOT) == Some(&owner)
+                && bot_of(snapshot) == Some(bot)
+        };
+        let all = self.runtime.snapshots.list().await?;
+        if !all.iter().any(of_bot) {
+            return Ok(None);
+        }
+        let seen = Seen::look(&self.runtime, &self.store).await?;
+        let orphans = all.into_iter().filter(|snapshot| {
+            of_bot(snapshot) && !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key)
         });
         let newest = orphans.max_by_key(|snapshot| snapshot.created_at);
         Ok(newest.map(|snapshot| snapshot.key))

@@ -9,6 +9,7 @@
 )]
 
 use botstead_authz::Actor;
+use botstead_runtime::Runtime;
 use botstead_runtime_testing::{ImageContent, InMemoryRuntime};
 use botstead_store::{Bot, BotStatus, ContainerRecord, Store, User};
 use botstead_store_sql::SqlStore;
@@ -52,6 +53,14 @@ impl World {
     }
 
     pub async fn on(memory: InMemoryRuntime) -> Self {
+        Self::with(memory, |_, _| {}).await
+    }
+
+    /// With ports and settings of the test's own. They do not outlive a restart.
+    pub async fn with(
+        memory: InMemoryRuntime,
+        change: impl FnOnce(&mut Runtime, &mut WorkspaceConfig),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sql = SqlStore::open_temporary(directory.path()).await.unwrap();
         let store = sql.store();
@@ -74,7 +83,12 @@ impl World {
             })
             .await
             .unwrap();
-        let workspaces = open(&memory, &store, directory.path()).await.unwrap();
+        let (mut runtime, mut config) = (memory.runtime(), config(directory.path()));
+        change(&mut runtime, &mut config);
+        let handle = tokio::runtime::Handle::current();
+        let workspaces = Workspaces::open(runtime, store.clone(), config, handle)
+            .await
+            .unwrap();
         Self {
             memory,
             store,
@@ -310,11 +324,15 @@ pub async fn open(
     store: &Store,
     directory: &std::path::Path,
 ) -> botstead_workspace::Result<Workspaces> {
+    let handle = tokio::runtime::Handle::current();
+    Workspaces::open(memory.runtime(), store.clone(), config(directory), handle).await
+}
+
+fn config(directory: &std::path::Path) -> WorkspaceConfig {
     let mut config = WorkspaceConfig::new("/nonexistent/agent".into(), directory.to_owned());
     (config.min_free_bytes, config.min_free_percent) = (0, 0);
     config.stop_grace = Duration::from_secs(1);
     config.busy_wait = Duration::from_millis(300);
     config.reconcile_interval = Duration::from_secs(3600);
-    let handle = tokio::runtime::Handle::current();
-    Workspaces::open(memory.runtime(), store.clone(), config, handle).await
+    config
 }

@@ -1,0 +1,381 @@
+//! The reconcile loop: what one workspace does is its own affair, and nothing is done while nothing
+//! happens.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use async_trait::async_trait;
+use botstead_bridge::proto;
+use botstead_bridge::proto::processes_server::{Processes, ProcessesServer};
+use botstead_runtime::{
+    Access, ByteStream, Channels, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots, Tree,
+};
+use botstead_runtime_testing::InMemoryRuntime;
+use botstead_types::{BotId, ContainerId, LeaseId, SnapshotKey, TaskStatus};
+use botstead_workspace::{CreateEvent, DeleteRequest};
+use common::{World, container};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
+
+async fn running_again(world: &World, bot: BotId, before: u32) {
+    for _ in 0..1500 {
+        let tasks = world.memory.tasks();
+        let again = tasks.iter().any(|(id, task)| {
+            *id == container(bot) && task.status == TaskStatus::Running && task.pid != before
+        });
+        if again {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the workspace was not started again");
+}
+
+fn pid(world: &World, bot: BotId) -> u32 {
+    let tasks = world.memory.tasks();
+    let task = tasks.iter().find(|(id, _)| *id == container(bot));
+    task.unwrap().1.pid
+}
+
+/// The watcher follows events from its own task; an end before that would be missed.
+async fn watching(world: &World) -> BotId {
+    let bot = world.running().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    bot
+}
+
+#[tokio::test]
+async fn a_bot_deleted_before_it_was_seen_running_again_leaves_nothing_to_look_at() {
+    let world = World::new().await;
+    let bot = watching(&world).await;
+    let before = pid(&world, bot);
+    assert!(world.memory.exit_task(&container(bot), 137));
+    running_again(&world, bot, before).await;
+    let all = DeleteRequest {
+        delete_versions: true,
+        ..DeleteRequest::default()
+    };
+    world
+        .workspaces
+        .delete(&world.owner, bot, all)
+        .await
+        .unwrap();
+    world.settled().await;
+    world.memory.take_calls();
+    // Several of the shortest pauses.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.memory.take_calls(), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn an_end_concerns_its_own_workspace_only() {
+    let world = World::new().await;
+    let bot = watching(&world).await;
+    for _ in 0..9 {
+        world.running().await;
+    }
+    world.settled().await;
+    world.memory.take_calls();
+    let before = pid(&world, bot);
+    assert!(world.memory.exit_task(&container(bot), 137));
+    running_again(&world, bot, before).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let calls = world.memory.take_calls();
+    let count = |name: &str| calls.iter().filter(|call| **call == name).count();
+    assert_eq!(count("tasks.create"), 1, "{calls:?}");
+    assert_eq!(count("tasks.list"), 0, "{calls:?}");
+    assert_eq!(count("network.ensure_host"), 0, "{calls:?}");
+    assert!(count("network.status") <= 1, "{calls:?}");
+}
+
+#[tokio::test]
+async fn ends_that_were_missed_are_found_once_the_runtime_answers_again() {
+    let world = World::new().await;
+    let bot = watching(&world).await;
+    let before = pid(&world, bot);
+    world.memory.stop_answering();
+    assert!(world.memory.exit_task(&container(bot), 137));
+    world.memory.answer_again();
+    running_again(&world, bot, before).await;
+}
+
+/// Agents that accept a connection and never say a word.
+#[derive(Default)]
+struct Mute {
+    held: Mutex<Vec<tokio::io::DuplexStream>>,
+}
+
+#[async_trait]
+impl Channels for Mute {
+    async fn connect(&self, _: &ContainerId, _: &str) -> Result<Box<dyn ByteStream>> {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        self.held.lock().unwrap().push(theirs);
+        Ok(Box::new(ours))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workspaces_whose_agents_never_answer_hold_up_no_other() {
+    let memory = InMemoryRuntime::limited(|capabilities| capabilities.channels = true);
+    let world = World::with(memory, |runtime, config| {
+        runtime.channels = Arc::new(Mute::default());
+        // All are looked at soon, and again and again.
+        config.reconcile_interval = Duration::from_secs(2);
+    })
+    .await;
+    let bot = watching(&world).await;
+    join_all((0..120).map(|_| world.running())).await;
+    // A round that looks at some of them at a time, and waits for each, is under way now.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for _ in 0..3 {
+        let before = pid(&world, bot);
+        assert!(world.memory.exit_task(&container(bot), 137));
+        running_again(&world, bot, before).await;
+    }
+}
+
+/// Snapshots that are not opened for writing, once told, before the gate opens.
+struct Gated {
+    inner: Arc<dyn Snapshots>,
+    closed: Arc<AtomicBool>,
+    gate: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Snapshots for Gated {
+    async fn prepare(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        self.inner.prepare(lease, key, parent, labels).await
+    }
+
+    async fn commit(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        self.inner.commit(lease, key, name, labels).await
+    }
+
+    async fn get(&self, key: &SnapshotKey) -> Result<Snapshot> {
+        self.inner.get(key).await
+    }
+
+    async fn list(&self) -> Result<Vec<Snapshot>> {
+        self.inner.list().await
+    }
+
+    async fn open(
+        &self,
+        lease: &LeaseId,
+        key: &SnapshotKey,
+        access: Access,
+    ) -> Result<Box<dyn Tree>> {
+        if access == Access::Write && self.closed.load(Ordering::SeqCst) {
+            self.gate.acquire().await.unwrap().forget();
+        }
+        self.inner.open(lease, key, access).await
+    }
+
+    async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
+        self.inner.mounts(key).await
+    }
+
+    async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage> {
+        self.inner.usage(key).await
+    }
+
+    async fn set_labels(&self, key: &SnapshotKey, labels: &BTreeMap<String, String>) -> Result<()> {
+        self.inner.set_labels(key, labels).await
+    }
+
+    async fn remove(&self, key: &SnapshotKey) -> Result<()> {
+        self.inner.remove(key).await
+    }
+
+    async fn release(&self, key: &SnapshotKey) -> Result<()> {
+        self.inner.release(key).await
+    }
+}
+
+#[tokio::test]
+async fn data_that_is_brought_back_holds_no_place_among_the_starts() {
+    let (closed, gate) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(Semaphore::new(0)),
+    );
+    let world = World::with(InMemoryRuntime::new(), |runtime, config| {
+        runtime.snapshots = Arc::new(Gated {
+            inner: Arc::clone(&runtime.snapshots),
+            closed: Arc::clone(&closed),
+            gate: Arc::clone(&gate),
+        });
+        config.max_concurrent_starts = 1;
+    })
+    .await;
+    let slow = world.running().await;
+    world.write(slow, "kept").await;
+    let preserve = DeleteRequest {
+        preserve_data: true,
+        delete_versions: true,
+    };
+    world
+        .workspaces
+        .delete(&world.owner, slow, preserve)
+        .await
+        .unwrap();
+    closed.store(true, Ordering::SeqCst);
+    let restoring = world.create(slow);
+    tokio::pin!(restoring);
+    let others = async {
+        while gate.available_permits() == 0 {
+            let started = tokio::time::timeout(Duration::from_secs(20), world.running()).await;
+            started.expect("another workspace waits for the archive");
+            gate.add_permits(1);
+        }
+    };
+    // The archive is at the gate by then.
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut restoring).await;
+    assert!(early.is_err(), "{early:?}");
+    let (events, ()) = tokio::join!(restoring, others);
+    assert!(
+        matches!(events.last(), Some(CreateEvent::Complete(_))),
+        "{events:?}"
+    );
+    assert_eq!(world.read(slow).await.as_deref(), Some("kept"));
+}
+
+/// Agents that name many terminals, all idle, and of which some never answer when told to end one.
+struct Terminals {
+    honest: Arc<Mutex<Option<ContainerId>>>,
+    asked_to_end: Arc<AtomicUsize>,
+    ended: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Channels for Terminals {
+    async fn connect(&self, id: &ContainerId, _: &str) -> Result<Box<dyn ByteStream>> {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let honest = self.honest.lock().unwrap().as_ref() == Some(id);
+        let agent = Agent {
+            terminals: if honest { 1 } else { 100_000 },
+            answers: honest,
+            asked_to_end: Arc::clone(&self.asked_to_end),
+            ended: Arc::clone(&self.ended),
+        };
+        let connections = futures_util::stream::once(async { Ok::<_, std::io::Error>(theirs) });
+        // The server goes on until its connection ends.
+        let connections = connections.chain(futures_util::stream::pending());
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(ProcessesServer::new(agent))
+                .serve_with_incoming(connections),
+        );
+        Ok(Box::new(ours))
+    }
+}
+
+struct Agent {
+    terminals: usize,
+    answers: bool,
+    asked_to_end: Arc<AtomicUsize>,
+    ended: Arc<AtomicBool>,
+}
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Processes for Agent {
+    type RunStream = futures_util::stream::Empty<std::result::Result<proto::RunOutput, Status>>;
+
+    async fn run(&self, _: Request<Streaming<proto::RunInput>>) -> Answer<Self::RunStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list(
+        &self,
+        _: Request<proto::ListProcessesRequest>,
+    ) -> Answer<proto::ListProcessesReply> {
+        let terminal = |number: usize| proto::ProcessInfo {
+            id: number.to_string(),
+            running: true,
+            terminal: true,
+            idle_ms: u64::MAX,
+            ..proto::ProcessInfo::default()
+        };
+        Ok(Response::new(proto::ListProcessesReply {
+            processes: (0..self.terminals).map(terminal).collect(),
+        }))
+    }
+
+    async fn remove(
+        &self,
+        _: Request<proto::RemoveProcessRequest>,
+    ) -> Answer<proto::RemoveProcessReply> {
+        if !self.answers {
+            self.asked_to_end.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
+        self.ended.store(true, Ordering::SeqCst);
+        Ok(Response::new(proto::RemoveProcessReply::default()))
+    }
+
+    async fn write_input(
+        &self,
+        _: Request<proto::WriteInputRequest>,
+    ) -> Answer<proto::WriteInputReply> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn signal(&self, _: Request<proto::SignalRequest>) -> Answer<proto::SignalReply> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn find_shell(
+        &self,
+        _: Request<proto::FindShellRequest>,
+    ) -> Answer<proto::FindShellReply> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invented_terminals_are_no_reason_to_leave_others_open() {
+    let memory = InMemoryRuntime::limited(|capabilities| capabilities.channels = true);
+    let (honest, asked_to_end, ended) = (Arc::default(), Arc::default(), Arc::default());
+    let world = World::with(memory, |runtime, config| {
+        runtime.channels = Arc::new(Terminals {
+            honest: Arc::clone(&honest),
+            asked_to_end: Arc::clone(&asked_to_end),
+            ended: Arc::clone(&ended),
+        });
+        config.terminal_idle = Duration::from_secs(10);
+    })
+    .await;
+    for _ in 0..12 {
+        world.running().await;
+    }
+    let bot = world.bot().await;
+    *honest.lock().unwrap() = Some(container(bot));
+    world.create(bot).await;
+    for _ in 0..1800 {
+        if ended.load(Ordering::SeqCst) && asked_to_end.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody ended the terminal of the honest agent");
+}
