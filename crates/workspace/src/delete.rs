@@ -290,6 +290,7 @@ impl Inner {
             self.collect_released();
         }
         self.samples.forget(bot);
+        self.kills.forget(bot);
         self.losses.set_workspace(bot, false);
         if delete_versions {
             self.losses.forget(bot);

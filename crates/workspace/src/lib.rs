@@ -23,6 +23,7 @@ mod faults;
 mod files;
 mod fork;
 mod garbage;
+mod host_network;
 mod image_change;
 mod images;
 mod info;
@@ -34,6 +35,7 @@ mod metrics;
 mod model;
 mod notes;
 mod operations;
+mod out_of_memory;
 mod pools;
 mod power;
 mod preferences;
@@ -64,8 +66,8 @@ pub use files::{
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
-    Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy,
-    RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
+    Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, OutOfMemory,
+    PullPolicy, RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
 pub use recovery::UnrecordedSnapshot;
