@@ -11,6 +11,7 @@ use crate::images::{ContainerdImages, RegistryConfig};
 use crate::leases::ContainerdLeases;
 use crate::metrics::ContainerdMetrics;
 use crate::snapshots::ContainerdSnapshots;
+use crate::spec::files::EtcFiles;
 use crate::tasks::{ContainerdTasks, Starts};
 use async_trait::async_trait;
 use botstead_runtime::{Backend, Capabilities, Network, Result, Runtime};
@@ -75,6 +76,7 @@ impl Containerd {
             }),
             channels: Arc::new(ContainerdChannels {
                 folders: Folders::new(&config.channel_root),
+                etc: EtcFiles::new(&config.etc_root),
                 tasks: Arc::clone(&tasks),
             }),
             tasks,

@@ -14,6 +14,8 @@ use containerd_client::services::v1::{
 };
 use prost_types::Any;
 use std::time::Duration;
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::task::JoinHandle;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -33,8 +35,14 @@ struct Running {
     container: String,
     exec: String,
     ended: bool,
+    /// A start that is under way. It is never broken off: runc may have started the command by then, of
+    /// which containerd would not know.
+    start: Option<JoinHandle<Result<u32, Status>>>,
     group: Option<Group>,
     pipes: Option<Pipes>,
+    /// This side of the pipes until the command is started: without it the shim waits for somebody to
+    /// open them, and holds up all of its container meanwhile.
+    ends: Option<(Option<Sender>, Receiver, Receiver)>,
 }
 
 impl Running {
@@ -52,7 +60,7 @@ impl Running {
         let _ = client.tasks().kill(client.unary(request)).await;
     }
 
-    /// Kills until it is gone: its start may still be under way.
+    /// Kills until it is gone.
     async fn end(client: &Client, container: &str, exec: &str, group: Option<Group>) {
         let wait = Self::wait(client, container, exec);
         tokio::pin!(wait);
@@ -79,12 +87,20 @@ impl Drop for Running {
     fn drop(&mut self) {
         let client = self.client.clone();
         let (container, exec) = (self.container.clone(), self.exec.clone());
-        let (ended, group, pipes) = (self.ended, self.group.take(), self.pipes.take());
+        let (start, pipes, ends) = (self.start.take(), self.pipes.take(), self.ends.take());
+        let (mut ended, mut group) = (self.ended, self.group.take());
         // A runtime that ends takes its connection along; the task's own end removes the record.
         let Ok(handle) = tokio::runtime::Handle::try_current() else {
             return;
         };
         handle.spawn(async move {
+            if let Some(start) = start {
+                match start.await {
+                    Ok(Ok(pid)) => group = Group::of(pid),
+                    Ok(Err(_)) | Err(_) => ended = true,
+                }
+            }
+            drop(ends);
             if !ended {
                 let _ =
                     tokio::time::timeout(DEATH, Self::end(&client, &container, &exec, group)).await;
@@ -138,8 +154,10 @@ impl ContainerdTasks {
             container: id.as_str().to_owned(),
             exec: name.clone(),
             ended: false,
+            start: None,
             group: None,
             pipes: Some(pipes),
+            ends: Some((input, out, err)),
         };
         let turn = self.starts.turn(id).await;
         let mut service = tasks.clone();
@@ -161,14 +179,27 @@ impl ContainerdTasks {
             container_id: id.as_str().to_owned(),
             exec_id: name.clone(),
         };
-        match tasks.clone().start(self.client.unary(request)).await {
-            Ok(started) => running.group = Group::of(started.into_inner().pid),
-            Err(status) => {
+        let (mut service, request) = (tasks.clone(), self.client.unary(request));
+        let start = running.start.insert(tokio::spawn(async move {
+            let started = service.start(request).await?;
+            Ok(started.into_inner().pid)
+        }));
+        let started = start.await;
+        running.start = None;
+        match started {
+            Ok(Ok(pid)) => running.group = Group::of(pid),
+            Ok(Err(status)) => {
                 running.ended = true;
                 return self.not_started(&op, id, status).await;
             }
+            Err(cause) => {
+                return Err(op.fail_with(ErrorKind::Internal, "its start broke off", cause));
+            }
         }
         drop(turn);
+        let Some((input, out, err)) = running.ends.take() else {
+            return Err(op.fail(ErrorKind::Internal, "no pipes"));
+        };
         let (mut stdout, mut stderr) = (Output::default(), Output::default());
         let waited = {
             let feed = async {

@@ -5,6 +5,7 @@ mod events;
 mod exec;
 mod group;
 mod pipes;
+pub(crate) mod protect;
 mod starts;
 mod user;
 
@@ -12,6 +13,9 @@ use crate::channels::Folders;
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
 use crate::op::Op;
+use crate::spec;
+use crate::spec::files::EtcFiles;
+use crate::spec::start::{self, Start};
 use async_trait::async_trait;
 use botstead_runtime::{
     ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, Task, TaskEvent, Tasks,
@@ -19,11 +23,12 @@ use botstead_runtime::{
 use botstead_types::{ContainerId, TaskStatus};
 use containerd_client::services::v1::snapshots::MountsRequest;
 use containerd_client::services::v1::{
-    CreateTaskRequest, DeleteTaskRequest, GetContainerRequest, GetRequest, KillRequest,
-    ListTasksRequest, StartRequest, WaitRequest,
+    Container as Record, CreateTaskRequest, DeleteTaskRequest, GetContainerRequest, GetRequest,
+    KillRequest, ListTasksRequest, StartRequest, UpdateContainerRequest, WaitRequest,
 };
 use containerd_client::types::v1::{Process, Status};
 use futures_util::stream::BoxStream;
+use prost_types::{Any, FieldMask};
 pub(crate) use starts::Starts;
 use std::sync::Arc;
 
@@ -53,6 +58,43 @@ fn task(process: &Process) -> Task {
     }
 }
 
+impl ContainerdTasks {
+    /// What the container's record says is to be done at a start. A record of an older release is
+    /// brought up to date first.
+    async fn start_of(&self, op: &Op, id: &ContainerId, record: &mut Record) -> Result<Start> {
+        let bad = |cause: serde_json::Error| {
+            op.fail_with(ErrorKind::Internal, "its specification is not JSON", cause)
+        };
+        let recorded = record.spec.take().unwrap_or_default();
+        let mut document = serde_json::from_slice(&recorded.value).map_err(bad)?;
+        if let Some(start) = start::read(&document) {
+            return Ok(start);
+        }
+        tracing::info!(%id, "bringing the specification of an older release up to date");
+        let etc = EtcFiles::new(&self.config.etc_root).of(id);
+        start::renew(&mut document, &etc, spec::has_cgroup_namespaces())
+            .map_err(|cause| op.io("its specification cannot be brought up to date", cause))?;
+        let request = UpdateContainerRequest {
+            container: Some(Record {
+                id: record.id.clone(),
+                spec: Some(Any {
+                    type_url: recorded.type_url,
+                    value: serde_json::to_vec(&document).map_err(bad)?,
+                }),
+                ..Record::default()
+            }),
+            update_mask: Some(FieldMask {
+                paths: vec!["spec".to_owned()],
+            }),
+        };
+        let mut service = self.client.containers();
+        let updated = service.update(self.client.unary(request)).await;
+        updated.map_err(|status| op.status(status))?;
+        start::read(&document)
+            .ok_or_else(|| op.fail(ErrorKind::Internal, "its specification has no annotations"))
+    }
+}
+
 #[async_trait]
 impl Tasks for ContainerdTasks {
     async fn create(&self, id: &ContainerId) -> Result<u32> {
@@ -63,7 +105,8 @@ impl Tasks for ContainerdTasks {
         let mut service = self.client.containers();
         let record = service.get(self.client.unary(request));
         let record = record.await.map_err(|status| op.status(status))?;
-        let record = record.into_inner().container.unwrap_or_default();
+        let mut record = record.into_inner().container.unwrap_or_default();
+        let start = self.start_of(&op, id, &mut record).await?;
         let request = MountsRequest {
             snapshotter: record.snapshotter,
             key: record.snapshot_key,
@@ -82,8 +125,19 @@ impl Tasks for ContainerdTasks {
             let reason = "its channel directory cannot be made";
             op.fail_with(ErrorKind::Internal, reason, cause)
         })?;
+        let etc = EtcFiles::new(&self.config.etc_root);
+        let contents = start.etc.iter();
+        let contents = contents.map(|(name, content)| (name.as_str(), content.as_str()));
+        etc.make(id, contents).map_err(|cause| {
+            let reason = "its files for /etc cannot be made";
+            op.fail_with(ErrorKind::Internal, reason, cause)
+        })?;
         match self.client.tasks().create(self.client.unary(request)).await {
-            Ok(created) => Ok(created.into_inner().pid),
+            Ok(created) => {
+                let pid = created.into_inner().pid;
+                protect::first_process(id, pid, start.oom_score_adj);
+                Ok(pid)
+            }
             Err(status) => {
                 let failed = op.status(status);
                 // containerd itself ends the shim of a task that it could not create; what is
@@ -91,6 +145,7 @@ impl Tasks for ContainerdTasks {
                 if !failed.is_already_exists() {
                     let _ = self.delete(id).await;
                     let _ = channels.remove(id);
+                    let _ = etc.remove(id);
                 }
                 Err(failed)
             }
@@ -144,6 +199,9 @@ impl Tasks for ContainerdTasks {
         let deleted = deleted.into_inner();
         if let Err(error) = Folders::new(&self.config.channel_root).remove(id) {
             tracing::warn!(%id, %error, "cannot remove the channel directory");
+        }
+        if let Err(error) = EtcFiles::new(&self.config.etc_root).remove(id) {
+            tracing::warn!(%id, %error, "cannot remove its files for /etc");
         }
         Ok(ExitStatus {
             code: deleted.exit_status,
