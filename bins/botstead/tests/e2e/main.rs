@@ -21,6 +21,7 @@ mod durability;
 mod faults;
 mod files;
 mod hostile;
+mod inside;
 #[cfg(feature = "fault-points")]
 mod kill_matrix;
 mod live;
