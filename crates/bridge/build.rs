@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_transport(false)
         // Data of files and outputs is passed on without a copy.
         .bytes(".botstead.agent.v1")
+        .codec_path("crate::codec::Codec")
         .compile_protos(&["proto/agent.proto"], &["proto"])?;
     Ok(())
 }

@@ -11,6 +11,10 @@ use std::process::Command;
 
 const FIX_SOURCES: &str = "apt-get update, and repair the sources that it complains about";
 
+/// Where Debian's packages come from on a machine that has no mirror of Debian configured.
+const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian/";
+const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// Something needed, by the package that brings it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Need {
@@ -199,6 +203,24 @@ fn parse_targets(text: &str) -> Vec<Source> {
         }
     }
     sources
+}
+
+/// The main archive of a release of Debian, from the machine's own mirror of Debian if it has one.
+pub(crate) fn debian(release: &str) -> Source {
+    let mirror = sources().unwrap_or_default().into_iter().find(|source| {
+        source.suite == source.codename && source.uri.trim_end_matches('/').ends_with("/debian")
+    });
+    let (uri, keyring) = match mirror {
+        Some(source) => (source.uri, source.signed_by),
+        None => (DEBIAN_MIRROR.to_owned(), None),
+    };
+    Source {
+        uri,
+        suite: release.to_owned(),
+        codename: release.to_owned(),
+        components: vec!["main".to_owned()],
+        signed_by: Some(keyring.unwrap_or_else(|| DEBIAN_KEYRING.to_owned())),
+    }
 }
 
 /// The proxy that apt is configured with, for programs that do not read its configuration.

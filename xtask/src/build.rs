@@ -68,6 +68,52 @@ fn build_agent(triple: &str, more_flags: &str) -> Result<()> {
     )
 }
 
+/// A program of tests.
+pub(crate) struct TestProgram {
+    /// The folder of its package, such as `live-copy`.
+    pub(crate) package: String,
+    /// Such as `botstead_live_copy` or `freezer`.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+}
+
+/// The test programs of these packages, as `cargo test` would run them.
+pub(crate) fn tests(packages: &[&str]) -> Result<Vec<TestProgram>> {
+    let mut cargo = repository::cargo();
+    cargo
+        .args(["test", "--locked", "--no-run"])
+        .arg("--message-format=json-render-diagnostics");
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    let output = cargo
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the tests do not build ({}); try: {ADVICE}", output.status);
+    }
+    let text = String::from_utf8(output.stdout).context("cargo printed no UTF-8")?;
+    Ok(text.lines().filter_map(test_program).collect())
+}
+
+/// The program that a message of cargo tells of, if it does of one.
+fn test_program(message: &str) -> Option<TestProgram> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    message
+        .pointer("/profile/test")?
+        .as_bool()
+        .filter(|test| *test)?;
+    let text = |pointer: &str| message.pointer(pointer)?.as_str().map(PathBuf::from);
+    let manifest = text("/manifest_path")?;
+    let name = |path: &std::path::Path| Some(path.file_name()?.to_str()?.to_owned());
+    Some(TestProgram {
+        package: name(manifest.parent()?)?,
+        name: name(&text("/target/name")?)?,
+        path: text("/executable")?,
+    })
+}
+
 /// Whether the agent starts at all.
 fn runs(agent: &std::path::Path) -> bool {
     let version = std::process::Command::new(agent).arg("--version").output();
@@ -119,6 +165,24 @@ fn needs_loader(program: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finds_test_programs_among_the_messages() {
+        let artifact = r#"{"reason":"compiler-artifact","manifest_path":"/r/crates/live-copy/Cargo.toml",
+            "target":{"name":"freezer"},"profile":{"test":true},"executable":"/r/target/debug/deps/freezer-1"}"#;
+        let program = test_program(artifact).unwrap();
+        assert_eq!(
+            (&*program.package, &*program.name),
+            ("live-copy", "freezer")
+        );
+        assert_eq!(
+            program.path,
+            PathBuf::from("/r/target/debug/deps/freezer-1")
+        );
+        let library = artifact.replace("\"/r/target/debug/deps/freezer-1\"", "null");
+        assert!(test_program(&library).is_none());
+        assert!(test_program(r#"{"reason":"build-finished","success":true}"#).is_none());
+    }
 
     #[test]
     fn tells_dynamic_programs() {

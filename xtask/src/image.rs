@@ -17,6 +17,9 @@ use std::process::{Command, Stdio};
 /// The name under which the server knows the image.
 pub(crate) const NAME: &str = "localhost/botstead/workspace:latest";
 
+/// How the archive's file name ends.
+pub(crate) const EXTENSION: &str = ".oci.tar";
+
 /// What an agent finds in its computer besides the distribution's essential packages.
 const PACKAGES: &[&str] = &[
     "bash",
@@ -42,7 +45,7 @@ const ADVICE: &str = "apt-get update, free disk space in TMPDIR, and the same co
 /// Gives the archive's path, building it in `folder` when its recipe is new or `rebuild` is set.
 pub(crate) fn ensure(folder: &Path, rebuild: bool) -> Result<PathBuf> {
     let sources = base_sources()?;
-    let archive = folder.join(format!("workspace-{}.oci.tar", key(&sources)));
+    let archive = folder.join(format!("workspace-{}{EXTENSION}", key(&sources)));
     if archive.is_file() && !rebuild {
         progress::note(format_args!("image is there: {}", archive.display()));
         return Ok(archive);
@@ -143,7 +146,7 @@ fn drop_older(folder: &Path, current: &Path) {
     };
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let ours = name.starts_with("workspace-") && name.ends_with(".oci.tar");
+        let ours = name.starts_with("workspace-") && name.ends_with(EXTENSION);
         if ours && path != current {
             // What stays costs only space.
             let _ = fs::remove_file(&path);

@@ -26,7 +26,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use testing::Version;
+use testing::{Debian, Version};
 use up::layout::Place;
 
 /// Set-up, tests and chores of Botstead.
@@ -47,13 +47,17 @@ enum Task {
     ///
     /// Installs what is missing through apt (never removing a package), builds server, agent and
     /// default image, starts the server on 127.0.0.1 and makes the first admin, whose password is
-    /// shown once.
+    /// shown once on a terminal; else the line `password file: PATH` says where it is.
     Up {
         #[command(flatten)]
         place: Place,
         /// Perform the main job against the running server over HTTP, leave nothing behind
         #[arg(long)]
         check: bool,
+        /// Install what this folder holds (botstead, botstead-agent, one *.oci.tar) instead of
+        /// building it
+        #[arg(long, value_name = "FOLDER")]
+        prebuilt: Option<PathBuf>,
         /// The admin's password for --check; without it an admin is made for the check alone
         #[arg(
             long,
@@ -84,6 +88,11 @@ enum Task {
         /// database locked or the disk full, and write docs/RELIABILITY.md; takes many minutes
         #[arg(long, conflicts_with = "matrix")]
         kill_matrix: bool,
+        /// Check the server on whole machines with systemd and cgroup v2, or on those named: Debian
+        /// in QEMU, without KVM; takes about an hour
+        #[arg(long, value_name = "DEBIAN", num_args = 0.., value_delimiter = ',',
+            conflicts_with_all = ["matrix", "kill_matrix"])]
+        vm: Option<Vec<Debian>>,
         /// Only tests whose names contain one of these; with --kill-matrix only these operations,
         /// and nothing is written
         #[arg(last = true)]
@@ -96,9 +105,13 @@ enum Task {
         /// Few rounds, to see whether it works; nothing is written
         #[arg(long)]
         quick: bool,
+        /// A program of another build of the server, to be measured in turns with this one; the agent
+        /// beside it is its own
+        #[arg(long, value_name = "PROGRAM")]
+        against: Option<PathBuf>,
         /// Only measurements whose names contain one of these: first-command, create, stop-start,
         /// rollback, rollback-stopped, snapshot, snapshot-stop, freeze, export, command, files,
-        /// terminals, fleet, history; nothing is written
+        /// terminals, fleet, idle, load, history, against; nothing is written
         filters: Vec<String>,
     },
     /// Feed hostile input to what parses it, with libFuzzer; what makes a target fail is kept
@@ -133,13 +146,17 @@ fn run(task: Task) -> Result<()> {
         Task::Up {
             place,
             check: false,
+            prebuilt,
             ..
-        } => up::run(&place),
+        } => up::run(&place, prebuilt.as_deref()),
         Task::Up {
-            place, password, ..
+            place,
+            prebuilt,
+            password,
+            ..
         } => {
             if !up::is_installed(&place) {
-                up::run(&place)?;
+                up::run(&place, prebuilt.as_deref())?;
             }
             check::run(&place, password.as_deref())
         }
@@ -150,6 +167,11 @@ fn run(task: Task) -> Result<()> {
             ..
         } => testing::run_kill_matrix(&filters),
         Task::Test {
+            vm: Some(releases),
+            filters,
+            ..
+        } => testing::run_vm(&releases, &filters),
+        Task::Test {
             matrix: None,
             filters,
             ..
@@ -159,7 +181,11 @@ fn run(task: Task) -> Result<()> {
             filters,
             ..
         } => testing::run_matrix(&versions, &filters),
-        Task::Bench { quick, filters } => bench::run(quick, &filters),
+        Task::Bench {
+            quick,
+            against,
+            filters,
+        } => bench::run(quick, against.as_deref(), &filters),
         Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Ci => ci::run(),
         Task::Tidy => progress::step("tidy", tidy::run),

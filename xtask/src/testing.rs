@@ -1,7 +1,8 @@
 //! `cargo xtask test`: installs what the tests need and runs them, on the installed containerd and,
-//! with `--matrix`, on newer ones; with `--kill-matrix`, what is left of a server that was killed.
+//! with `--matrix`, on newer ones; with `--kill-matrix`, what is left of a server that was killed; with `--vm`, on whole machines.
 
 mod matrix;
+mod vm;
 
 use crate::apt::{self, Need, need};
 use crate::progress::step;
@@ -10,6 +11,7 @@ use anyhow::Result;
 pub(crate) use matrix::Version;
 use std::path::Path;
 use std::process::Command;
+pub(crate) use vm::{Debian, run as run_vm};
 
 /// What the tests run for real.
 const NEEDS: &[Need] = &[

@@ -3,51 +3,57 @@
 pub(crate) mod admin;
 pub(crate) mod layout;
 pub(crate) mod server;
+pub(crate) mod sysctl;
 
 use crate::api::{Api, escaped};
 use crate::apt::{self, Need, need};
 use crate::progress::{note, step};
 use crate::{build, command, image};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use layout::{Place, State};
 use std::fs::{self, DirBuilder, File};
+use std::io::IsTerminal as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What building and running the server takes.
-const NEEDS: &[Need] = &[
+/// What running the server takes.
+const RUN_NEEDS: &[Need] = &[
     need("containerd", "containerd"),
     need("runc", "runc"),
     need("nftables", "nft"),
+    need("util-linux", "setsid"),
+];
+
+/// What building it and the default image takes.
+const BUILD_NEEDS: &[Need] = &[
     need("protobuf-compiler", "protoc"),
     need("gcc", "cc"),
     need("libc6-dev", "ldd"),
-    need("util-linux", "setsid"),
     need("mmdebstrap", "mmdebstrap"),
 ];
 
-/// Brings the server up.
-pub(crate) fn run(place: &Place) -> Result<()> {
+/// Brings the server up, with the parts in `prebuilt` or those built here.
+pub(crate) fn run(place: &Place, prebuilt: Option<&Path>) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("`cargo xtask up` starts containers and must run as root");
     }
     step("packages", || {
-        apt::ensure(NEEDS)?;
+        apt::ensure(RUN_NEEDS)?;
         check_containerd()
     })?;
-    let server_program = step("build the server", build::server)?;
-    let agent_program = step("build the agent", build::agent)?;
+    step("kernel", || sysctl::ensure(place.is_usual()))?;
     make_folder(&place.data_dir)?;
-    let archive = step("default image", || {
-        image::ensure(&place.image_folder(), false)
-    })?;
+    let parts = match prebuilt {
+        Some(folder) => step("find the parts", || Parts::find(folder))?,
+        None => Parts::build(place)?,
+    };
     let mut state = State::load(place)?;
 
     let changed = step("install", || {
         make_folder(&place.programs())?;
-        let server = server::install(&server_program, &place.programs())?;
-        let agent = server::install(&agent_program, &place.programs())?;
+        let server = server::install(&parts.server, &place.programs())?;
+        let agent = server::install(&parts.agent, &place.programs())?;
         place.write_config()?;
         note(format_args!("configuration: {}", place.config().display()));
         Ok(server || agent)
@@ -58,10 +64,61 @@ pub(crate) fn run(place: &Place) -> Result<()> {
         server::ensure(place, &mut state, &url, changed)
     })?;
     step("import the default image", || {
-        import(place, &mut state, &url, &archive)
+        import(place, &mut state, &url, &parts.image)
     })?;
-    summary(place, &url, password.as_deref());
+    summary(place, &url, password.as_ref());
     Ok(())
+}
+
+/// What gets installed.
+struct Parts {
+    server: PathBuf,
+    agent: PathBuf,
+    /// The archive of the default image.
+    image: PathBuf,
+}
+
+impl Parts {
+    fn build(place: &Place) -> Result<Self> {
+        step("packages to build with", || apt::ensure(BUILD_NEEDS))?;
+        Ok(Self {
+            server: step("build the server", build::server)?,
+            agent: step("build the agent", build::agent)?,
+            image: step("default image", || {
+                image::ensure(&place.image_folder(), false)
+            })?,
+        })
+    }
+
+    /// Those that another machine built.
+    fn find(folder: &Path) -> Result<Self> {
+        let program = |name: &str| {
+            let path = folder.join(name);
+            ensure!(path.is_file(), "there is no {}", path.display());
+            Ok(path)
+        };
+        let names = folder
+            .read_dir()
+            .with_context(|| format!("cannot list {}", folder.display()))?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<_>>>()?;
+        let mut images = names
+            .into_iter()
+            .filter(|path| path.to_string_lossy().ends_with(image::EXTENSION));
+        match (images.next(), images.next()) {
+            (Some(image), None) => Ok(Self {
+                server: program("botstead")?,
+                agent: program("botstead-agent")?,
+                image,
+            }),
+            (None, _) => bail!("no {} in {}", image::EXTENSION, folder.display()),
+            (Some(_), Some(_)) => bail!(
+                "more than one {} in {}: which?",
+                image::EXTENSION,
+                folder.display()
+            ),
+        }
+    }
 }
 
 fn make_folder(path: &Path) -> Result<()> {
@@ -101,8 +158,17 @@ fn version(text: &str) -> Option<(u32, u32)> {
     })
 }
 
-/// Makes the first admin, once, and shows the password at once: a later failure must not swallow it.
-fn first_admin(place: &Place, state: &mut State) -> Result<Option<String>> {
+/// Where the first admin's password is.
+enum FirstPassword {
+    /// Shown, on a terminal.
+    Shown(String),
+    /// In a file that only this user can read: what is printed may end up in a log.
+    InFile(PathBuf),
+}
+
+/// Makes the first admin, once, and says at once where the password is: a later failure must not
+/// swallow it.
+fn first_admin(place: &Place, state: &mut State) -> Result<Option<FirstPassword>> {
     if state.admin {
         return Ok(None);
     }
@@ -111,8 +177,17 @@ fn first_admin(place: &Place, state: &mut State) -> Result<Option<String>> {
         state.admin = true;
         state.save(place)?;
         note(format_args!("user: {}", admin::FIRST));
-        note(format_args!("password: {}", created.password));
-        Ok(Some(created.password))
+        let password = match std::io::stdout().is_terminal() {
+            true => FirstPassword::Shown(created.take_password()?),
+            false => FirstPassword::InFile(created.password_file),
+        };
+        match &password {
+            FirstPassword::Shown(password) => note(format_args!("password: {password}")),
+            FirstPassword::InFile(path) => {
+                note(format_args!("password file: {}", path.display()));
+            }
+        }
+        Ok(Some(password))
     })
 }
 
@@ -138,21 +213,28 @@ fn import(place: &Place, state: &mut State, url: &str, archive: &Path) -> Result
     state.save(place)
 }
 
-fn summary(place: &Place, url: &str, password: Option<&str>) {
+fn summary(place: &Place, url: &str, password: Option<&FirstPassword>) {
     println!("\nBotstead runs: {url}  (API: {url}/docs)");
     println!("user: {}", admin::FIRST);
-    match password {
-        Some(password) => println!("password: {password}   (shown this once)"),
-        None => println!(
-            "password: as it was; a new one: {}",
-            admin::reset_line(place)
-        ),
-    }
+    let in_command = match password {
+        Some(FirstPassword::Shown(password)) => {
+            println!("password: {password}   (shown this once)");
+            password.clone()
+        }
+        Some(FirstPassword::InFile(path)) => {
+            println!("password file: {}", path.display());
+            format!("'\"$(cat {})\"'", path.display())
+        }
+        None => {
+            let line = admin::reset_line(place);
+            println!("password: as it was; a new one: {line}");
+            "...".to_owned()
+        }
+    };
     println!("\nFirst call:");
     println!(
-        "  curl -s {url}/auth/login -H 'Content-Type: application/json' \\\n    -d '{{\"username\":\"{}\",\"password\":\"{}\"}}'",
+        "  curl -s {url}/auth/login -H 'Content-Type: application/json' \\\n    -d '{{\"username\":\"{}\",\"password\":\"{in_command}\"}}'",
         admin::FIRST,
-        password.unwrap_or("...")
     );
     println!("\nAfter a reboot:");
     match place.unit() {
@@ -183,6 +265,21 @@ pub(crate) fn running_url(place: &Place) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_found_or_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let refusal = || Parts::find(folder.path()).err().unwrap().to_string();
+        let put = |name: &str| fs::write(folder.path().join(name), "x").unwrap();
+        assert!(refusal().contains("no .oci.tar"));
+        put("workspace-1.oci.tar");
+        put("botstead");
+        assert!(refusal().contains("botstead-agent"));
+        put("botstead-agent");
+        assert!(Parts::find(folder.path()).is_ok());
+        put("workspace-2.oci.tar");
+        assert!(refusal().contains("more than one"));
+    }
 
     #[test]
     fn reads_the_versions_of_every_vendor() {

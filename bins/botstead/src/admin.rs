@@ -1,7 +1,7 @@
 //! `botstead admin`: accounts, straight in the database, whether or not the server runs.
 
 use crate::config::Config;
-use crate::installation::Installation;
+use crate::installation::{Installation, make_dir};
 use anyhow::{Context, bail};
 use botstead_accounts::{Accounts, NewUser, Password, Settings, TokenKey, User, UserUpdate};
 use botstead_authz::Actor;
@@ -10,11 +10,22 @@ use botstead_types::Role;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use serde_json::{Value, json};
-use std::io::Read;
+use std::io::{self, Read, Write};
+use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 
-/// Adds a user and returns what is to be printed: id, user name, and the password when it was
-/// made here.
+/// Where a password that was made here goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Into the answer, which a person sees on a terminal.
+    OnTerminal,
+    /// Into a file that only this user can read, which the answer names: an answer that goes
+    /// elsewhere ends up in logs.
+    InFile,
+}
+
+/// Adds a user and returns what is to be printed: id, user name, and the password, or the file that
+/// holds it, when it was made here.
 ///
 /// # Errors
 /// When the database cannot be opened or the account cannot be.
@@ -24,9 +35,10 @@ pub async fn create_user(
     display_name: Option<String>,
     role: Role,
     password: Option<Password>,
+    shown: Shown,
 ) -> anyhow::Result<Value> {
-    with_accounts(config, async |accounts| {
-        let (password, shown) = given_or_random(password)?;
+    with_accounts(config, async |accounts, installation| {
+        let (password, made) = given_or_random(password, shown, installation)?;
         let user = NewUser {
             username,
             display_name,
@@ -34,12 +46,13 @@ pub async fn create_user(
             password,
         };
         let user = accounts.create_user(&Actor::System, user).await;
-        Ok(answer(user.context("cannot create the user")?, shown))
+        answer(user.context("cannot create the user")?, made, installation)
     })
     .await
 }
 
-/// Gives a user a new password, which voids their tokens, and returns what is to be printed.
+/// Gives a user a new password, which voids their tokens and ends their sessions, and returns what is
+/// to be printed.
 ///
 /// # Errors
 /// When the database cannot be opened or there is no such user.
@@ -47,9 +60,10 @@ pub async fn set_password(
     config: &Config,
     username: &str,
     password: Option<Password>,
+    shown: Shown,
 ) -> anyhow::Result<Value> {
-    with_accounts(config, async |accounts| {
-        let (password, shown) = given_or_random(password)?;
+    with_accounts(config, async |accounts, installation| {
+        let (password, made) = given_or_random(password, shown, installation)?;
         let user = accounts
             .user_by_name(&Actor::System, username)
             .await
@@ -59,7 +73,7 @@ pub async fn set_password(
             ..UserUpdate::default()
         };
         let user = accounts.update_user(&Actor::System, user.id, update).await;
-        Ok(answer(user.context("cannot set the password")?, shown))
+        answer(user.context("cannot set the password")?, made, installation)
     })
     .await
 }
@@ -84,7 +98,7 @@ pub fn read_password(input: &mut dyn Read) -> anyhow::Result<Password> {
 
 async fn with_accounts(
     config: &Config,
-    work: impl AsyncFnOnce(&Accounts) -> anyhow::Result<Value>,
+    work: impl AsyncFnOnce(&Accounts, &Installation) -> anyhow::Result<Value>,
 ) -> anyhow::Result<Value> {
     let installation = Installation::prepare(config)?;
     let path = installation.database_path(config);
@@ -93,19 +107,48 @@ async fn with_accounts(
     let key = TokenKey::generate().context("cannot get random bytes")?;
     let settings = Settings::default();
     let accounts = Accounts::new(database.store(), &settings, &key, Handle::current());
-    let outcome = work(&accounts).await;
+    let outcome = work(&accounts, &installation).await;
     drop(accounts);
     database.close().await;
     outcome
 }
 
-/// The password, and its text when it was made here.
-fn given_or_random(password: Option<Password>) -> anyhow::Result<(Password, Option<String>)> {
+/// A password that was made here, on its way to whoever asked for it.
+enum Made {
+    Text(String),
+    /// Complete and on the disk, but without its name yet.
+    File(NamedTempFile),
+}
+
+/// The password, and where its text is when it was made here: there before the account has it, so
+/// that no account has a password that nobody knows.
+fn given_or_random(
+    password: Option<Password>,
+    shown: Shown,
+    installation: &Installation,
+) -> anyhow::Result<(Password, Option<Made>)> {
     if let Some(password) = password {
         return Ok((password, None));
     }
     let text = random_password()?;
-    Ok((Password::new(text.clone()), Some(text)))
+    let password = Password::new(text.clone());
+    let made = match shown {
+        Shown::OnTerminal => Made::Text(text),
+        Shown::InFile => {
+            let folder = installation.secrets_dir();
+            make_dir(&folder)?;
+            let write = || -> io::Result<NamedTempFile> {
+                // Mode 0600.
+                let mut file = NamedTempFile::new_in(&folder)?;
+                writeln!(file, "{text}")?;
+                file.as_file().sync_all()?;
+                Ok(file)
+            };
+            let file = write();
+            Made::File(file.with_context(|| format!("cannot write to {}", folder.display()))?)
+        }
+    };
+    Ok((password, Some(made)))
 }
 
 /// 24 letters and digits that are not taken for one another: 120 bits.
@@ -120,12 +163,21 @@ fn random_password() -> anyhow::Result<String> {
     Ok(letters.map(char::from).collect())
 }
 
-fn answer(user: User, password: Option<String>) -> Value {
+fn answer(user: User, made: Option<Made>, installation: &Installation) -> anyhow::Result<Value> {
     let mut answer = json!({ "id": user.id, "username": user.username });
-    if let Some(password) = password {
-        answer["password"] = password.into();
+    match made {
+        None => {}
+        Some(Made::Text(password)) => answer["password"] = password.into(),
+        Some(Made::File(file)) => {
+            // Names of users have nothing that a path could be made of.
+            let name = format!("{}.password", user.username);
+            let path = installation.secrets_dir().join(name);
+            file.persist(&path)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            answer["password_file"] = path.display().to_string().into();
+        }
     }
-    answer
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -47,7 +47,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Admin {
-    /// Add a user and print `{"id","username","password"}`.
+    /// Add a user and print `{"id","username","password"}`; where the output is no terminal,
+    /// `password_file` instead, a file that only this user can read.
     CreateUser {
         #[command(flatten)]
         account: Account,
@@ -82,7 +83,7 @@ pub(crate) struct Account {
     /// The name to sign in with.
     #[arg(long)]
     pub(crate) username: String,
-    /// Read the password from standard input instead of making a random one and printing it.
+    /// Read the password from standard input instead of making a random one.
     #[arg(long)]
     pub(crate) password_stdin: bool,
 }

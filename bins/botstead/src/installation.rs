@@ -62,7 +62,12 @@ impl Installation {
 
     /// The file of the key that signs access tokens.
     pub fn token_key_path(&self) -> PathBuf {
-        self.data_dir.join("secrets").join("jwt")
+        self.secrets_dir().join("jwt")
+    }
+
+    /// The folder of secrets: what is in it is readable by the server's user only.
+    pub fn secrets_dir(&self) -> PathBuf {
+        self.data_dir.join("secrets")
     }
 
     /// The containerd namespace.
@@ -122,7 +127,7 @@ pub struct DataDirLock {
     _file: File,
 }
 
-fn make_dir(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -9,6 +9,7 @@ pub mod backup;
 pub mod config;
 pub mod doctor;
 pub mod installation;
+mod notify;
 pub mod process;
 pub mod repair;
 pub mod serve;

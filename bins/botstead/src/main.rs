@@ -7,7 +7,7 @@ use botstead_server::config::{self, Config, Log};
 use botstead_server::{admin, backup, doctor, process, repair, serve};
 use clap::Parser;
 use cli::{Account, Admin, Cli, Command, Show};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -91,6 +91,10 @@ fn run_admin(config: &Config, command: Admin) -> anyhow::Result<serde_json::Valu
         true => admin::read_password(&mut std::io::stdin().lock()).map(Some),
         false => Ok(None),
     };
+    let shown = match std::io::stdout().is_terminal() {
+        true => admin::Shown::OnTerminal,
+        false => admin::Shown::InFile,
+    };
     match command {
         Admin::CreateUser {
             account,
@@ -105,11 +109,13 @@ fn run_admin(config: &Config, command: Admin) -> anyhow::Result<serde_json::Valu
                 display_name,
                 role,
                 password,
+                shown,
             ))
         }
         Admin::SetPassword { account } => {
             let password = password(&account)?;
-            runtime()?.block_on(admin::set_password(config, &account.username, password))
+            let name = &account.username;
+            runtime()?.block_on(admin::set_password(config, name, password, shown))
         }
         Admin::Backup { file } => runtime()?.block_on(backup::backup(config, &file)),
         Admin::Restore { file } => runtime()?.block_on(backup::restore(config, &file)),

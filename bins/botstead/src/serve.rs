@@ -5,6 +5,7 @@
 
 use crate::config::{Config, ContainerdMode};
 use crate::installation::Installation;
+use crate::notify::{self, Notifier};
 use crate::process;
 use anyhow::Context;
 use botstead_accounts::{Accounts, Settings, TokenKey};
@@ -12,7 +13,7 @@ use botstead_http::{HttpConfig, MetricsAccess, Services};
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
 use botstead_runtime::{Network, Runtime};
 use botstead_runtime_containerd::daemon::{Daemon, DaemonConfig};
-use botstead_runtime_containerd::images::RegistryConfig;
+use botstead_runtime_containerd::images::{ImageLimits, RegistryConfig};
 use botstead_runtime_containerd::{Containerd, ContainerdConfig};
 use botstead_store_sql::{SqlConfig, SqlStore};
 use botstead_types::Limits;
@@ -21,13 +22,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
-/// Runs the server until SIGTERM, SIGINT or SIGHUP.
+/// What the end of a server and its containerd takes beside the work that is under way.
+const TO_END: Duration = Duration::from_secs(30);
+
+/// Runs the server until SIGTERM, SIGINT or SIGHUP. When the host shuts down, the workspaces and a
+/// managed containerd are stopped too.
 ///
 /// # Errors
 /// What could not be prepared, with its cause.
 pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let shutdown = process::shutdown_signal()?;
+    let manager = Notifier::from_environment();
     let installation = Installation::prepare(config)?;
     let _lock = installation.lock()?;
     let handle = Handle::current();
@@ -37,7 +44,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         .context("cannot open the database")?;
     let accounts = accounts(config, &installation, &database, handle.clone())?;
 
-    let (socket, _daemon) = containerd(config, &installation).await?;
+    let (socket, daemon) = containerd(config, &installation).await?;
     let network = network(config, &installation)?;
     let runtime = runtime(config, &installation, &socket, network)?;
     let workspaces = Workspaces::open(runtime, database.store(), workspace_config(config)?, handle)
@@ -48,18 +55,55 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
         workspaces: workspaces.clone(),
         accounts,
     };
-    let served = botstead_http::serve(
-        http_config(config, &installation),
-        services,
-        shutdown.cancelled_owned(),
-    )
-    .await;
+    let served = async {
+        let served = answer(
+            http_config(config, &installation),
+            services,
+            &shutdown,
+            &manager,
+        );
+        let served = served.await;
+        shutdown.cancel();
+        served
+    };
     let grace = Duration::from_secs(config.shutdown.grace_seconds);
+    let limit = Duration::from_secs(config.shutdown.workspaces_seconds);
+    // Calls that wait for a workspace end with it, so neither waits for the other.
+    let host_stops = async {
+        shutdown.cancelled().await;
+        let host_stops = notify::host_shuts_down().await;
+        manager.stopping(grace + limit + TO_END);
+        if host_stops {
+            workspaces.stop_all(limit).await;
+        }
+        host_stops
+    };
+    let (served, host_stops) = tokio::join!(served, host_stops);
     if !workspaces.close(grace).await {
         tracing::warn!("some operations were not finished; the next start finishes or undoes them");
     }
+    if let (true, Some(daemon)) = (host_stops, daemon)
+        && let Err(error) = daemon.stop().await
+    {
+        tracing::warn!(%error, "cannot end containerd");
+    }
     database.close().await;
     served.context("the HTTP server failed")
+}
+
+/// Serves until `shutdown`; the service manager hears of it when requests are answered.
+async fn answer(
+    config: HttpConfig,
+    services: Services,
+    shutdown: &CancellationToken,
+    manager: &Notifier,
+) -> Result<(), botstead_http::Error> {
+    let server = botstead_http::Server::bind(config, services)?;
+    for address in server.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    manager.ready();
+    server.run(shutdown.cancelled()).await
 }
 
 fn accounts(
@@ -76,6 +120,7 @@ fn accounts(
             .auth
             .max_concurrent_hashes
             .unwrap_or(defaults.max_concurrent_hashes),
+        bounds: config.bounds()?,
     };
     Ok(Accounts::new(database.store(), &settings, &key, handle))
 }
@@ -92,6 +137,7 @@ async fn containerd(
     let root = installation.data_dir.join("containerd");
     let mut own = DaemonConfig::new(root, installation.managed_state());
     own.containerd.clone_from(&settings.binary);
+    own.start_limit = Duration::from_secs(settings.start_timeout_seconds);
     let daemon = Daemon::start(own)
         .await
         .context("cannot start containerd")?;
@@ -214,8 +260,18 @@ pub(crate) fn runtime(
     if runc != Path::new("runc") {
         containerd.runtime_binary = runc.to_string_lossy().into_owned();
     }
+    let hosts = config.registry.hosts()?;
     let registries = RegistryConfig {
-        plain_http: config.registry.insecure.clone(),
+        plain_http: hosts.insecure,
+        private: hosts.private,
+        token_services: hosts.token_services,
+        limits: ImageLimits {
+            layers: config.images.max_layers,
+            layer_bytes: config.images.max_layer_bytes,
+            bytes: config.images.max_bytes,
+            unpacked_bytes: config.images.max_unpacked_bytes,
+            config_bytes: config.images.max_config_bytes,
+        },
         ..RegistryConfig::default()
     };
     Containerd::connect(containerd, registries, network).context("cannot use containerd")
@@ -231,9 +287,8 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
         image: settings.retention.image,
     };
     workspace.default_image = settings.default_image.clone();
-    workspace
-        .allowed_images
-        .clone_from(&settings.allowed_images);
+    workspace.bounds = config.bounds()?;
+    workspace.max_image_config_bytes = config.images.max_config_bytes;
     workspace.default_limits = Limits {
         memory_bytes: Some(settings.limits.memory_bytes),
         pids: Some(settings.limits.pids),
@@ -249,6 +304,7 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
     workspace.min_free_bytes = config.limits.min_free_bytes;
     workspace.min_free_percent = config.limits.min_free_percent;
     workspace.max_concurrent_starts = config.limits.max_concurrent_creates;
+    workspace.max_concurrent_exports = config.limits.max_concurrent_exports;
     Ok(workspace)
 }
 
@@ -297,7 +353,12 @@ fn http_config(config: &Config, installation: &Installation) -> HttpConfig {
         spool_dir: installation.data_dir.join("spool"),
         header_timeout: Duration::from_secs(settings.header_timeout_seconds),
         body_timeout: Duration::from_secs(settings.request_timeout_seconds),
+        write_timeout: Duration::from_secs(settings.write_timeout_seconds),
         keep_alive: Duration::from_secs(settings.keep_alive_seconds),
+        max_connections: settings.max_connections,
+        max_connections_per_address: settings.max_connections_per_address,
+        max_reply_bytes: settings.reply_limit_bytes,
+        trusted_proxies: settings.trusted_proxies.clone(),
         shutdown_grace: Duration::from_secs(config.shutdown.grace_seconds),
         metrics: match settings.public_metrics {
             true => MetricsAccess::Open,

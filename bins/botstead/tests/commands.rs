@@ -7,6 +7,7 @@ use botstead_store_sql::{SqlConfig, SqlStore};
 use botstead_types::Role;
 use serde_json::Value;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use tokio::runtime::Handle;
@@ -34,6 +35,20 @@ fn answer(output: Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// The password that an answer names: the output of a test is no terminal.
+fn password_in(answer: &Value) -> String {
+    assert_eq!(
+        answer.get("password"),
+        None,
+        "a password in what may be a log"
+    );
+    let path = answer["password_file"].as_str().unwrap();
+    let mode = std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600, "{path}");
+    let text = std::fs::read_to_string(path).unwrap();
+    text.strip_suffix('\n').unwrap().to_owned()
+}
+
 fn refusal(output: Output) -> String {
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty());
@@ -52,7 +67,7 @@ async fn accounts_are_made_and_changed_while_a_server_has_the_database_open() {
         "admin",
     ];
     let made = answer(botstead(root.path(), &create, ""));
-    let password = made["password"].as_str().unwrap();
+    let password = &password_in(&made);
     assert_eq!(
         (made["username"].as_str(), password.len()),
         (Some("root"), 24)
@@ -83,7 +98,10 @@ async fn accounts_are_made_and_changed_while_a_server_has_the_database_open() {
         "--password-stdin",
     ];
     let made = answer(botstead(root.path(), &stdin, "correct horse\n"));
-    assert_eq!(made.get("password"), None);
+    assert_eq!(
+        (made.get("password"), made.get("password_file")),
+        (None, None)
+    );
     assert_eq!(
         login("ann", "correct horse").await.unwrap().user.role,
         Role::Member
@@ -91,7 +109,7 @@ async fn accounts_are_made_and_changed_while_a_server_has_the_database_open() {
 
     let set = ["admin", "set-password", "--username", "root"];
     let changed = answer(botstead(root.path(), &set, ""));
-    let new = changed["password"].as_str().unwrap();
+    let new = &password_in(&changed);
     assert!(login("root", new).await.is_ok());
     assert!(
         accounts

@@ -15,21 +15,25 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// `username` is cut, since it may be anything that a client sent. An IPv6 client owns at
-    /// least a /64, so addresses within one count together.
+    /// `username` is cut, since it may be anything that a client sent.
     pub(crate) fn new(username: &str, client: Option<IpAddr>) -> Self {
-        let network = client.map(|address| match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let bits = u128::from(address) >> 64 << 64;
-                IpAddr::V6(Ipv6Addr::from(bits))
-            }
-            address => address,
-        });
         Self {
             username: username.chars().take(64).collect(),
-            network,
+            network: network(client),
         }
     }
+}
+
+/// What counts as one place of clients: an IPv6 client owns at least a /64, so addresses within one
+/// count together.
+pub(crate) fn network(client: Option<IpAddr>) -> Option<IpAddr> {
+    client.map(|address| match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let bits = u128::from(address) >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from(bits))
+        }
+        address => address,
+    })
 }
 
 /// The failures of one key. Attempts of one key hold its lock while they are decided, so that

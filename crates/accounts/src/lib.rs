@@ -5,7 +5,7 @@
 //! crate, because it takes the bot's workspace with it in a journalled operation.
 //!
 //! Mutating operations run on the runtime that [`Accounts::new`] was given and finish whether or
-//! not the caller stays; password hashing runs on that runtime's blocking threads.
+//! not the caller stays; passwords are hashed on threads of their own.
 //!
 //! ```no_run
 //! use botstead_accounts::{Accounts, Login, Password, Settings, TokenKey};
@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod admission;
 mod backoff;
 mod bots;
 mod error;
@@ -40,17 +41,20 @@ mod users;
 
 pub use bots::METADATA_LIMIT;
 pub use error::{Error, ErrorKind, Result};
-pub use model::{BotUpdate, IssuedTicket, Login, NewBot, NewUser, SignedIn, User, UserUpdate};
+pub use model::{
+    BotUpdate, IssuedTicket, Login, NewBot, NewUser, Session, SignedIn, User, UserUpdate,
+};
 pub use password::Password;
 pub use token::{KeyError, TokenKey};
 
 // What these use cases give that is the store's.
 pub use botstead_store::Bot;
 
+use admission::Admission;
 use backoff::Backoff;
 use botstead_authz::{Action, Actor, Decision, Resource};
 use botstead_store::Store;
-use botstead_types::PageRequest;
+use botstead_types::{Bounds, PageRequest};
 use chrono::{DateTime, SubsecRound, Utc};
 use password::Hasher;
 use std::future::Future;
@@ -59,6 +63,7 @@ use std::time::Duration;
 use tickets::Tickets;
 use token::Tokens;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::Instrument;
 
 /// What an operator may choose.
@@ -69,6 +74,8 @@ pub struct Settings {
     /// How many passwords are hashed at once, at least 1; each takes 19 MiB and a core for tens
     /// of milliseconds.
     pub max_concurrent_hashes: usize,
+    /// What workspaces may be made from and use: preferences of bots keep to it.
+    pub bounds: Bounds,
 }
 
 impl Default for Settings {
@@ -78,6 +85,7 @@ impl Default for Settings {
         Self {
             token_ttl: Duration::from_secs(24 * 60 * 60),
             max_concurrent_hashes: (cores / 2).max(1),
+            bounds: Bounds::default(),
         }
     }
 }
@@ -91,11 +99,15 @@ pub struct Accounts {
 #[derive(Debug)]
 struct Inner {
     store: Store,
+    bounds: Bounds,
     runtime: Handle,
     hasher: Hasher,
+    admission: Admission,
     backoff: Backoff,
     tokens: Tokens,
     tickets: Tickets,
+    /// Told when an account changed.
+    changes: watch::Sender<()>,
 }
 
 impl Accounts {
@@ -104,11 +116,14 @@ impl Accounts {
         Self {
             inner: Arc::new(Inner {
                 store,
-                hasher: Hasher::new(runtime.clone(), settings.max_concurrent_hashes),
+                bounds: settings.bounds.clone(),
+                hasher: Hasher::new(settings.max_concurrent_hashes),
                 runtime,
+                admission: Admission::default(),
                 backoff: Backoff::default(),
                 tokens: Tokens::new(key, settings.token_ttl),
                 tickets: Tickets::default(),
+                changes: watch::Sender::new(()),
             }),
         }
     }

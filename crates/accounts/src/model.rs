@@ -38,6 +38,31 @@ impl User {
     }
 }
 
+/// A caller who proved who they are. Whoever serves them for longer than a moment asks
+/// [`crate::Accounts::hold`] now and then.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Who it is.
+    pub user: User,
+    /// The mark of the password that the proof rests on.
+    pub(crate) credential: String,
+}
+
+impl Session {
+    /// The user as the one who asks.
+    pub fn actor(&self) -> Actor {
+        self.user.actor()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
 impl From<store::User> for User {
     fn from(user: store::User) -> Self {
         Self {

@@ -6,9 +6,7 @@ use argon2::password_hash::{self, PasswordHasher, PasswordVerifier};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 
 /// A password as the user gave it. Debug does not show it, and its memory is wiped on drop.
@@ -62,39 +60,35 @@ impl<'de> Deserialize<'de> for Password {
     }
 }
 
-/// Hashes passwords on blocking threads, a bounded number at once.
+/// Whose hash goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Those who are known: they have a slot that nobody else takes.
+    Known,
+    /// Everybody.
+    Open,
+}
+
+/// Hashes passwords on threads of its own, a bounded number at once: whatever else the server's
+/// threads wait for, somebody can sign in.
 #[derive(Debug)]
 pub(crate) struct Hasher {
-    runtime: Handle,
-    running: Arc<Semaphore>,
-    logins: Arc<Semaphore>,
+    open: Arc<Semaphore>,
+    known: Arc<Semaphore>,
 }
 
 impl Hasher {
-    /// So many sign-ins may wait for a hashing slot; more are turned away, so that a flood of them
-    /// costs neither memory nor the patience of those who wait.
-    const WAITING_LOGINS: usize = 64;
-
-    pub(crate) fn new(runtime: Handle, max_concurrent: usize) -> Self {
+    pub(crate) fn new(max_concurrent: usize) -> Self {
         Self {
-            runtime,
-            running: Arc::new(Semaphore::new(max_concurrent.max(1))),
-            logins: Arc::new(Semaphore::new(Self::WAITING_LOGINS)),
+            open: Arc::new(Semaphore::new(max_concurrent.max(1))),
+            known: Arc::new(Semaphore::new(1)),
         }
-    }
-
-    /// A place in the queue of sign-ins, held until the sign-in is decided.
-    pub(crate) fn admit_login(&self) -> Result<OwnedSemaphorePermit> {
-        Arc::clone(&self.logins)
-            .try_acquire_owned()
-            .map_err(|_| Error::TooManyAttempts {
-                retry_after: Duration::from_secs(2),
-            })
     }
 
     /// The hash of a password in PHC string format, with a random salt.
     pub(crate) async fn hash(&self, password: Password) -> Result<String> {
-        self.run(move || {
+        // Only those who are signed in set passwords.
+        self.run(Lane::Known, move || {
             Argon2::default()
                 .hash_password(password.bytes())
                 .map(|hash| hash.to_string())
@@ -105,9 +99,14 @@ impl Hasher {
 
     /// Whether the password has this hash. Without a hash it does the same work and says no, so
     /// that the time taken does not tell which user names exist.
-    pub(crate) async fn verify(&self, password: Password, hash: Option<String>) -> Result<bool> {
+    pub(crate) async fn verify(
+        &self,
+        lane: Lane,
+        password: Password,
+        hash: Option<String>,
+    ) -> Result<bool> {
         let outcome = self
-            .run(move || match hash {
+            .run(lane, move || match hash {
                 Some(hash) => Argon2::default().verify_password(password.bytes(), hash.as_str()),
                 None => Argon2::default()
                     .hash_password_with_salt(password.bytes(), &[0; 16])
@@ -121,18 +120,33 @@ impl Hasher {
         }
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let permit = Arc::clone(&self.running)
-            .acquire_owned()
-            .await
-            .map_err(|error| Error::internal("waiting to hash the password", error))?;
-        self.runtime
-            .spawn_blocking(move || {
+    async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let open = Arc::clone(&self.open).acquire_owned();
+        let permit = match lane {
+            Lane::Open => open.await,
+            Lane::Known => {
+                let known = Arc::clone(&self.known).acquire_owned();
+                tokio::select! { permit = open => permit, permit = known => permit }
+            }
+        };
+        let permit =
+            permit.map_err(|error| Error::internal("waiting to hash the password", error))?;
+        let (sender, receiver) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("password".to_owned())
+            .spawn(move || {
                 // Held by the work and not by the waiter: a caller who leaves does not make room
                 // while the hash still takes its core.
                 let _permit = permit;
-                work()
+                // Nobody may wait any more.
+                let _ = sender.send(work());
             })
+            .map_err(|error| Error::internal("starting a thread to hash the password", error))?;
+        receiver
             .await
             .map_err(|error| Error::internal("hashing the password", error))
     }
@@ -141,6 +155,7 @@ impl Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn only_length_counts() {
@@ -159,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn hashes_are_argon2id_salted_and_verified() {
-        let hasher = Hasher::new(Handle::current(), 2);
+        let hasher = Hasher::new(2);
         let password = Password::new("correct horse");
         let one = hasher.hash(password.clone()).await.unwrap();
         let two = hasher.hash(password.clone()).await.unwrap();
@@ -167,27 +182,35 @@ mod tests {
         assert_ne!(one, two);
         assert!(
             hasher
-                .verify(password.clone(), Some(one.clone()))
+                .verify(Lane::Open, password.clone(), Some(one.clone()))
                 .await
                 .unwrap()
         );
         let wrong = Password::new("incorrect horse");
-        assert!(!hasher.verify(wrong, Some(one)).await.unwrap());
-        assert!(!hasher.verify(password.clone(), None).await.unwrap());
-        assert!(hasher.verify(password, Some("plain".into())).await.is_err());
+        assert!(!hasher.verify(Lane::Open, wrong, Some(one)).await.unwrap());
+        assert!(
+            !hasher
+                .verify(Lane::Open, password.clone(), None)
+                .await
+                .unwrap()
+        );
+        assert!(
+            hasher
+                .verify(Lane::Open, password, Some("plain".into()))
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]
-    async fn a_flood_of_sign_ins_is_turned_away() {
-        let hasher = Hasher::new(Handle::current(), 1);
-        let held: Vec<_> = (0..Hasher::WAITING_LOGINS)
-            .map(|_| hasher.admit_login().unwrap())
-            .collect();
-        assert_eq!(
-            hasher.admit_login().unwrap_err().code(),
-            "too_many_attempts"
-        );
-        drop(held);
-        assert!(hasher.admit_login().is_ok());
+    async fn a_known_user_does_not_wait_for_the_hashes_of_others() {
+        let hasher = Hasher::new(1);
+        let _all = Arc::clone(&hasher.open).acquire_owned().await.unwrap();
+        let hash = hasher.hash(Password::new("correct horse")).await.unwrap();
+        let verified = hasher.verify(Lane::Known, Password::new("correct horse"), Some(hash));
+        assert!(verified.await.unwrap());
+        let waits = hasher.verify(Lane::Open, Password::new("correct horse"), None);
+        let waited = tokio::time::timeout(Duration::from_millis(50), waits).await;
+        assert!(waited.is_err());
     }
 }

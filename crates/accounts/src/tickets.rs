@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 struct Ticket {
     user: UserId,
+    /// The mark of the user's password when it was issued.
+    credential: String,
     method: String,
     path: String,
     expires: Instant,
@@ -34,7 +36,7 @@ impl Tickets {
 
     pub(crate) fn issue(
         &self,
-        user: UserId,
+        (user, credential): (UserId, String),
         method: &str,
         path: &str,
         now: Instant,
@@ -73,6 +75,7 @@ impl Tickets {
             Sha256::digest(text.as_bytes()).into(),
             Ticket {
                 user,
+                credential,
                 method: method.to_owned(),
                 path: path.to_owned(),
                 expires: now + Self::TTL,
@@ -81,7 +84,7 @@ impl Tickets {
         Ok(text)
     }
 
-    /// The user of a ticket. It is gone afterwards, also when it was shown with another request:
+    /// The user of a ticket, and the mark of their password when it was issued. It is gone afterwards, also when it was shown with another request:
     /// whoever did that should not have it.
     pub(crate) fn redeem(
         &self,
@@ -89,7 +92,7 @@ impl Tickets {
         method: &str,
         path: &str,
         now: Instant,
-    ) -> Result<UserId> {
+    ) -> Result<(UserId, String)> {
         let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         let ticket = self
             .issued
@@ -98,7 +101,7 @@ impl Tickets {
             .remove(&digest)
             .ok_or(Error::InvalidTicket)?;
         if ticket.expires > now && ticket.method == method && ticket.path == path {
-            Ok(ticket.user)
+            Ok((ticket.user, ticket.credential))
         } else {
             Err(Error::InvalidTicket)
         }
@@ -111,11 +114,15 @@ mod tests {
 
     const PATH: &str = "/bots/1/container/terminal/ws";
 
+    fn of(user: UserId) -> (UserId, String) {
+        (user, "mark".to_owned())
+    }
+
     #[test]
     fn a_ticket_works_once_for_its_request() {
         let (tickets, user, now) = (Tickets::default(), UserId::generate(), Instant::now());
-        let ticket = tickets.issue(user, "GET", PATH, now).unwrap();
-        assert_eq!(tickets.redeem(&ticket, "GET", PATH, now).unwrap(), user);
+        let ticket = tickets.issue(of(user), "GET", PATH, now).unwrap();
+        assert_eq!(tickets.redeem(&ticket, "GET", PATH, now).unwrap(), of(user));
         assert!(tickets.redeem(&ticket, "GET", PATH, now).is_err());
     }
 
@@ -127,7 +134,7 @@ mod tests {
             ("GET", "/bots/2/container/terminal/ws", now),
             ("GET", PATH, now + Tickets::TTL),
         ] {
-            let ticket = tickets.issue(user, "GET", PATH, now).unwrap();
+            let ticket = tickets.issue(of(user), "GET", PATH, now).unwrap();
             assert!(tickets.redeem(&ticket, method, path, at).is_err());
             assert!(tickets.redeem(&ticket, "GET", PATH, now).is_err());
         }
@@ -137,13 +144,17 @@ mod tests {
     fn unused_tickets_are_bounded_per_user_and_expire() {
         let (tickets, user, now) = (Tickets::default(), UserId::generate(), Instant::now());
         for _ in 0..Tickets::MAX_PER_USER {
-            tickets.issue(user, "GET", PATH, now).unwrap();
+            tickets.issue(of(user), "GET", PATH, now).unwrap();
         }
-        let error = tickets.issue(user, "GET", PATH, now).unwrap_err();
+        let error = tickets.issue(of(user), "GET", PATH, now).unwrap_err();
         assert_eq!(error.retry_after(), Some(Tickets::TTL));
-        assert!(tickets.issue(UserId::generate(), "GET", PATH, now).is_ok());
+        assert!(
+            tickets
+                .issue(of(UserId::generate()), "GET", PATH, now)
+                .is_ok()
+        );
         let later = now + Tickets::TTL;
-        assert!(tickets.issue(user, "GET", PATH, later).is_ok());
+        assert!(tickets.issue(of(user), "GET", PATH, later).is_ok());
         assert_eq!(tickets.issued.lock().unwrap().len(), 1);
     }
 
@@ -158,7 +169,7 @@ mod tests {
             ("GET", "/a\nb"),
         ] {
             assert!(
-                tickets.issue(user, method, path, now).is_err(),
+                tickets.issue(of(user), method, path, now).is_err(),
                 "{method} {path}"
             );
         }

@@ -101,7 +101,8 @@ impl Accounts {
             .map_err(Error::from_store)
     }
 
-    /// Changes a user; admin only. A new password voids the user's tokens.
+    /// Changes a user; admin only. A new password voids the user's tokens; that, a deactivation and
+    /// the loss of a role end their sessions.
     ///
     /// # Errors
     /// `Forbidden`, `UserNotFound`, `Invalid`; `LastAdmin` when no active admin would be left.
@@ -128,7 +129,10 @@ impl Accounts {
                 patch.password_hash = Some(this.inner.hasher.hash(password).await?);
             }
             match users.update(id, &patch).await {
-                Ok(user) => Ok(user.into()),
+                Ok(user) => {
+                    this.inner.changes.send_replace(());
+                    Ok(user.into())
+                }
                 Err(error) if error.kind() == ErrorKind::Conflict => Err(Error::LastAdmin),
                 Err(error) => Err(not_found(error)),
             }
@@ -146,7 +150,10 @@ impl Accounts {
         self.detached(|this| async move {
             let store = &this.inner.store;
             let error = match store.users.delete(id).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    this.inner.changes.send_replace(());
+                    return Ok(());
+                }
                 Err(error) => error,
             };
             if error.kind() != ErrorKind::Conflict {

@@ -27,6 +27,8 @@ pub enum Action {
     ManageUsers,
     /// List, pull, import and delete images.
     ManageImages,
+    /// See, export and discard what the runtime has and the database does not know.
+    RecoverData,
     /// Make a bot of one's own.
     CreateBot,
     /// List bots of all owners.
@@ -52,6 +54,7 @@ impl Action {
     pub const ALL: &[Self] = &[
         Self::ManageUsers,
         Self::ManageImages,
+        Self::RecoverData,
         Self::CreateBot,
         Self::ListAllBots,
         Self::ReadBot,

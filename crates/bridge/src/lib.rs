@@ -8,6 +8,7 @@
 //! What is deliberately absent: what the calls *do*, which is the agent's, and who may make them,
 //! which is decided above.
 
+mod codec;
 mod failure;
 #[cfg(feature = "client")]
 mod pool;

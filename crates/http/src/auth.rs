@@ -1,45 +1,43 @@
 //! Who calls: credentials in a request, and the caller that they prove.
 //!
-//! Every route needs a caller unless it is named in [`PUBLIC`]. What the caller may do is decided
-//! by the services, beside each effect.
+//! [`require`] surrounds every route but those that are registered as public (`routes::configure`):
+//! routing itself decides which it is, so that no spelling of a path gets around it. What the caller
+//! may do is decided by the services, beside each effect.
 
-use crate::MetricsAccess;
+use crate::client_address;
+use crate::connections::Connection;
 use crate::problem::Problem;
+use crate::sessions::Serving;
 use crate::state::SharedState;
-use actix_web::body::BoxBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
-use botstead_accounts as accounts;
+use botstead_accounts::Session;
 use botstead_authz::Actor;
 use botstead_types::UserId;
+use bytes::Bytes;
 use std::future::{Ready, ready};
-
-/// The routes that need no caller.
-pub(crate) const PUBLIC: &[&str] = &[
-    "/auth/login",
-    "/healthz",
-    "/readyz",
-    "/openapi.json",
-    "/docs",
-];
-
-/// The route whose need of a caller is the operator's choice.
-const METRICS: &str = "/metrics";
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio_util::sync::CancellationToken;
 
 /// The routes that stream a file to a browser, which cannot send a header there: they take a
 /// ticket.
 const DOWNLOADS: &[&str] = &["/bots/{bot_id}/container/fs/download"];
 
 /// The user who sent the request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// Who asks, for the services.
     pub(crate) actor: Actor,
     /// Their id, for the log.
     pub(crate) user: UserId,
+    /// Cancelled when their session ends while the request is served.
+    pub(crate) ended: CancellationToken,
 }
 
 impl FromRequest for Caller {
@@ -47,7 +45,7 @@ impl FromRequest for Caller {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let caller = request.extensions().get::<Self>().copied();
+        let caller = request.extensions().get::<Self>().cloned();
         // Only a route that is public and asks for a caller gets here.
         ready(caller.ok_or_else(|| Problem::internal("the route asks for a caller and is public")))
     }
@@ -60,35 +58,45 @@ enum Credential {
     Ticket(String),
 }
 
-/// Finds the caller of every request to a route that needs one, before anything else of the
-/// request is looked at.
-pub(crate) async fn authenticate(
+/// Lets a request through when it proves who sends it, before anything else of it is looked at, and
+/// ends it when that does not hold any more.
+pub(crate) async fn require(
     request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    match identify(&request).await {
-        Ok(caller) => {
-            if let Some(caller) = caller {
-                tracing::Span::current().record("user", tracing::field::display(caller.user));
-                request.extensions_mut().insert(caller);
-            }
-            next.call(request).await
-        }
-        Err(problem) => Ok(request.into_response(problem.error_response())),
-    }
+    let Some(state) = request.app_data::<web::Data<SharedState>>().cloned() else {
+        let problem = Problem::internal("the server has no state");
+        return Ok(request.into_response(problem.error_response()));
+    };
+    let session = match identify(request.request(), &state).await {
+        Ok(session) => session,
+        Err(problem) => return Ok(request.into_response(problem.error_response())),
+    };
+    let (actor, user) = (session.actor(), session.user.id);
+    tracing::Span::current().record("user", tracing::field::display(user));
+    let connection = request.conn_data::<Arc<Connection>>();
+    let (serving, ended) = state.sessions.serve(session, connection);
+    let caller = Caller { actor, user, ended };
+    request.extensions_mut().insert(caller);
+    let reply = next.call(request).await?;
+    Ok(reply.map_body(|_, body| {
+        BoxBody::new(ServedBody {
+            body,
+            _serving: serving,
+        })
+    }))
 }
 
-async fn identify(request: &ServiceRequest) -> Result<Option<Caller>, Problem> {
-    let Some(state) = request.app_data::<web::Data<SharedState>>() else {
-        return Err(Problem::internal("the server has no state"));
-    };
-    let Some(route) = request.match_pattern() else {
-        return Ok(None);
-    };
-    let open = route == METRICS && state.config.metrics == MetricsAccess::Open;
-    if open || PUBLIC.contains(&route.as_str()) {
-        return Ok(None);
-    }
+/// Who sent a request to a public route, where that is of use: a credential that proves nothing is
+/// none.
+pub(crate) async fn if_any(request: &HttpRequest, state: &SharedState) -> Option<Actor> {
+    let session = identify(request, state).await.ok()?;
+    Some(session.actor())
+}
+
+async fn identify(request: &HttpRequest, state: &SharedState) -> Result<Session, Problem> {
+    // Where the path is spelt in another way than the route, there is none: then no query counts.
+    let route = request.match_pattern().unwrap_or_default();
     let credential = credential(
         request.headers(),
         request.query_string(),
@@ -96,19 +104,37 @@ async fn identify(request: &ServiceRequest) -> Result<Option<Caller>, Problem> {
         &route,
     )?;
     let accounts = &state.services.accounts;
-    let user = match credential {
+    let session = match credential {
         Credential::Token(token) => accounts.authenticate(&token).await,
         Credential::Ticket(ticket) => {
             accounts
                 .redeem_ticket(&ticket, request.method().as_str(), request.path())
                 .await
         }
-    };
-    let user: accounts::User = user?;
-    Ok(Some(Caller {
-        actor: user.actor(),
-        user: user.id,
-    }))
+    }?;
+    accounts.seen(&session, client_address::of(request, &state.config));
+    Ok(session)
+}
+
+/// A reply's body, while which is sent the request is under way.
+struct ServedBody {
+    body: BoxBody,
+    _serving: Serving,
+}
+
+impl MessageBody for ServedBody {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_next(cx)
+    }
 }
 
 fn credential(

@@ -1,5 +1,6 @@
 //! What an operator may choose about the HTTP server.
 
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,12 +36,23 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
     /// Where uploads are kept while they are used; made when missing, readable by the server only.
     pub spool_dir: PathBuf,
-    /// How long a client may take to send the headers of its request.
+    /// How long a client may take to send the headers of a request.
     pub header_timeout: Duration,
     /// How long a client may take to send a JSON body, and how long an upload may stand still.
     pub body_timeout: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub write_timeout: Duration,
     /// How long an idle connection is kept.
     pub keep_alive: Duration,
+    /// The most connections at once; for one more, the one that was idle for longest goes.
+    pub max_connections: usize,
+    /// The most of them from one address, or from one IPv6 network of 64 bits. Trusted proxies have no
+    /// such limit.
+    pub max_connections_per_address: usize,
+    /// The largest list or search result that is given as one JSON reply, in bytes.
+    pub max_reply_bytes: usize,
+    /// Proxies whose `X-Forwarded-For` tells where a request comes from.
+    pub trusted_proxies: Vec<IpNet>,
     /// How long requests under way may go on after shutdown began; rounded up to seconds.
     pub shutdown_grace: Duration,
     /// Who may read `/metrics`.
@@ -60,7 +72,12 @@ impl Default for HttpConfig {
             spool_dir: std::env::temp_dir().join("botstead-spool"),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(75),
+            max_connections: 8192,
+            max_connections_per_address: 1024,
+            max_reply_bytes: 8 << 20,
+            trusted_proxies: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
             metrics: MetricsAccess::Admin,
         }

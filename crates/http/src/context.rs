@@ -2,6 +2,7 @@
 //! and its figures.
 
 use crate::auth::Caller;
+use crate::connections::{Connection, UnderWay};
 use crate::problem::Problem;
 use crate::state::SharedState;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tracing::{Instrument, Span};
@@ -73,11 +75,18 @@ pub(crate) async fn surround(
         status: None,
         begun: Instant::now(),
         finished: false,
+        _under_way: request
+            .conn_data::<Arc<Connection>>()
+            .map(Connection::begin),
         state: request.app_data::<web::Data<SharedState>>().cloned(),
     };
     request.extensions_mut().insert(id.clone());
     let mut reply = next.call(request).instrument(span.clone()).await?;
 
+    // Routing knows better than the path, which may be spelt in other ways.
+    if let Some(route) = reply.request().match_pattern() {
+        line.route = route;
+    }
     line.user = reply
         .request()
         .extensions()
@@ -137,6 +146,8 @@ struct AccessLine {
     status: Option<StatusCode>,
     begun: Instant,
     finished: bool,
+    /// The connection is idle again when the line is written.
+    _under_way: Option<UnderWay>,
     state: Option<web::Data<SharedState>>,
 }
 

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use std::future::{Ready, ready};
 use std::str::FromStr;
+use std::time::Duration;
 use utoipa::IntoParams;
 
 /// An id that is a segment of the path.
@@ -128,6 +129,35 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
             match read(&request, payload, |config| config.max_json_bytes).await? {
+                Some(body) => Ok(Self(body)),
+                None => Err(Problem::invalid("invalid_body", NO_BODY)),
+            }
+        })
+    }
+}
+
+/// A JSON body of a few words, from somebody who did not sign in yet.
+#[derive(Debug)]
+pub(crate) struct SmallBody<T>(pub(crate) T);
+
+/// The longest password as JSON, with every character escaped, has 3 KiB.
+const SMALL_BODY_BYTES: usize = 8 << 10;
+/// How long it may take.
+const SMALL_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl<T: DeserializeOwned + 'static> FromRequest for SmallBody<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let limit = |config: &HttpConfig| config.max_json_bytes.min(SMALL_BODY_BYTES);
+            let body = tokio::time::timeout(SMALL_BODY_TIMEOUT, read(&request, payload, limit));
+            let body = body
+                .await
+                .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
+            match body? {
                 Some(body) => Ok(Self(body)),
                 None => Err(Problem::invalid("invalid_body", NO_BODY)),
             }

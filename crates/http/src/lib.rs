@@ -15,16 +15,21 @@
 //! ```
 
 mod auth;
+mod budget;
+mod client_address;
 mod config;
+mod connections;
 mod context;
 mod docs;
 mod extract;
+mod form;
 mod monitoring;
 mod openapi;
 mod paths;
 mod problem;
 mod routes;
 mod server;
+mod sessions;
 mod shapes;
 mod spool;
 mod sse;

@@ -154,8 +154,14 @@ fn of_workspaces(statistics: &Statistics) -> prometheus::Result<Registry> {
     gauge(
         &registry,
         "botstead_versions_missing",
-        "Recorded versions that the runtime does not have, seen in listings.",
+        "Recorded versions that the runtime does not have, seen at start and in listings.",
         statistics.versions_missing,
+    )?;
+    gauge(
+        &registry,
+        "botstead_workspaces_lost",
+        "Recorded workspaces of which the runtime has no files any more.",
+        statistics.workspaces_lost,
     )?;
     of_live_copies(&registry, &statistics.live_copies)?;
     Ok(registry)

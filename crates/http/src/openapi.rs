@@ -1,12 +1,12 @@
 //! The OpenAPI document, collected from the routes themselves.
 
-use crate::auth::PUBLIC;
+use crate::MetricsAccess;
 use crate::problem::{CONTENT_TYPE, ProblemBody};
 use crate::routes;
 use crate::shapes::StreamError;
 use actix_web::App;
 use actix_web::http::Method;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
@@ -51,8 +51,9 @@ pub fn openapi() -> OpenApi {
     let (_, mut document) = App::new()
         .into_utoipa_app()
         .openapi(Document::openapi())
-        .configure(routes::configure)
+        .configure(|routes| routes::configure(routes, MetricsAccess::Admin))
         .split_for_parts();
+    let public = public_paths();
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(
         "bearer",
@@ -71,12 +72,21 @@ pub fn openapi() -> OpenApi {
         ))),
     );
     for (path, item) in &mut document.paths.paths {
-        let public = PUBLIC.contains(&path.as_str());
+        let public = public.contains(path);
         for operation in operations_mut(item) {
             complete(operation, public);
         }
     }
     document
+}
+
+/// The paths that are registered as public.
+fn public_paths() -> HashSet<String> {
+    let (_, document) = App::new()
+        .into_utoipa_app()
+        .configure(|routes| routes::public(routes, MetricsAccess::Admin))
+        .split_for_parts();
+    document.paths.paths.into_keys().collect()
 }
 
 /// Adds what is true of every operation: who may call it and how it fails.

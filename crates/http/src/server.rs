@@ -1,9 +1,11 @@
 //! Binding, running and ending the server.
 
+use crate::connections::Connections;
 use crate::monitoring::Monitoring;
 use crate::problem::Problem;
+use crate::sessions::Sessions;
 use crate::state::{SharedState, State};
-use crate::{HttpConfig, auth, context, docs, openapi, routes};
+use crate::{HttpConfig, context, docs, openapi, routes, spool};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpServer, web};
 use botstead_accounts::Accounts;
@@ -67,6 +69,7 @@ pub struct Server {
     server: actix_web::dev::Server,
     addresses: Vec<SocketAddr>,
     state: SharedState,
+    connections: Arc<Connections>,
 }
 
 impl std::fmt::Debug for Server {
@@ -83,11 +86,15 @@ impl Server {
     /// # Errors
     /// When an address is taken or the folder for uploads cannot be made.
     pub fn bind(config: HttpConfig, services: Services) -> Result<Self, Error> {
-        prepare_spool(&config)?;
+        spool::prepare(&config.spool_dir).map_err(|source| Error::Spool {
+            path: config.spool_dir.clone(),
+            source,
+        })?;
         let document = openapi();
         let state = Arc::new(State {
             services,
             monitoring: Monitoring::new().map_err(Error::Monitoring)?,
+            sessions: Arc::new(Sessions::default()),
             shutdown: CancellationToken::new(),
             openapi: document.to_json().map_err(Error::OpenApi)?,
             docs: docs::page(&document),
@@ -95,20 +102,26 @@ impl Server {
             config: config.clone(),
         });
         let shared = Arc::clone(&state);
+        let metrics = config.metrics;
+        let connections = Connections::new(config.clone());
+        let opened = Arc::clone(&connections);
         let mut server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(Arc::clone(&shared)))
-                .wrap(from_fn(auth::authenticate))
                 .wrap(from_fn(context::surround))
                 .into_utoipa_app()
-                .configure(routes::configure)
+                .configure(|routes| routes::configure(routes, metrics))
                 .split_for_parts()
                 .0
                 .default_service(web::to(no_route))
         })
+        .on_connect(move |io, data| opened.opened(io, data))
         .disable_signals()
         .keep_alive(config.keep_alive)
         .client_request_timeout(config.header_timeout)
+        // Without it the second event of a stream waits until the client acknowledged the first,
+        // which on a kept-alive connection takes 40 ms (tcp(7), TCP_NODELAY).
+        .tcp_nodelay(true)
         // A client that is gone is noticed at once, so that its command is killed.
         .h1_allow_half_closed(false)
         .shutdown_timeout(grace_seconds(&config));
@@ -125,6 +138,7 @@ impl Server {
             server: server.run(),
             addresses,
             state,
+            connections,
         })
     }
 
@@ -139,15 +153,27 @@ impl Server {
     /// # Errors
     /// When the server fails by itself.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let handle = self.server.handle();
-        let mut server = self.server;
+        let Self {
+            mut server,
+            state,
+            connections,
+            ..
+        } = self;
+        let serve = async {
+            let handle = server.handle();
+            tokio::select! {
+                ended = &mut server => return ended,
+                () = shutdown => {}
+            }
+            state.shutdown.cancel();
+            let (ended, ()) = tokio::join!(server, handle.stop(true));
+            ended
+        };
         tokio::select! {
-            ended = &mut server => return ended.map_err(Error::Run),
-            () = shutdown => {}
+            ended = serve => ended.map_err(Error::Run),
+            never = connections.watch() => match never {},
+            never = state.sessions.watch(&state.services.accounts) => match never {},
         }
-        self.state.shutdown.cancel();
-        let (ended, ()) = tokio::join!(server, handle.stop(true));
-        ended.map_err(Error::Run)
     }
 }
 
@@ -170,19 +196,6 @@ pub async fn serve(
 fn grace_seconds(config: &HttpConfig) -> u64 {
     let grace = config.shutdown_grace;
     grace.as_secs() + u64::from(grace.subsec_nanos() > 0)
-}
-
-fn prepare_spool(config: &HttpConfig) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt;
-    let path = &config.spool_dir;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| Error::Spool {
-            path: path.clone(),
-            source,
-        })
 }
 
 /// The reply where no route takes the request: 405 where the path is known, else 404.

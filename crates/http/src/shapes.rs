@@ -1,5 +1,7 @@
 //! Shapes that several resources share.
 
+use crate::HttpConfig;
+use crate::budget::Budget;
 use crate::context::RequestId;
 use crate::problem::Problem;
 use botstead_types::{InvalidValue, Limits, Page};
@@ -15,14 +17,29 @@ pub(crate) struct List<T> {
     /// Where the next page begins; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next_cursor: Option<String>,
+    /// Whether items were left out because there are too many for a reply; absent otherwise.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schema(required = false)]
+    pub(crate) truncated: bool,
 }
 
-impl<T> List<T> {
-    /// A whole list.
-    pub(crate) fn whole(items: Vec<T>) -> Self {
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl<T: Serialize> List<T> {
+    /// A list without pages, as much of it as fits into a reply. `more` says that some was left out
+    /// before.
+    pub(crate) fn fitting(
+        items: impl IntoIterator<Item = T>,
+        more: bool,
+        config: &HttpConfig,
+    ) -> Self {
+        let (items, cut) = Budget::new(config.max_reply_bytes).fit(items);
         Self {
             items,
             next_cursor: None,
+            truncated: more || cut,
         }
     }
 }
@@ -32,6 +49,7 @@ impl<T> From<Page<T>> for List<T> {
         Self {
             items: page.items,
             next_cursor: page.next_cursor,
+            truncated: false,
         }
     }
 }
@@ -81,7 +99,8 @@ impl StreamError {
     }
 }
 
-/// What a workspace may use. An absent field means the server's default, 0 no limit.
+/// What a workspace may use. An absent field means the server's default, 0 no limit, which is refused
+/// where the server has a maximum.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[schema(as = Limits)]
 pub(crate) struct LimitsShape {

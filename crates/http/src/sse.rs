@@ -1,6 +1,7 @@
 //! Event streams: one JSON object per `data:` line, progress thinned out, comments that keep the
 //! connection alive, and an end for every stream.
 
+use crate::auth::Caller;
 use crate::context::RequestId;
 use crate::problem::Problem;
 use crate::shapes::{Layer, StreamError};
@@ -54,35 +55,45 @@ struct PullProgress {
     layers: Vec<Layer>,
 }
 
-/// The reply that streams `steps`. A client that leaves ends the stream, not the operation.
+/// The reply that streams `steps`. A client that leaves ends the stream, not the operation; so does
+/// the end of the caller's session.
 pub(crate) fn reply<E: Serialize + 'static>(
     state: &SharedState,
+    caller: &Caller,
     id: RequestId,
     steps: BoxStream<'static, Step<E>>,
 ) -> HttpResponse {
     let grace = state.config.shutdown_grace.saturating_sub(FAREWELL);
-    reply_within(state, id, steps, grace)
+    reply_within(state, caller, id, steps, grace)
 }
 
 /// The same for steps that have no end of their own: they end when shutdown begins.
 pub(crate) fn reply_until_shutdown<E: Serialize + 'static>(
     state: &SharedState,
+    caller: &Caller,
     id: RequestId,
     steps: BoxStream<'static, Step<E>>,
 ) -> HttpResponse {
-    reply_within(state, id, steps, Duration::ZERO)
+    reply_within(state, caller, id, steps, Duration::ZERO)
 }
 
 fn reply_within<E: Serialize + 'static>(
     state: &SharedState,
+    caller: &Caller,
     id: RequestId,
     steps: BoxStream<'static, Step<E>>,
     grace: Duration,
 ) -> HttpResponse {
-    let shutdown = state.shutdown.clone();
+    let (shutdown, ended) = (state.shutdown.clone(), caller.ended.clone());
     let over = async move {
-        shutdown.cancelled().await;
-        tokio::time::sleep(grace).await;
+        let going = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            () = going => going_down(),
+            () = ended.cancelled() => session_ended(),
+        }
     };
     HttpResponse::Ok()
         .content_type("text/event-stream")
@@ -96,13 +107,13 @@ enum Turn<E> {
     Step(Option<Step<E>>),
     ProgressDue,
     Silence,
-    ShutDown,
+    Over(Problem),
 }
 
 fn frames<E: Serialize + 'static>(
     id: RequestId,
     mut steps: BoxStream<'static, Step<E>>,
-    over: impl Future<Output = ()> + 'static,
+    over: impl Future<Output = Problem> + 'static,
     pace: Pace,
 ) -> impl Stream<Item = Bytes> {
     async_stream::stream! {
@@ -112,9 +123,10 @@ fn frames<E: Serialize + 'static>(
         loop {
             let turn = tokio::select! {
                 biased;
+                // First: steps may come without a pause for ever.
+                problem = &mut over => Turn::Over(problem),
                 step = steps.next() => Turn::Step(step),
                 () = tokio::time::sleep_until(progress_at), if held.is_some() => Turn::ProgressDue,
-                () = &mut over => Turn::ShutDown,
                 () = tokio::time::sleep(pace.silence) => Turn::Silence,
             };
             let now = Instant::now();
@@ -148,7 +160,7 @@ fn frames<E: Serialize + 'static>(
                 Turn::Step(Some(Step::End)) => break,
                 Turn::Step(Some(Step::Failed(problem))) => Some(problem),
                 Turn::Step(None) => Some(Problem::internal("the events ended without a last one")),
-                Turn::ShutDown => Some(going_down()),
+                Turn::Over(problem) => Some(problem),
             };
             if let Some(layers) = held.take() {
                 progress_at = now + pace.progress;
@@ -161,6 +173,14 @@ fn frames<E: Serialize + 'static>(
             }
         }
     }
+}
+
+fn session_ended() -> Problem {
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "session_ended",
+        "the account was deactivated, removed or changed; sign in again",
+    )
 }
 
 fn going_down() -> Problem {
@@ -309,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn shutdown_ends_a_stream_with_an_error() {
         let steps: BoxStream<'static, Step<Event>> = stream::pending().boxed();
-        let frames: Vec<Bytes> = frames(id(), steps, std::future::ready(()), QUICK)
+        let frames: Vec<Bytes> = frames(id(), steps, std::future::ready(going_down()), QUICK)
             .collect()
             .await;
         assert_eq!(frames.len(), 1);

@@ -1,6 +1,7 @@
 //! What every handler may use.
 
 use crate::monitoring::Monitoring;
+use crate::sessions::Sessions;
 use crate::{HttpConfig, Services};
 use actix_web::http::Method;
 use std::collections::HashMap;
@@ -15,6 +16,8 @@ pub(crate) struct State {
     pub(crate) config: HttpConfig,
     /// Counters of requests.
     pub(crate) monitoring: Monitoring,
+    /// Requests under way, by the sessions that they rest on.
+    pub(crate) sessions: Arc<Sessions>,
     /// Cancelled when shutdown begins.
     pub(crate) shutdown: CancellationToken,
     /// The OpenAPI document as JSON.

@@ -34,7 +34,7 @@ impl RetentionRules {
     /// How many of a source are kept; `None` is all of them.
     fn limit(&self, source: VersionSource) -> Option<usize> {
         match source {
-            VersionSource::Manual | VersionSource::Inherited => None,
+            VersionSource::Manual | VersionSource::Inherited | VersionSource::Recovered => None,
             VersionSource::PreExec => Some(self.pre_exec),
             VersionSource::Rollback => Some(self.rollback),
             VersionSource::Import => Some(self.import),
@@ -44,7 +44,7 @@ impl RetentionRules {
 }
 
 /// The versions of a workspace that may be deleted, by number. Never among them: those that a user
-/// asked for, pinned ones, the one that a fork began from, and the head. A pinned version and the
+/// asked for, pinned ones, the one that a fork began from, those that were recovered, and the head. A pinned version and the
 /// head count among the latest of their source all the same.
 pub fn retention(
     versions: &[Version],

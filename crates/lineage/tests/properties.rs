@@ -176,7 +176,7 @@ proptest! {
             prop_assert!(!version.pinned && head != Some(*number));
             prop_assert!(!matches!(
                 version.source,
-                VersionSource::Manual | VersionSource::Inherited
+                VersionSource::Manual | VersionSource::Inherited | VersionSource::Recovered
             ));
         }
         let left: Vec<_> = versions

@@ -5,6 +5,7 @@ use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
 use crate::op::Op;
 use crate::spec::files::EtcFiles;
+use crate::spec::start::KnownStarts;
 use crate::{cdi, spec};
 use async_trait::async_trait;
 use botstead_runtime::{Container, ContainerSpec, Containers, ErrorKind, Result};
@@ -25,6 +26,7 @@ const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 pub(crate) struct ContainerdContainers {
     pub(crate) client: Client,
     pub(crate) config: Arc<ContainerdConfig>,
+    pub(crate) known: Arc<KnownStarts>,
 }
 
 fn container(record: Record) -> Option<Container> {
@@ -103,6 +105,7 @@ impl Containers for ContainerdContainers {
         };
         let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let created = self.client.containers().create(request).await;
+        self.known.written(spec, created.is_ok());
         created.map(drop).map_err(|status| op.status(status))
     }
 
@@ -119,6 +122,7 @@ impl Containers for ContainerdContainers {
         };
         let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let updated = self.client.containers().update(request).await;
+        self.known.written(spec, updated.is_ok());
         updated.map_err(|status| op.status(status))?;
         let _ = std::fs::remove_dir_all(self.old_folder(&spec.id));
         Ok(())
@@ -160,6 +164,7 @@ impl Containers for ContainerdContainers {
         let mut service = self.client.containers();
         let deleted = service.delete(self.client.unary(request));
         deleted.await.map_err(|status| op.status(status))?;
+        self.known.forget(id);
         // Where a task vanished instead of being deleted.
         if let Err(error) = Folders::new(&self.config.channel_root).remove(id) {
             tracing::warn!(%id, %error, "cannot remove the channel directory");

@@ -30,6 +30,7 @@ mod database;
 mod entities;
 mod error;
 mod events;
+mod images;
 mod migrations;
 mod operations;
 mod schema;
@@ -120,6 +121,15 @@ pub enum OpenError {
         /// The newest migration that this program has.
         program: String,
     },
+    /// The database has not this program's schema, and was not to be upgraded.
+    #[error(
+        "database {} has another schema than this program's; the next start of its server upgrades it",
+        path.display()
+    )]
+    Other {
+        /// The file.
+        path: PathBuf,
+    },
     /// The copy that an upgrade needs could not be made; nothing was changed.
     #[error("cannot back up database {} before upgrading it", path.display())]
     Backup {
@@ -162,6 +172,22 @@ impl SqlStore {
         })
     }
 
+    /// Opens a database that is there and has this program's schema, for looking: unlike
+    /// [`SqlStore::open`] it upgrades nothing.
+    ///
+    /// # Errors
+    /// An [`OpenError`] that names the file and what is wrong with it.
+    pub async fn open_as_it_is(config: &SqlConfig) -> Result<Self, OpenError> {
+        let database = sqlite::connect(config).await?;
+        if let Err(error) = schema::require_current(&database, &config.path).await {
+            database.close().await;
+            return Err(error);
+        }
+        Ok(Self {
+            database: Arc::new(database),
+        })
+    }
+
     /// Opens a database in a directory that goes away after use, for tests.
     ///
     /// # Errors
@@ -178,6 +204,7 @@ impl SqlStore {
             bots: Arc::new(bots::SqlBots(database())),
             containers: Arc::new(containers::SqlContainers(database())),
             versions: Arc::new(versions::SqlVersions(database())),
+            images: Arc::new(images::SqlImageConfigs(database())),
             operations: Arc::new(operations::SqlOperations(database())),
             events: Arc::new(events::SqlEvents(database())),
             addresses: Arc::new(addresses::SqlAddresses(database())),

@@ -61,6 +61,21 @@ pub(crate) async fn upgrade(db: &Database, path: &Path) -> Result<(), OpenError>
     transaction.commit().await.map_err(failed)
 }
 
+/// Fails unless the database has this program's schema.
+pub(crate) async fn require_current(db: &Database, path: &Path) -> Result<(), OpenError> {
+    let applied = applied(&db.reader).await;
+    let applied = applied.map_err(|source| OpenError::Connect {
+        path: path.to_owned(),
+        source,
+    })?;
+    match applied.len() == Migrator::migrations().len() {
+        true => Ok(()),
+        false => Err(OpenError::Other {
+            path: path.to_owned(),
+        }),
+    }
+}
+
 /// The migrations that the database has, oldest first.
 async fn applied(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     if !SchemaManager::new(db).has_table(MIGRATIONS).await? {

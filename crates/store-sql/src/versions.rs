@@ -6,10 +6,10 @@ use crate::entities::{bots, versions};
 use crate::error::failed;
 use async_trait::async_trait;
 use botstead_store::{Error, ErrorKind, Result, VersionPatch, VersionRecord, Versions};
-use botstead_types::{BotId, ResolvedImage, VersionNumber};
+use botstead_types::{BotId, RecordedImage, SnapshotKey, VersionNumber};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait,
-    QueryFilter, QueryOrder, Set,
+    QueryFilter, QueryOrder, QuerySelect, Set,
 };
 use std::sync::Arc;
 
@@ -33,15 +33,15 @@ fn size(bytes: u64) -> i64 {
 /// rest of a row, so that an image is only read where it differs from the row's before.
 #[derive(Default)]
 struct Reader {
-    last: Option<(String, ResolvedImage)>,
+    last: Option<(String, RecordedImage)>,
 }
 
 impl Reader {
-    fn image(&mut self, of: Row<'_>, text: &str) -> Result<ResolvedImage> {
+    fn image(&mut self, of: Row<'_>, text: &str) -> Result<RecordedImage> {
         match &self.last {
             Some((last, image)) if last == text => Ok(image.clone()),
             _ => {
-                let image: ResolvedImage = of.json(text)?;
+                let image: RecordedImage = of.json(text)?;
                 self.last = Some((text.to_owned(), image.clone()));
                 Ok(image)
             }
@@ -188,6 +188,27 @@ impl Versions for SqlVersions {
             .map_err(failed("list versions of bot", bot))?
             .into_iter()
             .map(|row| reader.read(row))
+            .collect()
+    }
+
+    async fn snapshots(&self) -> Result<Vec<(BotId, VersionNumber, SnapshotKey)>> {
+        let rows: Vec<(String, i64, String)> = versions::Entity::find()
+            .select_only()
+            .column(versions::Column::BotId)
+            .column(versions::Column::Number)
+            .column(versions::Column::SnapshotKey)
+            .into_tuple()
+            .all(&self.0.reader)
+            .await
+            .map_err(failed("list snapshots of", "versions"))?;
+        rows.into_iter()
+            .map(|(bot, number, snapshot)| {
+                let of = Row {
+                    operation: "read version of bot",
+                    key: &bot,
+                };
+                Ok((of.text(&bot)?, of.number(number)?, of.text(&snapshot)?))
+            })
             .collect()
     }
 }

@@ -119,6 +119,8 @@ words!(
         Image = "image",
         /// The version that a fork began from.
         Inherited = "inherited",
+        /// The runtime had it and the database did not, as after an older database was put back.
+        Recovered = "recovered",
     }
 );
 

@@ -1,6 +1,6 @@
 //! Comparing versions, and bringing single paths back from them.
 
-use crate::replace::{Base, Edit, Replacement, blocking};
+use crate::replace::{Base, Edit, Replacement};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
@@ -102,7 +102,7 @@ impl Workspaces {
                 let _guard = work.lock(bot, id, "restore_path").await?;
                 let from = work.version(bot, version).await?;
                 work.require_snapshot(&from).await?;
-                let record = work.required_record(bot).await?;
+                let record = work.present_record(bot).await?;
                 let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
                 let live = work
                     .begin_replacement(id, bot, OperationKind::RestorePath, &what)
@@ -146,14 +146,14 @@ impl Inner {
             snapshots.layers(lease, &from.snapshot),
             snapshots.layers(lease, &to)
         )?;
-        blocking(move || {
+        let compared = self.pools.comparisons.run(move || {
             let changes = botstead_overlay::diff(&from, &to, after.as_deref(), limit)?;
             Ok(PathChanges {
                 items: changes.items.into_iter().map(PathChange::from).collect(),
                 next: changes.next,
             })
-        })
-        .await
+        });
+        compared.await
     }
 }
 

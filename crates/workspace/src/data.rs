@@ -6,4 +6,5 @@ mod import;
 mod preserved;
 
 pub use export::ArchiveFormat;
+pub(crate) use export::Picture;
 pub use import::ImportMode;

@@ -46,9 +46,6 @@ impl Workspaces {
         inner
             .authorized(actor, Action::DeleteWorkspace, bot)
             .await?;
-        if request.preserve_data && inner.record(bot).await?.is_none() {
-            return Err(Error::WorkspaceNotFound(bot));
-        }
         self.remove(bot, OperationKind::Delete, request).await
     }
 
@@ -81,7 +78,25 @@ impl Workspaces {
                 let delete_bot = kind == OperationKind::DeleteBot;
                 let what = if delete_bot { "delete_bot" } else { "delete" };
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
-                let record = work.record(bot).await?;
+                if let Err(error) = work.recover_bot(bot).await {
+                    // Of what an earlier operation holds half, nothing can be saved.
+                    if preserve_data {
+                        return Err(error);
+                    }
+                    tracing::warn!(%bot, %error, "deleting beside an operation that cannot go on");
+                }
+                let mut record = work.found_record(bot).await?;
+                if preserve_data {
+                    record = match record {
+                        Some(record) => {
+                            let present = work.with_files(record).await?;
+                            Some(present.ok_or(Error::WorkspaceLost(bot))?)
+                        }
+                        None if delete_bot => None,
+                        None => return Err(Error::WorkspaceNotFound(bot)),
+                    };
+                }
+                let own = work.own_snapshot(bot).await?;
                 if record.is_none() && !delete_bot {
                     let versions =
                         delete_versions && !work.store.versions.list(bot).await?.is_empty();
@@ -91,7 +106,7 @@ impl Workspaces {
                 }
                 let preserve = record.as_ref().filter(|_| preserve_data).cloned();
                 let input = DeleteInput {
-                    active: record.map(|record| record.snapshot),
+                    active: own.or(record.map(|record| record.snapshot)),
                     delete_versions,
                     delete_bot,
                     preserve: preserve.is_some(),
@@ -111,7 +126,11 @@ impl Workspaces {
                 let done = work.delete_steps(&live.record).await;
                 let outcome = match &done {
                     Ok(()) => {
-                        work.give_up_stuck(bot).await;
+                        work.end_stuck(bot, delete_versions).await;
+                        // Where one of those had kept a state as a version, that stays as all others do.
+                        if !delete_versions && let Err(error) = work.keep_what_is_there(bot).await {
+                            tracing::warn!(%bot, %error, "cannot compare what is left with the runtime");
+                        }
                         OperationState::Succeeded
                     }
                     Err(error) => {
@@ -166,11 +185,29 @@ impl Inner {
         self.finish_failed(operation, error).await
     }
 
+    /// The snapshot that the bot's container names, where that exists.
+    async fn own_snapshot(&self, bot: BotId) -> Result<Option<SnapshotKey>> {
+        let named = self.container(bot).await?;
+        let named = named.and_then(|found| found.snapshot.parse().ok());
+        match named {
+            Some(named) if self.snapshot_exists(&named).await? => Ok(Some(named)),
+            _ => Ok(None),
+        }
+    }
+
     /// Ends a deletion that a dead server or a failure left: forward, unless data was to be saved
-    /// first and was not.
+    /// first and was not, or the workspace is a newer one.
     pub(crate) async fn replay_deletion(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        let DeleteInput { preserve, .. } = input(operation)?;
-        if preserve && operation.step != PRESERVED {
+        let DeleteInput {
+            preserve, active, ..
+        } = input(operation)?;
+        let own = self.own_snapshot(operation.bot).await?;
+        if own.is_some() && own != active {
+            return self.end_superseded(operation).await;
+        }
+        let saved = operation.step == PRESERVED
+            && (own.is_none() || self.has_preserved_data(operation.bot));
+        if preserve && !saved {
             self.drop_lease(operation.id);
             self.finish_interrupted(operation).await?;
             return Ok(());
@@ -213,6 +250,11 @@ impl Inner {
             unless_missing(self.runtime.containers.delete(&container).await)?;
             fault_point!("delete", "container");
             unless_missing(self.runtime.snapshots.remove(active).await)?;
+            if let Some(record) = self.record(bot).await?
+                && record.snapshot != *active
+            {
+                unless_missing(self.runtime.snapshots.remove(&record.snapshot).await)?;
+            }
             fault_point!("delete", "snapshot");
         }
         if delete_preserved {
@@ -240,6 +282,10 @@ impl Inner {
             self.collect_released();
         }
         self.samples.forget(bot);
+        self.losses.set_workspace(bot, false);
+        if delete_versions {
+            self.losses.forget(bot);
+        }
         Ok(())
     }
 }

@@ -3,7 +3,9 @@
 use crate::agent::AgentFailure;
 use botstead_runtime as runtime;
 use botstead_store as store;
-use botstead_types::{BotId, FilePath, ImageRef, InvalidValue, OperationId, VersionNumber};
+use botstead_types::{
+    BotId, FilePath, ImageRef, InvalidValue, OperationId, OutOfBounds, VersionNumber,
+};
 
 /// What every use case returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -62,6 +64,15 @@ pub enum Error {
         /// The version.
         version: VersionNumber,
     },
+    /// The workspace is recorded and the runtime has none of its files any more.
+    #[error(
+        "the runtime has lost the files of bot {0}'s workspace; roll back to a version, start it to \
+         begin anew from its head version or its image, or delete it"
+    )]
+    WorkspaceLost(BotId),
+    /// The runtime has no such snapshot that the database does not know.
+    #[error("there is no unrecorded snapshot {0:?}; GET /recovery lists them")]
+    NothingToRecover(String),
     /// A pinned version is not deleted.
     #[error("version {0} is pinned; unpin it first")]
     VersionPinned(VersionNumber),
@@ -136,6 +147,9 @@ pub enum Error {
     /// A value of the request is not valid.
     #[error(transparent)]
     InvalidValue(#[from] InvalidValue),
+    /// What was asked for, or is preferred, is outside of what this server allows.
+    #[error(transparent)]
+    OutOfBounds(#[from] OutOfBounds),
     /// The request cannot be right.
     #[error("{message}")]
     InvalidRequest {
@@ -161,12 +175,27 @@ pub enum Error {
         /// Bytes that must stay free.
         needed_bytes: u64,
     },
+    /// As many exports are under way as there may be, of all users or of this one.
+    #[error("too many exports are under way; read those to their end, or try again later")]
+    TooManyExports,
+    /// Whoever reads an export took nothing of it for too long.
+    #[error("the export was ended because nothing of it was taken for {} s", .0.as_secs())]
+    ExportStalled(std::time::Duration),
     /// The server is shutting down.
     #[error("the server is shutting down; try again in a moment")]
     ShuttingDown,
     /// The server was restarted in the middle of it.
     #[error("the server was restarted before this was done; it was undone, ask again")]
     Interrupted,
+    /// The database was older than the workspace, which had gone on since.
+    #[error(
+        "the workspace was newer than this operation when the server started, as after an older \
+         database was put back; the workspace was left as it was"
+    )]
+    Superseded,
+    /// The operation could go neither forward nor back.
+    #[error("this could be neither finished nor undone, and the workspace was left as it was: {0}")]
+    GivenUp(String),
     /// The operation was cancelled and undone.
     #[error("the operation was cancelled and undone")]
     Cancelled,
@@ -187,6 +216,19 @@ pub enum Error {
         code: &'static str,
         /// Its text.
         message: String,
+    },
+    /// The configuration of the image is larger than what is kept of one.
+    #[error(
+        "the configuration of image {image} has {bytes} bytes, and this server takes {most} \
+         (images.max_config_bytes)"
+    )]
+    ImageConfigTooLarge {
+        /// The image.
+        image: ImageRef,
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
     },
     /// The image could not be pulled.
     #[error("{0}")]
@@ -276,6 +318,7 @@ impl Error {
             | Self::OperationNotFound { .. }
             | Self::ProcessNotFound { .. }
             | Self::NoPreservedData
+            | Self::NothingToRecover(_)
             | Self::PathNotFound(_)
             | Self::ImageNotFound(_) => ErrorKind::NotFound,
             Self::Forbidden(_) => ErrorKind::Forbidden,
@@ -285,12 +328,17 @@ impl Error {
             | Self::NotCancellable(_)
             | Self::VersionPinned(_)
             | Self::WorkspaceExists(_)
+            | Self::Superseded
+            | Self::GivenUp(_)
             | Self::NotRunning => ErrorKind::Conflict,
-            Self::InvalidValue(_) | Self::InvalidRequest { .. } | Self::Interrupt(_) => {
-                ErrorKind::Invalid
-            }
+            Self::InvalidValue(_)
+            | Self::OutOfBounds(_)
+            | Self::InvalidRequest { .. }
+            | Self::Interrupt(_) => ErrorKind::Invalid,
             Self::Agent(failure) => failure.kind(),
-            Self::PreferenceUnreadable(_) | Self::VersionMissing { .. } => ErrorKind::Unprocessable,
+            Self::PreferenceUnreadable(_)
+            | Self::VersionMissing { .. }
+            | Self::WorkspaceLost(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => {
                 ErrorKind::ResourceExhausted
@@ -307,7 +355,9 @@ impl Error {
             | Self::Interrupted
             | Self::Unreachable(_)
             | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
-            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Cancelled | Self::ExportStalled(_) => ErrorKind::Cancelled,
+            Self::TooManyExports => ErrorKind::LimitReached,
+            Self::ImageConfigTooLarge { .. } => ErrorKind::TooLarge,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) | Self::Pull(error) => match error.kind() {
                 runtime::ErrorKind::Conflict | runtime::ErrorKind::AlreadyExists => {
@@ -316,7 +366,9 @@ impl Error {
                 runtime::ErrorKind::NotFound
                 | runtime::ErrorKind::InvalidArgument
                 | runtime::ErrorKind::PermissionDenied
+                | runtime::ErrorKind::NotAllowed
                 | runtime::ErrorKind::Corrupt => ErrorKind::Unprocessable,
+                runtime::ErrorKind::TooLarge => ErrorKind::TooLarge,
                 runtime::ErrorKind::Unsupported => ErrorKind::Unsupported,
                 runtime::ErrorKind::Unavailable => ErrorKind::Unavailable,
                 runtime::ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
@@ -358,11 +410,16 @@ impl Error {
             Self::NotCancellable(_) => "not_cancellable",
             Self::NotRunning => "workspace_not_running",
             Self::InvalidValue(_) => "invalid_value",
+            Self::OutOfBounds(out) => out.code(),
             Self::InvalidRequest { code, .. } | Self::Joined { code, .. } => code,
             Self::PreferenceUnreadable(_) => "preference_unreadable",
             Self::Unsupported(_) => "unsupported",
             Self::VersionPinned(_) => "version_pinned",
             Self::WorkspaceExists(_) => "container_exists",
+            Self::WorkspaceLost(_) => "workspace_lost",
+            Self::NothingToRecover(_) => "nothing_to_recover",
+            Self::Superseded => "superseded",
+            Self::GivenUp(_) => "given_up",
             Self::NoPreservedData => "no_preserved_data",
             Self::PathNotFound(_) => "path_not_found",
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => "insufficient_storage",
@@ -378,10 +435,13 @@ impl Error {
                 ErrorKind::Unprocessable => "path_in_the_way",
                 _ => "internal",
             },
+            Self::TooManyExports => "too_many_exports",
+            Self::ExportStalled(_) => "export_stalled",
             Self::ShuttingDown => "shutting_down",
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
             Self::PullTimedOut { .. } => "pull_timed_out",
+            Self::ImageConfigTooLarge { .. } => "image_too_large",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {
                 "registry_unreachable"
@@ -396,6 +456,8 @@ impl Error {
                 runtime::ErrorKind::Unavailable => "runtime_unavailable",
                 runtime::ErrorKind::ResourceExhausted => "insufficient_storage",
                 runtime::ErrorKind::PermissionDenied => "registry_denied",
+                runtime::ErrorKind::NotAllowed => "registry_not_allowed",
+                runtime::ErrorKind::TooLarge => "image_too_large",
                 runtime::ErrorKind::Corrupt => "content_corrupt",
                 runtime::ErrorKind::Cancelled => "cancelled",
                 runtime::ErrorKind::Internal => "runtime_failed",

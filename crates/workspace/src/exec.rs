@@ -8,7 +8,7 @@ mod model;
 mod run;
 mod without_agent;
 
-pub use model::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, TerminalInfo};
+pub use model::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub(crate) use run::{RunInput, events, run};
 
 use crate::agent::{failed, timed};
@@ -23,6 +23,11 @@ use chrono::DateTime;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::run_input::{Attach, Input, Start};
+
+/// The most processes that are taken from an agent: it keeps 512 that run and 64 that ended.
+const MOST_PROCESSES: usize = 1024;
+/// The most bytes of a process's arguments.
+const MOST_ARGUMENTS: usize = 4 << 10;
 
 /// What is kept of each of a command's outputs.
 const OUTPUT_LIMIT: usize = 1 << 20;
@@ -103,11 +108,14 @@ impl Workspaces {
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`.
-    pub async fn execs(&self, actor: &Actor, bot: BotId) -> Result<Vec<ExecInfo>> {
+    pub async fn execs(&self, actor: &Actor, bot: BotId) -> Result<Listed<ExecInfo>> {
         let client = self.exec_client(actor, bot).await?;
         let all = processes(&client).await?;
-        let commands = all.into_iter().filter(|process| !process.terminal);
-        Ok(commands.map(exec_info).collect())
+        let commands = all.items.into_iter().filter(|process| !process.terminal);
+        Ok(Listed {
+            items: commands.map(exec_info).collect(),
+            more: all.more,
+        })
     }
 
     /// What is held of a detached command's output, then, with `follow`, what comes until it ends.
@@ -238,21 +246,36 @@ pub(crate) fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// More than an agent of ours keeps (see the protocol's `Processes.List`); beyond it they are made up.
-const MOST_PROCESSES: usize = 1024;
-
-pub(crate) async fn processes(client: &AgentClient) -> Result<Vec<proto::ProcessInfo>> {
+/// The processes that an agent keeps: no more than there can be, with ids that can be asked for.
+pub(crate) async fn processes(client: &AgentClient) -> Result<Listed<proto::ProcessInfo>> {
     let request = timed(proto::ListProcessesRequest {});
     let listed = client.processes().list(request).await.map_err(failed)?;
-    let mut processes = listed.into_inner().processes;
-    if processes.len() > MOST_PROCESSES {
-        tracing::warn!(
-            listed = processes.len(),
-            "a workspace's agent names more processes than there can be; the rest is ignored"
-        );
-        processes.truncate(MOST_PROCESSES);
+    Ok(bounded(listed.into_inner().processes))
+}
+
+fn bounded(mut processes: Vec<proto::ProcessInfo>) -> Listed<proto::ProcessInfo> {
+    processes.retain(|process| is_id(&process.id));
+    let more = processes.len() > MOST_PROCESSES;
+    processes.truncate(MOST_PROCESSES);
+    for process in &mut processes {
+        let mut left = MOST_ARGUMENTS;
+        let fits = |argument: &&Bytes| {
+            let rest = left.checked_sub(argument.len() + 1);
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        let count = process.args.iter().take_while(fits).count();
+        process.args.truncate(count);
     }
-    Ok(processes)
+    Listed {
+        items: processes,
+        more,
+    }
+}
+
+/// The ids that the protocol has: 1 to 64 letters, digits and hyphens.
+pub(crate) fn is_id(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 pub(crate) async fn remove(client: &AgentClient, what: &'static str, id: &str) -> Result<()> {
@@ -423,4 +446,32 @@ fn check(request: &ExecRequest) -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_has_no_more_processes_and_arguments_than_there_can_be() {
+        let process = |id: &str, args: &[usize]| proto::ProcessInfo {
+            id: id.to_owned(),
+            args: args.iter().map(|len| vec![b'x'; *len].into()).collect(),
+            ..proto::ProcessInfo::default()
+        };
+        let mut all = vec![
+            process("", &[]),
+            process("a/b", &[]),
+            process(&"x".repeat(65), &[]),
+        ];
+        all.extend((0..MOST_PROCESSES + 5).map(|n| process(&format!("p{n}"), &[10, 5000, 10])));
+        let listed = bounded(all);
+        assert!(listed.more);
+        assert_eq!(listed.items.len(), MOST_PROCESSES);
+        assert_eq!(listed.items[0].id, "p0");
+        assert_eq!(listed.items[0].args.len(), 1);
+        let listed = bounded(vec![process("a", &[10, 20])]);
+        assert!(!listed.more);
+        assert_eq!(listed.items[0].args.len(), 2);
+    }
 }

@@ -19,14 +19,25 @@ use botstead_authz::{Action, Actor};
 use botstead_bridge::{AgentClient, proto};
 use botstead_types::{BotId, FilePath, InvalidValue};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
 pub(crate) use transfer::chunks;
 
 use model::at;
 use tonic::{Request, Status};
 
 impl Workspaces {
+    /// Refuses what an upload of so many bytes would refuse, before they are received: whoever may not
+    /// write, a bot without workspace, one that does not run, a disk without room.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `InsufficientStorage`.
+    pub async fn before_upload(&self, actor: &Actor, bot: BotId, bytes: u64) -> Result<()> {
+        self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        self.inner.refuse_when_closing()?;
+        self.require_space(bytes)
+    }
+
     async fn agent_for(&self, actor: &Actor, action: Action, bot: BotId) -> Result<AgentClient> {
         self.inner.authorized(actor, action, bot).await?;
         self.inner.agent(bot).await
@@ -77,7 +88,7 @@ impl Workspaces {
         let page = page.into_inner();
         let entries = page.entries.into_iter().take(list.limit as usize);
         Ok(FileList {
-            path: page.path.to_vec(),
+            path: model::path(&page.path),
             entries: entries.map(FileEntry::from).collect(),
             more: page.more,
         })
@@ -216,7 +227,8 @@ impl Workspaces {
             max_file_bytes: 0,
         });
         let replies = client.files().search(request).await.map_err(failed)?;
-        Ok(events(replies.into_inner(), SearchEvent::of))
+        let (limit, context) = (u64::from(search.limit), search.context);
+        Ok(found(replies.into_inner(), limit, context).boxed())
     }
 
     /// Tells what changes from now on at or beneath a path; the first event is
@@ -258,6 +270,51 @@ fn within(what: &'static str, value: u32, most: u32) -> Result<()> {
     }
     let reason = format!("1 to {most}");
     Err(InvalidValue::new(what, &value.to_string(), reason).into())
+}
+
+/// What a search finds, and no more than was asked for, whatever the agent sends. The last one is
+/// `Done`, or an error.
+fn found(
+    mut replies: tonic::Streaming<proto::SearchReply>,
+    limit: u64,
+    context: u32,
+) -> impl Stream<Item = Result<SearchEvent>> {
+    async_stream::stream! {
+        let mut matches = 0;
+        loop {
+            let event = match replies.message().await {
+                Ok(Some(reply)) => SearchEvent::of(reply, context),
+                Ok(None) => {
+                    yield Err(Error::Unreachable(None));
+                    break;
+                }
+                Err(status) => {
+                    yield Err(failed(status));
+                    break;
+                }
+            };
+            match event {
+                None => {}
+                Some(found @ SearchEvent::Match { .. }) if matches < limit => {
+                    matches += 1;
+                    yield Ok(found);
+                }
+                Some(SearchEvent::Match { .. }) => {
+                    yield Ok(SearchEvent::Done {
+                        files_searched: 0,
+                        matches,
+                        truncated: true,
+                        unreadable: 0,
+                    });
+                    break;
+                }
+                Some(SearchEvent::Done { files_searched, truncated, unreadable, .. }) => {
+                    yield Ok(SearchEvent::Done { files_searched, matches, truncated, unreadable });
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// A stream of the agent as events of ours.

@@ -7,9 +7,11 @@
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::WorkspaceInfo;
+use crate::notes::Note;
 use crate::operations::{LiveOperation, event, finished, input, new_operation};
 use crate::replace::blocking;
 use crate::service::{Inner, Workspaces};
+use crate::standing::Standing;
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_overlay::beneath;
@@ -18,7 +20,7 @@ use botstead_store::{
     BotPatch, BotStatus, Change, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, CdiDevice, ContainerId, DesiredState, LeaseId, Limits, OperationId, ResolvedImage,
+    BotId, CdiDevice, ContainerId, DesiredState, LeaseId, Limits, OperationId, RecordedImage,
     SnapshotKey, VersionNumber, VersionSource,
 };
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
@@ -38,7 +40,7 @@ struct ForkInput {
     version: Option<VersionNumber>,
     /// The snapshot that the fork begins on.
     snapshot: SnapshotKey,
-    image: ResolvedImage,
+    image: RecordedImage,
     devices: Vec<CdiDevice>,
     limits: Limits,
     /// Whether it runs: the other does.
@@ -52,7 +54,8 @@ impl Workspaces {
     ///
     /// # Errors
     /// `BotNotFound` for either, `VersionNotFound`, `ContainerExists` when the bot has a workspace,
-    /// `WorkspaceNotFound` when the other has none and no version was named.
+    /// `WorkspaceNotFound` when the other has none and no version was named, `OutOfBounds` when its
+    /// image or devices are not allowed any more.
     pub async fn fork(
         &self,
         actor: &Actor,
@@ -88,7 +91,7 @@ impl Inner {
     ) -> Result<ContainerRecord> {
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, "fork").await?;
-        if self.record(bot).await?.is_some() {
+        if self.found_record(bot).await?.is_some() {
             return Err(Error::WorkspaceExists(bot));
         }
         let lease = LeaseId::for_operation(id);
@@ -120,6 +123,9 @@ impl Inner {
                 .as_ref()
                 .map_or(DesiredState::Stopped, |other| other.desired),
         };
+        // Its limits are held to their maximum wherever it is run.
+        self.config.bounds.check_image(&input.image.reference)?;
+        self.config.bounds.check_devices(&input.devices)?;
         let operation = new_operation(id, bot, OperationKind::Fork, &input)?;
         let operation = self.store.operations.begin(&operation, true).await?;
         fault_point!("fork", "begun");
@@ -159,12 +165,15 @@ impl Inner {
             let _other = self
                 .lock(input.from, OperationId::generate(), "fork")
                 .await?;
-            let other = self.required_record(input.from).await?;
-            self.copy_live(lease, &other, &input.snapshot, true).await?;
+            let other = self.present_record(input.from).await?;
+            let note = Note::of(input.from, &other.image, other.head_version);
+            self.copy_live(lease, &other, &input.snapshot, &note, true)
+                .await?;
         }
         fault_point!("fork", "copied");
-        let (first, owner) = (SnapshotKey::active(id), bot.to_string());
-        self.prepare_on_version(id, &first, &owner, &input.snapshot)
+        let first = SnapshotKey::active(id);
+        let note = Note::of(bot, &input.image, None);
+        self.prepare_on_version(id, &first, &note, &input.snapshot)
             .await?;
         if input.version.is_none() {
             // What builds on it protects it from now on.
@@ -183,21 +192,47 @@ impl Inner {
         .await?;
         fault_point!("fork", "changed");
         let version = SnapshotKey::version(id);
-        self.commit(lease, &first, &version, &owner).await?;
+        let number = crate::snapshot::reserved(operation)?;
+        let note = note.version(number, None, &first);
+        self.commit(lease, &first, &version, &note).await?;
         fault_point!("fork", "committed");
         let active = SnapshotKey::forked(id);
-        self.prepare_on_version(id, &active, &owner, &version)
+        let note = Note::of(bot, &input.image, Some(number));
+        self.prepare_on_version(id, &active, &note, &version)
             .await?;
         fault_point!("fork", "prepared");
-        let number = crate::snapshot::reserved(operation)?;
-        let mut record = ContainerRecord {
+        let record = self.forked_record(operation, input);
+        self.switch_to(lease, &record).await?;
+        fault_point!("fork", "switched");
+        self.record_fork(operation, input, record).await?;
+        let record = self.required_record(bot).await?;
+        if record.desired == DesiredState::Running {
+            self.bring_up(&record).await?;
+            fault_point!("fork", "started");
+        }
+        self.required_record(bot).await
+    }
+
+    fn forked_record(&self, operation: &Operation, input: &ForkInput) -> ContainerRecord {
+        let active = SnapshotKey::forked(operation.id);
+        ContainerRecord {
             desired: input.desired,
             devices: input.devices.clone(),
             limits: input.limits,
-            ..self.new_record(bot, input.image.clone(), active)
-        };
-        self.switch_to(lease, &record).await?;
-        fault_point!("fork", "switched");
+            ..self.new_record(operation.bot, input.image.clone(), active)
+        }
+    }
+
+    /// Writes a fork down whose container is there.
+    async fn record_fork(
+        &self,
+        operation: &Operation,
+        input: &ForkInput,
+        mut record: ContainerRecord,
+    ) -> Result<()> {
+        let (id, bot) = (operation.id, operation.bot);
+        let number = crate::snapshot::reserved(operation)?;
+        let version = SnapshotKey::version(id);
         let first = self.version_record(&record, number, None, VersionSource::Inherited, version);
         record.head_version = Some(number);
         let detail = json!({"from": input.from, "version": input.version});
@@ -218,19 +253,32 @@ impl Inner {
             ])
             .await?;
         fault_point!("fork", "recorded");
-        if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
-            fault_point!("fork", "started");
-        }
-        self.required_record(bot).await
+        Ok(())
     }
 
-    /// Ends a fork that a dead server left: what was recorded stands, anything else goes.
+    /// Ends a fork that a dead server left: one whose container is there stands, any other is undone.
     pub(crate) async fn replay_fork(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        if self.undo_fork(operation).await? {
-            self.finish_interrupted(operation).await?;
+        if self.record(operation.bot).await?.is_some() {
+            // Written down with its workspace: another one is there when it is not finished.
+            return self.end_superseded(operation).await;
         }
-        Ok(())
+        let active = SnapshotKey::forked(operation.id);
+        match self.standing(operation, None, &active).await? {
+            Standing::Switched => {
+                let input: ForkInput = input(operation)?;
+                let mut record = self.forked_record(operation, &input);
+                // It may have run since.
+                (record.dirty, record.started) = (true, true);
+                self.record_fork(operation, &input, record).await?;
+                self.drop_lease(operation.id);
+                Ok(())
+            }
+            Standing::Untouched | Standing::Between => {
+                self.undo_fork(operation).await?;
+                self.finish_interrupted(operation).await
+            }
+            Standing::MovedOn => self.end_superseded(operation).await,
+        }
     }
 
     /// Removes everything that a fork made, unless it was recorded: then it stands. Tells whether it

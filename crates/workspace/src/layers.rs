@@ -1,14 +1,15 @@
 //! Steps on snapshots that can be repeated, and the bound on how deep they lie.
 //!
 //! Every snapshot of ours carries two labels: how many layers it has above the image's own, and
-//! which snapshot is the image's top. A lookup that fails walks all layers, and mounting fails
+//! which snapshot is the image's top, beside those of [`Note`]. A lookup that fails walks all layers, and mounting fails
 //! near 500 of them, so a chain that reached [`MAX_LAYERS`] is merged into one layer before a
 //! writable snapshot is prepared on it.
 
 use crate::Result;
+use crate::notes::Note;
 use crate::service::Inner;
-use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind};
-use botstead_types::{BotId, LeaseId, OperationId, SnapshotKey};
+use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind, SnapshotMount};
+use botstead_types::{LeaseId, OperationId, SnapshotKey};
 use std::collections::BTreeMap;
 
 /// The most layers above the image's own that a writable snapshot is prepared on.
@@ -16,7 +17,9 @@ pub(crate) const MAX_LAYERS: u32 = 31;
 
 const LABEL_LAYERS: &str = "botstead.layers";
 const LABEL_BASE: &str = "botstead.base";
-pub(crate) const LABEL_BOT: &str = "botstead.bot_id";
+
+/// How a writable snapshot is mounted, as far as it is known; see [`botstead_runtime::Tasks::create_on`].
+pub(crate) type Root = Vec<SnapshotMount>;
 
 /// Where a snapshot lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +48,9 @@ impl Place {
         place
     }
 
-    fn labels(&self, bot: &str) -> BTreeMap<String, String> {
-        let mut labels = BTreeMap::from([
-            (LABEL_LAYERS.to_owned(), self.layers.to_string()),
-            (LABEL_BOT.to_owned(), bot.to_owned()),
-        ]);
+    fn labels(&self, note: &Note<'_>) -> BTreeMap<String, String> {
+        let mut labels = note.labels();
+        labels.insert(LABEL_LAYERS.to_owned(), self.layers.to_string());
         if let Some(base) = &self.base {
             labels.insert(LABEL_BASE.to_owned(), base.to_string());
         }
@@ -57,37 +58,42 @@ impl Place {
     }
 }
 
+/// The image's top snapshot that a snapshot with these labels lies on.
+pub(crate) fn base_of(labels: &BTreeMap<String, String>) -> Option<SnapshotKey> {
+    Place::of(labels)?.base
+}
+
 impl Inner {
-    /// Prepares the operation's writable snapshot on an image.
+    /// Prepares the operation's writable snapshot on an image, and tells how it is mounted.
     pub(crate) async fn prepare_on_image(
         &self,
         lease: &LeaseId,
         key: &SnapshotKey,
-        bot: &str,
+        note: &Note<'_>,
         base: &SnapshotKey,
-    ) -> Result<()> {
+    ) -> Result<Root> {
         let place = Place {
             layers: 0,
             base: Some(base.clone()),
         };
-        let labels = place.labels(bot);
+        let labels = place.labels(note);
         let prepared = self
             .runtime
             .snapshots
             .prepare(lease, key, Some(base), &labels)
             .await;
-        Ok(unless_exists(prepared)?)
+        Ok(unless_prepared(prepared)?)
     }
 
     /// Prepares a writable snapshot on a version, merging the version's layers first when they are
-    /// too many.
+    /// too many, and tells how it is mounted.
     pub(crate) async fn prepare_on_version(
         &self,
         operation: OperationId,
         key: &SnapshotKey,
-        bot: &str,
+        note: &Note<'_>,
         version: &SnapshotKey,
-    ) -> Result<()> {
+    ) -> Result<Root> {
         let lease = &LeaseId::for_operation(operation);
         let snapshots = &self.runtime.snapshots;
         let place = Place::of(&snapshots.get(version).await?.labels).unwrap_or(Place {
@@ -100,16 +106,17 @@ impl Inner {
                 layers: 1,
                 base: Some(base.clone()),
             };
-            let labels = merged.labels(bot);
+            let labels = merged.labels(note);
             match snapshots
                 .flatten(lease, version, base, &flat, &labels)
                 .await
             {
                 Ok(()) => {
                     let prepared = snapshots.prepare(lease, key, Some(&flat), &labels).await;
-                    unless_exists(prepared)?;
+                    let root = unless_prepared(prepared)?;
                     // Whoever builds on it protects it from now on.
-                    return Ok(snapshots.release(&flat).await?);
+                    snapshots.release(&flat).await?;
+                    return Ok(root);
                 }
                 Err(error) if error.kind() == RuntimeErrorKind::Unsupported => {
                     tracing::warn!(%version, layers = place.layers, error = %error.chain(),
@@ -119,19 +126,19 @@ impl Inner {
             }
         }
         let prepared = snapshots
-            .prepare(lease, key, Some(version), &place.labels(bot))
+            .prepare(lease, key, Some(version), &place.labels(note))
             .await;
-        Ok(unless_exists(prepared)?)
+        Ok(unless_prepared(prepared)?)
     }
 
     /// The labels of a committed snapshot that holds what this active one does.
     pub(crate) async fn labels_above(
         &self,
         active: &SnapshotKey,
-        bot: BotId,
+        note: &Note<'_>,
     ) -> Result<BTreeMap<String, String>> {
         let snapshot = self.runtime.snapshots.get(active).await?;
-        Ok(Place::above(&snapshot.labels).labels(&bot.to_string()))
+        Ok(Place::above(&snapshot.labels).labels(note))
     }
 
     /// Freezes the active snapshot under the version's name; when that was done already, nothing.
@@ -140,7 +147,7 @@ impl Inner {
         lease: &LeaseId,
         active: &SnapshotKey,
         version: &SnapshotKey,
-        bot: &str,
+        note: &Note<'_>,
     ) -> Result<()> {
         let snapshots = &self.runtime.snapshots;
         let before = match snapshots.get(active).await {
@@ -152,7 +159,7 @@ impl Inner {
         };
         let place = Place::above(&before.labels);
         let committed = snapshots
-            .commit(lease, active, version, &place.labels(bot))
+            .commit(lease, active, version, &place.labels(note))
             .await;
         Ok(unless_exists(committed)?)
     }
@@ -175,6 +182,14 @@ pub(crate) fn unless_exists(done: Result<(), RuntimeError>) -> Result<(), Runtim
     }
 }
 
+/// A snapshot that was prepared before is there; how it is mounted has to be asked then.
+fn unless_prepared(done: Result<Root, RuntimeError>) -> Result<Root, RuntimeError> {
+    match done {
+        Err(error) if error.is_already_exists() => Ok(Root::new()),
+        done => done,
+    }
+}
+
 /// What is gone already need not be removed.
 pub(crate) fn unless_missing(done: Result<(), RuntimeError>) -> Result<(), RuntimeError> {
     match done {
@@ -186,6 +201,7 @@ pub(crate) fn unless_missing(done: Result<(), RuntimeError>) -> Result<(), Runti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use botstead_types::BotId;
 
     #[test]
     fn a_place_survives_its_labels() {
@@ -193,7 +209,9 @@ mod tests {
             layers: 7,
             base: Some("sha256:abc".parse().unwrap()),
         };
-        assert_eq!(Place::of(&place.labels("b")), Some(place));
+        let image = crate::notes::tests::image();
+        let note = Note::of(BotId::generate(), &image, None);
+        assert_eq!(Place::of(&place.labels(&note)), Some(place));
         assert_eq!(Place::of(&BTreeMap::new()), None);
     }
 }

@@ -3,15 +3,19 @@
 //! Everything that an operation makes is named after it, and made after it was written down. So this
 //! can be asked while a server works: what belongs to an operation that is not finished is no leftover,
 //! and what belongs to one that nobody knows, such as an export under way, is none until it is old.
+//!
+//! What may be the only copy of somebody's work is found too, and removed only where it is named
+//! ([`discard_leftover`]): a database that does not know it may be the one that is wrong.
 
 use crate::Result;
-use crate::layers::{LABEL_BOT, unless_missing};
+use crate::layers::unless_missing;
+use crate::notes::{bot_of, operation_of};
+use crate::recovery::{Seen, UnrecordedSnapshot, discard, unrecorded};
 use crate::spec::is_workspace_of;
 use botstead_runtime::{Runtime, Signal};
 use botstead_store::{Change, Store};
 use botstead_types::{BotId, ContainerId, LeaseId, OperationId, SnapshotKey, SnapshotKind};
-use chrono::{TimeDelta, Utc};
-use std::collections::hash_map::Entry;
+use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -21,16 +25,13 @@ use std::time::Duration;
 pub enum Leftover {
     /// A lease of an operation that ended or that nobody knows.
     Lease(String),
-    /// A container of a workspace that is not recorded, with its task.
+    /// A container of a workspace that is not recorded, and whose snapshot is gone, with its task.
     Container(ContainerId),
-    /// A committed snapshot of ours that is no version: it is released, and goes once nothing builds
-    /// on it.
+    /// A copy that an operation made for itself: it is released, and goes once nothing builds on it.
     Snapshot(SnapshotKey),
-    /// A writable snapshot of a bot that is gone.
-    ActiveSnapshot(SnapshotKey),
-    /// A writable snapshot that no workspace has, of a bot that exists: it may hold work. It is never
-    /// removed here; a new workspace of the bot takes its `/data` over.
-    Orphan(BotId, SnapshotKey),
+    /// A snapshot that no row names and that may be the only copy of somebody's work, with the container
+    /// that has it. It is never removed unless it is named.
+    Unrecorded(UnrecordedSnapshot),
     /// A network namespace of a workspace that is not recorded.
     Namespace(ContainerId),
     /// A channel directory of a workspace that is not recorded.
@@ -44,15 +45,8 @@ impl std::fmt::Display for Leftover {
         match self {
             Self::Lease(id) => write!(f, "lease {id} of an operation that ended"),
             Self::Container(id) => write!(f, "container {id}, which is not recorded"),
-            Self::Snapshot(key) => write!(f, "snapshot {key}, which is no version"),
-            Self::ActiveSnapshot(key) => {
-                write!(f, "writable snapshot {key} of a bot that does not exist")
-            }
-            Self::Orphan(bot, key) => write!(
-                f,
-                "writable snapshot {key} of bot {bot}, which no container has: kept, create the bot's \
-                 workspace to get its /data back"
-            ),
+            Self::Snapshot(key) => write!(f, "snapshot {key}, a copy that nothing needs"),
+            Self::Unrecorded(found) => write_unrecorded(found, f),
             Self::Namespace(id) => write!(f, "network namespace of {id}, which is not recorded"),
             Self::Channel(id) => write!(f, "channel directory of {id}, which is not recorded"),
             Self::Address(bot, address) => {
@@ -62,10 +56,55 @@ impl std::fmt::Display for Leftover {
     }
 }
 
+fn write_unrecorded(
+    found: &UnrecordedSnapshot,
+    f: &mut std::fmt::Formatter<'_>,
+) -> std::fmt::Result {
+    let (name, bot) = (&found.name, found.bot);
+    let what = match (found.kind, &found.container) {
+        (SnapshotKind::Committed, _) => "version",
+        (_, Some(_)) => "workspace",
+        (_, None) => "writable snapshot",
+    };
+    match found.bot_exists {
+        true => write!(f, "{what} {name} of bot {bot}, which no row names: ")?,
+        false => write!(
+            f,
+            "{what} {name} of bot {bot}, whom the database does not know: "
+        )?,
+    }
+    match (found.bot_exists, found.kind, &found.container) {
+        (true, SnapshotKind::Committed, _) | (true, _, Some(_)) => {
+            write!(f, "the next start of the server records it again")
+        }
+        (true, _, None) => write!(
+            f,
+            "the bot's next workspace gets its /data; POST /recovery/{name}/export gives it at once"
+        ),
+        (false, ..) => write!(
+            f,
+            "POST /recovery/{name}/export gives its /data, --discard {name} removes it"
+        ),
+    }
+}
+
 impl Leftover {
     /// Whether [`remove_leftover`] removes it.
     pub fn is_removable(&self) -> bool {
-        !matches!(self, Self::Orphan(..))
+        !matches!(self, Self::Unrecorded(_))
+    }
+
+    /// The name by which it is discarded, where it is not simply removed.
+    pub fn name(&self) -> Option<&SnapshotKey> {
+        match self {
+            Self::Unrecorded(found) => Some(&found.name),
+            Self::Lease(_)
+            | Self::Container(_)
+            | Self::Snapshot(_)
+            | Self::Namespace(_)
+            | Self::Channel(_)
+            | Self::Address(..) => None,
+        }
     }
 }
 
@@ -82,19 +121,12 @@ pub async fn find_leftovers(
     // First what there is, then who owns it: what is made meanwhile is not looked at, and what ends
     // meanwhile is found recorded.
     let leases = runtime.leases.list().await?;
-    let containers = runtime.containers.list().await?;
-    let snapshots = runtime.snapshots.list().await?;
     let namespaces = runtime.network.list().await?;
     let channels = runtime.channels.list().await?;
     let addresses = store.addresses.list().await?;
-    let operations = store.operations.unfinished().await?;
-    let unfinished: HashSet<OperationId> = operations.iter().map(|one| one.id).collect();
-    let records = store.containers.list().await?;
-    // With those that something makes or removes just now.
-    let bots: HashSet<BotId> = operations.iter().map(|one| one.bot).collect();
-    let bots: HashSet<BotId> = records.iter().map(|one| one.bot).chain(bots).collect();
-    let known: HashSet<ContainerId> = bots.iter().copied().map(ContainerId::for_bot).collect();
-    let active: HashSet<&SnapshotKey> = records.iter().map(|record| &record.snapshot).collect();
+    let seen = Seen::look(runtime, store).await?;
+    let bots = seen.with_workspace();
+    let mut known: HashSet<ContainerId> = bots.iter().copied().map(ContainerId::for_bot).collect();
     let settled_before = Utc::now() - settled;
     let mut found = Vec::new();
 
@@ -104,54 +136,47 @@ pub async fn find_leftovers(
             .parse::<LeaseId>()
             .ok()
             .and_then(|id| id.operation());
-        if operation.is_some_and(|id| !unfinished.contains(&id))
-            && lease.created_at < settled_before
+        if operation.is_some_and(|id| !seen.is_unfinished(id)) && lease.created_at < settled_before
         {
             found.push(Leftover::Lease(lease.id));
         }
     }
-    for container in containers {
-        if is_workspace_of(&container.labels, &container.id)
-            && !known.contains(&container.id)
-            && container.created_at < settled_before
-        {
-            found.push(Leftover::Container(container.id));
+    for container in seen.containers() {
+        if !is_workspace_of(&container.labels, &container.id) || known.contains(&container.id) {
+            continue;
+        }
+        if seen.active(&container.snapshot).is_some() {
+            // It goes, or is recorded again, with its snapshot.
+            known.insert(container.id.clone());
+        } else if container.created_at < settled_before {
+            found.push(Leftover::Container(container.id.clone()));
         }
     }
-    let mut versions: HashMap<BotId, Option<HashSet<SnapshotKey>>> = HashMap::new();
-    for snapshot in snapshots {
-        let Some(bot) = snapshot
-            .labels
-            .get(LABEL_BOT)
-            .and_then(|bot| bot.parse().ok())
-        else {
+    let mut exists = HashMap::new();
+    for bot in seen.bots() {
+        exists.insert(bot, bot_exists(store, bot).await?);
+    }
+    for one in unrecorded(&seen, &exists) {
+        // With what belongs to a bot that is gone nothing can be under way.
+        if !one.bot_exists
+            || is_settled(store, one.bot, &one.name, one.created_at, settled_before).await?
+        {
+            found.push(Leftover::Unrecorded(one));
+        }
+    }
+    for snapshot in seen.all() {
+        let Some(bot) = bot_of(snapshot) else {
             continue;
         };
-        if active.contains(&snapshot.key) {
-            continue;
-        }
-        let operation = operation_of(&snapshot.key);
-        if operation.is_some_and(|id| unfinished.contains(&id)) {
-            continue;
-        }
-        if snapshot.created_at >= settled_before && !is_recorded(store, bot, operation).await? {
-            continue;
-        }
-        let versions = match versions.entry(bot) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(versions_of(store, bot).await?),
-        };
-        match (snapshot.kind, versions.as_ref()) {
-            (SnapshotKind::Active, None) => found.push(Leftover::ActiveSnapshot(snapshot.key)),
-            (SnapshotKind::Active, Some(_)) => found.push(Leftover::Orphan(bot, snapshot.key)),
-            // One that was released is there for what builds on it.
-            (SnapshotKind::Committed, _) if !snapshot.rooted => {}
-            (SnapshotKind::Committed, versions) => {
-                if !versions.is_some_and(|versions| versions.contains(&snapshot.key)) {
-                    found.push(Leftover::Snapshot(snapshot.key));
-                }
-            }
-            (SnapshotKind::View, _) => {}
+        // One that was released is there for what builds on it.
+        let is_copy = snapshot.kind == SnapshotKind::Committed
+            && snapshot.rooted
+            && !crate::notes::is_version(snapshot)
+            && !seen.is_under_way(&snapshot.key)
+            && seen.version(&snapshot.key).is_none();
+        let (key, made) = (&snapshot.key, snapshot.created_at);
+        if is_copy && is_settled(store, bot, key, made, settled_before).await? {
+            found.push(Leftover::Snapshot(key.clone()));
         }
     }
     for id in namespaces {
@@ -172,6 +197,18 @@ pub async fn find_leftovers(
     Ok(found)
 }
 
+/// Whether nothing can be under way with a snapshot: it is old, or its operation is in the journal and
+/// ended.
+async fn is_settled(
+    store: &Store,
+    bot: BotId,
+    key: &SnapshotKey,
+    made: DateTime<Utc>,
+    settled_before: DateTime<Utc>,
+) -> Result<bool> {
+    Ok(made < settled_before || is_recorded(store, bot, operation_of(key)).await?)
+}
+
 /// Whether the journal has the operation.
 async fn is_recorded(store: &Store, bot: BotId, operation: Option<OperationId>) -> Result<bool> {
     let Some(operation) = operation else {
@@ -184,26 +221,12 @@ async fn is_recorded(store: &Store, bot: BotId, operation: Option<OperationId>) 
     }
 }
 
-/// The snapshots of a bot's versions; `None` when there is no such bot.
-async fn versions_of(store: &Store, bot: BotId) -> Result<Option<HashSet<SnapshotKey>>> {
+async fn bot_exists(store: &Store, bot: BotId) -> Result<bool> {
     match store.bots.get(bot).await {
-        Err(error) if error.kind() == botstead_store::ErrorKind::NotFound => return Ok(None),
-        found => drop(found?),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == botstead_store::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
     }
-    let versions = store.versions.list(bot).await?;
-    Ok(Some(
-        versions
-            .into_iter()
-            .map(|version| version.snapshot)
-            .collect(),
-    ))
-}
-
-/// The operation that a snapshot is named after.
-fn operation_of(key: &SnapshotKey) -> Option<OperationId> {
-    // `<what>-<operation>`, and perhaps a suffix for what is under work.
-    let (_, rest) = key.as_str().split_once('-')?;
-    rest.get(..36)?.parse().ok()
 }
 
 /// Removes what was found. Again: no change. One that is never removed is left alone.
@@ -218,8 +241,7 @@ pub async fn remove_leftover(runtime: &Runtime, store: &Store, leftover: &Leftov
             Ok(unless_missing(runtime.containers.delete(id).await)?)
         }
         Leftover::Snapshot(key) => Ok(runtime.snapshots.release(key).await?),
-        Leftover::ActiveSnapshot(key) => Ok(unless_missing(runtime.snapshots.remove(key).await)?),
-        Leftover::Orphan(..) => Ok(()),
+        Leftover::Unrecorded(_) => Ok(()),
         Leftover::Namespace(id) => Ok(runtime.network.remove(id).await?),
         Leftover::Channel(id) => Ok(runtime.channels.remove(id).await?),
         Leftover::Address(bot, _) => {
@@ -229,18 +251,19 @@ pub async fn remove_leftover(runtime: &Runtime, store: &Store, leftover: &Leftov
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn snapshots_tell_their_operation() {
-        let id = OperationId::generate();
-        assert_eq!(operation_of(&SnapshotKey::version(id)), Some(id));
-        let copying: SnapshotKey = format!("{}-copying", SnapshotKey::copied(id))
-            .parse()
-            .unwrap();
-        assert_eq!(operation_of(&copying), Some(id));
-        assert_eq!(operation_of(&"sha256:abc".parse().unwrap()), None);
+/// Removes for good what may be the only copy of somebody's work, because somebody named it. Anything
+/// else is left alone. Again: no change.
+///
+/// # Errors
+/// What the runtime refuses.
+pub async fn discard_leftover(runtime: &Runtime, leftover: &Leftover) -> Result<()> {
+    match leftover {
+        Leftover::Unrecorded(found) => discard(runtime, found).await,
+        Leftover::Lease(_)
+        | Leftover::Container(_)
+        | Leftover::Snapshot(_)
+        | Leftover::Namespace(_)
+        | Leftover::Channel(_)
+        | Leftover::Address(..) => Ok(()),
     }
 }

@@ -32,15 +32,21 @@ mod listing;
 mod locks;
 mod metrics;
 mod model;
+mod notes;
 mod operations;
+mod pools;
 mod power;
 mod preferences;
 mod reconcile;
+mod recovery;
 mod replace;
+mod resolve;
 mod rollback;
 mod service;
+mod shutdown;
 mod snapshot;
 mod spec;
+mod standing;
 mod terminal;
 mod versions;
 
@@ -49,19 +55,20 @@ pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
 pub use data::{ArchiveFormat, ImportMode};
 pub use error::{Error, ErrorKind, Result};
-pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, TerminalInfo};
+pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
 pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
     SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
 };
-pub use leftovers::{Leftover, find_leftovers, remove_leftover};
+pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
     Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy,
     RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
+pub use recovery::UnrecordedSnapshot;
 pub use service::Workspaces;
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
 pub use versions::VersionUpdate;

@@ -8,7 +8,6 @@ use botstead_lineage::{self as lineage, Source};
 use botstead_runtime::Snapshot;
 use botstead_store::VersionRecord;
 use botstead_types::BotId;
-use std::sync::atomic::Ordering;
 
 impl Workspaces {
     /// The snapshots that the workspace builds on, and every recorded version that the runtime
@@ -62,9 +61,7 @@ impl Workspaces {
         if !listing.missing.is_empty() {
             tracing::warn!(%bot, missing = ?listing.missing, "versions are missing in the runtime");
         }
-        inner
-            .versions_missing
-            .store(listing.missing.len() as u64, Ordering::Relaxed);
+        inner.losses.set_versions(bot, listing.missing.len() as u64);
         Ok(SnapshotList {
             snapshotter: inner.runtime.backend.capabilities().snapshotter.clone(),
             snapshots: listing.entries.iter().map(as_listed).collect(),

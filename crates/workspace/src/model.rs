@@ -284,8 +284,10 @@ pub struct Statistics {
     pub workspaces: u64,
     /// Workspaces whose task runs, as far as the server knows.
     pub workspaces_running: u64,
-    /// Recorded versions that the runtime does not have, seen in listings.
+    /// Recorded versions that the runtime does not have, seen at start and in listings.
     pub versions_missing: u64,
+    /// Workspaces that are recorded and of which the runtime has no files any more.
+    pub workspaces_lost: u64,
 }
 
 /// Counts of live snapshots.

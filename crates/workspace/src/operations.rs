@@ -4,11 +4,13 @@
 //! repeated, and the names that it uses derive from its id, so a replay from any point ends the
 //! same way. One that cannot go on (the runtime is away, the disk is full) after its point of no
 //! return stays in the journal as running and is tried again: before the next operation on that
-//! bot, by the watcher, and at the next start.
+//! bot, by the watcher, and at the next start. One that will never be able to is given up with the
+//! workspace as it is: nothing blocks a bot for ever.
 
 use crate::model::{CopyStatistics, OperationInfo, OperationStatistics, Statistics};
 use crate::service::{Inner, Workspaces};
-use crate::{Error, Result};
+use crate::standing::is_final;
+use crate::{Error, ErrorKind, Result};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{CopyReport, PullProgress};
 use botstead_store::{
@@ -19,17 +21,26 @@ use botstead_types::{BotId, OperationId, Page, PageRequest, SnapshotKey};
 use chrono::Utc;
 use serde::Serialize;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// An operation whose failure nobody can explain is tried so often.
+const MOST_ATTEMPTS: u32 = 20;
+
+/// An operation that waits to be tried again.
+struct Stuck {
+    operation: Operation,
+    attempts: u32,
+}
+
 /// What this server knows of the operations that run in it.
 #[derive(Default)]
 pub(crate) struct Running {
     live: Mutex<HashMap<OperationId, Arc<LiveOperation>>>,
-    stuck: Mutex<HashMap<BotId, Operation>>,
+    stuck: Mutex<HashMap<BotId, VecDeque<Stuck>>>,
     finished: Mutex<HashMap<(OperationKind, OperationState), (u64, f64)>>,
     copies: Mutex<CopyStatistics>,
 }
@@ -68,6 +79,7 @@ pub(crate) fn kind_name(kind: OperationKind) -> &'static str {
         OperationKind::Restore => "restore",
         OperationKind::RestorePath => "restore_path",
         OperationKind::ChangeImage => "change_image",
+        OperationKind::Recover => "recover",
         OperationKind::DeleteVersion => "delete_version",
         OperationKind::Delete => "delete",
         OperationKind::DeleteBot => "delete_bot",
@@ -165,16 +177,33 @@ impl Inner {
     pub(crate) fn keep_for_retry(&self, operation: &Operation, error: &Error) {
         tracing::error!(operation = %operation.id, bot = %operation.bot,
             kind = kind_name(operation.kind), %error, "operation cannot go on and will be retried");
-        lock(&self.running.stuck).insert(operation.bot, operation.clone());
+        let mut stuck = lock(&self.running.stuck);
+        let waiting = stuck.entry(operation.bot).or_default();
+        if waiting
+            .iter()
+            .all(|other| other.operation.id != operation.id)
+        {
+            waiting.push_back(Stuck {
+                operation: operation.clone(),
+                attempts: 0,
+            });
+        }
+        drop(stuck);
         self.wake.stuck(operation.bot);
     }
 
-    /// Nothing waits to be retried on the bot any more.
-    pub(crate) fn forget_stuck(&self, bot: BotId) {
-        lock(&self.running.stuck).remove(&bot);
+    /// The operation does not wait to be retried any more.
+    pub(crate) fn forget_stuck(&self, operation: &Operation) {
+        let mut stuck = lock(&self.running.stuck);
+        if let Some(waiting) = stuck.get_mut(&operation.bot) {
+            waiting.retain(|other| other.operation.id != operation.id);
+            if waiting.is_empty() {
+                stuck.remove(&operation.bot);
+            }
+        }
     }
 
-    /// Bots whose last operation waits to be retried.
+    /// Bots with operations that wait to be retried.
     pub(crate) fn stuck_bots(&self) -> Vec<BotId> {
         lock(&self.running.stuck).keys().copied().collect()
     }
@@ -184,47 +213,81 @@ impl Inner {
         lock(&self.running.stuck).contains_key(&bot)
     }
 
-    /// Tries again what an earlier operation on the bot could not finish. The caller holds the
-    /// bot.
-    pub(crate) async fn recover_bot(self: &Arc<Self>, bot: BotId) -> Result<()> {
-        // Taken out first: what it becomes may have to be retried as well.
-        let Some(operation) = lock(&self.running.stuck).remove(&bot) else {
-            return Ok(());
-        };
-        let done = self.replay(&operation).await;
-        if done.is_err() {
-            lock(&self.running.stuck).insert(bot, operation);
+    fn take_stuck(&self, bot: BotId) -> Option<Stuck> {
+        let mut stuck = lock(&self.running.stuck);
+        let waiting = stuck.get_mut(&bot)?;
+        let next = waiting.pop_front();
+        if waiting.is_empty() {
+            stuck.remove(&bot);
         }
-        done
+        next
     }
 
-    /// Ends an operation that waited to be retried on a workspace that is gone now.
-    pub(crate) async fn give_up_stuck(self: &Arc<Self>, bot: BotId) {
-        let Some(operation) = lock(&self.running.stuck).remove(&bot) else {
-            return;
-        };
-        self.drop_lease(operation.id);
-        if !matches!(
-            operation.kind,
-            OperationKind::Delete | OperationKind::DeleteBot
-        ) {
-            for key in [
-                SnapshotKey::version(operation.id),
-                SnapshotKey::flattened(operation.id),
-            ] {
-                let recorded = self.store.versions.list(bot).await;
-                if recorded.is_ok_and(|all| all.iter().all(|version| version.snapshot != key))
-                    && let Err(error) = self.runtime.snapshots.release(&key).await
-                {
-                    tracing::warn!(%key, error = %error.chain(), "cannot release");
-                }
+    fn put_stuck_back(&self, stuck: Stuck) {
+        let bot = stuck.operation.bot;
+        let mut all = lock(&self.running.stuck);
+        all.entry(bot).or_default().push_front(stuck);
+    }
+
+    /// Tries again what earlier operations on the bot could not finish, and gives up what can never be.
+    /// The caller holds the bot.
+    pub(crate) async fn recover_bot(self: &Arc<Self>, bot: BotId) -> Result<()> {
+        // Taken out first: what it becomes may have to be retried as well.
+        while let Some(mut stuck) = self.take_stuck(bot) {
+            let Err(error) = self.replay(&stuck.operation).await else {
+                continue;
+            };
+            stuck.attempts += 1;
+            let hopeless = error.kind() == ErrorKind::Internal && stuck.attempts >= MOST_ATTEMPTS;
+            let ended = match is_final(&error) || hopeless {
+                true => self.give_up(&stuck.operation, &error).await,
+                false => Err(error),
+            };
+            if let Err(error) = ended {
+                self.put_stuck_back(stuck);
+                return Err(error);
             }
         }
-        // Not tried again: there is nothing that it could be replayed on.
-        let ended = finish(&operation, Some(&Error::WorkspaceNotFound(bot)));
-        if let Err(error) = self.store.transactions.apply(ended).await {
-            tracing::error!(operation = %operation.id, %error, "cannot record a failure");
+        Ok(())
+    }
+
+    /// Ends operations that waited to be retried on a workspace that was deleted. What they had kept as
+    /// versions is recorded, unless those were deleted too.
+    pub(crate) async fn end_stuck(self: &Arc<Self>, bot: BotId, versions_too: bool) {
+        while let Some(stuck) = self.take_stuck(bot) {
+            let operation = stuck.operation;
+            self.drop_lease(operation.id);
+            if let Err(error) = self.discard_leavings(&operation, versions_too).await {
+                tracing::warn!(operation = %operation.id, %bot, %error, "cannot clear away");
+            }
+            // Not tried again: there is nothing that it could be replayed on.
+            let ended = finish(&operation, Some(&Error::WorkspaceNotFound(bot)));
+            if let Err(error) = self.store.transactions.apply(ended).await {
+                tracing::error!(operation = %operation.id, %error, "cannot record a failure");
+            }
         }
+    }
+
+    /// Removes what an operation prepared for a workspace that was deleted.
+    async fn discard_leavings(&self, operation: &Operation, versions_too: bool) -> Result<()> {
+        let deletes = matches!(
+            operation.kind,
+            OperationKind::Delete | OperationKind::DeleteBot
+        );
+        if deletes {
+            return Ok(());
+        }
+        let (id, snapshots) = (operation.id, &self.runtime.snapshots);
+        for key in [SnapshotKey::active(id), SnapshotKey::forked(id)] {
+            self.remove_unnamed(&key).await?;
+        }
+        snapshots.release(&SnapshotKey::flattened(id)).await?;
+        let version = SnapshotKey::version(id);
+        let recorded = self.store.versions.list(operation.bot).await?;
+        if versions_too && recorded.iter().all(|found| found.snapshot != version) {
+            snapshots.release(&version).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn running_operation(&self, id: OperationId) -> Option<Arc<LiveOperation>> {
@@ -336,9 +399,8 @@ impl Workspaces {
             operations_running: lock(&inner.running.live).len() as u64,
             workspaces,
             workspaces_running: inner.samples.running(),
-            versions_missing: inner
-                .versions_missing
-                .load(std::sync::atomic::Ordering::Relaxed),
+            versions_missing: inner.losses.versions(),
+            workspaces_lost: inner.losses.workspaces(),
         })
     }
 }

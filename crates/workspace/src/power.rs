@@ -3,13 +3,16 @@
 use crate::agent::REPAIR_PATIENCE;
 use crate::layers::unless_missing;
 use crate::model::CreateRequest;
+use crate::notes::Note;
 use crate::operations::{event, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::{Endpoint, EndpointStatus, Signal};
+use botstead_runtime::{Endpoint, EndpointStatus, Signal, SnapshotMount};
 use botstead_store::{Change, ContainerPatch, ContainerRecord, OperationKind, OperationState};
-use botstead_types::{BotId, DesiredState, LeaseId, OperationId, TaskStatus};
+use botstead_types::{
+    BotId, ContainerId, DesiredState, LeaseId, OperationId, SnapshotKey, TaskStatus,
+};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -30,7 +33,7 @@ impl Workspaces {
             .detached(async move {
                 let id = OperationId::generate();
                 let _guard = work.lock(bot, id, "start").await?;
-                let Some(record) = work.record(bot).await? else {
+                let Some(record) = work.found_record(bot).await? else {
                     return Ok(false);
                 };
                 let live = work.register(new_operation(id, bot, OperationKind::Start, &())?);
@@ -60,7 +63,8 @@ impl Workspaces {
             .detached(async move {
                 let id = OperationId::generate();
                 let _guard = work.lock(bot, id, "stop").await?;
-                let record = work.required_record(bot).await?;
+                let record = work.found_record(bot).await?;
+                let record = record.ok_or(Error::WorkspaceNotFound(bot))?;
                 let live = work.register(new_operation(id, bot, OperationKind::Stop, &())?);
                 let done = work.stop_for_good(&record).await;
                 work.unregister(&live, outcome(&done));
@@ -97,6 +101,21 @@ impl Inner {
     /// should. The caller holds the bot.
     pub(crate) async fn bring_up(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
         let done = self.try_bring_up(record).await;
+        self.note_start(record, done).await
+    }
+
+    /// The same for a workspace whose task the caller has just ended and whose snapshot it has just
+    /// prepared: neither is looked up again.
+    pub(crate) async fn bring_up_on(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        root: &[SnapshotMount],
+    ) -> Result<()> {
+        let done = self.start_stopped(record, root).await;
+        self.note_start(record, done).await
+    }
+
+    async fn note_start(&self, record: &ContainerRecord, done: Result<()>) -> Result<()> {
         let last_error = match &done {
             Ok(()) if record.last_error.is_none() => return Ok(()),
             Ok(()) => None,
@@ -135,8 +154,16 @@ impl Inner {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
+        self.start_stopped(record, &[]).await
+    }
+
+    async fn start_stopped(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        root: &[SnapshotMount],
+    ) -> Result<()> {
         let turn = self.start_turn().await?;
-        match self.run_task(record).await {
+        match self.run_task(record, root).await {
             Err(Error::Runtime(error)) if error.is_not_found() => {
                 tracing::warn!(bot = %record.bot, error = %error.chain(),
                     "the runtime lost this workspace's container or snapshot; making it again");
@@ -144,7 +171,7 @@ impl Inner {
                 drop(turn);
                 let record = self.rebuild(record).await?;
                 let _turn = self.start_turn().await?;
-                self.run_task(&record).await
+                self.run_task(&record, &[]).await
             }
             done => done,
         }
@@ -158,7 +185,7 @@ impl Inner {
 
     /// Sets task and network up side by side and starts the task when both are ready, so that a
     /// workspace has its network from its first instruction.
-    async fn run_task(&self, record: &ContainerRecord) -> Result<()> {
+    async fn run_task(&self, record: &ContainerRecord, root: &[SnapshotMount]) -> Result<()> {
         let address = self.address(record.bot).await?;
         let id = &record.container;
         self.runtime.network.create_namespace(id).await?;
@@ -171,7 +198,7 @@ impl Inner {
         let endpoint = Endpoint { address };
         let set_up = async {
             let (task, network, recorded) = tokio::join!(
-                self.runtime.tasks.create(id),
+                self.runtime.tasks.create_on(id, root),
                 self.runtime.network.attach(id, &endpoint),
                 self.store.transactions.apply(vec![
                     Change::PatchContainer(record.bot, Box::new(about_to_run)),
@@ -182,6 +209,7 @@ impl Inner {
             network?;
             recorded?;
             self.runtime.tasks.start(id).await?;
+            self.greet_agent(id);
             Ok(())
         };
         match set_up.await {
@@ -196,13 +224,35 @@ impl Inner {
     /// Ends the task however it is and takes the network away. The caller holds the bot.
     pub(crate) async fn power_down(&self, record: &ContainerRecord) -> Result<()> {
         let id = &record.container;
-        self.runtime
-            .tasks
-            .stop(id, Signal::TERM, self.config.stop_grace)
-            .await?;
+        let there = self.end_task(record).await?;
+        let (deleted, ()) = tokio::join!(self.delete_task(id, there), self.remove_network(id));
+        deleted
+    }
+
+    /// The same for a workspace that is about to get another snapshot: what will run again keeps its
+    /// network, so that it need not be made anew.
+    pub(crate) async fn power_down_to_replace(&self, record: &ContainerRecord) -> Result<()> {
+        if record.desired != DesiredState::Running {
+            return self.power_down(record).await;
+        }
+        let there = self.end_task(record).await?;
+        self.delete_task(&record.container, there).await
+    }
+
+    /// Ends the task's processes; whether there is a task to delete.
+    async fn end_task(&self, record: &ContainerRecord) -> Result<bool> {
+        let (id, grace) = (&record.container, self.config.stop_grace);
+        let there = self.runtime.tasks.end(id, Signal::TERM, grace).await?;
         self.forget_agent(id);
         self.samples.forget_task(record.bot);
-        self.remove_network(id).await;
+        Ok(there)
+    }
+
+    async fn delete_task(&self, id: &ContainerId, there: bool) -> Result<()> {
+        if there {
+            let deleted = self.runtime.tasks.delete(id).await;
+            unless_missing(deleted.map(drop))?;
+        }
         Ok(())
     }
 
@@ -249,16 +299,19 @@ impl Inner {
             .await?)
     }
 
-    /// Makes the container again after the runtime lost it: on the recorded active snapshot where
-    /// that is still there, else on the head version, else from the image.
+    /// Makes the container again after the runtime lost it or its snapshot: on the workspace's own
+    /// writable snapshot while there is any, whether the container or the row names it; else on the
+    /// nearest state that is left; else from the image.
     pub(crate) async fn rebuild(
         self: &Arc<Self>,
         record: &ContainerRecord,
     ) -> Result<ContainerRecord> {
+        self.keep_what_is_there(record.bot).await?;
+        let record = self.required_record(record.bot).await?;
         let operation = OperationId::generate();
         let lease = LeaseId::for_operation(operation);
         self.runtime.leases.create(&lease).await?;
-        let done = self.rebuild_under(operation, &lease, record.clone()).await;
+        let done = self.rebuild_under(operation, &lease, record).await;
         self.drop_lease(operation);
         done
     }
@@ -269,59 +322,35 @@ impl Inner {
         lease: &LeaseId,
         mut record: ContainerRecord,
     ) -> Result<ContainerRecord> {
+        let bot = record.bot;
         let from = if self.snapshot_exists(&record.snapshot).await? {
             "snapshot"
         } else {
-            record.snapshot = botstead_types::SnapshotKey::active(operation);
-            self.prepare_from_head_or_image(operation, lease, &record)
-                .await?
+            record.snapshot = SnapshotKey::active(operation);
+            record.head_version = None;
+            let image = &record.image;
+            let base = self.unpacked_image(lease, &image.reference).await?;
+            let note = Note::of(bot, image, None);
+            self.prepare_on_image(lease, &record.snapshot, &note, &base)
+                .await?;
+            tracing::error!(%bot, "nothing was left of the workspace; it begins anew from its image");
+            "image"
         };
-        let address = self.address(record.bot).await?;
-        let namespace = self
-            .runtime
-            .network
-            .create_namespace(&record.container)
-            .await?;
-        let spec = self.spec(&record, address, namespace);
-        unless_missing(self.runtime.containers.delete(&record.container).await)?;
-        self.runtime.containers.create(lease, &spec).await?;
+        self.switch_to(lease, &record).await?;
         let patch = ContainerPatch {
             snapshot: Some(record.snapshot.clone()),
+            head_version: Some(record.head_version),
             ..ContainerPatch::default()
         };
         self.store
             .transactions
             .apply(vec![
-                Change::PatchContainer(record.bot, Box::new(patch)),
-                event(record.bot, "rebuilt", json!({"from": from})),
+                Change::PatchContainer(bot, Box::new(patch)),
+                event(bot, "rebuilt", json!({"from": from})),
             ])
             .await?;
+        self.losses.set_workspace(bot, false);
         Ok(record)
-    }
-
-    async fn prepare_from_head_or_image(
-        self: &Arc<Self>,
-        operation: OperationId,
-        lease: &LeaseId,
-        record: &ContainerRecord,
-    ) -> Result<&'static str> {
-        let bot = record.bot.to_string();
-        if let Some(head) = record.head_version {
-            let version = self.store.versions.get(record.bot, head).await?;
-            if self.snapshot_exists(&version.snapshot).await? {
-                self.prepare_on_version(operation, &record.snapshot, &bot, &version.snapshot)
-                    .await?;
-                return Ok("version");
-            }
-        }
-        let base = self
-            .runtime
-            .images
-            .unpack(lease, &record.image.reference)
-            .await?;
-        self.prepare_on_image(lease, &record.snapshot, &bot, &base)
-            .await?;
-        Ok("image")
     }
 
     pub(crate) async fn patch(

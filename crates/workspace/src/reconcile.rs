@@ -43,6 +43,7 @@ impl Inner {
                 self.keep_for_retry(operation, &error);
             }
         }
+        self.compare_at_start().await?;
         self.release_copies().await?;
         self.remove_unknown_leases().await?;
         let records = self.store.containers.list().await?;
@@ -74,7 +75,13 @@ impl Inner {
             .await;
         let long_ago = Utc::now() - Days::new(KEEP_OPERATIONS_DAYS);
         let forgotten = self.store.operations.forget_finished(long_ago).await?;
-        tracing::debug!(forgotten, "forgot finished operations");
+        // Nothing is being made yet.
+        let unused = self.store.images.collect().await?;
+        tracing::debug!(
+            forgotten,
+            unused,
+            "forgot finished operations and unused configurations of images"
+        );
         Ok(())
     }
 
@@ -95,6 +102,8 @@ impl Inner {
             | OperationKind::RestorePath
             | OperationKind::ChangeImage => self.replay_replacement(operation).await,
             OperationKind::Fork => self.replay_fork(operation).await,
+            // What the number was for is found again.
+            OperationKind::Recover => self.finish_interrupted(operation).await,
             OperationKind::DeleteVersion => self.remove_version_steps(operation).await,
             OperationKind::Delete | OperationKind::DeleteBot => {
                 self.replay_deletion(operation).await

@@ -4,21 +4,24 @@
 //! The present state is kept as a version first, unless it cannot differ from its head version. A new
 //! writable snapshot is prepared on a base and edited where nobody sees it; then the container is
 //! switched to it in one step. Committing the present state is the point of no return: whatever fails
-//! after it, the workspace ends on the state that was kept or on the new one, never on half of one.
+//! after it, the workspace ends on the state that was kept or on the new one, never on half of one. A
+//! workspace that has something else by the time of a replay is left as it is.
 
 mod edit;
 
 use crate::faults::fault_point;
-use crate::layers::unless_missing;
+use crate::layers::{Root, unless_missing};
+use crate::notes::Note;
 use crate::operations::{LiveOperation, event, finish, input, kind_name, new_operation};
 use crate::service::Inner;
 use crate::snapshot::{RECORDED, reserved};
+use crate::standing::Standing;
 use crate::{Error, Result};
 use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, ResolvedImage, SnapshotKey, VersionNumber,
+    BotId, DesiredState, LeaseId, OperationId, RecordedImage, SnapshotKey, VersionNumber,
     VersionSource,
 };
 pub(crate) use edit::{Edit, blocking, existing_data, host};
@@ -51,7 +54,7 @@ pub(crate) enum Base {
     /// A version of the bot, with its image.
     Version(VersionNumber),
     /// An image.
-    Image(Box<ResolvedImage>),
+    Image(Box<RecordedImage>),
 }
 
 /// What a replacement did.
@@ -94,6 +97,17 @@ impl Replacement {
     }
 }
 
+/// How the steps are taken.
+#[derive(Clone, Copy)]
+enum How<'a> {
+    /// As asked.
+    Forward,
+    /// The workspace has its new snapshot: only the record is missing.
+    Record,
+    /// Back to the state before, after this failure, which is how the operation ends.
+    Back(&'a Error),
+}
+
 impl Inner {
     /// Writes a replacement down. The caller holds the bot.
     pub(crate) async fn begin_replacement(
@@ -119,7 +133,9 @@ impl Inner {
         edit: Edit,
     ) -> Result<Replaced> {
         let operation = &live.record;
-        let done = self.replace_steps(operation, what, edit, None).await;
+        let done = self
+            .replace_steps(operation, what, edit, How::Forward)
+            .await;
         let outcome = match (&done, record) {
             (Ok(replaced), _) => {
                 self.drop_lease(operation.id);
@@ -157,11 +173,11 @@ impl Inner {
         // The present state is a version already: the workspace goes on from it.
         let reverted = what.reverted();
         match self
-            .replace_steps(operation, &reverted, Edit::Nothing, Some(error))
+            .replace_steps(operation, &reverted, Edit::Nothing, How::Back(error))
             .await
         {
             Ok(_) => {
-                self.forget_stuck(operation.bot);
+                self.forget_stuck(operation);
                 self.drop_lease(operation.id);
                 OperationState::Failed
             }
@@ -175,46 +191,64 @@ impl Inner {
     /// Ends a replacement that a dead server or a failure left.
     pub(crate) async fn replay_replacement(self: &Arc<Self>, operation: &Operation) -> Result<()> {
         let what: Replacement = input(operation)?;
-        if operation.step == RECORDED || (what.goes_forward() && operation.step != REVERTED) {
-            self.replace_steps(operation, &what, Edit::Nothing, None)
-                .await?;
-            self.drop_lease(operation.id);
-            return Ok(());
-        }
-        // What was to be put in may be gone, and nobody waits for it any more.
+        let fresh = SnapshotKey::active(operation.id);
         let why = Error::Interrupted;
-        if operation.step != REVERTED {
-            let record = self.required_record(operation.bot).await?;
-            if what.active.as_ref() == Some(&record.snapshot) && self.is_untouched(&record).await {
-                // It may even run on; if it should and does not, it is started as any other.
-                self.discard_fresh(operation, &record).await;
-                self.finish_interrupted(operation).await?;
-                return Ok(());
+        let (what, how) = match operation.step.as_str() {
+            RECORDED => (what, How::Forward),
+            REVERTED => (what.reverted(), How::Back(&why)),
+            _ => {
+                let active = what.active.as_ref();
+                match self.standing(operation, active, &fresh).await? {
+                    Standing::MovedOn => return self.end_superseded(operation).await,
+                    Standing::Switched => (what, How::Record),
+                    // What is kept first cannot be lost by going on; what is only believed to equal its
+                    // head may have changed since.
+                    Standing::Untouched if what.goes_forward() && what.keep.is_some() => {
+                        (what, How::Forward)
+                    }
+                    Standing::Untouched => {
+                        // It may even run on; if it should and does not, it is started as any other.
+                        if self.is_leased(operation.id).await? {
+                            let record = self.required_record(operation.bot).await?;
+                            self.discard_fresh(operation, &record).await;
+                        }
+                        return self.finish_interrupted(operation).await;
+                    }
+                    Standing::Between if what.goes_forward() => (what, How::Forward),
+                    // What was to be put in may be gone, and nobody waits for it any more.
+                    Standing::Between => (what.reverted(), How::Back(&why)),
+                }
             }
-        }
-        self.replace_steps(operation, &what.reverted(), Edit::Nothing, Some(&why))
+        };
+        self.replace_steps(operation, &what, Edit::Nothing, how)
             .await?;
         self.drop_lease(operation.id);
         Ok(())
     }
 
-    /// The steps of a replacement; from any point, again from the beginning. With `failed` it is the
-    /// way back after that failure, which is how the operation ends.
+    /// The steps of a replacement; from any point, again from the beginning.
     async fn replace_steps(
         self: &Arc<Self>,
         operation: &Operation,
         what: &Replacement,
         edit: Edit,
-        failed: Option<&Error>,
+        how: How<'_>,
     ) -> Result<Replaced> {
         let (id, bot) = (operation.id, operation.bot);
         let at = fault_name(operation.kind);
+        let (failed, switched) = match how {
+            How::Forward => (None, false),
+            How::Record => (None, true),
+            How::Back(error) => (Some(error), false),
+        };
         let kept = match what.keep {
             Some(_) => Some(reserved(operation)?),
             None => None,
         };
         let fresh = SnapshotKey::active(id);
-        let mut record = match (self.record(bot).await?, &what.base) {
+        let row = self.record(bot).await?;
+        let made_again = row.is_none();
+        let mut record = match (row, &what.base) {
             (Some(record), _) => record,
             (None, Base::Version(target)) => {
                 let target = self.version(bot, *target).await?;
@@ -223,47 +257,71 @@ impl Inner {
             (None, _) => return Err(Error::WorkspaceNotFound(bot)),
         };
         let before = kept.or(record.head_version);
-        if record.snapshot != fresh || what.active.is_none() {
+        let mut root = None;
+        if record.snapshot != fresh {
             let lease = LeaseId::for_operation(id);
-            self.runtime.leases.create(&lease).await?;
+            let version = SnapshotKey::version(id);
+            let old = record.snapshot.clone();
             let mut changes = Vec::new();
             if let (Some(source), Some(number)) = (what.keep, kept) {
-                let version = SnapshotKey::version(id);
-                self.capture(&lease, &record, &version, at).await?;
-                let version = self.version_record(&record, number, None, source, version);
-                changes.push(Change::InsertVersion(Box::new(version)));
-            } else if what.active.is_some() {
-                self.power_down(&record).await?;
-                fault_point!(at, "stopped");
+                if switched {
+                    self.runtime.leases.create(&lease).await?;
+                } else {
+                    let note = Note::of(bot, &record.image, record.head_version);
+                    let note = note.version(number, None, &old);
+                    self.capture(&lease, &record, &version, &note, at).await?;
+                }
+                // It may be one already, or have been deleted, when the database is an older one.
+                if !switched
+                    || (self.snapshot_exists(&version).await?
+                        && !self.is_recorded(bot, number).await?)
+                {
+                    let version = version.clone();
+                    let version = self.version_record(&record, number, None, source, version);
+                    changes.push(Change::InsertVersion(Box::new(version)));
+                }
+            } else {
+                self.runtime.leases.create(&lease).await?;
+                if !made_again && !switched {
+                    self.power_down_to_replace(&record).await?;
+                    fault_point!(at, "stopped");
+                }
             }
             fault_point!(at, "committed");
-            let present = match (kept, before) {
-                (Some(_), _) => Some(SnapshotKey::version(id)),
-                (None, Some(head)) => Some(self.version(bot, head).await?.snapshot),
-                (None, None) => None,
+            let (image, head) = match &what.base {
+                Base::Present => (record.image.clone(), before),
+                Base::Version(target) => (self.version(bot, *target).await?.image, Some(*target)),
+                Base::Image(image) => (image.as_ref().clone(), before),
             };
-            // Half an edit of an earlier attempt is nothing to go on from.
-            unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
-            let image = self
-                .prepare_base(operation, &lease, &fresh, &what.base, present.as_ref())
-                .await?;
-            fault_point!(at, "prepared");
-            self.edit(&lease, &fresh, edit, present.as_ref()).await?;
-            fault_point!(at, "edited");
-            record.snapshot = fresh;
-            if let Some(image) = image {
-                record.image = image;
+            if !switched {
+                let present = match (kept, before) {
+                    (Some(_), _) => Some(version),
+                    (None, Some(head)) if what.active.is_some() => {
+                        Some(self.version(bot, head).await?.snapshot)
+                    }
+                    (None, _) => None,
+                };
+                // Half an edit of an earlier attempt is nothing to go on from.
+                unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
+                let note = Note::of(bot, &image, head);
+                let prepared = self
+                    .prepare_base(operation, &lease, &note, &what.base, present.as_ref())
+                    .await?;
+                root = Some(prepared);
+                fault_point!(at, "prepared");
+                self.edit(&lease, &fresh, edit, present.as_ref()).await?;
+                fault_point!(at, "edited");
             }
-            let head = match what.base {
-                Base::Version(target) => Some(target),
-                Base::Present | Base::Image(_) => before,
-            };
+            record.snapshot = fresh;
+            record.image = image;
             record.head_version = head;
-            // Without an edit it is what its base is.
-            record.dirty = what.edited || matches!(what.base, Base::Image(_));
-            self.switch_to(&lease, &record).await?;
-            fault_point!(at, "switched");
-            changes.push(self.replaced_row(&record, what.active.is_none()).await?);
+            // Without an edit it is what its base is, unless it may have run since.
+            record.dirty = what.edited || matches!(what.base, Base::Image(_)) || switched;
+            if !switched {
+                self.switch_to(&lease, &record).await?;
+                fault_point!(at, "switched");
+            }
+            changes.push(replaced_row(&record, made_again));
             let step = if failed.is_none() { RECORDED } else { REVERTED };
             changes.push(Change::AdvanceOperation {
                 id,
@@ -274,11 +332,12 @@ impl Inner {
                                 "failed": failed.map(Error::code)});
             changes.push(event(bot, kind_name(operation.kind), detail));
             self.store.transactions.apply(changes).await?;
+            self.losses.set_workspace(bot, false);
             fault_point!(at, "recorded");
         }
         if let (Some(old), None) = (&what.active, kept) {
             // Equal to its head version, so nothing is lost with it.
-            unless_missing(self.runtime.snapshots.remove(old).await)?;
+            self.remove_unnamed(old).await?;
             fault_point!(at, "removed");
         }
         if operation.kind == OperationKind::Restore && failed.is_none() {
@@ -286,7 +345,10 @@ impl Inner {
             self.remove_preserved(bot)?;
         }
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            match root {
+                Some(root) => self.bring_up_on(&record, &root).await?,
+                None => self.bring_up(&record).await?,
+            }
             fault_point!(at, "started");
         }
         self.store
@@ -297,50 +359,32 @@ impl Inner {
         Ok(Replaced { kept, before })
     }
 
-    /// Prepares the new writable snapshot, and tells the image that comes with it.
+    /// Prepares the new writable snapshot, and tells how it is mounted.
     async fn prepare_base(
         self: &Arc<Self>,
         operation: &Operation,
         lease: &LeaseId,
-        fresh: &SnapshotKey,
+        note: &Note<'_>,
         base: &Base,
         present: Option<&SnapshotKey>,
-    ) -> Result<Option<ResolvedImage>> {
-        let bot = operation.bot.to_string();
+    ) -> Result<Root> {
+        let fresh = &SnapshotKey::active(operation.id);
         match base {
             Base::Present => {
                 let present = present.ok_or(Error::WorkspaceNotFound(operation.bot))?;
-                self.prepare_on_version(operation.id, fresh, &bot, present)
-                    .await?;
-                Ok(None)
+                self.prepare_on_version(operation.id, fresh, note, present)
+                    .await
             }
             Base::Version(number) => {
                 let target = self.version(operation.bot, *number).await?;
-                self.prepare_on_version(operation.id, fresh, &bot, &target.snapshot)
-                    .await?;
-                Ok(Some(target.image))
+                self.prepare_on_version(operation.id, fresh, note, &target.snapshot)
+                    .await
             }
             Base::Image(image) => {
-                let top = self.runtime.images.unpack(lease, &image.reference).await?;
-                self.prepare_on_image(lease, fresh, &bot, &top).await?;
-                Ok(Some(image.as_ref().clone()))
+                let top = self.unpacked_image(lease, &image.reference).await?;
+                self.prepare_on_image(lease, fresh, note, &top).await
             }
         }
-    }
-
-    /// The change of the container's row.
-    async fn replaced_row(&self, record: &ContainerRecord, remade: bool) -> Result<Change> {
-        if remade && self.record(record.bot).await?.is_none() {
-            return Ok(Change::InsertContainer(Box::new(record.clone())));
-        }
-        let patch = ContainerPatch {
-            snapshot: Some(record.snapshot.clone()),
-            image: Some(record.image.clone()),
-            head_version: Some(record.head_version),
-            dirty: Some(record.dirty),
-            ..ContainerPatch::default()
-        };
-        Ok(Change::PatchContainer(record.bot, Box::new(patch)))
     }
 
     /// What follows a new version: its size is measured, and older ones may go.
@@ -354,6 +398,21 @@ impl Inner {
             inner.apply_retention(bot).await;
         });
     }
+}
+
+/// The change of the container's row.
+fn replaced_row(record: &ContainerRecord, made_again: bool) -> Change {
+    if made_again {
+        return Change::InsertContainer(Box::new(record.clone()));
+    }
+    let patch = ContainerPatch {
+        snapshot: Some(record.snapshot.clone()),
+        image: Some(record.image.clone()),
+        head_version: Some(record.head_version),
+        dirty: Some(record.dirty),
+        ..ContainerPatch::default()
+    };
+    Change::PatchContainer(record.bot, Box::new(patch))
 }
 
 /// The name of an operation in the list of fault points.

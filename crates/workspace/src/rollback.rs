@@ -39,7 +39,11 @@ impl Workspaces {
                 let _guard = work.lock(bot, id, "rollback").await?;
                 let target = work.version(bot, version).await?;
                 work.require_snapshot(&target).await?;
-                let record = work.record(bot).await?;
+                // A workspace whose files are lost has nothing to keep: it is made again.
+                let record = match work.found_record(bot).await? {
+                    Some(record) => work.with_files(record).await?,
+                    None => None,
+                };
                 let base = Base::Version(version);
                 let what = match &record {
                     Some(record) => Replacement::of(record, VersionSource::Rollback, base, false),

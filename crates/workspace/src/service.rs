@@ -7,7 +7,9 @@ use crate::garbage::Garbage;
 use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
+use crate::pools::Pools;
 use crate::reconcile::Wake;
+use crate::recovery::Losses;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_bridge::AgentPool;
@@ -16,7 +18,7 @@ use botstead_store::{Bot, ContainerRecord, ErrorKind as StoreErrorKind, Store};
 use botstead_types::{BotId, OperationId};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -44,7 +46,8 @@ pub(crate) struct Inner {
     pub(crate) creations: Mutex<HashMap<BotId, Arc<Creation>>>,
     pub(crate) samples: Samples,
     pub(crate) starts: Semaphore,
-    pub(crate) versions_missing: AtomicU64,
+    pub(crate) pools: Pools,
+    pub(crate) losses: Losses,
     tracker: TaskTracker,
     closing: AtomicBool,
     pub(crate) background: CancellationToken,
@@ -75,6 +78,7 @@ impl Workspaces {
         handle: Handle,
     ) -> Result<Self> {
         let starts = Semaphore::new(config.max_concurrent_starts.max(1));
+        let pools = Pools::new(config.max_concurrent_exports);
         let inner = Arc::new(Inner {
             agents: agent::pool(&runtime),
             runtime,
@@ -87,7 +91,8 @@ impl Workspaces {
             creations: Mutex::default(),
             samples: Samples::default(),
             starts,
-            versions_missing: AtomicU64::new(0),
+            pools,
+            losses: Losses::default(),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             background: CancellationToken::new(),
@@ -105,12 +110,9 @@ impl Workspaces {
     /// Workspaces go on. What is not finished by then stays in the journal and is finished or
     /// undone by the next [`Workspaces::open`]. Tells whether everything was finished.
     pub async fn close(&self, grace: Duration) -> bool {
-        self.inner.closing.store(true, Ordering::SeqCst);
-        self.inner.background.cancel();
-        self.inner.tracker.close();
-        tokio::time::timeout(grace, self.inner.tracker.wait())
-            .await
-            .is_ok()
+        self.inner.stop_accepting();
+        let deadline = tokio::time::Instant::now() + grace;
+        self.inner.finish_work(deadline).await
     }
 }
 
@@ -131,6 +133,20 @@ impl Inner {
         work: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
         self.tracker.spawn_on(work, &self.handle)
+    }
+
+    /// Refuses new work and stops watching.
+    pub(crate) fn stop_accepting(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.background.cancel();
+    }
+
+    /// Waits for what is under way. Tells whether all of it was finished.
+    pub(crate) async fn finish_work(&self, deadline: tokio::time::Instant) -> bool {
+        self.tracker.close();
+        tokio::time::timeout_at(deadline, self.tracker.wait())
+            .await
+            .is_ok()
     }
 
     pub(crate) fn refuse_when_closing(&self) -> Result<()> {

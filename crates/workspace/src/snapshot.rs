@@ -6,8 +6,10 @@
 
 use crate::faults::fault_point;
 use crate::model::{CreatedVersion, SnapshotMode};
+use crate::notes::Note;
 use crate::operations::{LiveOperation, event, finish, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
+use crate::standing::Standing;
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{CopyReport, ErrorKind as RuntimeErrorKind, SnapshotCopy};
@@ -79,7 +81,7 @@ impl Workspaces {
             .detached(async move {
                 let id = OperationId::generate();
                 let _guard = work.lock(bot, id, "snapshot").await?;
-                let record = work.required_record(bot).await?;
+                let record = work.present_record(bot).await?;
                 let live = mode == SnapshotMode::Live && work.is_running(&record).await?;
                 if live && !work.runtime.backend.capabilities().live_copies {
                     return Err(Error::Unsupported(NOT_LIVE.to_owned()));
@@ -144,7 +146,7 @@ impl Inner {
         let done = if copies {
             self.live_steps(operation).await
         } else {
-            let version = self.snapshot_steps(operation).await;
+            let version = self.snapshot_steps(operation, false).await;
             version.map(|version| (version, None))
         };
         let outcome = match &done {
@@ -221,17 +223,27 @@ impl Inner {
 
     /// Ends a snapshot that a dead server or a failure left.
     pub(crate) async fn replay_snapshot(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        let SnapshotInput { live, .. } = input(operation)?;
-        if !live {
-            self.snapshot_steps(operation).await?;
-        } else if self
-            .snapshot_exists(&SnapshotKey::version(operation.id))
-            .await?
-        {
+        let SnapshotInput { live, active, .. } = input(operation)?;
+        let name = SnapshotKey::version(operation.id);
+        let after = SnapshotKey::active(operation.id);
+        if live && self.snapshot_exists(&name).await? {
             self.record_live(operation).await?;
-        } else {
+        } else if live {
             // The moment is gone: another copy would be of another state.
             self.finish_interrupted(operation).await?;
+        } else if operation.step == RECORDED {
+            self.snapshot_steps(operation, false).await?;
+        } else {
+            match self.standing(operation, Some(&active), &after).await? {
+                Standing::Untouched | Standing::Between => {
+                    self.snapshot_steps(operation, false).await?;
+                }
+                Standing::Switched => {
+                    self.snapshot_steps(operation, true).await?;
+                }
+                // Where the version was made, it is recorded as any that no row names.
+                Standing::MovedOn => return self.end_superseded(operation).await,
+            }
         }
         self.drop_lease(operation.id);
         Ok(())
@@ -246,8 +258,11 @@ impl Inner {
         let record = self.required_record(bot).await?;
         let lease = LeaseId::for_operation(id);
         self.runtime.leases.create(&lease).await?;
+        let SnapshotInput { name: shown, .. } = input(operation)?;
         let name = SnapshotKey::version(id);
-        let report = self.copy_live(&lease, &record, &name, true).await?;
+        let note = Note::of(bot, &record.image, record.head_version);
+        let note = note.version(reserved(operation)?, shown.as_deref(), &record.snapshot);
+        let report = self.copy_live(&lease, &record, &name, &note, true).await?;
         fault_point!("live", "copied");
         let version = self.record_live(operation).await?;
         Ok((version, Some(report)))
@@ -260,13 +275,14 @@ impl Inner {
         lease: &LeaseId,
         record: &ContainerRecord,
         name: &SnapshotKey,
+        note: &Note<'_>,
         durable: bool,
     ) -> Result<CopyReport> {
         let copy = SnapshotCopy {
             source: record.snapshot.clone(),
             container: Some(record.container.clone()),
             name: name.clone(),
-            labels: self.labels_above(&record.snapshot, record.bot).await?,
+            labels: self.labels_above(&record.snapshot, note).await?,
             reserve_bytes: disk::reserve(&self.config),
             durable,
         };
@@ -325,35 +341,48 @@ impl Inner {
         OperationState::Failed
     }
 
-    /// The steps of a snapshot that copies nothing; from any point, again from the beginning.
-    async fn snapshot_steps(self: &Arc<Self>, operation: &Operation) -> Result<VersionRecord> {
+    /// The steps of a snapshot that copies nothing; from any point, again from the beginning. With
+    /// `switched` the workspace has its new writable snapshot already, and only the record is missing.
+    async fn snapshot_steps(
+        self: &Arc<Self>,
+        operation: &Operation,
+        switched: bool,
+    ) -> Result<VersionRecord> {
         let (id, bot) = (operation.id, operation.bot);
-        let SnapshotInput {
-            name,
-            source,
-            active,
-            ..
-        } = input(operation)?;
+        let SnapshotInput { name, source, .. } = input(operation)?;
         let number = reserved(operation)?;
         let mut record = self.required_record(bot).await?;
-        // An active snapshot that is not the one to freeze any more means that this was recorded.
-        if record.snapshot == active {
+        let mut root = None;
+        // The journal says whether this was recorded. A row with another snapshot than the one to freeze
+        // says nothing: it may have become so in another way.
+        if operation.step != RECORDED {
             let lease = LeaseId::for_operation(id);
-            self.runtime.leases.create(&lease).await?;
             let version = SnapshotKey::version(id);
-            self.capture(&lease, &record, &version, "snapshot").await?;
-            fault_point!("snapshot", "committed");
-            record.snapshot = SnapshotKey::active(id);
-            self.prepare_on_version(id, &record.snapshot, &bot.to_string(), &version)
-                .await?;
-            fault_point!("snapshot", "prepared");
-            self.switch_to(&lease, &record).await?;
-            fault_point!("snapshot", "switched");
+            let fresh = SnapshotKey::active(id);
+            if switched {
+                self.runtime.leases.create(&lease).await?;
+            } else {
+                let note = Note::of(bot, &record.image, record.head_version);
+                let note = note.version(number, name.as_deref(), &record.snapshot);
+                self.capture(&lease, &record, &version, &note, "snapshot")
+                    .await?;
+                fault_point!("snapshot", "committed");
+                let note = Note::of(bot, &record.image, Some(number));
+                let prepared = self.prepare_on_version(id, &fresh, &note, &version).await?;
+                root = Some(prepared);
+                fault_point!("snapshot", "prepared");
+            }
+            record.snapshot = fresh;
+            if !switched {
+                self.switch_to(&lease, &record).await?;
+                fault_point!("snapshot", "switched");
+            }
             let version = self.version_record(&record, number, name, source, version);
             let patch = ContainerPatch {
                 snapshot: Some(record.snapshot.clone()),
                 head_version: Some(Some(number)),
-                dirty: Some(false),
+                // It may have run since, where this is said later.
+                dirty: Some(switched),
                 ..ContainerPatch::default()
             };
             let detail = json!({"version": number, "source": source});
@@ -373,7 +402,10 @@ impl Inner {
             fault_point!("snapshot", "recorded");
         }
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            match root {
+                Some(root) => self.bring_up_on(&record, &root).await?,
+                None => self.bring_up(&record).await?,
+            }
             fault_point!("snapshot", "started");
         }
         self.store
@@ -384,21 +416,26 @@ impl Inner {
         Ok(self.store.versions.get(bot, number).await?)
     }
 
-    /// Makes `version`, a committed and protected snapshot, of the active snapshot itself: the task is
-    /// stopped, and nothing is copied. Afterwards the container names a missing snapshot until it is
+    /// Creates the lease and makes `version`, a committed and protected snapshot, of the active snapshot
+    /// itself: the task is stopped, and nothing is copied. Afterwards the container names a missing snapshot until it is
     /// switched. `at` is the operation's name among the fault points.
     pub(crate) async fn capture(
         &self,
         lease: &LeaseId,
         record: &ContainerRecord,
         version: &SnapshotKey,
+        note: &Note<'_>,
         at: &str,
     ) -> Result<()> {
         let _ = at;
-        self.power_down(record).await?;
+        let (leased, stopped) = tokio::join!(
+            self.runtime.leases.create(lease),
+            self.power_down_to_replace(record)
+        );
+        leased?;
+        stopped?;
         fault_point!(at, "stopped");
-        self.commit(lease, &record.snapshot, version, &record.bot.to_string())
-            .await
+        self.commit(lease, &record.snapshot, version, note).await
     }
 
     /// Lets the runtime's container have the record's snapshot and image, in one step; one that is
@@ -410,7 +447,7 @@ impl Inner {
             .network
             .create_namespace(&record.container)
             .await?;
-        let spec = self.spec(record, address, namespace);
+        let spec = self.spec(record, address, namespace).await?;
         match self.runtime.containers.switch(lease, &spec).await {
             Err(error) if error.is_not_found() => {
                 Ok(self.runtime.containers.create(lease, &spec).await?)

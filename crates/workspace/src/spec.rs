@@ -1,10 +1,12 @@
 //! From what is recorded of a workspace to how its container is run.
 
+use crate::Result;
 use crate::agent;
+use crate::notes::LABEL_BOT;
 use crate::service::Inner;
 use botstead_runtime::{ContainerSpec, Mount, Process};
 use botstead_store::ContainerRecord;
-use botstead_types::{BotId, CdiDevice, ContainerId};
+use botstead_types::{BotId, CdiDevice, ContainerId, Limits};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -23,24 +25,24 @@ const TOOLKIT_PATH: &str = "/run/botstead/toolkit";
 /// Where a bot's own files live inside.
 pub(crate) const DATA_PATH: &str = "/data";
 
-pub(crate) const LABEL_BOT: &str = "botstead.bot_id";
-pub(crate) const LABEL_WORKSPACE: &str = "botstead.workspace";
-pub(crate) const LABEL_DEVICES: &str = "botstead.workspace.cdi_devices";
+const LABEL_WORKSPACE: &str = "botstead.workspace";
+const LABEL_DEVICES: &str = "botstead.workspace.cdi_devices";
+const LABEL_LIMITS: &str = "botstead.workspace.limits";
 
 impl Inner {
     /// How the workspace of that record is run.
-    pub(crate) fn spec(
+    pub(crate) async fn spec(
         &self,
         record: &ContainerRecord,
         address: Ipv4Addr,
         network_namespace: PathBuf,
-    ) -> ContainerSpec {
-        ContainerSpec {
+    ) -> Result<ContainerSpec> {
+        let image = self.resolved(&record.image).await?;
+        Ok(ContainerSpec {
             id: record.container.clone(),
-            image: record.image.clone(),
             snapshot: record.snapshot.clone(),
             process: Process {
-                args: self.agent_command(record),
+                args: self.agent_command(&image.config.user),
                 env: vec![
                     format!("HOME={DATA_PATH}"),
                     format!("BOTSTEAD_BOT_ID={}", record.bot),
@@ -57,14 +59,18 @@ impl Inner {
             channel: Some(CHANNEL_PATH.to_owned()),
             network_namespace: Some(network_namespace),
             address: Some(address.into()),
-            limits: record.limits.or(self.config.default_limits),
+            limits: self
+                .config
+                .bounds
+                .within(record.limits.or(self.config.default_limits)),
             devices: record.devices.clone(),
-            labels: labels(record.bot, &record.devices),
-        }
+            labels: labels(record.bot, &record.devices, &record.limits),
+            image,
+        })
     }
 
     /// What PID 1 of a workspace runs.
-    fn agent_command(&self, record: &ContainerRecord) -> Vec<String> {
+    fn agent_command(&self, user: &str) -> Vec<String> {
         // The agent's own grace ends before the server kills it.
         let grace = self.config.stop_grace.mul_f32(0.8).as_millis();
         let mut args = vec![
@@ -76,8 +82,8 @@ impl Inner {
             grace.to_string(),
         ];
         let mut option = |name: &str, value: &str| args.extend([name.to_owned(), value.to_owned()]);
-        if !record.image.config.user.is_empty() {
-            option("--user", &record.image.config.user);
+        if !user.is_empty() {
+            option("--user", user);
         }
         if self.config.template.is_some() {
             option("--template", TEMPLATE_PATH);
@@ -112,7 +118,7 @@ fn hostname(bot: BotId) -> String {
     format!("bot-{}", &hex[20..])
 }
 
-fn labels(bot: BotId, devices: &[CdiDevice]) -> BTreeMap<String, String> {
+fn labels(bot: BotId, devices: &[CdiDevice], limits: &Limits) -> BTreeMap<String, String> {
     let devices: Vec<_> = devices.iter().map(CdiDevice::as_str).collect();
     let mut labels = BTreeMap::from([
         (LABEL_BOT.to_owned(), bot.to_string()),
@@ -121,7 +127,28 @@ fn labels(bot: BotId, devices: &[CdiDevice]) -> BTreeMap<String, String> {
     if !devices.is_empty() {
         labels.insert(LABEL_DEVICES.to_owned(), devices.join(","));
     }
+    // For a row that has to be written again.
+    if *limits != Limits::default()
+        && let Ok(limits) = serde_json::to_string(limits)
+    {
+        labels.insert(LABEL_LIMITS.to_owned(), limits);
+    }
     labels
+}
+
+/// The devices that a container's labels name.
+pub(crate) fn devices_of(labels: &BTreeMap<String, String>) -> Vec<CdiDevice> {
+    let names = labels.get(LABEL_DEVICES).map_or("", String::as_str);
+    let names = names.split(',').filter(|name| !name.is_empty());
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// The limits that a container's labels tell.
+pub(crate) fn limits_of(labels: &BTreeMap<String, String>) -> Limits {
+    let limits = labels.get(LABEL_LIMITS);
+    limits
+        .and_then(|limits| serde_json::from_str(limits).ok())
+        .unwrap_or_default()
 }
 
 /// Whether a container of the runtime is the bot's workspace as this server makes it.
@@ -151,10 +178,22 @@ mod tests {
     fn a_workspace_is_known_by_its_labels_and_id() {
         let bot = BotId::generate();
         let id = ContainerId::for_bot(bot);
-        assert!(is_workspace_of(&labels(bot, &[]), &id));
-        assert!(!is_workspace_of(&labels(BotId::generate(), &[]), &id));
+        let limits = Limits::default();
+        assert!(is_workspace_of(&labels(bot, &[], &limits), &id));
+        assert!(!is_workspace_of(
+            &labels(BotId::generate(), &[], &limits),
+            &id
+        ));
         assert!(!is_workspace_of(&BTreeMap::new(), &id));
         let devices = ["a.com/b=0".parse().unwrap(), "a.com/b=1".parse().unwrap()];
-        assert_eq!(labels(bot, &devices)[LABEL_DEVICES], "a.com/b=0,a.com/b=1");
+        let limits = Limits {
+            pids: Some(100),
+            ..limits
+        };
+        let labels = labels(bot, &devices, &limits);
+        assert_eq!(labels[LABEL_DEVICES], "a.com/b=0,a.com/b=1");
+        assert_eq!(devices_of(&labels), devices);
+        assert_eq!(limits_of(&labels), limits);
+        assert_eq!(devices_of(&BTreeMap::new()), []);
     }
 }

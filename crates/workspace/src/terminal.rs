@@ -2,7 +2,7 @@
 //! its connections and the server, and ends with its shell or the workspace's task.
 
 use crate::agent::{failed, timed};
-use crate::exec::{self, CommandEvent, RunInput, TerminalInfo};
+use crate::exec::{self, CommandEvent, Listed, RunInput, TerminalInfo};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::Actor;
@@ -106,7 +106,9 @@ impl Workspaces {
         });
         let found = client.processes().find_shell(request).await;
         let path = found.map_err(failed)?.into_inner().path;
-        Ok((!path.is_empty()).then(|| botstead_types::escaped(&path)))
+        // The kernel takes no longer one.
+        let possible = (1..=4096).contains(&path.len());
+        Ok(possible.then(|| botstead_types::escaped(&path)))
     }
 
     /// Opens a terminal with the user's shell, or connects to one that is there.
@@ -159,10 +161,13 @@ impl Workspaces {
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`.
-    pub async fn terminals(&self, actor: &Actor, bot: BotId) -> Result<Vec<TerminalInfo>> {
+    pub async fn terminals(&self, actor: &Actor, bot: BotId) -> Result<Listed<TerminalInfo>> {
         let client = self.exec_client(actor, bot).await?;
         let all = exec::processes(&client).await?;
-        Ok(all.into_iter().filter_map(terminal_info).collect())
+        Ok(Listed {
+            items: all.items.into_iter().filter_map(terminal_info).collect(),
+            more: all.more,
+        })
     }
 
     /// Ends a terminal with everything that runs in it.
@@ -183,7 +188,7 @@ impl Inner {
             return Ok(());
         }
         let client = self.agent_of(record)?;
-        for terminal in exec::processes(&client).await? {
+        for terminal in exec::processes(&client).await?.items {
             let idle = Duration::from_millis(terminal.idle_ms);
             if terminal.terminal && terminal.running && terminal.viewers == 0 && idle > limit {
                 let session: String = terminal

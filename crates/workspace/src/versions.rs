@@ -3,7 +3,7 @@
 use crate::faults::fault_point;
 use crate::locks::Holder;
 use crate::operations::{LiveOperation, event, finished, input, new_operation};
-use crate::preferences::Preferences;
+use crate::preferences::{preferences, retention};
 use crate::service::{Inner, Workspaces};
 use crate::snapshot::checked_name;
 use crate::{Error, Result};
@@ -37,7 +37,7 @@ impl Workspaces {
     /// Renames or pins a version.
     ///
     /// # Errors
-    /// `BotNotFound`, `VersionNotFound`, a name that is too long or has control characters.
+    /// `BotNotFound`, `VersionNotFound`, `Busy`, a name that is too long or has control characters.
     pub async fn update_version(
         &self,
         actor: &Actor,
@@ -53,10 +53,20 @@ impl Workspaces {
             pinned: update.pinned,
             ..VersionPatch::default()
         };
-        inner.version(bot, number).await?;
-        let change = Change::PatchVersion(bot, number, patch);
-        inner.store.transactions.apply(vec![change]).await?;
-        inner.version(bot, number).await
+        let work = Arc::clone(inner);
+        inner
+            .detached(async move {
+                // A pin that was answered holds: nobody deletes the version meanwhile.
+                let id = OperationId::generate();
+                let _guard = work
+                    .lock_without_recovery(bot, id, "update_version")
+                    .await?;
+                work.version(bot, number).await?;
+                let change = Change::PatchVersion(bot, number, patch);
+                work.store.transactions.apply(vec![change]).await?;
+                work.version(bot, number).await
+            })
+            .await
     }
 
     /// Deletes a version. Those that grew from it stay as they are, and its number is not used again.
@@ -125,7 +135,9 @@ impl Inner {
         let bot = operation.bot;
         let DeleteVersionInput { number, snapshot } = input(operation)?;
         let versions = self.store.versions.list(bot).await?;
-        if let Some(version) = versions.iter().find(|version| version.number == number) {
+        let mut all = versions.iter();
+        let named = all.find(|found| found.number == number && found.snapshot == snapshot);
+        if let Some(version) = named {
             let mut changes: Vec<Change> = versions
                 .iter()
                 .filter(|child| child.parent == Some(number))
@@ -181,8 +193,10 @@ impl Inner {
     }
 
     async fn expire(self: &Arc<Self>, bot: BotId) -> Result<()> {
-        let preferences = Preferences::of(&self.store.bots.get(bot).await?)?;
-        let rules = preferences.retention.unwrap_or(self.config.retention);
+        let preferences = preferences(&self.store.bots.get(bot).await?)?;
+        let rules = preferences
+            .retention
+            .map_or(self.config.retention, retention);
         let records = self.store.versions.list(bot).await?;
         let versions: Vec<_> = records.iter().map(crate::listing::as_version).collect();
         let head = self

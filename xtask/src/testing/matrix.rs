@@ -10,10 +10,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where Debian's packages come from on a machine that has no mirror of Debian configured.
-const MIRROR: &str = "http://deb.debian.org/debian/";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
 const ADVICE: &str = "whether the mirror is reachable, or an older Debian keyring: \
                       apt-get install debian-archive-keyring";
 
@@ -132,12 +128,8 @@ fn write_config(private: &Path, suite: &str) -> Result<PathBuf> {
     for folder in ["state/lists/partial", "cache/archives/partial", "parts"] {
         fs::create_dir_all(private.join(folder))?;
     }
-    let (mirror, keyring) = mirror();
     let sources = private.join("sources.list");
-    fs::write(
-        &sources,
-        format!("deb [signed-by={keyring}] {mirror} {suite} main\n"),
-    )?;
+    fs::write(&sources, apt::debian(suite).line() + "\n")?;
     fs::write(private.join("status"), "")?;
     let config = private.join("apt.conf");
     let in_private = |name: &str| private.join(name).display().to_string();
@@ -157,21 +149,6 @@ fn write_config(private: &Path, suite: &str) -> Result<PathBuf> {
     }
     fs::write(&config, lines.join("\n") + "\n")?;
     Ok(config)
-}
-
-/// The machine's mirror of Debian, else Debian's own address.
-fn mirror() -> (String, String) {
-    let sources = apt::sources().unwrap_or_default();
-    let debian = sources.into_iter().find(|source| {
-        source.suite == source.codename && source.uri.trim_end_matches('/').ends_with("/debian")
-    });
-    match debian {
-        Some(source) => (
-            source.uri,
-            source.signed_by.unwrap_or_else(|| KEYRING.to_owned()),
-        ),
-        None => (MIRROR.to_owned(), KEYRING.to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -5,17 +5,38 @@ use crate::api::Api;
 use crate::command;
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The first admin's name.
 pub(crate) const FIRST: &str = "admin";
 
-/// What `botstead admin create-user` prints.
+/// What `botstead admin create-user` prints where its output is no terminal.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Created {
     id: String,
     username: String,
-    pub(crate) password: String,
+    /// Readable by this user only.
+    pub(crate) password_file: PathBuf,
+}
+
+impl Created {
+    /// The password.
+    pub(crate) fn password(&self) -> Result<String> {
+        let path = &self.password_file;
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// Takes the password out of its file.
+    pub(crate) fn take_password(&self) -> Result<String> {
+        let password = self.password()?;
+        let path = &self.password_file;
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+        Ok(password)
+    }
 }
 
 /// A command of the installed server.
@@ -57,7 +78,7 @@ pub(crate) struct Temporary {
 impl Temporary {
     pub(crate) fn create(place: &Place, url: &str) -> Result<Self> {
         let created = create(place, &format!("xtask-{}", std::process::id()))?;
-        let api = Api::new(url).login(&created.username, &created.password)?;
+        let api = Api::new(url).login(&created.username, &created.take_password()?)?;
         Ok(Self {
             api,
             id: created.id,

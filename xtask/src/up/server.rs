@@ -12,8 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The first start makes a database and starts a containerd.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+/// The first start makes a database and starts a containerd, which alone may take two minutes on a slow
+/// machine. A server that ends is not waited for.
+const READY_LIMIT: Duration = Duration::from_secs(180);
 
 /// A server finishes what runs before it ends.
 const END_LIMIT: Duration = Duration::from_secs(60);
@@ -43,7 +44,7 @@ pub(super) fn install(program: &Path, folder: &Path) -> Result<bool> {
 /// Makes sure that the server runs and is ready; starts it anew when `changed`.
 pub(super) fn ensure(place: &Place, state: &mut State, url: &str, changed: bool) -> Result<()> {
     if let Some(unit) = place.unit() {
-        return ensure_unit(place, unit, url, changed);
+        return ensure_unit(place, state, unit, url, changed);
     }
     let running = state.server.filter(|server| server.is_running());
     if let Some(server) = running {
@@ -92,37 +93,68 @@ fn spawn(place: &Place) -> Result<ProcessId> {
     ProcessId::of(pid).with_context(|| format!("the server ended at once{}", tail(place)))
 }
 
-fn ensure_unit(place: &Place, unit: &str, url: &str, changed: bool) -> Result<()> {
+fn ensure_unit(
+    place: &Place,
+    state: &mut State,
+    unit: &str,
+    url: &str,
+    changed: bool,
+) -> Result<()> {
     let advice = format!("journalctl --unit {unit} --no-pager --lines 50");
     let path = Path::new("/etc/systemd/system").join(unit);
     let text = unit_file(place);
     let same = fs::read_to_string(&path).is_ok_and(|old| old == text);
     if !same {
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
         command::run(Command::new("systemctl").arg("daemon-reload"), &advice)?;
     }
-    let verb = if changed { "restart" } else { "start" };
+    let runs = command::capture(
+        Command::new("systemctl").args(["show", "--property=MainPID", "--value", unit]),
+        &advice,
+    )?;
+    let runs = runs.trim().parse().ok().and_then(ProcessId::of);
+    // A unit that somebody changed by hand may be in effect.
+    let outdated = changed || !same || runs.is_some_and(ProcessId::is_outdated);
+    let verb = verb(state.unit.as_deref(), &text, outdated);
     command::run(
         Command::new("systemctl").args(["enable", "--quiet", unit]),
         &advice,
     )?;
+    // It returns when the server is ready or has failed.
     command::run(Command::new("systemctl").args([verb, unit]), &advice)?;
+    state.unit = Some(text);
+    state.save(place)?;
     progress::note(format_args!("systemd runs {unit}"));
     let api = Api::new(url);
     poll(READY_LIMIT, || Ok(is_ready(&api)))
         .with_context(|| format!("the server is not ready; try: {advice}"))
 }
 
+/// What systemd must do for a server that should run from `text`. `running` is the unit's text of its
+/// last start: a text that was only written, by an `up` that ended halfway, is not in effect.
+fn verb(running: Option<&str>, text: &str, outdated: bool) -> &'static str {
+    if outdated || running != Some(text) {
+        "restart"
+    } else {
+        "start"
+    }
+}
+
 /// Workspaces and containerd outlive the server: it alone is signalled, and control groups below its
-/// own are its business.
+/// own are its business. At a shutdown of the host it stops them; systemd ends in the reverse order of
+/// the start, so what it mounted, which comes before local-fs.target, stays until then. A start takes as
+/// long as the workspaces take; what may hang has limits of its own.
 fn unit_file(place: &Place) -> String {
     format!(
-        "[Unit]\nDescription=Botstead, computers for bots\nAfter=network-online.target\n\
-         Wants=network-online.target\n\n[Service]\nExecStart={} --config {} serve\nKillMode=process\n\
-         Delegate=yes\nRestart=on-failure\nRestartSec=1\nTimeoutStopSec=90\nLimitNOFILE=1048576\n\
-         TasksMax=infinity\n\n[Install]\nWantedBy=multi-user.target\n",
-        place.server().display(),
-        place.config().display(),
+        "[Unit]\nDescription=Botstead, computers for bots\n\
+         After=network-online.target local-fs.target\nWants=network-online.target\n\
+         RequiresMountsFor={data}\n\n[Service]\nType=notify\n\
+         ExecStart={server} --config {config} serve\nKillMode=process\nDelegate=yes\n\
+         Restart=on-failure\nRestartSec=1\nTimeoutStartSec=infinity\nTimeoutStopSec=90\n\
+         LimitNOFILE=1048576\nTasksMax=infinity\n\n[Install]\nWantedBy=multi-user.target\n",
+        data = place.data_dir.display(),
+        server = place.server().display(),
+        config = place.config().display(),
     )
 }
 
@@ -201,6 +233,50 @@ mod tests {
         assert_eq!(fs::read_to_string(&installed).unwrap(), "two");
         let mode = fs::metadata(&installed).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
+    }
+
+    #[test]
+    fn a_changed_unit_restarts_the_server_until_it_runs_from_it() {
+        assert_eq!(verb(Some("text"), "text", false), "start");
+        assert_eq!(verb(Some("text"), "text", true), "restart");
+        assert_eq!(verb(Some("old"), "text", false), "restart");
+        // Nobody knows what it was started with: from before this was recorded.
+        assert_eq!(verb(None, "text", false), "restart");
+    }
+
+    #[test]
+    fn systemd_understands_the_unit() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place {
+            data_dir: folder.path().to_owned(),
+            run_dir: folder.path().join("run"),
+            port: 1,
+        };
+        // It looks for the program.
+        fs::create_dir(place.programs()).unwrap();
+        install(Path::new("/bin/true"), &place.programs()).unwrap();
+        fs::rename(place.programs().join("true"), place.server()).unwrap();
+        let text = unit_file(&place);
+        for line in [
+            "Type=notify",
+            "KillMode=process",
+            "TimeoutStartSec=infinity",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        let unit = folder.path().join("botstead.service");
+        fs::write(&unit, text).unwrap();
+        let analyzed = Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(&unit)
+            .output()
+            .expect("systemd-analyze is missing: apt-get install systemd");
+        let said = String::from_utf8_lossy(&analyzed.stderr);
+        let about: Vec<_> = said
+            .lines()
+            .filter(|line| line.contains("botstead"))
+            .collect();
+        assert!(analyzed.status.success() && about.is_empty(), "{said}");
     }
 
     #[test]

@@ -106,6 +106,22 @@ pub(super) struct About {
     pub(super) replay_bytes: u64,
 }
 
+/// How many arguments a list shows, and their bytes together: hundreds of processes have to fit into
+/// one message.
+const SHOWN_ARGUMENTS: usize = 64;
+const SHOWN_BYTES: usize = 4 << 10;
+
+fn shown(args: &[Bytes]) -> Vec<Bytes> {
+    let mut left = SHOWN_BYTES;
+    let fits = |argument: &&Bytes| {
+        let rest = left.checked_sub(argument.len() + 1);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    let shown = args.iter().take(SHOWN_ARGUMENTS);
+    shown.take_while(fits).cloned().collect()
+}
+
 impl Kept {
     pub(super) fn new(about: About, control: Option<Arc<Control>>) -> Self {
         let now = Instant::now();
@@ -197,7 +213,7 @@ impl Kept {
         };
         ProcessInfo {
             id: self.id.clone(),
-            args: self.args.clone(),
+            args: shown(&self.args),
             pid,
             running: state.exit.is_none(),
             terminal: self.terminal,

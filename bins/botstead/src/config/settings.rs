@@ -4,7 +4,7 @@
 //! by it.
 
 use botstead_types::ImageRef;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -54,6 +54,8 @@ section! {
         runtime: Runtime = Runtime::default(),
         /// Registries of images.
         registry: Registry = Registry::default(),
+        /// Sizes of images.
+        images: Images = Images::default(),
         /// The workspaces' network.
         network: Network = Network::default(),
         /// Workspaces.
@@ -135,6 +137,9 @@ section! {
         runc_binary: PathBuf = "runc".into(),
         /// The snapshotter.
         snapshotter: String = "overlayfs".into(),
+        /// How long a managed containerd may take until it answers, at a start of the server. A slow
+        /// machine's boot takes long.
+        start_timeout_seconds: u64 = 120,
     }
 }
 
@@ -151,8 +156,34 @@ pub enum ContainerdMode {
 section! {
     /// Registries of images.
     Registry {
-        /// Registries that are spoken to without TLS, as `host` or `host:port`.
+        /// Registries that are spoken to without TLS, as `host`, `host:port` or `host:*` for any port.
+        /// They may be at any address, as those in `registry.private`.
         insecure: Vec<String> = Vec::new(),
+        /// Registries, token services and stores that registries redirect to which may be at an address
+        /// that is not public (loopback, private, link-local and the like) or is this host's own, as
+        /// `host`, `host:port` or `host:*`. All others are reached at public addresses only.
+        private: Vec<String> = Vec::new(),
+        /// Token services that issue tokens for registries of other domains, as `host`, `host:port` or
+        /// `host:*`. One of the registry's own domain needs no entry.
+        token_services: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// The largest image that is pulled or imported. Images that are local already are not measured.
+    Images {
+        /// The most bytes of one layer as it is in the registry, so mostly compressed.
+        max_layer_bytes: u64 = 16 << 30,
+        /// The most bytes of all layers of an image as they are in the registry.
+        max_bytes: u64 = 32 << 30,
+        /// The most bytes that the layers of an image may have unpacked; layers that are unpacked already
+        /// do not count.
+        max_unpacked_bytes: u64 = 64 << 30,
+        /// The most layers, up to 256: more would leave no room for versions above them.
+        max_layers: usize = 256,
+        /// The most bytes of an image's configuration (its environment, labels and history), which is
+        /// kept in the database for the workspaces that were made from it.
+        max_config_bytes: u64 = 1 << 20,
     }
 }
 
@@ -180,8 +211,11 @@ section! {
         /// The image of a workspace when neither the request nor its bot names one.
         default_image: ImageRef = default_image(),
         /// The images that may be used, as references or as prefixes that end in `*`, such as
-        /// `ghcr.io/acme/*`. All when empty.
+        /// `ghcr.io/acme/*`, and the default image. All when empty.
         allowed_images: Vec<String> = Vec::new(),
+        /// The CDI devices that workspaces may use, by name or as prefixes that end in `*`, such as
+        /// `nvidia.com/gpu=*`. None when empty.
+        allowed_devices: Vec<String> = Vec::new(),
         /// The agent that runs in every workspace. `botstead-agent` beside the server's program
         /// when not set.
         agent_path: Option<PathBuf> = None,
@@ -196,6 +230,8 @@ section! {
         terminal_idle_seconds: u64 = 24 * 60 * 60,
         /// Limits where neither the request nor the bot sets them.
         limits: WorkspaceLimits = WorkspaceLimits::default(),
+        /// The most that limits may be.
+        max_limits: MaxLimits = MaxLimits::default(),
         /// How many versions that nobody asked for are kept.
         retention: Retention = Retention::default(),
         /// The time zone, such as `Europe/Zurich`. The host's when not set.
@@ -228,6 +264,21 @@ section! {
 }
 
 section! {
+    /// The most that a workspace's limits may be, whoever sets them. While there is a maximum, 0 for no
+    /// limit is refused, too.
+    MaxLimits {
+        /// Memory in bytes; 0 for no maximum. Half of the host's, or the default limit where that is
+        /// more, when not set.
+        memory_bytes: Option<u64> = None,
+        /// Processes and threads; 0 for no maximum. 8192, or the default limit where that is more, when
+        /// not set.
+        pids: Option<u64> = None,
+        /// Processor time in thousandths of a core; 0 for no maximum.
+        cpu_millis: u64 = 0,
+    }
+}
+
+section! {
     /// How many versions that nobody asked for are kept, the latest of each kind, where a bot has no
     /// rules of its own in `metadata.workspace.retention`. Pinned ones and those that a user asked for
     /// stay.
@@ -252,6 +303,9 @@ section! {
         min_free_percent: u8 = 1,
         /// How many workspaces are created or started at once; more wait.
         max_concurrent_creates: usize = 8,
+        /// How many exports of data may be under way; more are refused. One user has at most half of
+        /// them.
+        max_concurrent_exports: usize = 16,
     }
 }
 
@@ -271,10 +325,24 @@ section! {
         upload_limit_bytes: u64 = 64 << 30,
         /// Pages that may open terminals beside the server's own, such as `https://panel.example`.
         allowed_origins: Vec<String> = Vec::new(),
+        /// The largest list or search result that is given as one JSON reply; what is left out is said
+        /// in it.
+        reply_limit_bytes: usize = 8 << 20,
         /// How long a client may take to send a request's headers.
         header_timeout_seconds: u64 = 10,
         /// How long a client may take to send a JSON body, and how long an upload may stand still.
         request_timeout_seconds: u64 = 30,
+        /// How long a client may take nothing of what is sent to it before it is cut off.
+        write_timeout_seconds: u64 = 60,
+        /// The most connections at once, as far as the process may open files; for one more, the one
+        /// that was idle for longest goes.
+        max_connections: usize = 8192,
+        /// The most of them from one address, or from one IPv6 network of 64 bits. Trusted proxies have
+        /// no such limit.
+        max_connections_per_address: usize = 1024,
+        /// Proxies whose `X-Forwarded-For` tells where a request comes from, as networks such as
+        /// `127.0.0.1/32`. Without it all clients behind a proxy are one to the limits of sign-ins.
+        trusted_proxies: Vec<IpNet> = Vec::new(),
         /// How long an idle connection is kept.
         keep_alive_seconds: u64 = 75,
         /// Whether `/metrics` is readable without signing in.
@@ -288,5 +356,8 @@ section! {
         /// How long requests and operations may go on after the server was asked to end. What is
         /// not done then is in the journal and is finished or undone at the next start.
         grace_seconds: u64 = 30,
+        /// How long all workspaces together may take to stop when the host itself shuts down, which
+        /// systemd tells. They start again with the host. When only the server ends, they go on.
+        workspaces_seconds: u64 = 45,
     }
 }

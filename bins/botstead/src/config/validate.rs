@@ -71,8 +71,23 @@ impl Config {
                 self.http.request_timeout_seconds,
                 1,
             ),
+            (
+                "http.write_timeout_seconds",
+                self.http.write_timeout_seconds,
+                1,
+            ),
             ("http.keep_alive_seconds", self.http.keep_alive_seconds, 1),
             ("shutdown.grace_seconds", self.shutdown.grace_seconds, 0),
+            (
+                "shutdown.workspaces_seconds",
+                self.shutdown.workspaces_seconds,
+                0,
+            ),
+            (
+                "runtime.containerd.start_timeout_seconds",
+                self.runtime.containerd.start_timeout_seconds,
+                1,
+            ),
         ] {
             if !(least..=LONGEST_SECONDS).contains(&value) {
                 let reason = format!("expected {least} to {LONGEST_SECONDS}");
@@ -87,7 +102,21 @@ impl Config {
             "auth.max_concurrent_hashes",
             self.auth.max_concurrent_hashes,
         )?;
+        at_least_one(
+            "limits.max_concurrent_exports",
+            Some(self.limits.max_concurrent_exports),
+        )?;
         at_least_one("http.workers", self.http.workers)?;
+        at_least_one("http.max_connections", Some(self.http.max_connections))?;
+        at_least_one(
+            "http.max_connections_per_address",
+            Some(self.http.max_connections_per_address),
+        )?;
+        if self.http.reply_limit_bytes < 128 << 10 {
+            // One entry alone may have 48 KiB: a long name that is not UTF-8, and where it leads.
+            let reason = "expected at least 131072, for the longest names of files";
+            return Err(invalid("http.reply_limit_bytes", reason));
+        }
         if self.http.body_limit_bytes < 128 << 10 {
             // A bot's metadata alone may have 64 KiB, and JSON escapes make text longer.
             let reason = "expected at least 131072, for the largest metadata of a bot";
@@ -121,12 +150,23 @@ impl Config {
                 return Err(invalid("runtime.cgroup_parent", reason));
             }
         }
-        for registry in &self.registry.insecure {
-            let host = registry.split(':').next().unwrap_or_default();
-            if host.is_empty() || registry.contains(['/', ' ', '@']) {
-                let reason = format!("{registry:?}: expected host or host:port");
-                return Err(invalid("registry.insecure", reason));
+        self.registry.hosts().map(drop)?;
+        let images = &self.images;
+        for (key, value) in [
+            ("images.max_layer_bytes", images.max_layer_bytes),
+            ("images.max_bytes", images.max_bytes),
+            ("images.max_unpacked_bytes", images.max_unpacked_bytes),
+        ] {
+            if !(1..=1 << 50).contains(&value) {
+                return Err(invalid(key, "expected 1 to 1125899906842624"));
             }
+        }
+        if !(1..=256).contains(&images.max_layers) {
+            return Err(invalid("images.max_layers", "expected 1 to 256"));
+        }
+        if !(1 << 10..=4 << 20).contains(&images.max_config_bytes) {
+            let reason = "expected 1024 to 4194304";
+            return Err(invalid("images.max_config_bytes", reason));
         }
         Ok(())
     }
@@ -190,21 +230,11 @@ impl Config {
                 return Err(invalid("workspace.timezone", reason));
             }
         }
-        for image in &workspace.allowed_images {
-            let plain = match image.strip_suffix('*') {
-                Some(prefix) => !prefix.contains([' ', '*']),
-                None => image.parse::<botstead_types::ImageRef>().is_ok(),
-            };
-            if !plain {
-                let reason = format!("{image:?}: expected a reference, or a prefix and '*'");
-                return Err(invalid("workspace.allowed_images", reason));
-            }
-        }
-        Ok(())
+        self.bounds().map(drop)
     }
 }
 
-fn invalid(key: &'static str, reason: impl Into<String>) -> ConfigError {
+pub(super) fn invalid(key: &'static str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Invalid {
         key,
         reason: reason.into(),

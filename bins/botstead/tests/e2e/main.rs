@@ -11,6 +11,7 @@
     reason = "a panic is how a test fails, and what it prints is shown then"
 )]
 
+mod bounds;
 mod client;
 mod commands;
 mod concurrency;
@@ -20,6 +21,7 @@ mod durability;
 #[cfg(feature = "fault-points")]
 mod faults;
 mod files;
+mod host;
 mod hostile;
 mod inside;
 #[cfg(feature = "fault-points")]
@@ -29,5 +31,6 @@ mod main_job;
 mod recovery;
 mod refusals;
 mod server;
+mod sessions;
 mod socket;
 mod terminals;

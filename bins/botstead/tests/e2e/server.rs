@@ -99,6 +99,7 @@ impl Server {
         let text = format!(
             "listen = \"{listen}\"\ndata_dir = {:?}\nrun_dir = {:?}\n\
              [log]\nfilter = \"info,botstead_workspace=debug\"\n\
+             [registry]\ninsecure = [\"127.0.0.1:*\"]\n\
              [workspace]\nagent_path = {:?}\nstop_grace_seconds = 3\n{workspace}\
              [limits]\nmin_free_percent = 0\n{settings}",
             data,
@@ -126,13 +127,19 @@ impl Server {
             String::from_utf8_lossy(&made.stderr)
         );
         let made: Value = serde_json::from_slice(&made.stdout).unwrap();
-        server.password = made["password"].as_str().unwrap().to_owned();
+        let password = std::fs::read_to_string(made["password_file"].as_str().unwrap()).unwrap();
+        server.password = password.trim_end().to_owned();
         server.run(&[]).await;
         let mut archive = Vec::new();
         oci_archive(&mut archive, &[(Some(IMAGE), &busybox_image())], None).unwrap();
         let imported = server.client.import(archive).await;
         assert_eq!(imported.status, 201, "{imported:?}");
         server
+    }
+
+    /// Where it listens.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     fn command(&self, name: &str) -> Command {
@@ -169,6 +176,11 @@ impl Server {
         self.spawn(environment);
         self.ready().await;
         self.client = Client::login(&self.url, "admin", &self.password).await;
+    }
+
+    /// A client without a token, and without connections to an earlier program.
+    pub(crate) fn stranger(&self) -> Client {
+        Client::new(&self.url)
     }
 
     /// Waits until the program that was started is ready.
@@ -311,6 +323,22 @@ impl Server {
             }
         }
         found
+    }
+
+    /// Whether neither containerd nor a shim runs.
+    pub(crate) fn nothing_runs(&self) -> bool {
+        self.processes().is_empty()
+    }
+
+    /// The targets of mounts of workspaces: their root filesystems and network namespaces.
+    pub(crate) fn mounts(&self) -> Vec<String> {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
+        let run = self.run.path().to_string_lossy().into_owned();
+        targets
+            .filter(|path| path.starts_with(&run) && !path.ends_with("/netns"))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The process id of the managed containerd.

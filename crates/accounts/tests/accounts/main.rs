@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod bots;
+mod sessions;
 
 use botstead_accounts::{
     Accounts, Error, ErrorKind, Login, NewBot, NewUser, Password, Settings, TokenKey, User,
@@ -99,7 +100,7 @@ async fn signing_in_gives_a_token_that_speaks_for_the_user() {
         .authenticate(&signed_in.access_token)
         .await
         .unwrap();
-    assert_eq!(user, f.ann);
+    assert_eq!(user.user, f.ann);
     assert_eq!(f.accounts.me(&user.actor()).await.unwrap(), f.ann);
 }
 
@@ -142,15 +143,8 @@ async fn an_unknown_name_takes_as_long_as_a_wrong_password() {
 }
 
 #[tokio::test]
-async fn repeated_failures_have_to_wait_and_success_forgets_them() {
+async fn repeated_failures_have_to_wait() {
     let f = Fixture::new().await;
-    for _ in 0..4 {
-        assert_eq!(
-            code(f.login("ann", "incorrect").await),
-            "invalid_credentials"
-        );
-    }
-    f.login("ann", PASSWORD).await.unwrap();
     for _ in 0..5 {
         assert_eq!(
             code(f.login("ann", "incorrect").await),
@@ -257,7 +251,7 @@ async fn a_ticket_is_for_one_request_of_one_user() {
         .redeem_ticket(&issued.ticket, "GET", "/x")
         .await
         .unwrap();
-    assert_eq!(user, f.ann);
+    assert_eq!(user.user, f.ann);
     let again = f.accounts.redeem_ticket(&issued.ticket, "GET", "/x").await;
     assert_eq!(code(again), "invalid_ticket");
 

@@ -1,17 +1,17 @@
 //! /bots/{bot_id}/container/data: a workspace's data in and out.
 
 use crate::auth::Caller;
-use crate::extract::{IdOf, QueryOf};
+use crate::extract::{IdOf, QueryOf, content_length};
+use crate::form::{self, Form};
 use crate::problem::Problem;
-use crate::spool::{self, Spooled, TooLarge};
+use crate::spool::{self, Spooled};
 use crate::state::SharedState;
 use actix_multipart::Multipart;
-use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_DISPOSITION;
-use actix_web::{HttpResponse, post, web};
+use actix_web::{HttpRequest, HttpResponse, post, web};
 use botstead_types::{BotId, VersionNumber};
 use botstead_workspace::{ArchiveFormat, ImportMode};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -51,6 +51,7 @@ enum Format {
         (status = 200, description = "The archive.", content_type = "application/gzip", body = Vec<u8>),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`busy`: another operation is under way."),
+        (status = 429, description = "`too_many_exports`: read those that are under way first."),
         (status = 501, description = "`unsupported`: this backend's snapshots cannot be looked into."),
         (status = 507, description = "`insufficient_storage`."),
     ),
@@ -138,6 +139,7 @@ async fn import(
     caller: Caller,
     id: IdOf<BotId>,
     query: QueryOf<ImportQuery>,
+    request: HttpRequest,
     form: Multipart,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
@@ -146,8 +148,11 @@ async fn import(
         Some(Mode::Replace) => ImportMode::Replace,
     };
     let workspaces = &state.services.workspaces;
-    // Whoever may not import is refused before gigabytes are received.
-    workspaces.get(&caller.actor, id.0).await?;
+    // Whoever may not import is refused before gigabytes are received, and so is what has no room.
+    let announced = content_length(&request).unwrap_or(0);
+    workspaces
+        .before_import(&caller.actor, id.0, announced)
+        .await?;
     let archive = receive(form, &state).await?;
     let file = std::fs::File::open(archive.path()).map_err(spool::failed)?;
     // Open is enough to read it.
@@ -162,51 +167,26 @@ async fn import(
 }
 
 /// Receives the form's file onto the disk.
-async fn receive(mut form: Multipart, state: &SharedState) -> Result<Spooled, Problem> {
+async fn receive(form: Multipart, state: &SharedState) -> Result<Spooled, Problem> {
     let config = &state.config;
-    let limit = config.max_upload_bytes;
     let idle = config.body_timeout;
-    let broken = |error: actix_multipart::MultipartError| {
-        Problem::invalid(
-            "invalid_body",
-            format!("this is no multipart form: {error}"),
-        )
-    };
-    loop {
-        let next = tokio::time::timeout(idle, form.next())
-            .await
-            .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
-        let Some(mut field) = next.transpose().map_err(broken)? else {
-            return Err(Problem::invalid(
-                "invalid_body",
-                "the form has no field `file`",
-            ));
-        };
+    let mut form = Form::new(form, idle);
+    while let Some(mut field) = form.next().await? {
         if field.name() != Some("file") {
-            while field.next().await.transpose().map_err(broken)?.is_some() {}
+            form.skip(field).await?;
             continue;
         }
-        let received = Spooled::receive(config, limit, async || {
-            let chunk = tokio::time::timeout(idle, field.next())
-                .await
-                .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
-            chunk.transpose().map_err(broken)
-        });
-        return received.await.map_err(|error| match error {
-            spool::Error::Source(problem) => problem,
-            spool::Error::Io(error) => spool::failed(error),
-        });
+        let workspaces = &state.services.workspaces;
+        let chunks = async || form::chunk(&mut field, idle).await;
+        let received = Spooled::receive(config, workspaces, config.max_upload_bytes, chunks);
+        return received
+            .await
+            .map_err(|error| error.into_problem("archive_too_large", "the archive"));
     }
-}
-
-impl From<TooLarge> for Problem {
-    fn from(TooLarge(limit): TooLarge) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "archive_too_large",
-            format!("the archive is larger than {limit} bytes"),
-        )
-    }
+    Err(Problem::invalid(
+        "invalid_body",
+        "the form has no field `file`",
+    ))
 }
 
 /// The reply of a restore.

@@ -234,7 +234,12 @@ async fn run_command(
     }
     if wants_events(&request) {
         let events = workspaces.exec_stream(&caller.actor, id.0, command).await?;
-        return Ok(sse::reply(&state, request_id, events::steps(events)));
+        return Ok(sse::reply(
+            &state,
+            &caller,
+            request_id,
+            events::steps(events),
+        ));
     }
     let outcome = workspaces.exec(&caller.actor, id.0, command).await?;
     Ok(HttpResponse::Ok().json(ExecReply::new(outcome, encoding)))

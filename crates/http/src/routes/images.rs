@@ -2,13 +2,13 @@
 
 use crate::auth::Caller;
 use crate::context::RequestId;
-use crate::extract::{Body, QueryOf};
+use crate::extract::{Body, PageQuery, QueryOf, content_length};
 use crate::problem::Problem;
 use crate::shapes::List;
 use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
-use botstead_types::ImageRef;
+use botstead_types::{ImageRef, PageRequest};
 use botstead_workspace::Image;
 use botstead_workspace::ImageEvent;
 use chrono::{DateTime, Utc};
@@ -59,13 +59,10 @@ impl From<Image> for ImageShape {
     }
 }
 
-fn list(images: Vec<Image>) -> List<ImageShape> {
-    List::whole(images.into_iter().map(ImageShape::from).collect())
-}
-
 /// List local images, by name.
 #[utoipa::path(
     tag = "images",
+    params(PageQuery),
     responses(
         (status = 200, body = List<ImageShape>),
         (status = 403, description = "The caller is no admin."),
@@ -74,10 +71,13 @@ fn list(images: Vec<Image>) -> List<ImageShape> {
 #[get("/images")]
 async fn list_images(
     caller: Caller,
+    query: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let images = state.services.workspaces.images(&caller.actor).await?;
-    Ok(HttpResponse::Ok().json(list(images)))
+    let page = PageRequest::try_from(query.0)?;
+    let workspaces = &state.services.workspaces;
+    let images = workspaces.images(&caller.actor, &page).await?;
+    Ok(HttpResponse::Ok().json(List::from(images.map(ImageShape::from))))
 }
 
 /// An image to be pulled.
@@ -136,7 +136,7 @@ async fn pull_image(
     let workspaces = &state.services.workspaces;
     let events = workspaces.pull_image(&caller.actor, reference).await?;
     let steps = events.map(pull_step).boxed();
-    Ok(sse::reply(&state, request_id, steps))
+    Ok(sse::reply(&state, &caller, request_id, steps))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -155,7 +155,7 @@ struct ImportQuery {
     responses(
         (status = 201, body = List<ImageShape>, description = "The images that it held."),
         (status = 403, description = "The caller is no admin."),
-        (status = 413, description = "`archive_too_large`."),
+        (status = 413, description = "`archive_too_large`, or `image_too_large` for one that is larger than this server takes."),
         (status = 422, description = "The archive holds no usable image."),
         (status = 507, description = "`insufficient_storage`."),
     ),
@@ -171,11 +171,12 @@ async fn import_images(
     let name = query.0.name.filter(|name| !name.is_empty());
     let name: Option<ImageRef> = name.map(|name| name.parse()).transpose()?;
     let workspaces = &state.services.workspaces;
-    // Whoever may not import is refused before gigabytes are received.
-    workspaces.images(&caller.actor).await?;
-    let archive = spool::receive(&request, payload, &state.config).await?;
+    // Whoever may not import is refused before gigabytes are received, and so is what has no room.
+    workspaces.before_image_import(&caller.actor, content_length(&request).unwrap_or(0))?;
+    let archive = spool::receive(&request, payload, &state.config, workspaces).await?;
     let images = spool::import(workspaces.clone(), caller.actor, archive, name).await?;
-    Ok(HttpResponse::Created().json(list(images)))
+    let images = images.into_iter().map(ImageShape::from);
+    Ok(HttpResponse::Created().json(List::fitting(images, false, &state.config)))
 }
 
 /// Remove an image. Workspaces that were made from it go on.

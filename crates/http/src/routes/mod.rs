@@ -13,10 +13,31 @@ mod snapshots;
 pub(crate) mod terminal;
 mod users;
 
+use crate::MetricsAccess;
+use crate::auth;
+use actix_web::middleware::from_fn;
+use utoipa_actix_web::scope::scope;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-/// Adds every route.
-pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
+/// Adds every route. What is not added as public needs a caller, also what does not exist.
+pub(crate) fn configure(config: &mut ServiceConfig<'_>, metrics: MetricsAccess) {
+    public(config, metrics);
+    let private = scope("")
+        .wrap(from_fn(auth::require))
+        .configure(|config| private(config, metrics));
+    config.service(private);
+}
+
+/// Adds the routes that everybody may call.
+pub(crate) fn public(config: &mut ServiceConfig<'_>, metrics: MetricsAccess) {
+    sign_in::configure_public(config);
+    server::configure_public(config);
+    if metrics == MetricsAccess::Open {
+        config.service(server::metrics);
+    }
+}
+
+fn private(config: &mut ServiceConfig<'_>, metrics: MetricsAccess) {
     sign_in::configure(config);
     users::configure(config);
     bots::configure(config);
@@ -28,5 +49,7 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     fs::configure(config);
     terminal::configure(config);
     images::configure(config);
-    server::configure(config);
+    if metrics == MetricsAccess::Admin {
+        config.service(server::metrics);
+    }
 }

@@ -28,7 +28,8 @@ struct Operation {
     id: Uuid,
     /// The bot.
     bot_id: Uuid,
-    /// What it does: `create`, `start`, `stop`, `snapshot`, `rollback`, `delete`, `delete_bot`.
+    /// What it does: `create`, `start`, `stop`, `snapshot`, `rollback`, `recover`,
+    /// `delete`, `delete_bot` and others.
     #[schema(example = "create")]
     kind: String,
     /// `running`, `succeeded`, `failed` or `cancelled`.

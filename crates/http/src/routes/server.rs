@@ -1,23 +1,22 @@
 //! Health, figures, the OpenAPI document and the page that renders it.
 
 use crate::MetricsAccess;
-use crate::auth::Caller;
+use crate::auth::{self, Caller};
 use crate::monitoring::ProcessUsage;
 use crate::problem::Problem;
 use crate::state::SharedState;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
-use actix_web::{HttpResponse, get, web};
-use botstead_authz::{Action, Decision, Resource, decide};
+use actix_web::{HttpRequest, HttpResponse, get, web};
+use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-pub(super) fn configure(config: &mut ServiceConfig<'_>) {
+pub(super) fn configure_public(config: &mut ServiceConfig<'_>) {
     config
         .service(healthz)
         .service(readyz)
-        .service(metrics)
         .service(openapi_json)
         .service(docs);
 }
@@ -45,11 +44,12 @@ struct ReadyReply {
     database: &'static str,
     /// `ok`.
     runtime: &'static str,
-    /// The runtime's version.
-    runtime_version: String,
+    /// The runtime's version; only to an admin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime_version: Option<String>,
 }
 
-/// Whether the database and the runtime answer.
+/// Whether the database and the runtime answer. An admin's token is not needed, and tells more.
 #[utoipa::path(
     tag = "server",
     responses(
@@ -58,7 +58,10 @@ struct ReadyReply {
     ),
 )]
 #[get("/readyz")]
-async fn readyz(state: web::Data<SharedState>) -> Result<HttpResponse, Problem> {
+async fn readyz(
+    request: HttpRequest,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     if state.shutdown.is_cancelled() {
         let detail = "the server is shutting down";
@@ -76,12 +79,16 @@ async fn readyz(state: web::Data<SharedState>) -> Result<HttpResponse, Problem> 
         causes.push(cause.as_str());
     }
     match health.runtime {
-        Ok(runtime_version) if parts.is_empty() => Ok(HttpResponse::Ok().json(ReadyReply {
-            status: "ready",
-            database: "ok",
-            runtime: "ok",
-            runtime_version,
-        })),
+        Ok(version) if parts.is_empty() => {
+            let asks = auth::if_any(&request, &state).await;
+            Ok(HttpResponse::Ok().json(ReadyReply {
+                status: "ready",
+                database: "ok",
+                runtime: "ok",
+                runtime_version: Some(version)
+                    .filter(|_| asks.is_some_and(|actor| is_admin(&actor))),
+            }))
+        }
         _ => {
             let detail = format!("no answer from: {}", parts.join(", "));
             let cause = causes.join("; ");
@@ -90,6 +97,11 @@ async fn readyz(state: web::Data<SharedState>) -> Result<HttpResponse, Problem> 
                 .caused_by(cause))
         }
     }
+}
+
+/// Whether the actor may know what concerns the bots of all owners.
+fn is_admin(actor: &Actor) -> bool {
+    decide(actor, Action::ListAllBots, &Resource::Server) == Decision::Allow
 }
 
 /// Figures for monitoring, in Prometheus' text format. Admin only, unless the server is configured
@@ -102,17 +114,12 @@ async fn readyz(state: web::Data<SharedState>) -> Result<HttpResponse, Problem> 
     ),
 )]
 #[get("/metrics")]
-async fn metrics(
+pub(super) async fn metrics(
     caller: Option<Caller>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     if state.config.metrics == MetricsAccess::Admin {
-        let allowed = caller.is_some_and(|caller| {
-            // The figures tell about the bots of all owners.
-            let decision = decide(&caller.actor, Action::ListAllBots, &Resource::Server);
-            decision == Decision::Allow
-        });
-        if !allowed {
+        if !caller.is_some_and(|caller| is_admin(&caller.actor)) {
             return Err(Problem::from_status(StatusCode::FORBIDDEN));
         }
     }

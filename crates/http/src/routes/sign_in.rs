@@ -2,7 +2,8 @@
 
 use super::users::UserShape;
 use crate::auth::Caller;
-use crate::extract::Body;
+use crate::client_address;
+use crate::extract::{Body, SmallBody};
 use crate::problem::Problem;
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, get, post, web};
@@ -13,7 +14,11 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub(super) fn configure(config: &mut ServiceConfig<'_>) {
-    config.service(login).service(me).service(issue_ticket);
+    config.service(me).service(issue_ticket);
+}
+
+pub(super) fn configure_public(config: &mut ServiceConfig<'_>) {
+    config.service(login);
 }
 
 /// A sign-in.
@@ -53,7 +58,7 @@ struct LoginReply {
 #[post("/auth/login")]
 async fn login(
     request: HttpRequest,
-    body: Body<LoginRequest>,
+    body: SmallBody<LoginRequest>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let signed_in = state
@@ -62,7 +67,7 @@ async fn login(
         .login(Login {
             username: body.0.username,
             password: body.0.password,
-            client: request.peer_addr().map(|peer| peer.ip()),
+            client: client_address::of(&request, &state.config),
         })
         .await?;
     Ok(HttpResponse::Ok().json(LoginReply {

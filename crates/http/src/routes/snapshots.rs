@@ -4,6 +4,7 @@
 //! are ignored for the same reason.
 
 use crate::auth::Caller;
+use crate::budget::Budget;
 use crate::extract::{Body, BodyOrDefault, IdOf, QueryOf};
 use crate::problem::Problem;
 use crate::state::SharedState;
@@ -167,6 +168,14 @@ struct Snapshots {
     snapshotter: String,
     /// The snapshots that the workspace's state is made of, and its other versions; oldest first.
     snapshots: Vec<Snapshot>,
+    /// Whether the newest were left out because there are too many for a reply; absent otherwise.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schema(required = false)]
+    truncated: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A snapshot in the list.
@@ -195,7 +204,8 @@ struct Snapshot {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false)]
     labels: BTreeMap<String, String>,
-    /// Why a version was made: `manual`, `pre_exec`, `rollback`, `import`, `image`, `inherited`;
+    /// Why a version was made: `manual`, `pre_exec`, `rollback`, `import`, `image`, `inherited`,
+    /// `recovered`;
     /// `image_layer` for a snapshot that is no version.
     #[schema(example = "manual")]
     source: &'static str,
@@ -206,8 +216,8 @@ struct Snapshot {
     version: Option<u32>,
 }
 
-impl From<SnapshotList> for Snapshots {
-    fn from(list: SnapshotList) -> Self {
+impl Snapshots {
+    fn fitting(list: SnapshotList, budget: Budget) -> Self {
         let shape = |snapshot: ListedSnapshot| Snapshot {
             snapshotter: list.snapshotter.clone(),
             name: snapshot.name,
@@ -224,8 +234,10 @@ impl From<SnapshotList> for Snapshots {
             managed: snapshot.managed,
             version: snapshot.version.map(VersionNumber::get),
         };
+        let (snapshots, truncated) = budget.fit(list.snapshots.into_iter().map(shape));
         Self {
-            snapshots: list.snapshots.into_iter().map(shape).collect(),
+            snapshots,
+            truncated,
             snapshotter: list.snapshotter,
         }
     }
@@ -257,7 +269,10 @@ async fn list_snapshots(
     let list = workspaces
         .snapshots(&caller.actor, id.0, snapshotter)
         .await?;
-    Ok(HttpResponse::Ok().json(Snapshots::from(list)))
+    Ok(HttpResponse::Ok().json(Snapshots::fitting(
+        list,
+        Budget::new(state.config.max_reply_bytes),
+    )))
 }
 
 /// The version to bring back.
@@ -327,6 +342,10 @@ struct Tree {
     head_version: Option<u32>,
     /// All versions, parents before children.
     versions: Vec<Version>,
+    /// Whether the last were left out because there are too many for a reply; absent otherwise.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schema(required = false)]
+    truncated: bool,
 }
 
 /// A version.
@@ -364,11 +383,13 @@ impl From<VersionRecord> for Version {
     }
 }
 
-impl From<VersionTree> for Tree {
-    fn from(tree: VersionTree) -> Self {
+impl Tree {
+    fn fitting(tree: VersionTree, budget: Budget) -> Self {
+        let (versions, truncated) = budget.fit(tree.versions.into_iter().map(Version::from));
         Self {
             head_version: tree.head_version.map(VersionNumber::get),
-            versions: tree.versions.into_iter().map(Version::from).collect(),
+            versions,
+            truncated,
         }
     }
 }
@@ -389,5 +410,8 @@ async fn get_tree(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let tree = state.services.workspaces.tree(&caller.actor, id.0).await?;
-    Ok(HttpResponse::Ok().json(Tree::from(tree)))
+    Ok(HttpResponse::Ok().json(Tree::fitting(
+        tree,
+        Budget::new(state.config.max_reply_bytes),
+    )))
 }

@@ -116,8 +116,8 @@ async fn list_sessions(
 ) -> Result<HttpResponse, Problem> {
     let workspaces = &state.services.workspaces;
     let terminals = workspaces.terminals(&caller.actor, id.0).await?;
-    let items = terminals.into_iter().map(Session::from).collect();
-    Ok(HttpResponse::Ok().json(List::whole(items)))
+    let items = terminals.items.into_iter().map(Session::from);
+    Ok(HttpResponse::Ok().json(List::fitting(items, terminals.more, &state.config)))
 }
 
 /// End a terminal with everything that runs in it.
@@ -216,6 +216,7 @@ async fn open(
         session,
         with_text: query.session.is_some(),
         shutdown: state.shutdown.clone(),
+        ended: caller.ended,
     };
     actix_web::rt::spawn(socket.run(stream));
     Ok(response)

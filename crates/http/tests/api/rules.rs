@@ -63,6 +63,79 @@ async fn every_route_but_the_public_ones_needs_a_caller() {
     }
 }
 
+/// Other spellings of a path that routing takes for the same.
+fn spellings(path: &str) -> Vec<String> {
+    let mut spellings = Vec::new();
+    // A letter of each segment, in turn, in capitals and small.
+    for (at, byte) in path.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() && path.as_bytes()[at - 1] == b'/' {
+            for coded in [format!("%{byte:02x}"), format!("%{byte:02X}")] {
+                spellings.push(format!("{}{coded}{}", &path[..at], &path[at + 1..]));
+            }
+        }
+    }
+    let all = path.bytes().map(|byte| match byte {
+        b'/' => "/".to_owned(),
+        byte => format!("%{byte:02X}"),
+    });
+    spellings.push(all.collect());
+    spellings.push(format!("/{path}"));
+    spellings.push(format!("{path}/"));
+    spellings
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_spelling_of_a_path_gets_around_sign_in() {
+    let api = Api::start().await;
+    let public = |route: &str| {
+        let known = [
+            "/auth/login",
+            "/healthz",
+            "/readyz",
+            "/openapi.json",
+            "/docs",
+        ];
+        known.contains(&route)
+    };
+    for (method, route, path) in operations(NOBODY) {
+        if public(&route) {
+            continue;
+        }
+        for spelling in spellings(&path) {
+            let reply = api.call("", method.clone(), &spelling, None).await;
+            assert_eq!(reply.status, 401, "{method} {spelling}: {}", reply.text);
+        }
+    }
+    // Nor does it make another route of it.
+    let plain = api.get("/auth/me").await.expect(200);
+    assert_eq!(api.get("/%61uth/m%65").await.expect(200), plain);
+    assert_eq!(
+        api.call("", Method::GET, "/%68ealthz", None).await.status,
+        200
+    );
+    // What does not exist is nobody's business either.
+    let reply = api.call("", Method::GET, "/nothing", None).await;
+    reply.expect_problem(401, "unauthenticated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_tells_versions_to_admins_only() {
+    let api = Api::start().await;
+    for (token, told) in [
+        ("", false),
+        ("nonsense", false),
+        (&api.member, false),
+        (&api.admin, true),
+    ] {
+        let ready = api
+            .call(token, Method::GET, "/readyz", None)
+            .await
+            .expect(200);
+        assert_eq!(ready["status"], "ready");
+        assert_eq!(ready.get("runtime_version").is_some(), told, "{ready}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_members_bot_does_not_exist() {
     let api = Api::start().await;

@@ -5,15 +5,17 @@ use botstead_accounts::{Accounts, NewUser, Password, Settings, TokenKey};
 use botstead_authz::Actor;
 use botstead_http::{HttpConfig, MetricsAccess, Server, Services};
 use botstead_runtime::{
-    Exec, ExecOutput, ExitStatus, Result as RuntimeResult, Signal, Task, TaskEvent, Tasks,
+    Channels, Exec, ExecOutput, ExitStatus, Result as RuntimeResult, Signal, Task, TaskEvent, Tasks,
 };
 use botstead_runtime_testing::{ImageContent, InMemoryRuntime};
+use botstead_store::Store;
 use botstead_store_sql::SqlStore;
 use botstead_types::{ContainerId, ImageRef, Role};
 use botstead_workspace::{WorkspaceConfig, Workspaces};
 use futures_util::stream::BoxStream;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,9 +81,18 @@ impl Tasks for HostCommands {
     }
 }
 
+/// What a test changes in a server before it starts.
+pub(crate) struct Setup {
+    pub(crate) http: HttpConfig,
+    pub(crate) workspace: WorkspaceConfig,
+    /// Says what the backend can do, and is asked first for channels.
+    pub(crate) channels: Option<Arc<dyn Channels>>,
+}
+
 /// A running server with its parts.
 pub(crate) struct Api {
     pub(crate) runtime: InMemoryRuntime,
+    pub(crate) store: Store,
     pub(crate) base: String,
     pub(crate) admin: String,
     pub(crate) member: String,
@@ -155,8 +166,29 @@ impl Api {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut HttpConfig)) -> Self {
+        Self::set_up(|setup| change(&mut setup.http)).await
+    }
+
+    pub(crate) async fn set_up(change: impl FnOnce(&mut Setup)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let runtime = InMemoryRuntime::new();
+        let mut setup = Setup {
+            http: HttpConfig {
+                listen: vec![([127, 0, 0, 1], 0).into()],
+                workers: Some(1),
+                spool_dir: directory.path().join("spool"),
+                shutdown_grace: Duration::from_secs(3),
+                metrics: MetricsAccess::Admin,
+                ..HttpConfig::default()
+            },
+            workspace: WorkspaceConfig::new("/memory/agent".into(), directory.path().to_owned()),
+            channels: None,
+        };
+        setup.workspace.min_free_bytes = 0;
+        setup.workspace.min_free_percent = 0;
+        setup.workspace.busy_wait = Duration::from_millis(200);
+        change(&mut setup);
+        let has_channels = setup.channels.is_some();
+        let runtime = InMemoryRuntime::limited(|can| can.channels = has_channels);
         let image: ImageRef = IMAGE.parse().unwrap();
         runtime.add_image(&image, ImageContent::of_files([("/etc/os-release", "x")]));
         let store = SqlStore::open_temporary(directory.path())
@@ -165,16 +197,14 @@ impl Api {
             .store();
         let mut ports = runtime.runtime();
         ports.tasks = Arc::new(HostCommands(ports.tasks));
-        let mut settings =
-            WorkspaceConfig::new("/memory/agent".into(), directory.path().to_owned());
-        settings.min_free_bytes = 0;
-        settings.min_free_percent = 0;
-        settings.busy_wait = Duration::from_millis(200);
-        let workspaces = Workspaces::open(ports, store.clone(), settings, Handle::current())
+        if let Some(channels) = setup.channels {
+            ports.channels = channels;
+        }
+        let workspaces = Workspaces::open(ports, store.clone(), setup.workspace, Handle::current())
             .await
             .unwrap();
         let accounts = Accounts::new(
-            store,
+            store.clone(),
             &Settings::default(),
             &TokenKey::generate().unwrap(),
             Handle::current(),
@@ -192,20 +222,11 @@ impl Api {
             };
             accounts.create_user(&Actor::System, user).await.unwrap();
         }
-        let mut config = HttpConfig {
-            listen: vec![([127, 0, 0, 1], 0).into()],
-            workers: Some(1),
-            spool_dir: directory.path().join("spool"),
-            shutdown_grace: Duration::from_secs(3),
-            metrics: MetricsAccess::Admin,
-            ..HttpConfig::default()
-        };
-        change(&mut config);
         let services = Services {
             workspaces,
             accounts,
         };
-        let server = Server::bind(config, services).unwrap();
+        let server = Server::bind(setup.http, services).unwrap();
         let base = format!("http://{}", server.addresses()[0]);
         let (shutdown, asked) = oneshot::channel::<()>();
         let server = tokio::spawn(server.run(async move {
@@ -213,6 +234,7 @@ impl Api {
         }));
         let mut api = Self {
             runtime,
+            store,
             base,
             admin: String::new(),
             member: String::new(),
@@ -228,7 +250,7 @@ impl Api {
         api
     }
 
-    async fn sign_in(&self, username: &str) -> String {
+    pub(crate) async fn sign_in(&self, username: &str) -> String {
         let body = json!({"username": username, "password": PASSWORD});
         let reply = self.call("", Method::POST, "/auth/login", Some(body)).await;
         reply.expect(200)["access_token"]
@@ -291,13 +313,28 @@ impl Api {
 
     /// A new bot of the member with a running workspace; its path.
     pub(crate) async fn bot_with_workspace(&self) -> String {
+        self.bot_with(json!({})).await
+    }
+
+    /// The same from a body of one's own.
+    pub(crate) async fn bot_with(&self, body: Value) -> String {
         let bot = self.bot().await;
-        let events = self
-            .post(&format!("{bot}/container"), json!({}))
-            .await
-            .events();
+        let path = format!("{bot}/container");
+        let events = self.post(&path, body).await.events();
         assert_eq!(events.last().unwrap()["type"], "complete", "{events:?}");
         bot
+    }
+
+    /// A client that comes from another address of this host.
+    pub(crate) fn client_from(address: [u8; 4]) -> Client {
+        let builder = Client::builder().local_address(IpAddr::from(address));
+        builder.build().unwrap()
+    }
+
+    /// The path of a user's account.
+    pub(crate) async fn user(&self, token: &str) -> String {
+        let me = self.call(token, Method::GET, "/auth/me", None).await;
+        format!("/users/{}", me.expect(200)["id"].as_str().unwrap())
     }
 
     /// Asks the server to end.

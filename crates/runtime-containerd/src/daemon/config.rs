@@ -4,6 +4,7 @@ use super::DaemonError;
 use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a managed containerd is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +20,14 @@ pub struct DaemonConfig {
     pub containerd: PathBuf,
     /// Put before `PATH`, for the programs and shims of an unpacked package.
     pub path_prefix: Option<PathBuf>,
+    /// How long it may take until it answers. Only one that neither answers nor ends is waited for
+    /// so long.
+    pub start_limit: Duration,
 }
+
+/// Enough for a slow machine's boot, where everything starts at once and no file is cached: 26 s were
+/// seen.
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Longest path of a Unix socket, without the final NUL (`unix(7)`).
 const SOCKET_PATH_MAX: usize = 107;
@@ -67,6 +75,7 @@ impl DaemonConfig {
             data_root,
             containerd: "containerd".into(),
             path_prefix: None,
+            start_limit: START_LIMIT,
         }
     }
 
@@ -188,6 +197,7 @@ mod tests {
             log_file: "/data/log".into(),
             containerd: "containerd".into(),
             path_prefix: None,
+            start_limit: START_LIMIT,
         }
     }
 

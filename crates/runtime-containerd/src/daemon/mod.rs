@@ -25,14 +25,10 @@ use lock::Lock;
 use process::Process;
 use ready::Ready;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use supervisor::Supervisor;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-
-/// How long containerd may take until it answers.
-const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// A supervised containerd.
 ///
@@ -56,8 +52,8 @@ impl Daemon {
     ///
     /// # Errors
     /// When another server uses the data directory, the program is missing, older than 1.6 or
-    /// broken, or it does not answer within 20 s. Nothing that was started here is left running
-    /// then.
+    /// broken, or it does not answer within [`DaemonConfig::start_limit`]. Nothing that was started
+    /// here is left running then.
     pub async fn start(config: DaemonConfig) -> Result<Self, DaemonError> {
         let config = config.absolute()?;
         config.make_dirs()?;
@@ -125,7 +121,7 @@ async fn adopt(config: &DaemonConfig) -> Result<Option<Process>, DaemonError> {
         return Ok(None);
     };
     let pid = process.pid();
-    match ready::wait(&mut process, &config.socket(), Some(START_LIMIT))
+    match ready::wait(&mut process, &config.socket(), Some(config.start_limit))
         .await
         .map_err(|source| DaemonError::Process {
             operation: "watch",
@@ -150,13 +146,17 @@ async fn start(config: &DaemonConfig) -> Result<Process, DaemonError> {
     launch::check_version(config).await?;
     let mut launched = launch::launch(config)?;
     let pid = launched.process.pid();
-    let ready = ready::wait(&mut launched.process, &config.socket(), Some(START_LIMIT))
-        .await
-        .map_err(|source| DaemonError::Process {
-            operation: "watch",
-            pid,
-            source,
-        })?;
+    let ready = ready::wait(
+        &mut launched.process,
+        &config.socket(),
+        Some(config.start_limit),
+    )
+    .await
+    .map_err(|source| DaemonError::Process {
+        operation: "watch",
+        pid,
+        source,
+    })?;
     let log = launched.log_tail(config);
     let Launched {
         mut process,
@@ -181,7 +181,7 @@ async fn start(config: &DaemonConfig) -> Result<Process, DaemonError> {
             survivor::forget(config)?;
             Err(DaemonError::NoAnswer {
                 path: program,
-                after: START_LIMIT,
+                after: config.start_limit,
                 log,
             })
         }

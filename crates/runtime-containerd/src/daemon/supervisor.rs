@@ -4,7 +4,7 @@ use super::launch::{self, Launched};
 use super::lock::Lock;
 use super::process::Process;
 use super::ready::{self, Ready};
-use super::{DaemonConfig, DaemonError, START_LIMIT, survivor};
+use super::{DaemonConfig, DaemonError, survivor};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -76,7 +76,7 @@ impl Supervisor {
         };
         let socket = self.config.socket();
         loop {
-            match ready::wait(process, &socket, Some(START_LIMIT))
+            match ready::wait(process, &socket, Some(self.config.start_limit))
                 .await
                 .map_err(watch_error)?
             {

@@ -3,11 +3,13 @@
 
 use super::files::{self, NAMES};
 use botstead_runtime::ContainerSpec;
+use botstead_types::ContainerId;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const OOM_SCORE_ADJ: &str = "botstead.oom-score-adj";
 const ETC: &str = "botstead.etc.";
@@ -23,6 +25,39 @@ pub(crate) struct Start {
     /// What the first process gets, and nothing that it starts can take: see
     /// [`crate::tasks::protect`].
     pub(crate) oom_score_adj: i32,
+}
+
+/// What the records say that this process wrote, so that a start need not ask for them.
+#[derive(Debug, Default)]
+pub(crate) struct KnownStarts(Mutex<HashMap<ContainerId, Arc<Start>>>);
+
+impl KnownStarts {
+    pub(crate) fn get(&self, id: &ContainerId) -> Option<Arc<Start>> {
+        self.table().get(id).cloned()
+    }
+
+    /// After an answer to writing a record: only what was certainly written is known.
+    pub(crate) fn written(&self, spec: &ContainerSpec, done: bool) {
+        let mut table = self.table();
+        if done {
+            let etc = NAMES.into_iter().zip(files::contents(spec));
+            let start = Start {
+                etc: etc.map(|(name, text)| (name.to_owned(), text)).collect(),
+                oom_score_adj: spec.process.oom_score_adj,
+            };
+            table.insert(spec.id.clone(), Arc::new(start));
+        } else {
+            table.remove(&spec.id);
+        }
+    }
+
+    pub(crate) fn forget(&self, id: &ContainerId) {
+        self.table().remove(id);
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Start>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The annotations of a new specification.

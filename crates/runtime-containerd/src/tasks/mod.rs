@@ -6,19 +6,21 @@ mod exec;
 mod group;
 mod pipes;
 pub(crate) mod protect;
+mod signal;
 mod starts;
 mod user;
 
 use crate::channels::Folders;
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
+use crate::layers::to_mount;
 use crate::op::Op;
 use crate::spec;
 use crate::spec::files::EtcFiles;
-use crate::spec::start::{self, Start};
+use crate::spec::start::{self, KnownStarts, Start};
 use async_trait::async_trait;
 use botstead_runtime::{
-    ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, Task, TaskEvent, Tasks,
+    ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, SnapshotMount, Task, TaskEvent, Tasks,
 };
 use botstead_types::{ContainerId, TaskStatus};
 use containerd_client::services::v1::snapshots::MountsRequest;
@@ -26,6 +28,7 @@ use containerd_client::services::v1::{
     Container as Record, CreateTaskRequest, DeleteTaskRequest, GetContainerRequest, GetRequest,
     KillRequest, ListTasksRequest, StartRequest, UpdateContainerRequest, WaitRequest,
 };
+use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status};
 use futures_util::stream::BoxStream;
 use prost_types::{Any, FieldMask};
@@ -38,6 +41,7 @@ pub(crate) struct ContainerdTasks {
     pub(crate) client: Client,
     pub(crate) config: Arc<ContainerdConfig>,
     pub(crate) starts: Starts,
+    pub(crate) known: Arc<KnownStarts>,
 }
 
 fn task(process: &Process) -> Task {
@@ -93,30 +97,27 @@ impl ContainerdTasks {
         start::read(&document)
             .ok_or_else(|| op.fail(ErrorKind::Internal, "its specification has no annotations"))
     }
-}
 
-#[async_trait]
-impl Tasks for ContainerdTasks {
-    async fn create(&self, id: &ContainerId) -> Result<u32> {
-        let op = Op::new("create task", id);
+    async fn record(&self, op: &Op, id: &ContainerId) -> Result<Record> {
         let request = GetContainerRequest {
             id: id.as_str().to_owned(),
         };
         let mut service = self.client.containers();
-        let record = service.get(self.client.unary(request));
-        let record = record.await.map_err(|status| op.status(status))?;
-        let mut record = record.into_inner().container.unwrap_or_default();
-        let start = self.start_of(&op, id, &mut record).await?;
-        let request = MountsRequest {
-            snapshotter: record.snapshotter,
-            key: record.snapshot_key,
-        };
-        let mut service = self.client.snapshots();
-        let mounts = service.mounts(self.client.unary(request));
-        let mounts = mounts.await.map_err(|status| op.status(status))?;
+        let found = service.get(self.client.unary(request)).await;
+        let found = found.map_err(|status| op.status(status))?;
+        Ok(found.into_inner().container.unwrap_or_default())
+    }
+
+    async fn create_with(
+        &self,
+        op: &Op,
+        id: &ContainerId,
+        rootfs: Vec<Mount>,
+        start: &Start,
+    ) -> Result<u32> {
         let request = CreateTaskRequest {
             container_id: id.as_str().to_owned(),
-            rootfs: mounts.into_inner().mounts,
+            rootfs,
             options: Some(self.config.runtime_options()),
             ..CreateTaskRequest::default()
         };
@@ -151,6 +152,40 @@ impl Tasks for ContainerdTasks {
             }
         }
     }
+}
+
+#[async_trait]
+impl Tasks for ContainerdTasks {
+    async fn create(&self, id: &ContainerId) -> Result<u32> {
+        let op = Op::new("create task", id);
+        let mut record = self.record(&op, id).await?;
+        let start = self.start_of(&op, id, &mut record).await?;
+        let request = MountsRequest {
+            snapshotter: record.snapshotter,
+            key: record.snapshot_key,
+        };
+        let mut service = self.client.snapshots();
+        let mounts = service.mounts(self.client.unary(request));
+        let mounts = mounts.await.map_err(|status| op.status(status))?;
+        let mounts = mounts.into_inner().mounts;
+        self.create_with(&op, id, mounts, &start).await
+    }
+
+    async fn create_on(&self, id: &ContainerId, root: &[SnapshotMount]) -> Result<u32> {
+        if root.is_empty() {
+            return self.create(id).await;
+        }
+        let op = Op::new("create task", id);
+        let start = match self.known.get(id) {
+            Some(known) => known,
+            None => {
+                let mut record = self.record(&op, id).await?;
+                Arc::new(self.start_of(&op, id, &mut record).await?)
+            }
+        };
+        let root = root.iter().map(to_mount).collect();
+        self.create_with(&op, id, root, &start).await
+    }
 
     async fn start(&self, id: &ContainerId) -> Result<()> {
         let request = StartRequest {
@@ -165,6 +200,12 @@ impl Tasks for ContainerdTasks {
 
     async fn kill(&self, id: &ContainerId, signal: Signal) -> Result<()> {
         let op = Op::new("signal task", id);
+        let task = self.get(id).await?;
+        if task.status == TaskStatus::Running
+            && signal::send(task.pid, &self.config.cgroup(id), signal.0)
+        {
+            return Ok(());
+        }
         let signal = u32::try_from(signal.0)
             .map_err(|cause| op.fail_with(ErrorKind::InvalidArgument, "no signal", cause))?;
         let request = KillRequest {

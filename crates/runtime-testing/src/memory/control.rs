@@ -25,6 +25,11 @@ impl InMemoryRuntime {
         self.shared.state().faults.lose(operation, kind, times);
     }
 
+    /// No injected failure happens any more.
+    pub fn clear_faults(&self) {
+        self.shared.state().faults.clear();
+    }
+
     /// The operations whose injected failures did not happen yet.
     pub fn pending_faults(&self) -> Vec<&'static str> {
         self.shared.state().faults.pending()

@@ -32,11 +32,13 @@ pub const OPERATIONS: &[&str] = &[
     "snapshots.commit_copy",
     "snapshots.flatten",
     "snapshots.get",
+    "snapshots.labelled",
     "snapshots.layers",
     "snapshots.list",
     "snapshots.mounts",
     "snapshots.open",
     "snapshots.prepare",
+    "snapshots.protect",
     "snapshots.release",
     "snapshots.remove",
     "snapshots.set_labels",
@@ -102,6 +104,11 @@ impl Faults {
 
     pub(super) fn lose(&mut self, operation: &str, kind: ErrorKind, times: usize) {
         self.losses.insert(known(operation), Due { kind, times });
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.refusals.clear();
+        self.losses.clear();
     }
 
     pub(super) fn set_away(&mut self, away: bool) {

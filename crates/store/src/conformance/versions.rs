@@ -47,6 +47,24 @@ pub async fn versions_are_listed_by_number(fixture: &mut dyn Fixture) {
     assert_eq!(nobody, Vec::new());
 }
 
+/// The snapshots of all bots' versions, each with its bot and number.
+pub async fn snapshots_of_all_versions_are_listed(fixture: &mut dyn Fixture) {
+    let store = fixture.store();
+    let mut expected = Vec::new();
+    for numbers in [1..=2, 1..=1] {
+        let bot = add_bot(&store).await.id;
+        for n in numbers {
+            let record = version(bot, n);
+            apply(&store, insert(&record)).await.unwrap();
+            expected.push((bot, record.number, record.snapshot));
+        }
+    }
+    let all = store.versions.snapshots().await.unwrap();
+    for one in &expected {
+        assert_eq!(all.iter().filter(|found| *found == one).count(), 1);
+    }
+}
+
 /// `AlreadyExists` for a number that the bot has; `NotFound` without the bot.
 pub async fn numbers_are_unique_per_bot(fixture: &mut dyn Fixture) {
     let store = fixture.store();

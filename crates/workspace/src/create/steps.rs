@@ -2,22 +2,26 @@
 
 use super::{Creation, Phase, Returned, Wishes, refuse_other};
 use crate::faults::fault_point;
-use crate::layers::unless_missing;
+use crate::layers::Root;
 use crate::model::CreatedWorkspace;
-use crate::operations::{LiveOperation, encoded, event, finished, input};
+use crate::notes::Note;
+use crate::operations::{encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
 use crate::spec::{DATA_PATH, is_workspace_of};
+use crate::standing::Standing;
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
-use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
+use botstead_runtime::{Endpoint, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, ResolvedImage, SnapshotKey};
+use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// The step from which on earlier data is in the new workspace.
+const RESTORED: &str = "restored";
 
 /// The step from which on a creation goes forward.
 pub(crate) const RECORDED: &str = "recorded";
@@ -30,16 +34,28 @@ impl Inner {
     ) -> Result<CreatedWorkspace> {
         let operation = &creation.live.record;
         let _guard = self.lock(operation.bot, operation.id, "create").await?;
-        if let Some(record) = self.record(operation.bot).await? {
+        // One that the runtime has and no row is recorded first, as it is: nothing is brought back.
+        if let Some(record) = self.found_record(operation.bot).await? {
             refuse_other(&record, &creation.request)?;
             creation.phase.send_replace(Phase::Creating);
             self.bring_up(&record).await?;
             return Ok(self.found(&record));
         }
         let lease = LeaseId::for_operation(operation.id);
+        let network = self.runtime.network.info();
+        // In one transaction with the operation, as each of them waits for the disk.
+        let beginning = vec![
+            bot_status(operation, BotStatus::Creating),
+            Change::AssignAddress {
+                bot: operation.bot,
+                subnet: network.subnet,
+                gateway: network.gateway,
+            },
+        ];
+        let operations = &self.store.operations;
         // Side by side: start-up removes a lease whose operation the journal does not have.
         let (begun, leased) = tokio::join!(
-            self.store.operations.begin(operation, false),
+            operations.begin_with(operation, false, beginning),
             self.runtime.leases.create(&lease)
         );
         if let Err(error) = begun {
@@ -83,29 +99,30 @@ impl Inner {
     ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
-        let creating = vec![bot_status(operation, BotStatus::Creating)];
-        let (image, shown) = tokio::join!(
-            self.local_image(lease, &wishes, &creation.live),
-            self.store.transactions.apply(creating)
+        wishes.check(&self.config.bounds)?;
+        let container = ContainerId::for_bot(bot);
+        let (image, namespace) = tokio::join!(
+            self.wished_image(lease, &wishes, &creation.live),
+            self.runtime.network.create_namespace(&container)
         );
         let image = image?;
-        shown?;
+        let top = image.top;
+        let image = self.recorded(image.resolved).await?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
-        let mut record = ContainerRecord {
+        let record = ContainerRecord {
             dirty: true,
             desired: DesiredState::Running,
             started: true,
             devices: wishes.devices.clone(),
             limits: wishes.limits,
-            ..self.new_record(bot, image.resolved, SnapshotKey::active(id))
+            ..self.new_record(bot, image, SnapshotKey::active(id))
         };
-        let (prepared, address, namespace) = tokio::join!(
-            self.prepare_root(lease, &record),
+        let (root, address) = tokio::join!(
+            self.prepare_root(lease, &record, top.as_ref()),
             self.address(bot),
-            self.runtime.network.create_namespace(&record.container)
         );
-        prepared?;
+        let root = root?;
         fault_point!("create", "prepared");
         let returning = self.returning_data(&record, &wishes).await?;
         if let Some((edit, returned)) = returning {
@@ -117,19 +134,26 @@ impl Inner {
             }
             fault_point!("create", "restored");
             wishes.returned = Some(returned);
+            // A replay that finds the container knows what is in it.
+            let returned = vec![Change::AdvanceOperation {
+                id,
+                step: RESTORED.to_owned(),
+                input: Some(encoded(id, &wishes)?),
+            }];
+            self.store.transactions.apply(returned).await?;
         }
         let (address, namespace) = (address?, namespace?);
         // Not sooner: an image or an archive may take long to unpack, and that is no start.
         let _turn = self.start_turn().await?;
-        let spec = self.spec(&record, address, namespace);
+        let spec = self.spec(&record, address, namespace).await?;
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
-                record = self.adopt(lease, record, address).await?;
+                self.take_container(lease, &record, address).await?;
             }
             made => made?,
         }
         fault_point!("create", "container");
-        self.first_start(operation, &record, address, &wishes)
+        self.first_start(operation, &record, &root, address, &wishes)
             .await?;
         if let Some(returned) = &wishes.returned
             && let Err(error) = self.finish_return(operation, returned).await
@@ -142,9 +166,17 @@ impl Inner {
 
     /// Ends a creation with data that was brought back: recorded, on the disk and running, so that what
     /// it came from can go.
-    async fn finish_return(&self, operation: &Operation, returned: &Returned) -> Result<()> {
+    async fn finish_return(
+        self: &Arc<Self>,
+        operation: &Operation,
+        returned: &Returned,
+    ) -> Result<()> {
         match returned {
-            Returned::Orphan(key) => unless_missing(self.runtime.snapshots.remove(key).await)?,
+            // Not all of it is in the new workspace, only `/data`.
+            Returned::Orphan(key) => {
+                self.keep_as_version(operation.id, operation.bot, key)
+                    .await?;
+            }
             Returned::Preserved => self.remove_preserved(operation.bot)?,
         }
         fault_point!("create", "returned");
@@ -185,17 +217,32 @@ impl Inner {
         Ok(Some((edit, Returned::Preserved)))
     }
 
-    async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
+    /// Prepares the writable snapshot on the image's top one, which is there unless something else
+    /// than this server removed it.
+    async fn prepare_root(
+        &self,
+        lease: &LeaseId,
+        record: &ContainerRecord,
+        top: Option<&SnapshotKey>,
+    ) -> Result<Root> {
+        let key = &record.snapshot;
+        let note = Note::of(record.bot, &record.image, None);
+        if let Some(top) = top {
+            match self.prepare_on_image(lease, key, &note, top).await {
+                Err(Error::Runtime(error)) if error.is_not_found() => {}
+                prepared => return prepared,
+            }
+        }
         let image = &record.image.reference;
-        let base = self.runtime.images.unpack(lease, image).await?;
-        self.prepare_on_image(lease, &record.snapshot, &record.bot.to_string(), &base)
-            .await
+        let base = self.unpacked_image(lease, image).await?;
+        self.prepare_on_image(lease, key, &note, &base).await
     }
 
     async fn first_start(
         &self,
         operation: &Operation,
         record: &ContainerRecord,
+        root: &Root,
         address: Ipv4Addr,
         wishes: &Wishes,
     ) -> Result<()> {
@@ -206,7 +253,7 @@ impl Inner {
         };
         let endpoint = Endpoint { address };
         let (task, network, recorded) = tokio::join!(
-            self.runtime.tasks.create(id),
+            self.runtime.tasks.create_on(id, root),
             self.runtime.network.attach(id, &endpoint),
             self.store.transactions.apply(vec![
                 Change::InsertContainer(Box::new(record.clone())),
@@ -223,6 +270,7 @@ impl Inner {
         fault_point!("create", "task");
         network?;
         self.runtime.tasks.start(id).await?;
+        self.greet_agent(id);
         fault_point!("create", "started");
         let detail = json!({"image": record.image.reference});
         let mut changes = vec![
@@ -237,74 +285,36 @@ impl Inner {
         Ok(())
     }
 
-    /// The image, local already or pulled: within its own budget, and cancellable.
-    pub(crate) async fn local_image(
-        &self,
-        lease: &LeaseId,
-        wishes: &Wishes,
-        live: &LiveOperation,
-    ) -> Result<Image> {
-        if !wishes.pull_always {
-            match self.runtime.images.get(&wishes.image).await {
-                Err(error) if error.is_not_found() => {}
-                image => return Ok(image?),
-            }
-        }
-        live.cancellable.store(true, Ordering::SeqCst);
-        let budget = self.config.pull_timeout;
-        let pull = self
-            .runtime
-            .images
-            .pull(lease, &wishes.image, &live.pull, &live.cancel);
-        let pulled = tokio::time::timeout(budget, pull).await;
-        live.cancellable.store(false, Ordering::SeqCst);
-        match pulled {
-            Ok(Ok(image)) => Ok(image),
-            Ok(Err(error)) if error.kind() == RuntimeErrorKind::Cancelled => Err(Error::Cancelled),
-            Ok(Err(error)) => Err(Error::Pull(error)),
-            Err(_) => Err(Error::PullTimedOut {
-                image: wishes.image.clone(),
-                seconds: budget.as_secs(),
-            }),
-        }
-    }
-
-    /// Takes over a container that the runtime still has and the database does not, with all that
-    /// is in it, instead of replacing it: its snapshot holds somebody's data.
-    async fn adopt(
+    /// Takes a container's record that the runtime has and whose snapshot it lost.
+    async fn take_container(
         self: &Arc<Self>,
         lease: &LeaseId,
-        mut record: ContainerRecord,
+        record: &ContainerRecord,
         address: Ipv4Addr,
-    ) -> Result<ContainerRecord> {
-        let id = record.container.clone();
-        let found = self.runtime.containers.get(&id).await?;
-        let theirs: SnapshotKey = found.snapshot.parse()?;
-        if !is_workspace_of(&found.labels, &id) {
+    ) -> Result<()> {
+        let id = &record.container;
+        let found = self.runtime.containers.get(id).await?;
+        if !is_workspace_of(&found.labels, id) {
             return Err(Error::InvalidRequest {
                 code: "container_id_taken",
                 message: format!("the runtime has a container {id} that is no workspace"),
             });
         }
+        let theirs: SnapshotKey = found.snapshot.parse()?;
+        if theirs != record.snapshot && self.snapshot_exists(&theirs).await? {
+            return Err(Error::WorkspaceExists(record.bot));
+        }
         self.runtime
             .tasks
-            .stop(&id, Signal::TERM, self.config.stop_grace)
+            .stop(id, Signal::TERM, self.config.stop_grace)
             .await?;
-        let prepared = record.snapshot.clone();
-        if theirs != prepared && self.snapshot_exists(&theirs).await? {
-            tracing::warn!(%id, snapshot = %theirs, "adopting a workspace that was not recorded");
-            record.snapshot = theirs;
-        }
-        let namespace = self.runtime.network.create_namespace(&id).await?;
-        let spec = self.spec(&record, address, namespace);
-        self.runtime.containers.switch(lease, &spec).await?;
-        if record.snapshot != prepared {
-            unless_missing(self.runtime.snapshots.remove(&prepared).await)?;
-        }
-        Ok(record)
+        let namespace = self.runtime.network.create_namespace(id).await?;
+        let spec = self.spec(record, address, namespace).await?;
+        Ok(self.runtime.containers.switch(lease, &spec).await?)
     }
 
-    /// Removes everything that a creation made. Can be repeated.
+    /// Removes everything that a creation made. Can be repeated. A container with another snapshot is
+    /// not its.
     async fn undo_creation(
         self: &Arc<Self>,
         operation: &Operation,
@@ -312,11 +322,14 @@ impl Inner {
     ) -> Result<()> {
         let container = ContainerId::for_bot(operation.bot);
         let prepared = SnapshotKey::active(operation.id);
-        self.runtime
-            .tasks
-            .stop(&container, Signal::KILL, Duration::ZERO)
-            .await?;
-        self.remove_network(&container).await;
+        let found = self.container(operation.bot).await?;
+        if found.is_none_or(|found| found.snapshot == prepared.as_str()) {
+            self.runtime
+                .tasks
+                .stop(&container, Signal::KILL, Duration::ZERO)
+                .await?;
+            self.remove_network(&container).await;
+        }
         self.remove_made(&container, &prepared).await?;
         self.store
             .transactions
@@ -330,35 +343,52 @@ impl Inner {
         Ok(())
     }
 
-    /// Ends a creation that a dead server left: one that was recorded goes forward, and the
-    /// workspace is started as any that should run; one that was not is undone.
+    /// Ends a creation that a dead server left: one whose container is there goes forward, and the
+    /// workspace is started as any that should run; one without is undone.
     pub(crate) async fn replay_creation(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        if operation.step == RECORDED
-            && let Some(record) = self.record(operation.bot).await?
-        {
-            let wanted = ContainerPatch {
-                desired: Some(DesiredState::Running),
-                ..ContainerPatch::default()
-            };
-            self.store
-                .transactions
-                .apply(vec![
-                    Change::PatchContainer(record.bot, Box::new(wanted)),
-                    bot_status(operation, BotStatus::Ready),
-                ])
-                .await?;
-            match input::<Wishes>(operation)?.returned {
-                Some(returned) => self.finish_return(operation, &returned).await?,
-                None => {
-                    let ended = vec![finished(operation)];
-                    self.store.transactions.apply(ended).await?;
+        let bot = operation.bot;
+        let prepared = SnapshotKey::active(operation.id);
+        let recorded = self.record(bot).await?;
+        if recorded.is_none() || operation.step != RECORDED {
+            // Without a lease it came no further than its beginning, unless there is something else now.
+            let nothing = recorded.is_none() && self.container(bot).await?.is_none();
+            match self.standing(operation, None, &prepared).await? {
+                Standing::Switched => self.keep_what_is_there(bot).await?,
+                Standing::Untouched | Standing::Between if recorded.is_none() => {
+                    self.undo_creation(operation, BotStatus::Error).await?;
+                    return self.finish_interrupted(operation).await;
+                }
+                Standing::MovedOn if nothing => {
+                    self.undo_creation(operation, BotStatus::Error).await?;
+                    return self.finish_interrupted(operation).await;
+                }
+                Standing::Untouched | Standing::Between | Standing::MovedOn => {
+                    let shown = vec![bot_status(operation, BotStatus::Ready)];
+                    self.store.transactions.apply(shown).await?;
+                    return self.end_superseded(operation).await;
                 }
             }
-            self.drop_lease(operation.id);
-            return Ok(());
         }
-        self.undo_creation(operation, BotStatus::Error).await?;
-        self.finish_interrupted(operation).await
+        let wanted = ContainerPatch {
+            desired: Some(DesiredState::Running),
+            ..ContainerPatch::default()
+        };
+        self.store
+            .transactions
+            .apply(vec![
+                Change::PatchContainer(bot, Box::new(wanted)),
+                bot_status(operation, BotStatus::Ready),
+            ])
+            .await?;
+        match input::<Wishes>(operation)?.returned {
+            Some(returned) => self.finish_return(operation, &returned).await?,
+            None => {
+                let ended = vec![finished(operation)];
+                self.store.transactions.apply(ended).await?;
+            }
+        }
+        self.drop_lease(operation.id);
+        Ok(())
     }
 }
 
@@ -373,7 +403,7 @@ fn bot_status(operation: &Operation, status: BotStatus) -> Change {
 impl Inner {
     /// What a creation tells of a workspace.
     pub(crate) fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
-        let ResolvedImage { reference, .. } = &record.image;
+        let RecordedImage { reference, .. } = &record.image;
         CreatedWorkspace {
             container: record.container.clone(),
             image: reference.clone(),

@@ -1,6 +1,8 @@
 //! Export: `/data` as an archive, as it was at one moment, while the workspace goes on.
 
-use crate::replace::{blocking, existing_data};
+use crate::notes::Note;
+use crate::pools::{ExportPlace, on_thread};
+use crate::replace::existing_data;
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_archive::{Compression, ExportOptions, Progress};
@@ -12,8 +14,11 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use std::io::{self, Write};
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{mpsc, oneshot};
 
 /// The folder that everything is in within an archive.
 pub(crate) const FOLDER: &str = "data";
@@ -54,14 +59,15 @@ impl ArchiveFormat {
 
 impl Workspaces {
     /// `/data` as an archive: what it was at one moment during this call. The workspace is not
-    /// stopped, and nothing of it is held while the archive is read. Dropping the stream ends it. An
-    /// error in the stream means that the archive is not whole.
+    /// stopped, and nothing of it is held while the archive is read. Dropping the stream ends it, and
+    /// so does taking nothing from it for [`crate::WorkspaceConfig::export_patience`]. An error in the
+    /// stream means that the archive is not whole.
     ///
     /// Sockets and devices are left out; the log says how many.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `Busy`, `InsufficientStorage`; `Unsupported` where
-    /// snapshots are no directories of this host.
+    /// `BotNotFound`, `WorkspaceNotFound`, `Busy`, `InsufficientStorage`; `TooManyExports` when as many
+    /// are under way as there may be, of this user or of all; `Unsupported` where snapshots are no directories of this host.
     pub async fn export_data(
         &self,
         actor: &Actor,
@@ -71,29 +77,56 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized(actor, Action::ReadWorkspace, bot).await?;
         inner.refuse_when_closing()?;
+        let place = inner.pools.exports.place(actor)?;
         let work = Arc::clone(inner);
         let picture = inner
             .detached(async move { work.picture(bot).await })
             .await?;
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        inner.spawn(Arc::clone(inner).write_archive(bot, picture, format, sender));
-        Ok(ReceiverStream::new(receiver).boxed())
+        Ok(inner.stream_picture(bot, picture, format, place))
     }
 }
 
 /// A workspace's files at one moment, kept until its lease goes.
-struct Picture {
-    operation: OperationId,
-    tree: Box<dyn Tree>,
+pub(crate) struct Picture {
+    pub(crate) operation: OperationId,
+    pub(crate) tree: Box<dyn Tree>,
 }
 
 impl Inner {
+    /// `/data` of a picture as an archive.
+    pub(crate) fn stream_picture(
+        self: &Arc<Self>,
+        bot: BotId,
+        picture: Picture,
+        format: ArchiveFormat,
+        place: ExportPlace,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
+        let (ended, outcome) = oneshot::channel();
+        let work = Arc::clone(self);
+        self.spawn(async move {
+            let _place = place;
+            work.write_archive(bot, picture, format, sender, ended)
+                .await;
+        });
+        async_stream::stream! {
+            while let Some(piece) = receiver.recv().await {
+                yield Ok(piece);
+            }
+            // Without an outcome the server ended before the archive did.
+            if let Err(error) = outcome.await.unwrap_or(Err(Error::ShuttingDown)) {
+                yield Err(error);
+            }
+        }
+        .boxed()
+    }
+
     /// The files as they are now. Where the workspace runs, or may differ from its head version, they
     /// are copied; else the head version is looked at.
     async fn picture(self: &Arc<Self>, bot: BotId) -> Result<Picture> {
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, "export").await?;
-        let record = self.required_record(bot).await?;
+        let record = self.present_record(bot).await?;
         let lease = LeaseId::for_operation(id);
         self.runtime.leases.create(&lease).await?;
         let opened = async {
@@ -102,7 +135,9 @@ impl Inner {
                 None => {
                     disk::require_free_space(&self.config)?;
                     let copied = SnapshotKey::copied(id);
-                    self.copy_live(&lease, &record, &copied, false).await?;
+                    let note = Note::of(bot, &record.image, record.head_version);
+                    self.copy_live(&lease, &record, &copied, &note, false)
+                        .await?;
                     // From here on the lease alone keeps it: it goes with the export.
                     self.runtime.snapshots.release(&copied).await?;
                     copied
@@ -133,31 +168,41 @@ impl Inner {
         bot: BotId,
         picture: Picture,
         format: ArchiveFormat,
-        sender: mpsc::Sender<Result<Bytes>>,
+        sender: mpsc::Sender<Bytes>,
+        ended: oneshot::Sender<Result<()>>,
     ) {
         let Picture { operation, tree } = picture;
-        let out = Pieces::new(sender.clone());
-        let written = blocking(move || write(tree.as_ref(), format, out).map(|()| tree));
-        match written.await {
-            Ok(tree) => {
-                // Whoever reads has all of it before its picture is cleared away.
-                drop(sender);
-                let cleared = blocking(move || {
-                    drop(tree);
-                    Ok(())
-                });
-                if let Err(error) = cleared.await {
-                    tracing::warn!(%bot, %error, "what an export was read from stays mounted");
-                }
-            }
+        let patience = self.config.export_patience;
+        let out = Pieces::new(sender.clone(), self.handle.clone(), patience);
+        let stalled = Arc::clone(&out.stalled);
+        let written = on_thread("export", move || {
+            let written = write(tree.as_ref(), format, out);
+            Ok((tree, written))
+        });
+        let (tree, outcome) = match written.await {
+            Ok((tree, written)) => (Some(tree), written),
+            Err(error) => (None, Err(error)),
+        };
+        let outcome = match outcome {
+            Err(_) if stalled.load(Ordering::Relaxed) => Err(Error::ExportStalled(patience)),
+            outcome => outcome,
+        };
+        match &outcome {
             Err(_) if sender.is_closed() => {
                 tracing::info!(%bot, "an export ended because its reader left");
             }
-            Err(error) => {
-                tracing::warn!(%bot, %error, "an export failed");
-                // Nobody may be there any more.
-                let _ = sender.send(Err(error)).await;
-            }
+            Err(error) => tracing::warn!(%bot, %error, "an export failed"),
+            Ok(()) => {}
+        }
+        // Nobody may be there any more; whoever is has all of it before its picture is cleared away.
+        let _ = ended.send(outcome);
+        drop(sender);
+        let cleared = on_thread("export", move || {
+            drop(tree);
+            Ok(())
+        });
+        if let Err(error) = cleared.await {
+            tracing::warn!(%bot, %error, "what an export was read from stays mounted");
         }
         self.drop_lease(operation);
         self.collect_released();
@@ -185,15 +230,23 @@ fn write(tree: &dyn Tree, format: ArchiveFormat, out: Pieces) -> Result<()> {
 
 /// The way from the thread that writes to whoever reads; it waits for them.
 struct Pieces {
-    sender: mpsc::Sender<Result<Bytes>>,
+    sender: mpsc::Sender<Bytes>,
+    handle: Handle,
+    /// How long it waits for them.
+    patience: Duration,
+    /// Set when that was too long.
+    stalled: Arc<AtomicBool>,
     /// The piece that is being filled.
     piece: BytesMut,
 }
 
 impl Pieces {
-    fn new(sender: mpsc::Sender<Result<Bytes>>) -> Self {
+    fn new(sender: mpsc::Sender<Bytes>, handle: Handle, patience: Duration) -> Self {
         Self {
             sender,
+            handle,
+            patience,
+            stalled: Arc::default(),
             piece: BytesMut::new(),
         }
     }
@@ -217,9 +270,14 @@ impl Write for Pieces {
             return Ok(());
         }
         let piece = std::mem::take(&mut self.piece).freeze();
-        self.sender
-            .blocking_send(Ok(piece))
-            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let sent = self.sender.send_timeout(piece, self.patience);
+        self.handle.block_on(sent).map_err(|error| match error {
+            SendTimeoutError::Closed(_) => io::ErrorKind::BrokenPipe.into(),
+            SendTimeoutError::Timeout(_) => {
+                self.stalled.store(true, Ordering::Relaxed);
+                io::ErrorKind::TimedOut.into()
+            }
+        })
     }
 }
 
@@ -227,18 +285,38 @@ impl Write for Pieces {
 mod tests {
     use super::*;
 
-    #[test]
-    fn pieces_are_full_but_the_last_and_never_empty() {
-        let (sender, mut receiver) = mpsc::channel(QUEUE);
-        let mut pieces = Pieces::new(sender);
-        pieces.write_all(&[7; 2 * PIECE + 1]).unwrap();
-        pieces.flush().unwrap();
-        pieces.flush().unwrap();
-        drop(pieces);
+    fn pieces(patience: Duration) -> (Pieces, mpsc::Receiver<Bytes>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Pieces::new(sender, Handle::current(), patience), receiver)
+    }
+
+    #[tokio::test]
+    async fn pieces_are_full_but_the_last_and_never_empty() {
+        let (mut pieces, mut receiver) = pieces(Duration::from_secs(60));
+        let written = on_thread("test", move || {
+            pieces.write_all(&[7; 2 * PIECE + 1]).unwrap();
+            pieces.flush().unwrap();
+            pieces.flush().unwrap();
+            Ok(())
+        });
+        written.await.unwrap();
         let mut lengths = Vec::new();
-        while let Some(piece) = receiver.blocking_recv() {
-            lengths.push(piece.unwrap().len());
+        while let Some(piece) = receiver.recv().await {
+            lengths.push(piece.len());
         }
         assert_eq!(lengths, [PIECE, PIECE, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_who_takes_nothing_is_not_waited_for() {
+        let (mut pieces, receiver) = pieces(Duration::from_millis(20));
+        let stalled = Arc::clone(&pieces.stalled);
+        let kind = on_thread("test", move || {
+            let full = vec![7; (QUEUE + 1) * PIECE];
+            Ok(pieces.write_all(&full).unwrap_err().kind())
+        });
+        assert_eq!(kind.await.unwrap(), io::ErrorKind::TimedOut);
+        assert!(stalled.load(Ordering::Relaxed));
+        drop(receiver);
     }
 }

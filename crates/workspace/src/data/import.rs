@@ -1,7 +1,7 @@
 //! Import: an archive into `/data`, all of it or nothing.
 
 use super::export::FOLDER;
-use crate::replace::{Base, Edit, Replacement, blocking, fault_name};
+use crate::replace::{Base, Edit, Replacement, fault_name};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_archive::{ApplyMode, CheckOptions, Checked, Limits, Progress};
@@ -22,6 +22,19 @@ pub enum ImportMode {
 }
 
 impl Workspaces {
+    /// Refuses what an import of so many bytes would refuse, before they are received: whoever may not
+    /// import, a bot without workspace, a disk without room.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `WorkspaceNotFound`, `InsufficientStorage`.
+    pub async fn before_import(&self, actor: &Actor, bot: BotId, bytes: u64) -> Result<()> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.refuse_when_closing()?;
+        inner.required_record(bot).await?;
+        self.require_space(bytes)
+    }
+
     /// Puts an archive (tar, also in gzip or zstd) into `/data`. The whole archive is read and judged
     /// first; then the present state is kept as a version with source `import`, the archive is
     /// unpacked where nobody sees it, and the workspace gets the result in one step. One that runs is
@@ -64,7 +77,7 @@ impl Inner {
         limits: Limits,
     ) -> Result<Box<Checked<File>>> {
         let free = disk::free_beyond_reserve(&self.config)?;
-        blocking(move || {
+        let judged = self.pools.judgements.run(move || {
             let mut options = CheckOptions::new();
             options.limits = limits;
             options.folder = Some(FOLDER.to_owned());
@@ -77,8 +90,8 @@ impl Inner {
                 });
             }
             Ok(Box::new(checked))
-        })
-        .await
+        });
+        judged.await
     }
 
     /// Gives the workspace a state with the archive in it.
@@ -91,7 +104,7 @@ impl Inner {
     ) -> Result<Option<VersionNumber>> {
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, fault_name(kind)).await?;
-        let record = self.required_record(bot).await?;
+        let record = self.present_record(bot).await?;
         let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
         let live = self.begin_replacement(id, bot, kind, &what).await?;
         let edit = Edit::Archive { checked, mode };

@@ -2,6 +2,8 @@
 //! in a workspace.
 
 use super::export::ArchiveFormat;
+use crate::notes::LABEL_BOT;
+use crate::recovery::Seen;
 use crate::replace::{blocking, existing_data, host};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
@@ -104,19 +106,22 @@ impl Inner {
         .await
     }
 
-    /// A writable snapshot of the bot's that no container has any more: somebody's work.
+    /// A writable snapshot of the bot's that no container and no row names: somebody's work.
     pub(crate) async fn orphan(
         &self,
         bot: BotId,
         not: &SnapshotKey,
     ) -> Result<Option<SnapshotKey>> {
-        let owner = bot.to_string();
-        let all = self.runtime.snapshots.list().await?;
-        let orphans = all.into_iter().filter(|snapshot| {
-            snapshot.kind == SnapshotKind::Active
-                && snapshot.key != *not
-                && snapshot.labels.get(crate::layers::LABEL_BOT) == Some(&owner)
-        });
+        let snapshots = &self.runtime.snapshots;
+        let mut own = snapshots.labelled(LABEL_BOT, &bot.to_string()).await?;
+        own.retain(|snapshot| snapshot.kind == SnapshotKind::Active && snapshot.key != *not);
+        if own.is_empty() {
+            return Ok(None);
+        }
+        let seen = Seen::look(&self.runtime, &self.store).await?;
+        let orphans = own
+            .into_iter()
+            .filter(|snapshot| !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key));
         let newest = orphans.max_by_key(|snapshot| snapshot.created_at);
         Ok(newest.map(|snapshot| snapshot.key))
     }

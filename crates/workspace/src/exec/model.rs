@@ -76,12 +76,21 @@ pub enum CommandEvent {
     Exit(ExecExit),
 }
 
+/// A list of what the agent tells, as much of it as is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Whether there were more.
+    pub more: bool,
+}
+
 /// A detached command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecInfo {
     /// Its id.
     pub exec_id: String,
-    /// The program and its arguments; any bytes.
+    /// The program and its arguments, as many as have 4 KiB together; any bytes.
     pub command: Vec<Vec<u8>>,
     /// Whether it runs.
     pub running: bool,
@@ -98,7 +107,7 @@ pub struct ExecInfo {
 pub struct TerminalInfo {
     /// Its id.
     pub session: String,
-    /// The program and its arguments; any bytes.
+    /// The program and its arguments, as many as have 4 KiB together; any bytes.
     pub command: Vec<Vec<u8>>,
     /// Whether it runs.
     pub running: bool,

@@ -64,7 +64,7 @@ pub(crate) fn events<K: Send + 'static>(
         .filter_map(move |output| {
             let _ = &keep;
             let event = match output {
-                Ok(output) => output.output.map(|output| Ok(event(output))),
+                Ok(output) => output.output.and_then(event).map(Ok),
                 Err(status) => Some(Err(failed(status))),
             };
             std::future::ready(event)
@@ -72,8 +72,10 @@ pub(crate) fn events<K: Send + 'static>(
         .boxed()
 }
 
-fn event(output: Output) -> CommandEvent {
-    match output {
+/// An id that is none is nobody's.
+fn event(output: Output) -> Option<CommandEvent> {
+    Some(match output {
+        Output::Started(started) if !super::is_id(&started.id) => return None,
         Output::Started(started) => CommandEvent::Started {
             exec_id: started.id,
         },
@@ -81,7 +83,7 @@ fn event(output: Output) -> CommandEvent {
         Output::Stderr(data) => CommandEvent::Stderr(data),
         Output::Skipped(bytes) => CommandEvent::Skipped(bytes),
         Output::Exit(exit) => CommandEvent::Exit(exit.into()),
-    }
+    })
 }
 
 impl From<proto::run_output::Exit> for ExecExit {

@@ -30,6 +30,16 @@ impl From<proto::entry::Kind> for FileKind {
     }
 }
 
+/// The longest path that the kernel takes (PATH_MAX, limits.h): longer ones are cut, as no honest
+/// agent sends them.
+const MAX_PATH: usize = 4096;
+/// The longest line that a search gives.
+const MAX_LINE: usize = 4096;
+
+pub(super) fn path(bytes: &Bytes) -> Vec<u8> {
+    bytes[..bytes.len().min(MAX_PATH)].to_vec()
+}
+
 /// A directory entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEntry {
@@ -85,10 +95,10 @@ impl From<proto::Entry> for FileEntry {
             modified: DateTime::from_timestamp_nanos(entry.modified_ns),
             uid: entry.uid,
             gid: entry.gid,
-            target: (kind == Kind::Symlink).then(|| entry.target.to_vec()),
+            target: (kind == Kind::Symlink).then(|| path(&entry.target)),
             leads_to,
             revision,
-            path: entry.path.to_vec(),
+            path: path(&entry.path),
         }
     }
 }
@@ -251,21 +261,15 @@ pub enum SearchEvent {
 }
 
 impl SearchEvent {
-    pub(super) fn of(reply: proto::SearchReply) -> Option<Self> {
+    /// `context` is how many lines were asked for before and after each match: more are not taken.
+    pub(super) fn of(reply: proto::SearchReply, context: u32) -> Option<Self> {
         use proto::search_reply::Part;
+        let most = 2 * context as usize + 1;
         Some(match reply.part? {
             Part::Match(found) => Self::Match {
                 kind: found.kind().into(),
-                path: found.path.to_vec(),
-                lines: found
-                    .lines
-                    .into_iter()
-                    .map(|line| SearchLine {
-                        number: line.number,
-                        text: line.text.to_vec(),
-                        spans: line.spans.iter().map(|s| (s.start, s.end)).collect(),
-                    })
-                    .collect(),
+                path: path(&found.path),
+                lines: found.lines.into_iter().take(most).map(line).collect(),
             },
             Part::Done(done) => Self::Done {
                 files_searched: done.files_searched,
@@ -274,6 +278,22 @@ impl SearchEvent {
                 unreadable: done.unreadable,
             },
         })
+    }
+}
+
+fn line(line: proto::search_reply::Line) -> SearchLine {
+    let text = line.text[..line.text.len().min(MAX_LINE)].to_vec();
+    let end = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    let inside = |span: &proto::search_reply::Span| (span.start <= span.end) && span.end <= end;
+    // No more than characters.
+    let spans = line.spans.iter().take(text.len() + 1);
+    SearchLine {
+        number: line.number,
+        spans: spans
+            .filter(|span| inside(span))
+            .map(|span| (span.start, span.end))
+            .collect(),
+        text,
     }
 }
 
@@ -340,8 +360,8 @@ impl WatchEvent {
                     Change::Renamed => FileChange::Renamed,
                     Change::Attributes => FileChange::Attributes,
                 },
-                path: event.path.to_vec(),
-                to: (event.change() == Change::Renamed).then(|| event.to.to_vec()),
+                path: path(&event.path),
+                to: (event.change() == Change::Renamed).then(|| path(&event.to)),
                 is_directory: event.is_directory,
             },
         })
@@ -353,4 +373,34 @@ pub(super) fn at(path: &FilePath) -> Option<proto::Location> {
         root: Bytes::new(),
         path: Bytes::copy_from_slice(path.as_bytes()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_agent_says_too_much_is_left_out() {
+        use proto::search_reply::{Line, Match, Part, Span};
+        let span = |start, end| Span { start, end };
+        let one = Line {
+            number: 1,
+            text: vec![b'x'; 10_000].into(),
+            spans: vec![span(0, 1), span(5, 4), span(9_000, 9_001), span(4095, 4096)],
+            left_out: 0,
+        };
+        let reply = proto::SearchReply {
+            part: Some(Part::Match(Match {
+                path: vec![b'p'; 100_000].into(),
+                lines: vec![one; 1000],
+                ..Match::default()
+            })),
+        };
+        let Some(SearchEvent::Match { path, lines, .. }) = SearchEvent::of(reply, 2) else {
+            panic!("no match");
+        };
+        assert_eq!((path.len(), lines.len()), (MAX_PATH, 5));
+        assert_eq!(lines[0].text.len(), MAX_LINE);
+        assert_eq!(lines[0].spans, [(0, 1), (4095, 4096)]);
+    }
 }

@@ -24,7 +24,8 @@ use utoipa::{IntoParams, ToSchema};
 pub(super) struct ExecShape {
     /// Its id.
     exec_id: String,
-    /// The program and its arguments; what is not UTF-8 is replaced by U+FFFD.
+    /// The program and its arguments, as many as have 4 KiB together; what is not UTF-8 is replaced by
+    /// U+FFFD.
     command: Vec<String>,
     /// Whether it runs.
     running: bool,
@@ -81,8 +82,8 @@ pub(super) async fn list(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let execs = state.services.workspaces.execs(&caller.actor, id.0).await?;
-    let items = execs.into_iter().map(ExecShape::from).collect();
-    Ok(HttpResponse::Ok().json(List::whole(items)))
+    let items = execs.items.into_iter().map(ExecShape::from);
+    Ok(HttpResponse::Ok().json(List::fitting(items, execs.more, &state.config)))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -135,7 +136,7 @@ pub(super) async fn get_exec(
             .await?;
         // Of a command that runs, without `follow`, there is no last event.
         let steps = events::steps(events).chain(stream::once(async { Step::End }));
-        return Ok(sse::reply(&state, request_id, steps.boxed()));
+        return Ok(sse::reply(&state, &caller, request_id, steps.boxed()));
     }
     let outcome = workspaces
         .exec_outcome(&caller.actor, id.0, exec, follow)

@@ -169,7 +169,10 @@ fn describe(reply: &mut HttpResponseBuilder, entry: &FileEntry, tag: EntityTag) 
         .content_type(kind.as_ref())
         .insert_header(attachment(name))
         .insert_header(header::LastModified(
-            std::time::SystemTime::from(entry.modified).into(),
+            // A date before 1970 cannot be said in a header.
+            std::time::SystemTime::from(entry.modified)
+                .max(std::time::SystemTime::UNIX_EPOCH)
+                .into(),
         ));
     if !tag.tag().is_empty() {
         reply.insert_header(ETag(tag));

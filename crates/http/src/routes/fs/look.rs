@@ -2,6 +2,7 @@
 
 use super::Entry;
 use crate::auth::Caller;
+use crate::budget::Budget;
 use crate::extract::{IdOf, QueryOf, flag};
 use crate::paths::{QueryPath, from_cursor, to_base64, to_cursor};
 use crate::problem::Problem;
@@ -125,11 +126,14 @@ pub(super) async fn list(
         .workspaces
         .list_files(&caller.actor, id.0, &path.0, wanted)
         .await?;
-    let last = page.entries.last().filter(|_| page.more);
+    let paths: Vec<Vec<u8>> = page.entries.iter().map(|it| it.path.clone()).collect();
+    let budget = Budget::new(state.config.max_reply_bytes);
+    let (entries, cut) = budget.fit(page.entries.into_iter().map(Entry::from));
+    let last = entries.len().checked_sub(1).filter(|_| page.more || cut);
     Ok(HttpResponse::Ok().json(Directory {
-        next_cursor: last.map(|entry| to_cursor(&entry.path)),
+        next_cursor: last.map(|last| to_cursor(&paths[last])),
         path: escaped(&page.path),
-        entries: page.entries.into_iter().map(Entry::from).collect(),
+        entries,
     }))
 }
 

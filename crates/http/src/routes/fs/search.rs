@@ -1,6 +1,7 @@
 //! Search by name and content.
 
 use crate::auth::Caller;
+use crate::budget::Budget;
 use crate::context::RequestId;
 use crate::extract::{IdOf, QueryOf, flag, wants_events};
 use crate::paths::{QueryPath, to_base64};
@@ -101,17 +102,25 @@ struct Line {
 
 impl From<SearchLine> for Line {
     fn from(line: SearchLine) -> Self {
-        let characters = |end: u32| {
-            let end = (end as usize).min(line.text.len());
-            String::from_utf8_lossy(&line.text[..end]).chars().count()
+        // How many characters begin before each byte: looked up, as there may be many spans.
+        let mut before = Vec::with_capacity(line.text.len() + 1);
+        let mut characters = 0;
+        let mut one = |bytes: usize| {
+            before.push(characters);
+            characters += 1;
+            before.extend(std::iter::repeat_n(characters, bytes - 1));
         };
+        for chunk in line.text.utf8_chunks() {
+            chunk.valid().chars().for_each(|c| one(c.len_utf8()));
+            if !chunk.invalid().is_empty() {
+                one(chunk.invalid().len());
+            }
+        }
+        let at = |byte: u32| before.get(byte as usize).copied().unwrap_or(characters);
+        let spans = line.spans.iter();
         Self {
             line: line.number,
-            matches: line
-                .spans
-                .iter()
-                .map(|(start, end)| [characters(*start), characters(*end)])
-                .collect(),
+            matches: spans.map(|(start, end)| [at(*start), at(*end)]).collect(),
             text: String::from_utf8_lossy(&line.text).into_owned(),
         }
     }
@@ -122,9 +131,10 @@ impl From<SearchLine> for Line {
 pub(super) struct Found {
     /// The matches.
     matches: Vec<Match>,
-    /// Files that were looked into.
+    /// Files that were looked into; 0 where the size of the reply ended the search.
     files_searched: u64,
-    /// Whether there is more than the limit.
+    /// Whether there is more than the limit, or than fits into a reply: narrow it down, or ask for an
+    /// event stream.
     truncated: bool,
     /// Files and directories that could not be read.
     unreadable: u64,
@@ -208,12 +218,18 @@ pub(super) async fn search(
             Ok(event) => Step::Event(Event::from(event)),
             Err(error) => Step::Failed(error.into()),
         });
-        return Ok(sse::reply(&state, request_id, steps.boxed()));
+        return Ok(sse::reply(&state, &caller, request_id, steps.boxed()));
     }
     let mut found = Found::default();
+    let mut budget = Budget::new(state.config.max_reply_bytes);
     while let Some(event) = events.next().await {
         match Event::from(event?) {
-            Event::Match(one) => found.matches.push(one),
+            Event::Match(one) if budget.take(&one) => found.matches.push(one),
+            Event::Match(_) => {
+                // Leaving ends the search.
+                found.truncated = true;
+                break;
+            }
             Event::Done {
                 files_searched,
                 truncated,
@@ -241,5 +257,12 @@ mod tests {
             spans: vec![(2, 5), (4, 99)],
         });
         assert_eq!(line.matches, [[1, 3], [2, 3]]);
+        let line = Line::from(SearchLine {
+            number: 1,
+            text: b"a\xff\xfe\xe4\xb8x".to_vec(),
+            spans: vec![(0, 1), (1, 3), (5, 6)],
+        });
+        assert_eq!(line.text.chars().count(), 5);
+        assert_eq!(line.matches, [[0, 1], [1, 3], [4, 5]]);
     }
 }

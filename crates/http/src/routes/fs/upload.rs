@@ -1,19 +1,18 @@
 //! Uploads: multipart, streamed into the workspace as they come.
 
 use crate::auth::Caller;
-use crate::extract::IdOf;
+use crate::extract::{IdOf, content_length};
+use crate::form::{self, Broken, Form};
 use crate::problem::Problem;
-use crate::spool::{Spooled, TooLarge};
+use crate::spool::{LOOK_BYTES, Spooled};
 use crate::state::SharedState;
-use actix_multipart::{Field, Multipart, MultipartError};
+use actix_multipart::{Field, Multipart};
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, post, web};
+use actix_web::{HttpRequest, HttpResponse, post, web};
 use botstead_types::{BotId, FilePath, escaped};
 use botstead_workspace::WriteFile;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::Serialize;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::ToSchema;
@@ -47,13 +46,13 @@ pub(super) struct Uploaded {
 
 /// Why an upload did not become a file.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("the body could not be read")]
-    Body(#[source] std::io::Error),
-    #[error("the body stood still for too long")]
-    Idle,
+enum Failed {
+    #[error(transparent)]
+    Broken(#[from] Broken),
     #[error("the file is larger than {0} bytes")]
     TooLarge(u64),
+    #[error("the disk is too full")]
+    Space(#[source] botstead_workspace::Error),
 }
 
 /// Upload a file of any size.
@@ -79,17 +78,26 @@ enum Broken {
 pub(super) async fn upload(
     caller: Caller,
     id: IdOf<BotId>,
-    mut form: Multipart,
+    request: HttpRequest,
+    form: Multipart,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let idle = state.config.body_timeout;
     let limit = state.config.max_upload_bytes;
+    let workspaces = &state.services.workspaces;
+    // Whoever may not write is refused before gigabytes are received, and so is what has no room.
+    let announced = content_length(&request).unwrap_or(0);
+    workspaces
+        .before_upload(&caller.actor, id.0, announced)
+        .await?;
+    let mut form = Form::new(form, idle);
     let mut path = None;
     let mut early: Option<Spooled> = None;
-    while let Some(mut field) = next_field(&mut form, idle).await? {
+    while let Some(mut field) = form.next().await? {
         match field.name().unwrap_or_default() {
-            "path" => {
-                path = Some(FilePath::new(text(&mut field, idle).await?)?);
+            "path" if path.is_none() => {
+                let text = form::text(&mut field, idle, MAX_TEXT).await?;
+                path = Some(FilePath::new(text)?);
                 if early.is_some() {
                     break;
                 }
@@ -98,24 +106,13 @@ pub(super) async fn upload(
                 if let Some(path) = &path {
                     return stream(&caller, id.0, path, &mut field, &state).await;
                 }
-                let spooled =
-                    Spooled::receive(&state.config, limit, async || chunk(&mut field, idle).await);
-                early = Some(spooled.await.map_err(|error| match error {
-                    crate::spool::Error::Source(broken) => problem(&broken, limit),
-                    crate::spool::Error::Io(error) => crate::spool::failed(error),
-                })?);
-                if path.is_some() {
-                    break;
-                }
+                let chunks = async || form::chunk(&mut field, idle).await;
+                let spooled = Spooled::receive(&state.config, workspaces, limit, chunks).await;
+                early = Some(
+                    spooled.map_err(|error| error.into_problem("file_too_large", "the file"))?,
+                );
             }
-            // Unknown fields are of newer clients; their bytes are passed over.
-            _ => {
-                while chunk(&mut field, idle)
-                    .await
-                    .map_err(|e| problem(&e, limit))?
-                    .is_some()
-                {}
-            }
+            _ => form.skip(field).await?,
         }
     }
     let missing =
@@ -123,9 +120,7 @@ pub(super) async fn upload(
     let path = path.ok_or_else(|| missing("path"))?;
     let early = early.ok_or_else(|| missing("file"))?;
     let content = early.into_stream().await.map_err(crate::spool::failed)?;
-    let written = state
-        .services
-        .workspaces
+    let written = workspaces
         .write_file(&caller.actor, id.0, &path, how(), content)
         .await?;
     Ok(reply(written.0))
@@ -155,7 +150,7 @@ async fn stream(
     state: &SharedState,
 ) -> Result<HttpResponse, Problem> {
     let (idle, limit) = (state.config.body_timeout, state.config.max_upload_bytes);
-    let (sender, receiver) = mpsc::channel::<Result<Bytes, Broken>>(QUEUE);
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, Failed>>(QUEUE);
     let workspaces = &state.services.workspaces;
     // The form's field belongs to this thread; what reads the channel may be anywhere.
     let written = workspaces.write_file(
@@ -166,20 +161,29 @@ async fn stream(
         ReceiverStream::new(receiver),
     );
     let feed = async move {
-        let mut received = 0u64;
+        let (mut received, mut looked) = (0u64, 0u64);
         loop {
-            let next = match chunk(field, idle).await {
+            let next = match form::chunk(field, idle).await {
                 Ok(Some(data)) => {
                     received += data.len() as u64;
-                    match received > limit {
-                        true => Err(Broken::TooLarge(limit)),
-                        false => Ok(data),
+                    let look = received - looked >= LOOK_BYTES;
+                    let room = match look {
+                        true => workspaces.require_space(LOOK_BYTES),
+                        false => Ok(()),
+                    };
+                    if look {
+                        looked = received;
+                    }
+                    match room {
+                        _ if received > limit => Err(Failed::TooLarge(limit)),
+                        Err(error) => Err(Failed::Space(error)),
+                        Ok(()) => Ok(data),
                     }
                 }
                 Ok(None) => return None,
-                Err(broken) => Err(broken),
+                Err(broken) => Err(Failed::Broken(broken)),
             };
-            let refused = next.as_ref().err().map(|broken| problem(broken, limit));
+            let refused = next.as_ref().err().map(problem);
             // Nobody takes it any more when the workspace refused; its answer says why.
             let taken = sender.send(next).await.is_ok();
             if refused.is_some() || !taken {
@@ -194,56 +198,21 @@ async fn stream(
     }
 }
 
-impl From<TooLarge> for Broken {
-    fn from(TooLarge(limit): TooLarge) -> Self {
-        Self::TooLarge(limit)
-    }
-}
-
-async fn next_field(form: &mut Multipart, idle: Duration) -> Result<Option<Field>, Problem> {
-    let next = tokio::time::timeout(idle, form.next()).await;
-    let next = next.map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
-    next.transpose().map_err(|error: MultipartError| {
-        Problem::invalid(
-            "invalid_body",
-            format!("this is no multipart form: {error}"),
-        )
-    })
-}
-
-async fn chunk(field: &mut Field, idle: Duration) -> Result<Option<Bytes>, Broken> {
-    match tokio::time::timeout(idle, field.next()).await {
-        Err(_) => Err(Broken::Idle),
-        Ok(next) => next
-            .transpose()
-            .map_err(|error| Broken::Body(std::io::Error::other(error.to_string()))),
-    }
-}
-
-async fn text(field: &mut Field, idle: Duration) -> Result<Vec<u8>, Problem> {
-    let mut text = Vec::new();
-    while let Some(data) = chunk(field, idle).await.map_err(|e| problem(&e, 0))? {
-        if text.len() + data.len() > MAX_TEXT {
-            return Err(Problem::invalid(
-                "invalid_body",
-                "the field `path` is too long",
-            ));
-        }
-        text.extend_from_slice(&data);
-    }
-    Ok(text)
-}
-
-fn problem(broken: &Broken, limit: u64) -> Problem {
-    match broken {
-        Broken::Body(error) => {
+fn problem(failed: &Failed) -> Problem {
+    match failed {
+        Failed::Broken(Broken::Body(error)) => {
             Problem::invalid("invalid_body", "the body could not be read").caused_by(error)
         }
-        Broken::Idle => Problem::from_status(StatusCode::REQUEST_TIMEOUT),
-        Broken::TooLarge(_) => Problem::new(
+        Failed::Broken(Broken::Idle) => Problem::from_status(StatusCode::REQUEST_TIMEOUT),
+        Failed::TooLarge(limit) => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "file_too_large",
             format!("the file is larger than {limit} bytes"),
+        ),
+        Failed::Space(error) => Problem::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "insufficient_storage",
+            error.to_string(),
         ),
     }
 }

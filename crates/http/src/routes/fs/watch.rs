@@ -136,5 +136,10 @@ pub(super) async fn watch(
                 "what was watched is gone, or the workspace stopped",
             ))
         }));
-    Ok(sse::reply_until_shutdown(&state, request_id, steps.boxed()))
+    Ok(sse::reply_until_shutdown(
+        &state,
+        &caller,
+        request_id,
+        steps.boxed(),
+    ))
 }

@@ -3,7 +3,7 @@
 use crate::HttpConfig;
 use crate::extract::content_length;
 use crate::problem::Problem;
-use crate::spool::{self, Spooled, TooLarge};
+use crate::spool::{Error, Spooled};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, web};
 use botstead_authz::Actor;
@@ -17,12 +17,14 @@ pub(super) async fn receive(
     request: &HttpRequest,
     mut payload: web::Payload,
     config: &HttpConfig,
+    workspaces: &Workspaces,
 ) -> Result<Spooled, Problem> {
     let limit = config.max_import_bytes;
+    let refused = |error: Error<Problem>| error.into_problem("archive_too_large", "the archive");
     if content_length(request).is_some_and(|announced| announced > limit) {
-        return Err(TooLarge(limit).into());
+        return Err(refused(Error::TooLarge(limit)));
     }
-    let received = Spooled::receive(config, limit, async || {
+    let received = Spooled::receive(config, workspaces, limit, async || {
         let chunk = tokio::time::timeout(config.body_timeout, payload.next())
             .await
             .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
@@ -30,10 +32,7 @@ pub(super) async fn receive(
             Problem::invalid("invalid_body", "the archive could not be received").caused_by(error)
         })
     });
-    let archive = received.await.map_err(|error| match error {
-        spool::Error::Source(problem) => problem,
-        spool::Error::Io(error) => spool::failed(error),
-    })?;
+    let archive = received.await.map_err(refused)?;
     if archive.size == 0 {
         return Err(Problem::invalid(
             "invalid_body",

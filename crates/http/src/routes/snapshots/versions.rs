@@ -2,6 +2,7 @@
 
 use super::Version;
 use crate::auth::Caller;
+use crate::budget::Budget;
 use crate::extract::{Body, IdOf, PageQuery, QueryOf, nullable};
 use crate::paths::{from_cursor, in_body, to_base64, to_cursor};
 use crate::problem::Problem;
@@ -170,9 +171,19 @@ pub(super) async fn diff(
     let changes = workspaces
         .diff(&caller.actor, id.0, from, to, after, page.limit as usize)
         .await?;
+    let paths: Vec<Vec<u8>> = changes.items.iter().map(|it| it.path.clone()).collect();
+    let budget = Budget::new(state.config.max_reply_bytes);
+    let (items, cut) = budget.fit(changes.items.into_iter().map(ChangedPath::from));
+    let last = items.len().checked_sub(1).filter(|_| cut);
+    let next = match last {
+        // Beneath the root, as the pages of a comparison are.
+        Some(last) => paths[last].get(1..).map(<[u8]>::to_vec),
+        None => changes.next,
+    };
     Ok(HttpResponse::Ok().json(List {
-        items: changes.items.into_iter().map(ChangedPath::from).collect(),
-        next_cursor: changes.next.map(to_cursor),
+        items,
+        next_cursor: next.map(to_cursor),
+        truncated: false,
     }))
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Socket {
     /// Whether the client wants text frames.
     pub(super) with_text: bool,
     pub(super) shutdown: CancellationToken,
+    /// Cancelled when the caller's session ends.
+    pub(super) ended: CancellationToken,
 }
 
 /// Why a connection ends.
@@ -49,6 +51,7 @@ impl Socket {
             session,
             with_text,
             shutdown,
+            ended,
         } = self;
         let TerminalConnection {
             session: id,
@@ -145,6 +148,7 @@ impl Socket {
             end = from_client => end,
             end = watched => end,
             () = shutdown.cancelled() => End::Close(CloseCode::Restart, "the server restarts"),
+            () = ended.cancelled() => End::Close(CloseCode::Policy, "the session ended"),
         };
         let reason = match end {
             End::Shell => Some((CloseCode::Normal, "")),

@@ -1,0 +1,213 @@
+//! Connections: how many there may be, in all and from one network, when idle ones end, and a way to
+//! cut one from outside.
+//!
+//! The framework holds a deadline for the headers of a connection's first request only, and notices
+//! a client that does not read when nothing is left to send. So each connection is registered: one
+//! without a request is cut when it was idle for too long, whatever it sends meanwhile, and the
+//! kernel ends one whose client takes nothing (`TCP_USER_TIMEOUT`, tcp(7)).
+
+use crate::HttpConfig;
+use crate::client_address;
+use actix_web::dev::Extensions;
+use actix_web::rt::net::TcpStream;
+use rustix::net::{Shutdown, shutdown, sockopt};
+use rustix::process::{Resource, getrlimit};
+use std::any::Any;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// How often idle connections are looked for.
+const LOOK: Duration = Duration::from_secs(1);
+/// Open files that are kept for everything but connections.
+const FILES: u64 = 512;
+/// How often the log says that connections are refused.
+const SAY: Duration = Duration::from_secs(60);
+
+/// All connections of a server.
+pub(crate) struct Connections {
+    config: HttpConfig,
+    most: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    all: HashMap<u64, Weak<Connection>>,
+    of_network: HashMap<IpAddr, usize>,
+    next: u64,
+    said: Option<Instant>,
+}
+
+/// One connection, as its requests have it.
+pub(crate) struct Connection {
+    /// A second descriptor of the socket: it ends when this does.
+    socket: OwnedFd,
+    id: u64,
+    /// Whose share it counts against; none where the peer is a trusted proxy.
+    network: Option<IpAddr>,
+    activity: Mutex<Activity>,
+    connections: Arc<Connections>,
+}
+
+struct Activity {
+    requests: usize,
+    idle_since: Instant,
+}
+
+/// A request under way on a connection, until this is dropped.
+pub(crate) struct UnderWay(Arc<Connection>);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connections {
+    pub(crate) fn new(config: HttpConfig) -> Arc<Self> {
+        // Each takes two descriptors, and the server needs some for everything else.
+        let open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let room = usize::try_from(open.saturating_sub(FILES) / 2).unwrap_or(usize::MAX);
+        Arc::new(Self {
+            most: config.max_connections.min(room.max(1)),
+            config,
+            state: Mutex::default(),
+        })
+    }
+
+    /// What the server calls with every new connection, before it reads from it.
+    pub(crate) fn opened(self: &Arc<Self>, io: &dyn Any, data: &mut Extensions) {
+        let Some(stream) = io.downcast_ref::<TcpStream>() else {
+            return;
+        };
+        match self.register(stream) {
+            Ok(connection) => {
+                data.insert(connection);
+            }
+            Err(error) => {
+                // Most likely it is gone already, or no descriptor is left: it is not served.
+                tracing::warn!(%error, "a connection cannot be taken");
+                let _ = shutdown(stream, Shutdown::Both);
+            }
+        }
+    }
+
+    fn register(self: &Arc<Self>, stream: &TcpStream) -> std::io::Result<Arc<Connection>> {
+        let timeout = u32::try_from(self.config.write_timeout.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(stream, timeout)?;
+        let peer = stream.peer_addr()?.ip();
+        let trusted = client_address::is_trusted(peer, &self.config.trusted_proxies);
+        let network = (!trusted).then(|| client_address::network(peer));
+        let socket = stream.as_fd().try_clone_to_owned()?;
+        let mut state = locked(&self.state);
+        state.next += 1;
+        let connection = Arc::new(Connection {
+            socket,
+            id: state.next,
+            network,
+            activity: Mutex::new(Activity {
+                requests: 0,
+                idle_since: Instant::now(),
+            }),
+            connections: Arc::clone(self),
+        });
+        let mut here = 0;
+        if let Some(network) = network {
+            let count = state.of_network.entry(network).or_default();
+            *count += 1;
+            here = *count;
+        }
+        state.all.insert(connection.id, Arc::downgrade(&connection));
+        let crowded = here > self.config.max_connections_per_address;
+        let full = state.all.len() > self.most;
+        let longest_idle = (full && !crowded)
+            .then(|| state.longest_idle(connection.id))
+            .flatten();
+        let said = (crowded || full) && state.said.is_none_or(|said| said.elapsed() > SAY);
+        if said {
+            state.said = Some(Instant::now());
+        }
+        drop(state);
+        if said {
+            tracing::warn!(client = %peer, crowded, full, "connections are cut: there are too many");
+        }
+        match longest_idle {
+            Some(idle) => idle.cut(),
+            None if crowded || full => connection.cut(),
+            None => {}
+        }
+        Ok(connection)
+    }
+
+    /// Cuts connections that were without a request for too long. Does not end.
+    pub(crate) async fn watch(&self) -> Infallible {
+        // The framework closes those that are silent sooner, and politely.
+        let most = self.config.keep_alive + self.config.header_timeout;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let all: Vec<_> = locked(&self.state).all.values().cloned().collect();
+            for connection in all.iter().filter_map(Weak::upgrade) {
+                if connection.idle().is_some_and(|idle| idle > most) {
+                    connection.cut();
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn longest_idle(&self, but: u64) -> Option<Arc<Connection>> {
+        let others = self.all.iter().filter(|(id, _)| **id != but);
+        let idle = others.filter_map(|(_, connection)| {
+            let connection = connection.upgrade()?;
+            Some((connection.idle()?, connection))
+        });
+        let longest = idle.max_by_key(|(idle, _)| *idle);
+        longest.map(|(_, connection)| connection)
+    }
+}
+
+impl Connection {
+    /// Says that a request began.
+    pub(crate) fn begin(self: &Arc<Self>) -> UnderWay {
+        locked(&self.activity).requests += 1;
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Ends it at once, whatever is under way on it.
+    pub(crate) fn cut(&self) {
+        // One that is gone is what is wanted.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// How long it has been without a request; none while there is one.
+    fn idle(&self) -> Option<Duration> {
+        let activity = locked(&self.activity);
+        (activity.requests == 0).then(|| activity.idle_since.elapsed())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut activity = locked(&self.0.activity);
+        activity.requests -= 1;
+        activity.idle_since = Instant::now();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = locked(&self.connections.state);
+        state.all.remove(&self.id);
+        if let Some(network) = self.network
+            && let Some(count) = state.of_network.get_mut(&network)
+        {
+            *count -= 1;
+            if *count == 0 {
+                state.of_network.remove(&network);
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Connections that do nothing, read nothing, or are too many.
+
+use crate::support::Api;
+use botstead_runtime_testing::ImageContent;
+use bytes::Bytes;
+use rand::RngCore;
+use reqwest::Method;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Without a limit nothing here would end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn connect(api: &Api, from: [u8; 4]) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let address = api.base.strip_prefix("http://").unwrap();
+    socket.connect(address.parse().unwrap()).await.unwrap()
+}
+
+/// Asks for health and reads the reply.
+async fn is_served(stream: &mut TcpStream) -> bool {
+    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    if stream.write_all(request).await.is_err() {
+        return false;
+    }
+    let mut reply = Vec::new();
+    while !reply.ends_with(b"{\"status\":\"ok\"}") {
+        match stream.read_buf(&mut reply).await {
+            Ok(0) | Err(_) => return false,
+            Ok(_) => {}
+        }
+    }
+    true
+}
+
+/// Fails unless the server ends the connection.
+async fn is_cut(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    // A reset is an end as well.
+    let _ = read.expect("the connection stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_do_not_come_are_not_waited_for_on_any_request_of_a_connection() {
+    let api = Api::start_with(|config| {
+        config.header_timeout = Duration::from_secs(5);
+        config.keep_alive = Duration::from_secs(1);
+    })
+    .await;
+    let mut first = connect(&api, [127, 0, 0, 1]).await;
+    first.write_all(b"GET /healthz HTT").await.unwrap();
+    let mut second = connect(&api, [127, 0, 0, 1]).await;
+    assert!(is_served(&mut second).await);
+    second.write_all(b"GET /healthz HTT").await.unwrap();
+    is_cut(&mut first).await;
+    is_cut(&mut second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_has_its_share_of_the_connections() {
+    let api = Api::start_with(|config| config.max_connections_per_address = 4).await;
+    let here = [127, 0, 0, 2];
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect(&api, here).await;
+        assert!(is_served(&mut stream).await);
+        held.push(stream);
+    }
+    let mut fifth = connect(&api, here).await;
+    assert!(!is_served(&mut fifth).await);
+    let mut elsewhere = connect(&api, [127, 0, 0, 3]).await;
+    assert!(is_served(&mut elsewhere).await);
+    for stream in &mut held {
+        assert!(is_served(stream).await, "the others go on");
+    }
+    // A place that is given back is taken again, as soon as the server has noticed.
+    drop(held.pop());
+    for _ in 0..200 {
+        let mut again = connect(&api, here).await;
+        if is_served(&mut again).await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the place is not given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_connections_are_taken_the_longest_idle_one_goes() {
+    // Those of the client that signed the users in count as well.
+    let api = Api::start_with(|config| config.max_connections = 4).await;
+    let mut held = Vec::new();
+    for n in 2..20 {
+        let mut stream = connect(&api, [127, 0, 0, n]).await;
+        assert!(is_served(&mut stream).await, "connection {n}");
+        held.push(stream);
+    }
+    is_cut(&mut held[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_do_not_read_hold_nothing_up_and_are_cut_off() {
+    let api = Api::set_up(|setup| {
+        setup.http.write_timeout = Duration::from_secs(2);
+        setup.workspace.max_concurrent_exports = 4;
+    })
+    .await;
+    // More than what sockets hold, and not to be compressed.
+    let mut noise = vec![0; 24 << 20];
+    rand::rng().fill_bytes(&mut noise);
+    let layer = BTreeMap::from([("data/noise".to_owned(), Some(Bytes::from(noise)))]);
+    let content = ImageContent {
+        layers: vec![layer],
+        ..ImageContent::default()
+    };
+    api.runtime
+        .add_image(&"localhost/noise:1".parse().unwrap(), content);
+    let bot = api.bot_with(json!({"image": "localhost/noise:1"})).await;
+    let path = format!("{bot}/container/data/export");
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(&api, [127, 0, 0, 1]).await;
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+             content-length: 0\r\n\r\n",
+            api.member
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut begin = [0; 15];
+        stream.read_exact(&mut begin).await.unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200 OK");
+        stalled.push(stream);
+    }
+    // Nobody has more than half of the places, and the rest of the server does not notice.
+    let third = api.call(&api.member, Method::POST, &path, None).await;
+    third.expect_problem(429, "too_many_exports");
+    api.sign_in("bob").await;
+
+    // Once they are cut off their places are free, and whoever reads gets all of it.
+    let request = || api.request(&api.member, Method::POST, &path).send();
+    let begun = std::time::Instant::now();
+    let mut reply = request().await.unwrap();
+    while reply.status() == 429 {
+        assert!(
+            begun.elapsed() < 4 * PATIENCE,
+            "the places are not given back"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        reply = request().await.unwrap();
+    }
+    assert_eq!(reply.status(), 200);
+    assert!(reply.bytes().await.unwrap().len() > 24 << 20);
+    for mut stream in stalled {
+        is_cut(&mut stream).await;
+    }
+}

@@ -1,0 +1,187 @@
+//! Threads for long work on files, apart from the runtime's own: whatever is slow here, or held up by
+//! whoever reads it, takes a thread from nothing else.
+
+use crate::{Error, Result};
+use botstead_authz::Actor;
+use botstead_types::UserId;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Semaphore, oneshot};
+
+/// Comparisons of versions at once; more wait. They read disks, which gain nothing from more.
+const COMPARISONS: usize = 4;
+/// Archives that are judged at once; more wait. Each takes a core.
+const JUDGEMENTS: usize = 4;
+
+/// The pools of a service.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    /// Exports: as long as somebody reads.
+    pub(crate) exports: Arc<Exports>,
+    /// Comparisons.
+    pub(crate) comparisons: Pool,
+    /// Archives that are read to be judged.
+    pub(crate) judgements: Pool,
+}
+
+impl Pools {
+    pub(crate) fn new(max_exports: usize) -> Self {
+        Self {
+            exports: Arc::new(Exports {
+                most: max_exports.max(1),
+                under_way: Mutex::default(),
+            }),
+            comparisons: Pool::new("comparison", COMPARISONS),
+            judgements: Pool::new("archive", JUDGEMENTS),
+        }
+    }
+}
+
+/// Threads for work that ends by itself; more of it waits.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    name: &'static str,
+    places: Arc<Semaphore>,
+}
+
+impl Pool {
+    fn new(name: &'static str, places: usize) -> Self {
+        Self {
+            name,
+            places: Arc::new(Semaphore::new(places)),
+        }
+    }
+
+    /// Does the work when there is a place for it. It goes on when its caller leaves, and keeps its
+    /// place.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let place = place.map_err(|error| failed(io::Error::other(error)))?;
+        on_thread(self.name, move || {
+            let _place = place;
+            work()
+        })
+        .await
+    }
+}
+
+/// Does the work on a thread of its own.
+pub(crate) async fn on_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // Nobody may wait any more.
+            let _ = sender.send(work());
+        })
+        .map_err(failed)?;
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(failed(io::Error::other("the thread ended abnormally"))))
+}
+
+fn failed(source: io::Error) -> Error {
+    Error::Host {
+        what: "do the work on a thread",
+        source,
+    }
+}
+
+/// Places for exports, which last as long as their readers take: refused when there is none, and no
+/// user has more than half of them.
+#[derive(Debug)]
+pub(crate) struct Exports {
+    most: usize,
+    under_way: Mutex<HashMap<Option<UserId>, usize>>,
+}
+
+/// A place for an export, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct ExportPlace {
+    exports: Arc<Exports>,
+    of: Option<UserId>,
+}
+
+impl Exports {
+    /// A place for the actor's export.
+    ///
+    /// # Errors
+    /// `TooManyExports`.
+    pub(crate) fn place(self: &Arc<Self>, actor: &Actor) -> Result<ExportPlace> {
+        let of = match actor {
+            Actor::User { id, .. } => Some(*id),
+            Actor::System => None,
+        };
+        let mut under_way = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let all: usize = under_way.values().sum();
+        let own = under_way.get(&of).copied().unwrap_or(0);
+        if all >= self.most || (of.is_some() && own >= self.most.div_ceil(2)) {
+            return Err(Error::TooManyExports);
+        }
+        under_way.insert(of, own + 1);
+        Ok(ExportPlace {
+            exports: Arc::clone(self),
+            of,
+        })
+    }
+}
+
+impl Drop for ExportPlace {
+    fn drop(&mut self) {
+        let under_way = &self.exports.under_way;
+        let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = under_way.get_mut(&self.of) {
+            *own -= 1;
+            if *own == 0 {
+                under_way.remove(&self.of);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use botstead_types::Role;
+
+    #[test]
+    fn nobody_has_more_than_half_of_the_exports() {
+        let exports = Pools::new(4).exports;
+        let user = || Actor::User {
+            id: UserId::generate(),
+            role: Role::Member,
+        };
+        let (ann, bob) = (user(), user());
+        let one = exports.place(&ann).unwrap();
+        let _two = exports.place(&ann).unwrap();
+        assert_eq!(exports.place(&ann).unwrap_err().code(), "too_many_exports");
+        let _three = exports.place(&bob).unwrap();
+        let _four = exports.place(&bob).unwrap();
+        assert!(exports.place(&user()).is_err());
+        assert!(exports.place(&Actor::System).is_err());
+        drop(one);
+        assert!(exports.place(&ann).is_ok());
+        assert!(exports.place(&Actor::System).is_ok());
+    }
+
+    #[tokio::test]
+    async fn work_takes_no_thread_of_the_runtime_and_a_panic_is_an_error() {
+        let pool = Pool::new("test", 1);
+        let name = pool.run(|| Ok(std::thread::current().name().map(str::to_owned)));
+        assert_eq!(name.await.unwrap().as_deref(), Some("test"));
+        let ended: Result<()> = pool.run(|| panic!("on purpose")).await;
+        assert_eq!(ended.unwrap_err().code(), "internal");
+        // Its place is free again.
+        pool.run(|| Ok(())).await.unwrap();
+    }
+}
