@@ -135,6 +135,26 @@ fn recorded_files_of_version_1() {
 }
 
 #[test]
+fn kills_for_lack_of_memory_are_counted_in_both_versions() {
+    let recorded = Recorded::new("v1");
+    assert_eq!(recorded.v1().out_of_memory_kills("/b/c").unwrap(), None);
+    // From before Linux 4.13.
+    recorded.write("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n");
+    assert_eq!(recorded.v1().out_of_memory_kills("/b/c").unwrap(), None);
+    recorded.write(
+        "memory.oom_control",
+        "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n",
+    );
+    assert_eq!(recorded.v1().out_of_memory_kills("/b/c").unwrap(), Some(7));
+    recorded.write(
+        "memory.events",
+        "low 0\nhigh 0\nmax 513\noom 3\noom_kill 2\noom_group_kill 0\n",
+    );
+    assert_eq!(recorded.v2().out_of_memory_kills("/b/c").unwrap(), Some(2));
+    assert!(recorded.v2().out_of_memory_kills("/b/../c").is_err());
+}
+
+#[test]
 fn recorded_files_of_version_2() {
     let recorded = Recorded::new(V2);
     let usage = recorded.v2().usage("/b/c").unwrap().unwrap();
