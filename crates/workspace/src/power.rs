@@ -245,6 +245,7 @@ impl Inner {
         let there = self.runtime.tasks.end(id, Signal::TERM, grace).await?;
         self.forget_agent(id);
         self.samples.forget_task(record.bot);
+        self.kills.forget_task(record.bot);
         Ok(there)
     }
 
@@ -329,7 +330,7 @@ impl Inner {
             record.snapshot = SnapshotKey::active(operation);
             record.head_version = None;
             let image = &record.image;
-            let base = self.runtime.images.unpack(lease, &image.reference).await?;
+            let base = self.unpacked_image(lease, &image.reference).await?;
             let note = Note::of(bot, image, None);
             self.prepare_on_image(lease, &record.snapshot, &note, &base)
                 .await?;

@@ -8,6 +8,7 @@
 //! workspace that has something else by the time of a replay is left as it is.
 
 mod edit;
+mod folder;
 
 use crate::faults::fault_point;
 use crate::layers::{Root, unless_missing};
@@ -21,10 +22,12 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, ResolvedImage, SnapshotKey, VersionNumber,
-    VersionSource,
+    BotId, DesiredState, LeaseId, OperationId, PreservedId, RecordedImage, SnapshotKey,
+    VersionNumber, VersionSource,
 };
-pub(crate) use edit::{Edit, blocking, existing_data, host};
+pub(crate) use edit::{Edit, blocking, host};
+pub use folder::DataTrouble;
+pub(crate) use folder::existing_data;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -44,6 +47,10 @@ pub(crate) struct Replacement {
     /// Whether it is changed before the workspace gets it. What the change is, is not recorded: a
     /// replacement that is interrupted before its end is reverted.
     pub(crate) edited: bool,
+    /// The preserved archive that is brought back, and goes afterwards. An operation that an earlier
+    /// server left does not name it: then there was one only.
+    #[serde(default)]
+    pub(crate) preserved: Option<PreservedId>,
 }
 
 /// What a new writable snapshot begins as.
@@ -54,7 +61,7 @@ pub(crate) enum Base {
     /// A version of the bot, with its image.
     Version(VersionNumber),
     /// An image.
-    Image(Box<ResolvedImage>),
+    Image(Box<RecordedImage>),
 }
 
 /// What a replacement did.
@@ -79,6 +86,7 @@ impl Replacement {
             keep: record.dirty.then_some(source),
             base,
             edited,
+            preserved: None,
         }
     }
 
@@ -119,7 +127,24 @@ impl Inner {
     ) -> Result<Arc<LiveOperation>> {
         let operation = new_operation(id, bot, kind, what)?;
         let reserve = what.keep.is_some();
-        let operation = self.store.operations.begin(&operation, reserve).await?;
+        let lease = LeaseId::for_operation(id);
+        let (begun, leased) = tokio::join!(
+            self.store.operations.begin(&operation, reserve),
+            self.runtime.leases.create(&lease)
+        );
+        let operation = match begun {
+            Ok(operation) => operation,
+            Err(error) => {
+                self.drop_lease(id);
+                return Err(error.into());
+            }
+        };
+        if let Err(error) = leased {
+            let error = error.into();
+            self.drop_lease(id);
+            self.finish_failed(&operation, &error).await;
+            return Err(error);
+        }
         fault_point!(fault_name(kind), "begun");
         Ok(self.register(operation))
     }
@@ -208,10 +233,8 @@ impl Inner {
                     }
                     Standing::Untouched => {
                         // It may even run on; if it should and does not, it is started as any other.
-                        if self.is_leased(operation.id).await? {
-                            let record = self.required_record(operation.bot).await?;
-                            self.discard_fresh(operation, &record).await;
-                        }
+                        let record = self.required_record(operation.bot).await?;
+                        self.discard_fresh(operation, &record).await;
                         return self.finish_interrupted(operation).await;
                     }
                     Standing::Between if what.goes_forward() => (what, How::Forward),
@@ -342,7 +365,8 @@ impl Inner {
         }
         if operation.kind == OperationKind::Restore && failed.is_none() {
             // Its data is in the workspace and on the disk.
-            self.remove_preserved(bot)?;
+            let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
+            self.remove_preserved(bot, archive)?;
         }
         if record.desired == DesiredState::Running {
             match root {
@@ -381,7 +405,7 @@ impl Inner {
                     .await
             }
             Base::Image(image) => {
-                let top = self.runtime.images.unpack(lease, &image.reference).await?;
+                let top = self.unpacked_image(lease, &image.reference).await?;
                 self.prepare_on_image(lease, fresh, note, &top).await
             }
         }

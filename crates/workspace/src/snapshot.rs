@@ -447,7 +447,7 @@ impl Inner {
             .network
             .create_namespace(&record.container)
             .await?;
-        let spec = self.spec(record, address, namespace);
+        let spec = self.spec(record, address, namespace).await?;
         match self.runtime.containers.switch(lease, &spec).await {
             Err(error) if error.is_not_found() => {
                 Ok(self.runtime.containers.create(lease, &spec).await?)

@@ -8,6 +8,7 @@ mod disk;
 mod firewall;
 mod kernel;
 mod programs;
+mod unrecorded;
 
 use crate::config::Config;
 use serde::Serialize;
@@ -87,9 +88,11 @@ pub async fn examine(config: &Config) -> Report {
         programs::runc(config),
         programs::agent(config),
         firewall::forward_policy(),
+        firewall::own_table(config),
         firewall::ip_forward(),
     ];
     checks.extend(disk::check(config));
+    checks.push(unrecorded::check(config).await);
     Report { checks }
 }
 

@@ -11,6 +11,7 @@
     reason = "a panic is how a test fails, and what it prints is shown then"
 )]
 
+mod bounds;
 mod client;
 mod commands;
 mod concurrency;
@@ -22,6 +23,7 @@ mod faults;
 mod files;
 mod host;
 mod hostile;
+mod inside;
 #[cfg(feature = "fault-points")]
 mod kill_matrix;
 mod live;

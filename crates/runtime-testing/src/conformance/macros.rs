@@ -143,6 +143,7 @@ macro_rules! conformance_tests {
             @tests $new, images,
             a_missing_image_is_not_found,
             an_import_makes_the_image_local,
+            images_are_listed_page_by_page,
             an_imported_image_is_unpacked_once,
             importing_again_changes_nothing,
             an_images_own_name_counts,

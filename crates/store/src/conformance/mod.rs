@@ -18,6 +18,7 @@ pub mod addresses;
 pub mod bots;
 pub mod containers;
 pub mod events;
+pub mod images;
 pub mod operations;
 pub mod samples;
 pub mod transactions;
@@ -130,6 +131,10 @@ macro_rules! store_conformance {
                 updates_are_partial
                 deleting_what_is_not_there_is_no_failure
                 containers_are_listed_by_bot
+            }
+            images {
+                a_configuration_is_kept_once
+                a_configuration_in_use_is_not_collected
             }
             versions {
                 a_version_reads_back

@@ -5,20 +5,19 @@ use crate::faults::fault_point;
 use crate::layers::Root;
 use crate::model::CreatedWorkspace;
 use crate::notes::Note;
-use crate::operations::{LiveOperation, encoded, event, finished, input};
+use crate::operations::{encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
-use crate::spec::{DATA_PATH, is_workspace_of};
+use crate::spec::is_workspace_of;
 use crate::standing::Standing;
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
-use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
+use botstead_runtime::{Endpoint, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, ResolvedImage, SnapshotKey};
+use botstead_types::{ContainerId, DesiredState, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The step from which on earlier data is in the new workspace.
@@ -100,12 +99,15 @@ impl Inner {
     ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
+        wishes.check(&self.config.bounds)?;
         let container = ContainerId::for_bot(bot);
         let (image, namespace) = tokio::join!(
-            self.local_image(lease, &wishes, &creation.live),
+            self.wished_image(lease, &wishes, &creation.live),
             self.runtime.network.create_namespace(&container)
         );
         let image = image?;
+        let top = image.top;
+        let image = self.recorded(image.resolved).await?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
         let record = ContainerRecord {
@@ -114,10 +116,10 @@ impl Inner {
             started: true,
             devices: wishes.devices.clone(),
             limits: wishes.limits,
-            ..self.new_record(bot, image.resolved, SnapshotKey::active(id))
+            ..self.new_record(bot, image, SnapshotKey::active(id))
         };
         let (root, address) = tokio::join!(
-            self.prepare_root(lease, &record, image.top.as_ref()),
+            self.prepare_root(lease, &record, top.as_ref()),
             self.address(bot),
         );
         let root = root?;
@@ -126,8 +128,10 @@ impl Inner {
         if let Some((edit, returned)) = returning {
             creation.phase.send_replace(Phase::Restoring);
             match self.edit(lease, &record.snapshot, edit, None).await {
-                // An orphan without `/data` has nothing to bring back.
-                Err(Error::PathNotFound(_)) => {}
+                Err(error @ Error::DataNotDirectory(_)) if returned.is_orphan() => {
+                    // It becomes a version, and is not lost.
+                    tracing::warn!(%bot, %error, "nothing is taken over from a workspace that was found");
+                }
                 edited => edited?,
             }
             fault_point!("create", "restored");
@@ -143,7 +147,7 @@ impl Inner {
         let (address, namespace) = (address?, namespace?);
         // Not sooner: an image or an archive may take long to unpack, and that is no start.
         let _turn = self.start_turn().await?;
-        let spec = self.spec(&record, address, namespace);
+        let spec = self.spec(&record, address, namespace).await?;
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
                 self.take_container(lease, &record, address).await?;
@@ -175,7 +179,11 @@ impl Inner {
                 self.keep_as_version(operation.id, operation.bot, key)
                     .await?;
             }
-            Returned::Preserved => self.remove_preserved(operation.bot)?,
+            Returned::Preserved => {
+                let bot = operation.bot;
+                self.remove_preserved(bot, crate::data::legacy(bot))?;
+            }
+            Returned::Archive(id) => self.remove_preserved(operation.bot, *id)?,
         }
         fault_point!("create", "returned");
         let ended = vec![finished(operation)];
@@ -196,23 +204,22 @@ impl Inner {
         if let Some(orphan) = self.orphan(bot, &record.snapshot).await? {
             tracing::warn!(%bot, %orphan, archive = self.has_preserved_data(bot),
                 "recovering /data of a workspace whose container is gone");
-            let data = FilePath::new(DATA_PATH)?;
-            let edit = Edit::Path {
-                from: orphan.clone(),
-                path: data.clone(),
-                target: data,
-            };
+            let edit = Edit::DataOf(orphan.clone());
             return Ok(Some((edit, Returned::Orphan(orphan))));
         }
-        if !wishes.restore || !self.has_preserved_data(bot) {
+        if !wishes.restore {
             return Ok(None);
         }
-        let checked = self.check_preserved(bot).await?;
+        let archive = match self.preserved_archive(bot, None) {
+            Err(Error::NoPreservedData) => return Ok(None),
+            archive => archive?,
+        };
+        let checked = self.check_preserved(bot, archive).await?;
         let edit = Edit::Archive {
             checked,
             mode: ApplyMode::Replace,
         };
-        Ok(Some((edit, Returned::Preserved)))
+        Ok(Some((edit, Returned::Archive(archive))))
     }
 
     /// Prepares the writable snapshot on the image's top one, which is there unless something else
@@ -232,7 +239,7 @@ impl Inner {
             }
         }
         let image = &record.image.reference;
-        let base = self.runtime.images.unpack(lease, image).await?;
+        let base = self.unpacked_image(lease, image).await?;
         self.prepare_on_image(lease, key, &note, &base).await
     }
 
@@ -283,38 +290,6 @@ impl Inner {
         Ok(())
     }
 
-    /// The image, local already or pulled: within its own budget, and cancellable.
-    pub(crate) async fn local_image(
-        &self,
-        lease: &LeaseId,
-        wishes: &Wishes,
-        live: &LiveOperation,
-    ) -> Result<Image> {
-        if !wishes.pull_always {
-            match self.runtime.images.get(&wishes.image).await {
-                Err(error) if error.is_not_found() => {}
-                image => return Ok(image?),
-            }
-        }
-        live.cancellable.store(true, Ordering::SeqCst);
-        let budget = self.config.pull_timeout;
-        let pull = self
-            .runtime
-            .images
-            .pull(lease, &wishes.image, &live.pull, &live.cancel);
-        let pulled = tokio::time::timeout(budget, pull).await;
-        live.cancellable.store(false, Ordering::SeqCst);
-        match pulled {
-            Ok(Ok(image)) => Ok(image),
-            Ok(Err(error)) if error.kind() == RuntimeErrorKind::Cancelled => Err(Error::Cancelled),
-            Ok(Err(error)) => Err(Error::Pull(error)),
-            Err(_) => Err(Error::PullTimedOut {
-                image: wishes.image.clone(),
-                seconds: budget.as_secs(),
-            }),
-        }
-    }
-
     /// Takes a container's record that the runtime has and whose snapshot it lost.
     async fn take_container(
         self: &Arc<Self>,
@@ -339,7 +314,7 @@ impl Inner {
             .stop(id, Signal::TERM, self.config.stop_grace)
             .await?;
         let namespace = self.runtime.network.create_namespace(id).await?;
-        let spec = self.spec(record, address, namespace);
+        let spec = self.spec(record, address, namespace).await?;
         Ok(self.runtime.containers.switch(lease, &spec).await?)
     }
 
@@ -433,7 +408,7 @@ fn bot_status(operation: &Operation, status: BotStatus) -> Change {
 impl Inner {
     /// What a creation tells of a workspace.
     pub(crate) fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
-        let ResolvedImage { reference, .. } = &record.image;
+        let RecordedImage { reference, .. } = &record.image;
         CreatedWorkspace {
             container: record.container.clone(),
             image: reference.clone(),
