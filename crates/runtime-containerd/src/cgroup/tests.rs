@@ -136,7 +136,7 @@ fn recorded_files_of_version_1() {
 
 #[test]
 fn kills_for_lack_of_memory_are_counted_in_both_versions() {
-    let recorded = Recorded::new("v1");
+    let recorded = Recorded::new(V1);
     assert_eq!(recorded.v1().out_of_memory_kills("/b/c").unwrap(), None);
     // From before Linux 4.13.
     recorded.write("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n");
