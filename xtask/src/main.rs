@@ -88,10 +88,14 @@ enum Task {
         /// database locked or the disk full, and write docs/RELIABILITY.md; takes many minutes
         #[arg(long, conflicts_with = "matrix")]
         kill_matrix: bool,
+        /// Run the model test of data alone: so many random sequences in memory, and a fiftieth of them
+        /// on containerd
+        #[arg(long, value_name = "SEQUENCES", conflicts_with_all = ["matrix", "kill_matrix"])]
+        model: Option<u64>,
         /// Check the server on whole machines with systemd and cgroup v2, or on those named: Debian
         /// in QEMU, without KVM; takes about an hour
         #[arg(long, value_name = "DEBIAN", num_args = 0.., value_delimiter = ',',
-            conflicts_with_all = ["matrix", "kill_matrix"])]
+            conflicts_with_all = ["matrix", "kill_matrix", "model"])]
         vm: Option<Vec<Debian>>,
         /// Only tests whose names contain one of these; with --kill-matrix only these operations,
         /// and nothing is written
@@ -105,9 +109,13 @@ enum Task {
         /// Few rounds, to see whether it works; nothing is written
         #[arg(long)]
         quick: bool,
+        /// A program of another build of the server, to be measured in turns with this one; the agent
+        /// beside it is its own
+        #[arg(long, value_name = "PROGRAM")]
+        against: Option<PathBuf>,
         /// Only measurements whose names contain one of these: first-command, create, stop-start,
         /// rollback, rollback-stopped, snapshot, snapshot-stop, freeze, export, command, files,
-        /// terminals, fleet, history; nothing is written
+        /// terminals, fleet, idle, load, history, against; nothing is written
         filters: Vec<String>,
     },
     /// Feed hostile input to what parses it, with libFuzzer; what makes a target fail is kept
@@ -163,6 +171,10 @@ fn run(task: Task) -> Result<()> {
             ..
         } => testing::run_kill_matrix(&filters),
         Task::Test {
+            model: Some(sequences),
+            ..
+        } => testing::run_model(sequences),
+        Task::Test {
             vm: Some(releases),
             filters,
             ..
@@ -177,7 +189,11 @@ fn run(task: Task) -> Result<()> {
             filters,
             ..
         } => testing::run_matrix(&versions, &filters),
-        Task::Bench { quick, filters } => bench::run(quick, &filters),
+        Task::Bench {
+            quick,
+            against,
+            filters,
+        } => bench::run(quick, against.as_deref(), &filters),
         Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Ci => ci::run(),
         Task::Tidy => progress::step("tidy", tidy::run),

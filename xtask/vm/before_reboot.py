@@ -7,7 +7,7 @@ import time
 
 import botstead
 import network
-from botstead import Workspace, sh, until, workspace
+from botstead import sh, until, until_empty, workspace
 from harness import check, handover, setup
 
 SMALL = {"limits": {"memory_bytes": 256 << 20, "pids": 64, "cpu_millis": 500}}
@@ -84,6 +84,17 @@ def memory_is_limited_and_the_workspace_survives():
     assert space.limit("memory.swap.max") == "0"
     assert space.counter("memory.events", "oom_kill") >= 1
     assert space.out("cut -d ' ' -f 22 /proc/1/stat") == first, "PID 1 is another one"
+
+
+@check
+def lack_of_memory_is_told():
+    space = workspace("small", **SMALL)
+    hog = space.run("python3 -c 'x = bytearray(600 << 20)'")
+    assert hog["exit_code"] == 137 and hog.get("oom") is True, hog
+    assert space.run("exit 137").get("oom") is not True
+    until("the kills are counted", lambda: space.look()["out_of_memory"]["kills"] >= 1)
+    counted = re.search(r"^botstead_out_of_memory_kills_total (\d+)$", botstead.raw("GET", "/metrics").decode(), re.M)
+    assert counted and int(counted.group(1)) >= 1, counted
 
 
 @check
@@ -326,7 +337,7 @@ def a_deleted_workspace_leaves_nothing():
     gone.stop()
     gone.start()
     gone.delete()
-    until("nothing is left", lambda: botstead.traces() == before)
+    until_empty(lambda: botstead.difference(before, botstead.traces()))
 
 
 @handover

@@ -1,8 +1,8 @@
 //! `botstead admin backup` and `restore`: the database as a file.
 //!
 //! A copy can be made at any time. It is put back only while no server runs: a server believes what it
-//! has read. Versions that were made after the copy are unknown to it afterwards; their snapshots stay
-//! until `botstead doctor --repair --yes`.
+//! has read. What was made after the copy is unknown to it then: the next start finds it in the runtime
+//! and records it again, and lists what belongs to bots that the copy does not know.
 
 use crate::config::Config;
 use crate::installation::Installation;

@@ -36,12 +36,17 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
         /// List what belongs to nothing: leases, containers, snapshots, namespaces, channels,
-        /// addresses. Looks only; with --yes it is removed. May be asked while the server runs.
+        /// addresses. Looks only; with --yes it is removed. May be asked while the server runs. What
+        /// may be the only copy of somebody's work is listed and kept.
         #[arg(long)]
         repair: bool,
         /// Confirm --repair.
         #[arg(long, requires = "repair")]
         yes: bool,
+        /// Remove a snapshot that --repair lists as kept too, with the container that has it, for
+        /// good. May be given several times.
+        #[arg(long, value_name = "NAME", requires = "repair")]
+        discard: Vec<String>,
     },
 }
 

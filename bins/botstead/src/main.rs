@@ -64,13 +64,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor {
-            repair: true, yes, ..
+            repair: true,
+            yes,
+            discard,
+            ..
         } => {
             process::start_log(&Log {
                 filter: "warn".into(),
                 ..config.log.clone()
             })?;
-            let repaired = runtime()?.block_on(repair::repair(&config, yes))?;
+            let repaired = runtime()?.block_on(repair::repair(&config, yes, &discard))?;
             print(&repaired.to_text())?;
             Ok(ExitCode::from(u8::from(repaired.failed())))
         }

@@ -1,11 +1,13 @@
-//! `botstead doctor --repair`: lists what belongs to nothing, and removes it when that is confirmed.
+//! `botstead doctor --repair`: lists what belongs to nothing, and removes it when that is confirmed. What
+//! may be the only copy of somebody's work is removed only where it is named as well.
 
 use crate::config::{Config, ContainerdMode};
 use crate::installation::Installation;
 use crate::serve;
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use botstead_runtime::Runtime;
 use botstead_store_sql::{SqlConfig, SqlStore};
-use botstead_workspace::{Leftover, find_leftovers, remove_leftover};
+use botstead_workspace::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 use chrono::TimeDelta;
 use std::fmt::Write;
 
@@ -27,50 +29,75 @@ pub struct Repair {
 
 #[derive(Debug)]
 enum Outcome {
-    Found,
+    Kept,
+    ToRemove,
     Removed,
     Failed(String),
 }
 
-/// Looks, and with `confirmed` removes.
+/// What is removed.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Keep,
+    Remove,
+    Discard,
+}
+
+/// Looks, and with `confirmed` removes; with it also what `discard` names.
 ///
 /// # Errors
-/// When the database cannot be opened or containerd does not answer.
-pub async fn repair(config: &Config, confirmed: bool) -> anyhow::Result<Repair> {
+/// When the database cannot be opened or containerd does not answer; when nothing is called as one of
+/// `discard`, before anything is removed.
+pub async fn repair(
+    config: &Config,
+    confirmed: bool,
+    discard: &[String],
+) -> anyhow::Result<Repair> {
     let installation = Installation::prepare(config)?;
     let path = installation.database_path(config);
     let database = SqlStore::open(&SqlConfig::at(path))
         .await
         .context("cannot open the database")?;
-    let settings = &config.runtime.containerd;
-    let socket = match settings.mode {
-        ContainerdMode::External => settings.socket.clone(),
-        ContainerdMode::Managed => installation.managed_socket(),
-    };
-    let network = serve::network(config, &installation)?;
-    let runtime = serve::runtime(config, &installation, &socket, network)?;
-    runtime.backend.version().await.with_context(|| {
-        format!(
-            "containerd does not answer at {}; start the server first",
-            socket.display()
-        )
-    })?;
+    let runtime = runtime_of(config, &installation).await?;
     let store = database.store();
-    let mut found = Vec::new();
     // While this is held no server can begin anything.
     let alone = installation.lock().ok();
     let settled = match alone {
         Some(_) => TimeDelta::zero(),
         None => SETTLED,
     };
-    for leftover in find_leftovers(&runtime, &store, settled).await? {
-        let outcome = if !confirmed || !leftover.is_removable() {
-            Outcome::Found
-        } else {
-            match remove_leftover(&runtime, &store, &leftover).await {
-                Ok(()) => Outcome::Removed,
-                Err(error) => Outcome::Failed(error.to_string()),
+    let leftovers = find_leftovers(&runtime, &store, settled).await?;
+    let is_named = |leftover: &Leftover, name: &String| {
+        let own = leftover.name();
+        own.is_some_and(|own| own.as_str() == name)
+    };
+    for name in discard {
+        ensure!(
+            leftovers.iter().any(|leftover| is_named(leftover, name)),
+            "nothing is called {name} that could be discarded; `botstead doctor --repair` lists what is \
+             kept. Nothing was removed"
+        );
+    }
+    let mut found = Vec::new();
+    for leftover in leftovers {
+        let way = match discard.iter().any(|name| is_named(&leftover, name)) {
+            true => Way::Discard,
+            false if leftover.is_removable() => Way::Remove,
+            false => Way::Keep,
+        };
+        let done = match way {
+            Way::Keep => None,
+            Way::Remove | Way::Discard if !confirmed => {
+                found.push((leftover, Outcome::ToRemove));
+                continue;
             }
+            Way::Remove => Some(remove_leftover(&runtime, &store, &leftover).await),
+            Way::Discard => Some(discard_leftover(&runtime, &leftover).await),
+        };
+        let outcome = match done {
+            None => Outcome::Kept,
+            Some(Ok(())) => Outcome::Removed,
+            Some(Err(error)) => Outcome::Failed(error.to_string()),
         };
         found.push((leftover, outcome));
     }
@@ -83,6 +110,40 @@ pub async fn repair(config: &Config, confirmed: bool) -> anyhow::Result<Repair> 
         confirmed,
         alone: alone.is_some(),
     })
+}
+
+/// What may be the only copy of somebody's work and is in no row, in words. Looks only, and hinders no
+/// server that starts meanwhile.
+///
+/// # Errors
+/// When the database cannot be opened or containerd does not answer.
+pub async fn unrecorded(config: &Config) -> anyhow::Result<Vec<String>> {
+    let installation = Installation::prepare(config)?;
+    let path = installation.database_path(config);
+    let database = SqlStore::open_as_it_is(&SqlConfig::at(path)).await?;
+    let runtime = runtime_of(config, &installation).await?;
+    let found = find_leftovers(&runtime, &database.store(), SETTLED).await;
+    database.close().await;
+    let kept = found?.into_iter().filter(|found| !found.is_removable());
+    Ok(kept.map(|found| found.to_string()).collect())
+}
+
+/// The runtime of an installation, which answers.
+async fn runtime_of(config: &Config, installation: &Installation) -> anyhow::Result<Runtime> {
+    let settings = &config.runtime.containerd;
+    let socket = match settings.mode {
+        ContainerdMode::External => settings.socket.clone(),
+        ContainerdMode::Managed => installation.managed_socket(),
+    };
+    let network = serve::network(config, installation)?;
+    let runtime = serve::runtime(config, installation, &socket, network)?;
+    runtime.backend.version().await.with_context(|| {
+        format!(
+            "containerd does not answer at {}; start the server first",
+            socket.display()
+        )
+    })?;
+    Ok(runtime)
 }
 
 impl Repair {
@@ -100,16 +161,16 @@ impl Repair {
             let word = match outcome {
                 Outcome::Removed => "removed",
                 Outcome::Failed(_) => "FAILED ",
-                Outcome::Found if leftover.is_removable() => "found  ",
-                Outcome::Found => "kept   ",
+                Outcome::ToRemove => "found  ",
+                Outcome::Kept => "kept   ",
             };
             let _ = writeln!(text, "{word}  {leftover}");
             if let Outcome::Failed(why) = outcome {
                 let _ = writeln!(text, "         -> {why}");
             }
         }
-        let removable = self.found.iter().filter(|(found, _)| found.is_removable());
-        let _ = match (removable.count(), self.confirmed) {
+        let to_remove = |(_, outcome): &&(Leftover, Outcome)| !matches!(outcome, Outcome::Kept);
+        let _ = match (self.found.iter().filter(to_remove).count(), self.confirmed) {
             (0, _) => writeln!(
                 text,
                 "nothing is to be repaired{}",
@@ -117,8 +178,7 @@ impl Repair {
             ),
             (count, false) => writeln!(
                 text,
-                "\n{count} to be removed; nothing was changed. `botstead doctor --repair --yes` removes \
-                 them"
+                "\n{count} to be removed; nothing was changed. The same with --yes removes them"
             ),
             (_, true) => Ok(()),
         };

@@ -82,6 +82,7 @@ fn every_role_and_action_is_in_the_matrix() {
         match action {
             Action::ManageUsers
             | Action::ManageImages
+            | Action::RecoverData
             | Action::CreateBot
             | Action::ListAllBots
             | Action::ReadBot
@@ -93,7 +94,7 @@ fn every_role_and_action_is_in_the_matrix() {
             | Action::DeleteWorkspace => {}
         }
     }
-    assert_eq!((Role::ALL.len(), Action::ALL.len()), (2, 11));
+    assert_eq!((Role::ALL.len(), Action::ALL.len()), (2, 12));
 }
 
 #[test]

@@ -40,6 +40,7 @@ use utoipa_actix_web::AppExt;
         (name = "snapshots", description = "Versions of a workspace."),
         (name = "operations", description = "What is under way on a bot, and what was."),
         (name = "images", description = "Local images; admin only."),
+        (name = "recovery", description = "What the database does not know; admin only."),
         (name = "server", description = "Health, figures and this document."),
     ),
     components(schemas(ProblemBody, StreamError)),

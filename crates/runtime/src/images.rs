@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 pub struct Image {
     /// Reference, digest and configuration.
     pub resolved: ResolvedImage,
+    /// The snapshot that its top layer has once it is unpacked, where the backend knows it beforehand:
+    /// what is prepared on it needs [`Images::unpack`] only when it is not there.
+    pub top: Option<SnapshotKey>,
     /// The size of its compressed layers for this platform, in bytes.
     pub size_bytes: u64,
     /// When it was pulled or imported.

@@ -232,8 +232,10 @@ impl Inner {
     /// Tries again what earlier operations on the bot could not finish, and gives up what can never be.
     /// The caller holds the bot.
     pub(crate) async fn recover_bot(self: &Arc<Self>, bot: BotId) -> Result<()> {
+        let mut ended_one = false;
         // Taken out first: what it becomes may have to be retried as well.
         while let Some(mut stuck) = self.take_stuck(bot) {
+            ended_one = true;
             let Err(error) = self.replay(&stuck.operation).await else {
                 continue;
             };
@@ -247,6 +249,10 @@ impl Inner {
                 self.put_stuck_back(stuck);
                 return Err(error);
             }
+        }
+        if ended_one {
+            // At start a bot with such an operation was not compared.
+            self.keep_what_is_there(bot).await?;
         }
         Ok(())
     }
@@ -401,6 +407,7 @@ impl Workspaces {
             workspaces_running: inner.samples.running(),
             versions_missing: inner.losses.versions(),
             workspaces_lost: inner.losses.workspaces(),
+            out_of_memory_kills: inner.kills.total(),
         })
     }
 }

@@ -8,9 +8,10 @@
 //! workspace that has something else by the time of a replay is left as it is.
 
 mod edit;
+mod folder;
 
 use crate::faults::fault_point;
-use crate::layers::unless_missing;
+use crate::layers::{Root, unless_missing};
 use crate::notes::Note;
 use crate::operations::{LiveOperation, event, finish, input, kind_name, new_operation};
 use crate::service::Inner;
@@ -21,10 +22,12 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, RecordedImage, SnapshotKey, VersionNumber,
-    VersionSource,
+    BotId, DesiredState, LeaseId, OperationId, PreservedId, RecordedImage, SnapshotKey,
+    VersionNumber, VersionSource,
 };
-pub(crate) use edit::{Edit, blocking, existing_data, host};
+pub(crate) use edit::{Edit, blocking, host};
+pub use folder::DataTrouble;
+pub(crate) use folder::existing_data;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -44,6 +47,10 @@ pub(crate) struct Replacement {
     /// Whether it is changed before the workspace gets it. What the change is, is not recorded: a
     /// replacement that is interrupted before its end is reverted.
     pub(crate) edited: bool,
+    /// The preserved archive that is brought back, and goes afterwards. An operation that an earlier
+    /// server left does not name it: then there was one only.
+    #[serde(default)]
+    pub(crate) preserved: Option<PreservedId>,
 }
 
 /// What a new writable snapshot begins as.
@@ -79,6 +86,7 @@ impl Replacement {
             keep: record.dirty.then_some(source),
             base,
             edited,
+            preserved: None,
         }
     }
 
@@ -119,7 +127,24 @@ impl Inner {
     ) -> Result<Arc<LiveOperation>> {
         let operation = new_operation(id, bot, kind, what)?;
         let reserve = what.keep.is_some();
-        let operation = self.store.operations.begin(&operation, reserve).await?;
+        let lease = LeaseId::for_operation(id);
+        let (begun, leased) = tokio::join!(
+            self.store.operations.begin(&operation, reserve),
+            self.runtime.leases.create(&lease)
+        );
+        let operation = match begun {
+            Ok(operation) => operation,
+            Err(error) => {
+                self.drop_lease(id);
+                return Err(error.into());
+            }
+        };
+        if let Err(error) = leased {
+            let error = error.into();
+            self.drop_lease(id);
+            self.finish_failed(&operation, &error).await;
+            return Err(error);
+        }
         fault_point!(fault_name(kind), "begun");
         Ok(self.register(operation))
     }
@@ -208,10 +233,8 @@ impl Inner {
                     }
                     Standing::Untouched => {
                         // It may even run on; if it should and does not, it is started as any other.
-                        if self.is_leased(operation.id).await? {
-                            let record = self.required_record(operation.bot).await?;
-                            self.discard_fresh(operation, &record).await;
-                        }
+                        let record = self.required_record(operation.bot).await?;
+                        self.discard_fresh(operation, &record).await;
                         return self.finish_interrupted(operation).await;
                     }
                     Standing::Between if what.goes_forward() => (what, How::Forward),
@@ -257,14 +280,16 @@ impl Inner {
             (None, _) => return Err(Error::WorkspaceNotFound(bot)),
         };
         let before = kept.or(record.head_version);
+        let mut root = None;
         if record.snapshot != fresh {
             let lease = LeaseId::for_operation(id);
-            self.runtime.leases.create(&lease).await?;
             let version = SnapshotKey::version(id);
             let old = record.snapshot.clone();
             let mut changes = Vec::new();
             if let (Some(source), Some(number)) = (what.keep, kept) {
-                if !switched {
+                if switched {
+                    self.runtime.leases.create(&lease).await?;
+                } else {
                     let note = Note::of(bot, &record.image, record.head_version);
                     let note = note.version(number, None, &old);
                     self.capture(&lease, &record, &version, &note, at).await?;
@@ -278,9 +303,12 @@ impl Inner {
                     let version = self.version_record(&record, number, None, source, version);
                     changes.push(Change::InsertVersion(Box::new(version)));
                 }
-            } else if !made_again && !switched {
-                self.power_down(&record).await?;
-                fault_point!(at, "stopped");
+            } else {
+                self.runtime.leases.create(&lease).await?;
+                if !made_again && !switched {
+                    self.power_down_to_replace(&record).await?;
+                    fault_point!(at, "stopped");
+                }
             }
             fault_point!(at, "committed");
             let (image, head) = match &what.base {
@@ -299,8 +327,10 @@ impl Inner {
                 // Half an edit of an earlier attempt is nothing to go on from.
                 unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
                 let note = Note::of(bot, &image, head);
-                self.prepare_base(operation, &lease, &note, &what.base, present.as_ref())
+                let prepared = self
+                    .prepare_base(operation, &lease, &note, &what.base, present.as_ref())
                     .await?;
+                root = Some(prepared);
                 fault_point!(at, "prepared");
                 self.edit(&lease, &fresh, edit, present.as_ref()).await?;
                 fault_point!(at, "edited");
@@ -335,10 +365,14 @@ impl Inner {
         }
         if operation.kind == OperationKind::Restore && failed.is_none() {
             // Its data is in the workspace and on the disk.
-            self.remove_preserved(bot)?;
+            let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
+            self.remove_preserved(bot, archive)?;
         }
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            match root {
+                Some(root) => self.bring_up_on(&record, &root).await?,
+                None => self.bring_up(&record).await?,
+            }
             fault_point!(at, "started");
         }
         self.store
@@ -349,7 +383,7 @@ impl Inner {
         Ok(Replaced { kept, before })
     }
 
-    /// Prepares the new writable snapshot.
+    /// Prepares the new writable snapshot, and tells how it is mounted.
     async fn prepare_base(
         self: &Arc<Self>,
         operation: &Operation,
@@ -357,7 +391,7 @@ impl Inner {
         note: &Note<'_>,
         base: &Base,
         present: Option<&SnapshotKey>,
-    ) -> Result<()> {
+    ) -> Result<Root> {
         let fresh = &SnapshotKey::active(operation.id);
         match base {
             Base::Present => {

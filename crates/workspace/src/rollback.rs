@@ -52,6 +52,7 @@ impl Workspaces {
                         keep: None,
                         base,
                         edited: false,
+                        preserved: None,
                     },
                 };
                 let live = work
@@ -129,6 +130,9 @@ impl Inner {
     pub(crate) async fn undo_remake(self: &Arc<Self>, operation: &Operation) -> Result<()> {
         let fresh = SnapshotKey::active(operation.id);
         if self.record(operation.bot).await?.is_some() {
+            // Of a workspace whose files are lost; what its container got is found again.
+            self.remove_unnamed(&fresh).await?;
+            self.drop_lease(operation.id);
             return Ok(());
         }
         let container = ContainerId::for_bot(operation.bot);

@@ -23,8 +23,7 @@ pub(crate) enum Standing {
     Between,
     /// The workspace has the snapshot that the operation made for it, which is whole.
     Switched,
-    /// It has something else, or nothing of the operation is left: it ended long ago, or never did
-    /// anything.
+    /// It has something else, or the operation has no lease: it ended long ago, or never did anything.
     MovedOn,
 }
 
@@ -60,19 +59,17 @@ impl Inner {
         if named.is_some() && named != before_too && named != Some(after.as_str()) {
             return Ok(Standing::MovedOn);
         }
-        if let Some(before) = before
-            && self.snapshot_exists(before).await?
-        {
-            return Ok(Standing::Untouched);
+        if !self.is_leased(operation.id).await? {
+            return Ok(Standing::MovedOn);
         }
-        match self.is_leased(operation.id).await? {
-            true => Ok(Standing::Between),
-            false => Ok(Standing::MovedOn),
+        match before {
+            Some(before) if self.snapshot_exists(before).await? => Ok(Standing::Untouched),
+            Some(_) | None => Ok(Standing::Between),
         }
     }
 
     /// Whether the operation's lease is there: every operation has one from its first step to its end.
-    pub(crate) async fn is_leased(&self, operation: OperationId) -> Result<bool> {
+    async fn is_leased(&self, operation: OperationId) -> Result<bool> {
         let lease = LeaseId::for_operation(operation);
         let all = self.runtime.leases.list().await?;
         Ok(all.iter().any(|found| found.id == lease.as_str()))
@@ -80,11 +77,17 @@ impl Inner {
 
     /// Ends an operation that the workspace has left behind, with everything as it is.
     pub(crate) async fn end_superseded(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        tracing::warn!(operation = %operation.id, bot = %operation.bot,
+        let container = self.container(operation.bot).await?;
+        let row = self.record(operation.bot).await?;
+        let row = row.as_ref().map(|row| row.snapshot.as_str());
+        let why = match &container {
+            Some(found) if Some(found.snapshot.as_str()) != row => Error::Superseded,
+            Some(_) | None => Error::Interrupted,
+        };
+        tracing::warn!(operation = %operation.id, bot = %operation.bot, error = %why,
             kind = kind_name(operation.kind),
-            "the workspace is newer than an operation that the database calls unfinished; it is left as it is");
-        self.end_as_it_is(operation, &Error::Superseded, false)
-            .await
+            "an unfinished operation is ended with the workspace as it is");
+        self.end_as_it_is(operation, &why, false).await
     }
 
     /// Ends an operation that can go neither forward nor back, with everything as it is, and says so.

@@ -50,11 +50,15 @@ impl Place {
         self.data_dir.join("default-image")
     }
 
+    /// Whether it is this machine's installation, and not one for trying things out.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.data_dir == Path::new(DATA_DIR)
+    }
+
     /// The systemd unit, where systemd runs this machine. Installations elsewhere than in the usual
     /// folder are for trying things out and get none.
     pub(crate) fn unit(&self) -> Option<&'static str> {
-        let usual = self.data_dir == Path::new(DATA_DIR);
-        (usual && Path::new("/run/systemd/system").is_dir()).then_some("botstead.service")
+        (self.is_usual() && Path::new("/run/systemd/system").is_dir()).then_some("botstead.service")
     }
 
     /// Writes the configuration unless there is one, which then stays as its owner left it.

@@ -10,6 +10,9 @@ use std::path::Path;
 /// openat2 is from 5.6; what was tested is from 5.10, that of Debian 11.
 const OLDEST: &[u64] = &[5, 6];
 const OLDEST_TESTED: &[u64] = &[5, 10];
+/// The change feed of live snapshots needs what fanotify tells of overlayfs since 6.5
+/// (`botstead_live_copy::ChangeFeed`).
+const OLDEST_WITH_FEED: &[u64] = &[6, 5];
 
 pub(super) fn privileges() -> Check {
     if rustix::process::geteuid().is_root() {
@@ -105,12 +108,54 @@ pub(super) fn fanotify() -> Check {
     // them yet.
     let report_names = InitFlags::from_bits_retain(0x400 | 0x800);
     let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | report_names;
-    match Fanotify::init(flags, EventFFlags::O_RDONLY) {
-        Ok(_) => Check::ok("fanotify", "reports names"),
+    let opened = Fanotify::init(flags, EventFFlags::O_RDONLY).map(drop);
+    let release = rustix::system::uname();
+    judge_fanotify(
+        &release.release().to_string_lossy(),
+        opened.map_err(|error| error.to_string()),
+    )
+}
+
+/// Snapshots are whole without it, and take longer: that an old kernel has none is a note.
+fn judge_fanotify(release: &str, opened: Result<(), String>) -> Check {
+    match opened {
+        Ok(()) if version_numbers(release).as_slice() < OLDEST_WITH_FEED => Check::ok(
+            "fanotify",
+            "reports names, but not enough of them: live snapshots walk the files, which takes longer; \
+             Linux 6.5 or newer has the change feed",
+        ),
+        Ok(()) => Check::ok("fanotify", "reports names"),
         Err(error) => Check::warn(
             "fanotify",
             format!("not available: {error}"),
             "live snapshots will walk the files instead; Linux 6.5 or newer as root has it",
+        ),
+    }
+}
+
+/// What `cargo xtask up` sets. All workspaces are uid 0 of one user namespace and share one user's
+/// inotify instances (inotify(7)).
+const WATCHERS: u32 = 8192;
+
+pub(super) fn inotify() -> Check {
+    judge_inotify(
+        &fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap_or_default(),
+    )
+}
+
+fn judge_inotify(instances: &str) -> Check {
+    let name = "inotify";
+    match instances.trim().parse::<u32>() {
+        Ok(most) if most >= WATCHERS => Check::ok(name, format!("{most} watchers")),
+        Ok(most) => Check::warn(
+            name,
+            format!("{most} watchers for all workspaces together"),
+            "run: sysctl -w fs.inotify.max_user_instances=8192, and put that line into /etc/sysctl.d",
+        ),
+        Err(_) => Check::warn(
+            name,
+            "the kernel does not have it",
+            "use a kernel with CONFIG_INOTIFY_USER: programs in workspaces cannot watch files",
         ),
     }
 }
@@ -133,6 +178,33 @@ mod tests {
         ] {
             assert_eq!(judge_version(release).status, status, "{release}");
         }
+    }
+
+    #[test]
+    fn few_watchers_for_all_workspaces_are_warned_of() {
+        for (instances, status) in [
+            ("8192\n", Status::Ok),
+            ("128\n", Status::Warn),
+            ("", Status::Warn),
+        ] {
+            assert_eq!(judge_inotify(instances).status, status, "{instances:?}");
+        }
+    }
+
+    #[test]
+    fn kernels_without_the_change_feed_are_told() {
+        for (release, feed) in [
+            ("6.1.0-57-cloud-amd64", false),
+            ("5.15.0-100-generic", false),
+            ("6.5.0", true),
+            ("6.12.117", true),
+        ] {
+            let check = judge_fanotify(release, Ok(()));
+            assert_eq!(check.status, Status::Ok, "{release}");
+            assert_ne!(check.detail.contains("walk"), feed, "{release}");
+        }
+        let refused = judge_fanotify("6.12.0", Err("EPERM".to_owned()));
+        assert_eq!(refused.status, Status::Warn);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod disk;
 mod firewall;
 mod kernel;
 mod programs;
+mod unrecorded;
 
 use crate::config::Config;
 use serde::Serialize;
@@ -81,14 +82,17 @@ pub async fn examine(config: &Config) -> Report {
         kernel::namespaces(),
         kernel::openat2(),
         kernel::fanotify(),
+        kernel::inotify(),
         cgroups::check(),
         containerd::check(config).await,
         programs::runc(config),
         programs::agent(config),
         firewall::forward_policy(),
+        firewall::own_table(config),
         firewall::ip_forward(),
     ];
     checks.extend(disk::check(config));
+    checks.push(unrecorded::check(config).await);
     Report { checks }
 }
 

@@ -3,11 +3,13 @@
 // Clippy takes only functions with #[test] for tests; these modules are nothing else.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod acknowledgements;
 mod connections;
 mod container;
 mod hostile;
 mod log;
 mod people;
+mod preserved;
 mod rules;
 mod sessions;
 mod sign_in;

@@ -22,6 +22,7 @@ fn operations(bot: &str) -> Vec<(Method, String, String)> {
                 .replace("{operation_id}", NOBODY)
                 .replace("{version}", "1")
                 .replace("{a}/diff/{b}", "1/diff/current")
+                .replace("{name}", "active-none")
                 .replace("{ref}", IMAGE);
             operations.push((method, path.clone(), filled));
         }
@@ -383,4 +384,23 @@ async fn shutdown_ends_streams_with_an_event_and_takes_nothing_new() {
     server.await.unwrap().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(reqwest::get(format!("{base}/healthz")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_does_not_know_is_for_admins() {
+    let api = Api::start().await;
+    let calls = [
+        (Method::GET, "/recovery"),
+        (Method::POST, "/recovery/active-none/export"),
+        (Method::DELETE, "/recovery/active-none"),
+    ];
+    for (method, path) in calls {
+        let refused = api.call(&api.member, method.clone(), path, None).await;
+        refused.expect_problem(403, "forbidden");
+        let reply = api.call(&api.admin, method, path, None).await;
+        match path {
+            "/recovery" => assert_eq!(reply.expect(200), json!({"items": []})),
+            _ => drop(reply.expect_problem(404, "nothing_to_recover")),
+        }
+    }
 }

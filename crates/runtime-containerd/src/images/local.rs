@@ -243,6 +243,7 @@ pub(super) fn describe(reference: ImageRef, record: &Record, tree: &Tree) -> Ima
             digest: tree.top().digest.clone(),
             config: tree.parsed.clone(),
         },
+        top: tree.chain_id().parse().ok(),
         size_bytes: tree.size(),
         created_at: time(record.updated_at.as_ref().or(record.created_at.as_ref())),
     }

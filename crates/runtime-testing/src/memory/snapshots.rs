@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::faults::Op;
+use super::files::{Files, hides};
 use super::leases::{lease_of, protect};
 use super::state::{SnapshotRecord, State};
 use super::trees;
@@ -32,7 +33,7 @@ impl Snapshots for Shared {
         key: &SnapshotKey,
         parent: Option<&SnapshotKey>,
         labels: &BTreeMap<String, String>,
-    ) -> Result<()> {
+    ) -> Result<Vec<SnapshotMount>> {
         let op = Op("snapshots.prepare", "prepare snapshot");
         self.call(op, key, |state| {
             lease_of(state, op, lease)?;
@@ -57,7 +58,8 @@ impl Snapshots for Shared {
                 true,
             );
             state.changed();
-            Ok(())
+            // They cannot be mounted.
+            Ok(Vec::new())
         })
     }
 
@@ -112,6 +114,14 @@ impl Snapshots for Shared {
         })
     }
 
+    async fn labelled(&self, label: &str, value: &str) -> Result<Vec<Snapshot>> {
+        self.call(Op("snapshots.labelled", "list"), "snapshots", |state| {
+            let mut all = list(state);
+            all.retain(|snapshot| snapshot.labels.get(label).is_some_and(|v| v == value));
+            Ok(all)
+        })
+    }
+
     async fn flatten(
         &self,
         lease: &LeaseId,
@@ -134,10 +144,12 @@ impl Snapshots for Shared {
                 };
                 let layer = record(state, op, &key)?;
                 next = layer.snapshot.parent.clone();
+                // What is above counts.
+                let above: Files = files.clone();
                 for (path, content) in &layer.files {
-                    // What is above counts.
-                    let above = files.entry(path.clone());
-                    above.or_insert_with(|| content.clone());
+                    if !above.contains_key(path) && !hides(&above, path) {
+                        files.insert(path.clone(), content.clone());
+                    }
                 }
             }
             protect(state, op, lease, name)?;

@@ -153,6 +153,7 @@ macro_rules! store_conformance {
                 another_bots_operation_is_not_found
                 reserved_numbers_count_from_one_per_bot
                 a_failed_begin_reserves_nothing
+                a_beginning_and_its_changes_are_one
                 numbers_are_never_reused
                 numbers_of_inserted_versions_are_used_up
                 concurrent_begins_get_distinct_numbers

@@ -2,18 +2,19 @@
 
 use super::{Creation, Phase, Returned, Wishes, refuse_other};
 use crate::faults::fault_point;
+use crate::layers::Root;
 use crate::model::CreatedWorkspace;
 use crate::notes::Note;
 use crate::operations::{encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
-use crate::spec::{DATA_PATH, is_workspace_of};
+use crate::spec::is_workspace_of;
 use crate::standing::Standing;
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, RecordedImage, SnapshotKey};
+use botstead_types::{ContainerId, DesiredState, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -41,9 +42,20 @@ impl Inner {
             return Ok(self.found(&record));
         }
         let lease = LeaseId::for_operation(operation.id);
+        let network = self.runtime.network.info();
+        // In one transaction with the operation, as each of them waits for the disk.
+        let beginning = vec![
+            bot_status(operation, BotStatus::Creating),
+            Change::AssignAddress {
+                bot: operation.bot,
+                subnet: network.subnet,
+                gateway: network.gateway,
+            },
+        ];
+        let operations = &self.store.operations;
         // Side by side: start-up removes a lease whose operation the journal does not have.
         let (begun, leased) = tokio::join!(
-            self.store.operations.begin(operation, false),
+            operations.begin_with(operation, false, beginning),
             self.runtime.leases.create(&lease)
         );
         if let Err(error) = begun {
@@ -88,13 +100,14 @@ impl Inner {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
         wishes.check(&self.config.bounds)?;
-        let creating = vec![bot_status(operation, BotStatus::Creating)];
-        let (image, shown) = tokio::join!(
+        let container = ContainerId::for_bot(bot);
+        let (image, namespace) = tokio::join!(
             self.wished_image(lease, &wishes, &creation.live),
-            self.store.transactions.apply(creating)
+            self.runtime.network.create_namespace(&container)
         );
-        let image = self.recorded(image?.resolved).await?;
-        shown?;
+        let image = image?;
+        let top = image.top;
+        let image = self.recorded(image.resolved).await?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
         let record = ContainerRecord {
@@ -105,19 +118,20 @@ impl Inner {
             limits: wishes.limits,
             ..self.new_record(bot, image, SnapshotKey::active(id))
         };
-        let (prepared, address, namespace) = tokio::join!(
-            self.prepare_root(lease, &record),
+        let (root, address) = tokio::join!(
+            self.prepare_root(lease, &record, top.as_ref()),
             self.address(bot),
-            self.runtime.network.create_namespace(&record.container)
         );
-        prepared?;
+        let root = root?;
         fault_point!("create", "prepared");
         let returning = self.returning_data(&record, &wishes).await?;
         if let Some((edit, returned)) = returning {
             creation.phase.send_replace(Phase::Restoring);
             match self.edit(lease, &record.snapshot, edit, None).await {
-                // An orphan without `/data` has nothing to bring back.
-                Err(Error::PathNotFound(_)) => {}
+                Err(error @ Error::DataNotDirectory(_)) if returned.is_orphan() => {
+                    // It becomes a version, and is not lost.
+                    tracing::warn!(%bot, %error, "nothing is taken over from a workspace that was found");
+                }
                 edited => edited?,
             }
             fault_point!("create", "restored");
@@ -141,7 +155,7 @@ impl Inner {
             made => made?,
         }
         fault_point!("create", "container");
-        self.first_start(operation, &record, address, &wishes)
+        self.first_start(operation, &record, &root, address, &wishes)
             .await?;
         if let Some(returned) = &wishes.returned
             && let Err(error) = self.finish_return(operation, returned).await
@@ -165,7 +179,11 @@ impl Inner {
                 self.keep_as_version(operation.id, operation.bot, key)
                     .await?;
             }
-            Returned::Preserved => self.remove_preserved(operation.bot)?,
+            Returned::Preserved => {
+                let bot = operation.bot;
+                self.remove_preserved(bot, crate::data::legacy(bot))?;
+            }
+            Returned::Archive(id) => self.remove_preserved(operation.bot, *id)?,
         }
         fault_point!("create", "returned");
         let ended = vec![finished(operation)];
@@ -186,37 +204,50 @@ impl Inner {
         if let Some(orphan) = self.orphan(bot, &record.snapshot).await? {
             tracing::warn!(%bot, %orphan, archive = self.has_preserved_data(bot),
                 "recovering /data of a workspace whose container is gone");
-            let data = FilePath::new(DATA_PATH)?;
-            let edit = Edit::Path {
-                from: orphan.clone(),
-                path: data.clone(),
-                target: data,
-            };
+            let edit = Edit::DataOf(orphan.clone());
             return Ok(Some((edit, Returned::Orphan(orphan))));
         }
-        if !wishes.restore || !self.has_preserved_data(bot) {
+        if !wishes.restore {
             return Ok(None);
         }
-        let checked = self.check_preserved(bot).await?;
+        let archive = match self.preserved_archive(bot, None) {
+            Err(Error::NoPreservedData) => return Ok(None),
+            archive => archive?,
+        };
+        let checked = self.check_preserved(bot, archive).await?;
         let edit = Edit::Archive {
             checked,
             mode: ApplyMode::Replace,
         };
-        Ok(Some((edit, Returned::Preserved)))
+        Ok(Some((edit, Returned::Archive(archive))))
     }
 
-    async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
+    /// Prepares the writable snapshot on the image's top one, which is there unless something else
+    /// than this server removed it.
+    async fn prepare_root(
+        &self,
+        lease: &LeaseId,
+        record: &ContainerRecord,
+        top: Option<&SnapshotKey>,
+    ) -> Result<Root> {
+        let key = &record.snapshot;
+        let note = Note::of(record.bot, &record.image, None);
+        if let Some(top) = top {
+            match self.prepare_on_image(lease, key, &note, top).await {
+                Err(Error::Runtime(error)) if error.is_not_found() => {}
+                prepared => return prepared,
+            }
+        }
         let image = &record.image.reference;
         let base = self.unpacked_image(lease, image).await?;
-        let note = Note::of(record.bot, &record.image, None);
-        self.prepare_on_image(lease, &record.snapshot, &note, &base)
-            .await
+        self.prepare_on_image(lease, key, &note, &base).await
     }
 
     async fn first_start(
         &self,
         operation: &Operation,
         record: &ContainerRecord,
+        root: &Root,
         address: Ipv4Addr,
         wishes: &Wishes,
     ) -> Result<()> {
@@ -227,7 +258,7 @@ impl Inner {
         };
         let endpoint = Endpoint { address };
         let (task, network, recorded) = tokio::join!(
-            self.runtime.tasks.create(id),
+            self.runtime.tasks.create_on(id, root),
             self.runtime.network.attach(id, &endpoint),
             self.store.transactions.apply(vec![
                 Change::InsertContainer(Box::new(record.clone())),
@@ -244,6 +275,7 @@ impl Inner {
         fault_point!("create", "task");
         network?;
         self.runtime.tasks.start(id).await?;
+        self.greet_agent(id);
         fault_point!("create", "started");
         let detail = json!({"image": record.image.reference});
         let mut changes = vec![
@@ -323,13 +355,21 @@ impl Inner {
         let prepared = SnapshotKey::active(operation.id);
         let recorded = self.record(bot).await?;
         if recorded.is_none() || operation.step != RECORDED {
+            // Without a lease it came no further than its beginning, unless there is something else now.
+            let nothing = recorded.is_none() && self.container(bot).await?.is_none();
             match self.standing(operation, None, &prepared).await? {
                 Standing::Switched => self.keep_what_is_there(bot).await?,
                 Standing::Untouched | Standing::Between if recorded.is_none() => {
                     self.undo_creation(operation, BotStatus::Error).await?;
                     return self.finish_interrupted(operation).await;
                 }
+                Standing::MovedOn if nothing => {
+                    self.undo_creation(operation, BotStatus::Error).await?;
+                    return self.finish_interrupted(operation).await;
+                }
                 Standing::Untouched | Standing::Between | Standing::MovedOn => {
+                    let shown = vec![bot_status(operation, BotStatus::Ready)];
+                    self.store.transactions.apply(shown).await?;
                     return self.end_superseded(operation).await;
                 }
             }
