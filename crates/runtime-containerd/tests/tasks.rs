@@ -34,10 +34,8 @@ fn sh(script: &str) -> Exec {
 }
 
 async fn exec(cx: &Context, spec: &ContainerSpec, exec: Exec) -> ExecOutput {
-    match cx.tasks.exec(&spec.id, exec).await {
-        Ok(output) => output,
-        Err(error) => panic!("{}", error.chain()),
-    }
+    let done = cx.tasks.exec(&spec.id, exec).await;
+    done.unwrap_or_else(|error| panic!("{}", error.chain()))
 }
 
 async fn output(cx: &Context, spec: &ContainerSpec, script: &str) -> String {

@@ -114,7 +114,7 @@ mod tests {
         // As one that was left by a task that vanished.
         make().unwrap();
         assert_eq!(std::fs::read_to_string(&hosts).unwrap(), "a\n");
-        assert_eq!(files.all().unwrap(), [id.clone()]);
+        assert_eq!(files.all().unwrap(), std::slice::from_ref(&id));
         files.remove(&id).unwrap();
         files.remove(&id).unwrap();
         assert_eq!(files.all().unwrap(), []);
