@@ -42,10 +42,16 @@ pub(crate) struct BareContainer {
     mounts: Vec<Mount>,
 }
 
-/// containerd, a network and what containers are made from.
-pub(crate) struct Bare {
+/// A namespace of a containerd.
+#[derive(Debug)]
+pub(crate) struct Daemon {
     client: Client,
     namespace: MetadataValue<Ascii>,
+}
+
+/// containerd, a network and what containers are made from.
+pub(crate) struct Bare {
+    daemon: Daemon,
     network: BridgeNetwork,
     /// A workspace's record: image, runtime, snapshotter and spec are taken from it.
     model: Container,
@@ -63,9 +69,7 @@ impl Bare {
         model: &str,
         run_dir: &Path,
     ) -> Result<Self> {
-        let client = Client::from_path(socket)
-            .await
-            .context("cannot connect to containerd")?;
+        let daemon = Daemon::connect(socket, namespace).await?;
         let config = BridgeConfig::for_installation(
             &format!("bench-{}", std::process::id()),
             run_dir.join("bench-netns"),
@@ -73,8 +77,7 @@ impl Bare {
         let network = BridgeNetwork::new(config)?;
         network.ensure_host().await?;
         let mut bare = Self {
-            client,
-            namespace: namespace.parse()?,
+            daemon,
             network,
             model: Container::default(),
             spec: Value::Null,
@@ -84,7 +87,13 @@ impl Bare {
         let found = bare.request(GetContainerRequest {
             id: model.to_owned(),
         });
-        let found = bare.client.containers().get(found).await?.into_inner();
+        let found = bare
+            .daemon
+            .client
+            .containers()
+            .get(found)
+            .await?
+            .into_inner();
         bare.model = found.container.context("containerd told no record")?;
         let spec = bare.model.spec.as_ref().context("the record has no spec")?;
         bare.spec = serde_json::from_slice(&spec.value)?;
@@ -92,21 +101,24 @@ impl Bare {
             snapshotter: bare.model.snapshotter.clone(),
             key: bare.model.snapshot_key.clone(),
         });
-        let snapshot = bare.client.snapshots().stat(snapshot).await?.into_inner();
+        let snapshot = bare
+            .daemon
+            .client
+            .snapshots()
+            .stat(snapshot)
+            .await?
+            .into_inner();
         bare.base = snapshot.info.context("containerd told no snapshot")?.parent;
         Ok(bare)
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request
-            .metadata_mut()
-            .insert("containerd-namespace", self.namespace.clone());
-        request
+        self.daemon.request(message)
     }
 
     pub(crate) async fn version(&self) -> Result<String> {
-        let version = self.client.version().version(self.request(())).await?;
+        let version = self.request(());
+        let version = self.daemon.client.version().version(version).await?;
         Ok(version.into_inner().version)
     }
 
@@ -149,7 +161,8 @@ impl Bare {
         let request = CreateContainerRequest {
             container: Some(record.clone()),
         };
-        self.client
+        self.daemon
+            .client
             .containers()
             .create(self.request(request))
             .await?;
@@ -201,7 +214,7 @@ impl Bare {
         let endpoint = Endpoint {
             address: container.address,
         };
-        let mut tasks = self.client.tasks();
+        let mut tasks = self.daemon.client.tasks();
         try_join!(async { anyhow::Ok(tasks.create(request).await?) }, async {
             anyhow::Ok(self.network.attach(&container.id, &endpoint).await?)
         },)?;
@@ -209,7 +222,11 @@ impl Bare {
             container_id: container.record.id.clone(),
             ..StartRequest::default()
         };
-        self.client.tasks().start(self.request(request)).await?;
+        self.daemon
+            .client
+            .tasks()
+            .start(self.request(request))
+            .await?;
         Ok(())
     }
 
@@ -222,8 +239,101 @@ impl Bare {
     /// Asks the process to end, waits, and removes task and network.
     pub(crate) async fn stop(&self, container: &BareContainer) -> Result<()> {
         let container_id = container.record.id.clone();
-        self.end_task(container_id, Signal::SIGTERM).await?;
+        self.daemon.end_task(container_id, Signal::SIGTERM).await?;
         Ok(self.network.remove(&container.id).await?)
+    }
+
+    /// Freezes a stopped container's snapshot and tells the new one's name.
+    pub(crate) async fn commit(&mut self, container: &BareContainer) -> Result<String> {
+        let name = self.key("version");
+        let request = self.request(CommitSnapshotRequest {
+            snapshotter: self.model.snapshotter.clone(),
+            key: container.record.snapshot_key.clone(),
+            name: name.clone(),
+            labels: protected(),
+        });
+        self.daemon.client.snapshots().commit(request).await?;
+        Ok(name)
+    }
+
+    /// Lets a stopped container have a new writable snapshot on `parent`.
+    pub(crate) async fn switch(
+        &mut self,
+        container: &mut BareContainer,
+        parent: &str,
+    ) -> Result<()> {
+        let key = self.key("active");
+        container.mounts = self.prepare(&key, parent).await?;
+        container.record.snapshot_key = key;
+        let request = self.request(UpdateContainerRequest {
+            container: Some(container.record.clone()),
+            update_mask: Some(FieldMask {
+                paths: vec!["snapshotkey".to_owned()],
+            }),
+        });
+        self.daemon.client.containers().update(request).await?;
+        Ok(())
+    }
+
+    /// Removes a snapshot that nothing uses.
+    pub(crate) async fn remove_snapshot(&self, key: &str) -> Result<()> {
+        let request = self.request(RemoveSnapshotRequest {
+            snapshotter: self.model.snapshotter.clone(),
+            key: key.to_owned(),
+        });
+        self.daemon.client.snapshots().remove(request).await?;
+        Ok(())
+    }
+
+    /// The key of a container's writable snapshot.
+    pub(crate) fn active(container: &BareContainer) -> &str {
+        &container.record.snapshot_key
+    }
+
+    /// Stops and removes a container; not measured.
+    pub(crate) async fn delete(&self, container: BareContainer) -> Result<()> {
+        let container_id = container.record.id.clone();
+        self.daemon.end_task(container_id, Signal::SIGKILL).await?;
+        self.network.remove(&container.id).await?;
+        self.delete_stopped(container).await
+    }
+
+    pub(crate) async fn delete_stopped(&self, container: BareContainer) -> Result<()> {
+        let request = DeleteContainerRequest {
+            id: container.record.id.clone(),
+        };
+        self.daemon
+            .client
+            .containers()
+            .delete(self.request(request))
+            .await?;
+        self.remove_snapshot(&container.record.snapshot_key).await
+    }
+
+    /// Takes its network away, after its tasks have ended: the last thing before containerd is.
+    pub(crate) async fn clear(&self) -> Result<()> {
+        for id in self.network.list().await? {
+            self.network.remove(&id).await?;
+        }
+        Ok(self.network.teardown_host().await?)
+    }
+}
+
+impl Daemon {
+    pub(crate) async fn connect(socket: &Path, namespace: &str) -> Result<Self> {
+        let client = Client::from_path(socket)
+            .await
+            .context("cannot connect to containerd")?;
+        let namespace = namespace.parse()?;
+        Ok(Self { client, namespace })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", self.namespace.clone());
+        request
     }
 
     async fn end_task(&self, container_id: String, signal: Signal) -> Result<()> {
@@ -259,80 +369,10 @@ impl Bare {
         Ok(())
     }
 
-    /// Freezes a stopped container's snapshot and tells the new one's name.
-    pub(crate) async fn commit(&mut self, container: &BareContainer) -> Result<String> {
-        let name = self.key("version");
-        let request = self.request(CommitSnapshotRequest {
-            snapshotter: self.model.snapshotter.clone(),
-            key: container.record.snapshot_key.clone(),
-            name: name.clone(),
-            labels: protected(),
-        });
-        self.client.snapshots().commit(request).await?;
-        Ok(name)
-    }
-
-    /// Lets a stopped container have a new writable snapshot on `parent`.
-    pub(crate) async fn switch(
-        &mut self,
-        container: &mut BareContainer,
-        parent: &str,
-    ) -> Result<()> {
-        let key = self.key("active");
-        container.mounts = self.prepare(&key, parent).await?;
-        container.record.snapshot_key = key;
-        let request = self.request(UpdateContainerRequest {
-            container: Some(container.record.clone()),
-            update_mask: Some(FieldMask {
-                paths: vec!["snapshotkey".to_owned()],
-            }),
-        });
-        self.client.containers().update(request).await?;
-        Ok(())
-    }
-
-    /// Removes a snapshot that nothing uses.
-    pub(crate) async fn remove_snapshot(&self, key: &str) -> Result<()> {
-        let request = self.request(RemoveSnapshotRequest {
-            snapshotter: self.model.snapshotter.clone(),
-            key: key.to_owned(),
-        });
-        self.client.snapshots().remove(request).await?;
-        Ok(())
-    }
-
-    /// The key of a container's writable snapshot.
-    pub(crate) fn active(container: &BareContainer) -> &str {
-        &container.record.snapshot_key
-    }
-
-    /// Stops and removes a container; not measured.
-    pub(crate) async fn delete(&self, container: BareContainer) -> Result<()> {
-        let container_id = container.record.id.clone();
-        self.end_task(container_id, Signal::SIGKILL).await?;
-        self.network.remove(&container.id).await?;
-        self.delete_stopped(container).await
-    }
-
-    pub(crate) async fn delete_stopped(&self, container: BareContainer) -> Result<()> {
-        let request = DeleteContainerRequest {
-            id: container.record.id.clone(),
-        };
-        self.client
-            .containers()
-            .delete(self.request(request))
-            .await?;
-        self.remove_snapshot(&container.record.snapshot_key).await
-    }
-
-    /// Ends every task of the namespace, also the server's, and takes the network away: the last
-    /// thing before containerd is ended.
-    pub(crate) async fn clear(&self) -> Result<()> {
-        let listed = self
-            .client
-            .tasks()
-            .list(self.request(ListTasksRequest::default()))
-            .await?;
+    /// Ends every task of the namespace, also the server's.
+    pub(crate) async fn end_all(&self) -> Result<()> {
+        let request = self.request(ListTasksRequest::default());
+        let listed = self.client.tasks().list(request).await?;
         for task in listed.into_inner().tasks {
             let name = if task.container_id.is_empty() {
                 task.id
@@ -344,10 +384,7 @@ impl Bare {
                 done => done?,
             }
         }
-        for id in self.network.list().await? {
-            self.network.remove(&id).await?;
-        }
-        Ok(self.network.teardown_host().await?)
+        Ok(())
     }
 }
 

@@ -43,6 +43,28 @@ impl Memory {
     }
 }
 
+/// So many bots with a workspace that runs.
+pub(crate) async fn create_all(api: &Api, workspaces: usize) -> Result<Vec<String>> {
+    let mut bots = Vec::new();
+    for _ in 0..workspaces {
+        bots.push(api.new_bot().await?);
+    }
+    stream::iter(&bots)
+        .map(|bot| api.create(bot, IMAGE))
+        .buffer_unordered(AT_A_TIME)
+        .try_for_each(async |_| Ok(()))
+        .await?;
+    Ok(bots)
+}
+
+pub(crate) async fn delete_all(api: &Api, bots: &[String]) -> Result<()> {
+    stream::iter(bots)
+        .map(|bot| api.delete_bot(bot))
+        .buffer_unordered(4)
+        .try_for_each(async |()| Ok(()))
+        .await
+}
+
 /// Creates the fleet, measures with it and removes it.
 pub(crate) async fn measure(server: &Server, workspaces: usize, reads: usize) -> Result<Fleet> {
     let api = &server.api;
@@ -79,11 +101,7 @@ pub(crate) async fn measure(server: &Server, workspaces: usize, reads: usize) ->
         containerd: Memory::of(&[server.containerd_pid().await?])?,
         shims: Memory::of(&server.shims()?)?,
     };
-    stream::iter(&bots)
-        .map(|bot| api.delete_bot(bot))
-        .buffer_unordered(4)
-        .try_for_each(async |()| Ok(()))
-        .await?;
+    delete_all(api, &bots).await?;
     Ok(fleet)
 }
 

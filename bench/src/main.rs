@@ -8,13 +8,16 @@
     reason = "a program for people at a terminal"
 )]
 
+mod against;
 mod api;
 mod bare;
 mod depth;
 mod export;
 mod fleet;
 mod freeze;
+mod idle;
 mod inside;
+mod load;
 mod machine;
 mod paired;
 mod report;
@@ -22,6 +25,7 @@ mod server;
 mod stats;
 mod terminals;
 
+use against::Extent;
 use anyhow::{Context, Result, bail};
 use bare::Bare;
 use clap::Parser;
@@ -33,7 +37,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What can be measured.
@@ -51,7 +55,10 @@ const MEASUREMENTS: &[&str] = &[
     "files",
     "terminals",
     "fleet",
+    "idle",
+    "load",
     "history",
+    "against",
 ];
 
 /// Measures the server.
@@ -66,12 +73,16 @@ struct Options {
     /// Write the report to this file; only printed when not given
     #[arg(long)]
     report: Option<PathBuf>,
+    /// Another build of the server's program, to be measured in turns with this one; with the agent
+    /// that is beside it, or this one's
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// Few rounds, to see whether it works
     #[arg(long)]
     quick: bool,
     /// Only measurements whose names contain one of these: first-command, create, stop-start,
     /// rollback, rollback-stopped, snapshot, snapshot-stop, freeze, export, command, files,
-    /// terminals, fleet, history
+    /// terminals, fleet, idle, load, history, against
     filters: Vec<String>,
 }
 
@@ -87,6 +98,40 @@ impl Options {
     /// How often operations are measured.
     fn rounds(&self) -> usize {
         if self.quick { 3 } else { 25 }
+    }
+
+    fn idle(&self) -> (usize, Duration) {
+        match self.quick {
+            true => (5, Duration::from_secs(10)),
+            false => (100, Duration::from_secs(60)),
+        }
+    }
+
+    fn load(&self) -> (usize, usize) {
+        if self.quick { (3, 1) } else { (8, 4) }
+    }
+
+    fn extent(&self) -> Extent {
+        let (idle_workspaces, idle_window) = self.idle();
+        let (load_workspaces, load_rounds) = self.load();
+        Extent {
+            rounds: self.rounds(),
+            idle_workspaces,
+            idle_window,
+            load_workspaces,
+            load_rounds,
+        }
+    }
+
+    /// The programs of the other build, where it is compared with one.
+    fn other(&self) -> Option<Programs> {
+        let server = self.against.clone()?;
+        let beside = server.with_file_name("botstead-agent");
+        let agent = match beside.is_file() {
+            true => beside,
+            false => self.agent.clone(),
+        };
+        Some(Programs { server, agent })
     }
 
     fn history(&self) -> Counts {
@@ -107,8 +152,14 @@ impl Options {
     }
 }
 
-async fn measure(options: &Options, server: &Server, bare: &mut Bare) -> Result<Report> {
+async fn measure(
+    options: &Options,
+    server: &Server,
+    other: Option<&Server>,
+    bare: &mut Bare,
+) -> Result<Report> {
     let mut report = Report::default();
+    let first = server.resident()?;
     let (api, rounds) = (&server.api, options.rounds());
     macro_rules! pair {
         ($name:literal, $title:literal, $target:literal, $measure:path) => {
@@ -188,9 +239,27 @@ async fn measure(options: &Options, server: &Server, bare: &mut Bare) -> Result<
         let fleet = progress("fleet", fleet::measure(server, workspaces, reads)).await?;
         report.fleet = Some(fleet);
     }
+    if options.wants("idle") {
+        let (workspaces, window) = options.idle();
+        let idle = idle::measure(server, workspaces, window);
+        report.idle = Some(progress("idle", idle).await?);
+    }
+    if options.wants("load") {
+        let (workspaces, rounds) = options.load();
+        let load = load::measure(server, workspaces, rounds);
+        report.load = Some(progress("load", load).await?);
+    }
     if options.wants("history") {
         let depth = progress("history", depth::measure(api, options.history())).await?;
         report.depth = Some(depth);
+    }
+    if options.filters.is_empty() {
+        tokio::time::sleep(load::REST).await;
+        report.ends = Some((first, server.resident()?));
+    }
+    if let Some(other) = other.filter(|_| options.wants("against")) {
+        let against = against::measure(server, other, options.extent());
+        report.against = Some(progress("against", against).await?);
     }
     Ok(report)
 }
@@ -218,9 +287,13 @@ async fn progress<T>(name: &str, work: impl Future<Output = Result<T>>) -> Resul
 async fn with_server(
     options: &Options,
     server: &Server,
+    other: Option<&Server>,
     bare: &mut Option<Bare>,
 ) -> Result<String> {
     server.import_image().await?;
+    if let Some(other) = other {
+        other.import_image().await?;
+    }
     // A workspace whose record tells the bare sequence what to make.
     let model = server.api.new_bot().await?;
     server.api.create(&model, IMAGE).await?;
@@ -231,7 +304,7 @@ async fn with_server(
         bare.insert(Bare::new(&server.socket(), &namespace, container, server.run_dir()).await?);
     let machine = Machine::look(bare.version().await?)?;
     println!("{machine}");
-    let report = measure(options, server, bare).await?;
+    let report = measure(options, server, other, bare).await?;
     Ok(report.render(&machine))
 }
 
@@ -256,13 +329,26 @@ async fn run(options: &Options) -> Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let server = Server::start(&programs).await?;
     let mut bare = None;
+    let mut other = None;
+    let work = async {
+        if let Some(programs) = options.other() {
+            let started = Server::start(&programs).await;
+            other = Some(started.context("the other build does not start")?);
+        }
+        with_server(options, &server, other.as_ref(), &mut bare).await
+    };
     let measured = tokio::select! {
-        measured = with_server(options, &server, &mut bare) => measured,
+        measured = work => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         _ = terminated.recv() => Err(anyhow::anyhow!("told to end")),
     };
     let measured = measured.with_context(|| format!("the server's log ends:\n{}", server.log()));
-    let ended = server.end(bare.as_ref()).await.context("cannot clean up");
+    let ended = match other {
+        Some(other) => other.end(None).await,
+        None => Ok(()),
+    };
+    let ended = ended.and(server.end(bare.as_ref()).await);
+    let ended = ended.context("cannot clean up");
     let text = measured?;
     ended?;
     println!("\n{text}");

@@ -33,7 +33,7 @@ impl Pair {
 
 /// Before each round: a process that was started a moment ago may not listen to SIGTERM yet, and
 /// the collector and the kernel clean up behind the last round.
-const SETTLE: Duration = Duration::from_millis(150);
+pub(crate) const SETTLE: Duration = Duration::from_millis(150);
 
 /// Runs the two sides one after the other, in another order each round: what the first leaves to
 /// the kernel, the second pays for.

@@ -1,13 +1,17 @@
 //! The tables of docs/BENCHMARKS.md.
 
 mod inside;
+mod many;
 mod versions;
 
+use crate::against::Against;
 use crate::depth::{Depth, Point};
 use crate::export::Export;
 use crate::fleet::{AT_A_TIME, Fleet, Memory};
 use crate::freeze::Freeze;
+use crate::idle::Idle;
 use crate::inside::Files;
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::paired::Pair;
 use crate::stats::Samples;
@@ -43,7 +47,7 @@ database, no HTTP, no leases. *Ratio* is the server's median over the bare one; 
 
 const PAIRED_NOTES: &str = "
 - create to first command: from `POST /container` until `POST /exec` of `true` was answered, which is
-  when a bot can begin. Bare: as for create, that is until the task runs, without any command.
+  when a bot can begin, both over a connection that was used before and is kept alive. Bare: as for create, that is until the task runs, without any command.
 - create: from `POST /container` until its `complete` event arrived, the image being local. Bare:
   namespace and snapshot, container, task and wiring, start.
 - stop + start: the two calls one after the other. Bare: SIGTERM, wait, delete the task, remove the
@@ -68,7 +72,12 @@ pub(crate) struct Report {
     pub(crate) files: Option<Files>,
     pub(crate) terminals: Option<Terminals>,
     pub(crate) fleet: Option<Fleet>,
+    pub(crate) idle: Option<Idle>,
+    pub(crate) load: Option<Load>,
     pub(crate) depth: Option<Depth>,
+    pub(crate) against: Option<Against>,
+    /// The server's resident memory in KiB, at first and at last.
+    pub(crate) ends: Option<(u64, u64)>,
 }
 
 /// One operation.
@@ -104,8 +113,20 @@ impl Report {
         if let Some(fleet) = &self.fleet {
             text.push_str(&render_fleet(fleet));
         }
+        if let Some(idle) = &self.idle {
+            many::idle(&mut text, idle);
+        }
+        if let Some(load) = &self.load {
+            many::load(&mut text, load);
+        }
         if let Some(depth) = &self.depth {
             text.push_str(&render_depth(depth));
+        }
+        if let Some(ends) = self.ends {
+            many::ends(&mut text, ends);
+        }
+        if let Some(against) = &self.against {
+            many::against(&mut text, against);
         }
         text
     }

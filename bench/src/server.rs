@@ -1,7 +1,7 @@
 //! A server of the bench's own, with its own containerd, in temporary folders.
 
 use crate::api::Api;
-use crate::bare::Bare;
+use crate::bare::{Bare, Daemon};
 use anyhow::{Context, Result, bail};
 use botstead_image_fixtures::{Compression, busybox, oci_archive};
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
@@ -151,6 +151,11 @@ impl Server {
         self.process.id()
     }
 
+    /// What is resident of it, in KiB.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        Ok(memory(self.pid())?.0)
+    }
+
     pub(crate) async fn containerd_pid(&self) -> Result<u32> {
         Ok(u32::try_from(listener(&self.socket()).await?)?)
     }
@@ -190,8 +195,14 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        // Where there is no containerd any more, there is nobody who could end them.
+        let namespace = self.containerd_namespace();
+        if let Ok(daemon) = Daemon::connect(&self.socket(), &namespace).await {
+            let ended = daemon.end_all().await;
+            ended.context("cannot end the containers")?;
+        }
         if let Some(bare) = bare {
-            bare.clear().await.context("cannot end the containers")?;
+            bare.clear().await.context("cannot remove their network")?;
         }
         let namespaces = self.run.path().join(&self.id).join("netns");
         let network = BridgeNetwork::new(BridgeConfig::for_installation(&self.id, &namespaces))?;
@@ -287,6 +298,27 @@ fn remove_control_groups(name: &str) {
         }
         let _ = fs::remove_dir(group);
     }
+}
+
+/// Ticks of /proc in a second: USER_HZ of x86-64 and arm64.
+const TICKS: u64 = 100;
+
+/// How long a process and its threads have run on a processor, with the children that it waited for
+/// (proc_pid_stat(5)), and who its parent is.
+pub(crate) fn processor_time(pid: u32) -> Result<(Duration, u32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("cannot read what process {pid} has used"))?;
+    // The name is in parentheses and may hold anything.
+    let (_, fields) = text.rsplit_once(')').context("no such field")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let field = |number: usize| -> Result<u64> {
+        // The fields are counted from 1, and the first two are behind.
+        let field = fields.get(number - 3).context("no such field")?;
+        Ok(field.parse()?)
+    };
+    let ticks: u64 = [14, 15, 16, 17].into_iter().map(field).sum::<Result<_>>()?;
+    let used = Duration::from_millis(ticks * 1000 / TICKS);
+    Ok((used, u32::try_from(field(4)?)?))
 }
 
 /// Memory of a process in KiB: resident, and its proportional share (proc_pid_smaps_rollup).

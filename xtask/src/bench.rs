@@ -4,7 +4,7 @@ use crate::apt::{self, Need, need};
 use crate::progress::{note, step};
 use crate::{build, command, repository};
 use anyhow::{Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What building and measuring take.
@@ -19,7 +19,12 @@ const NEEDS: &[Need] = &[
 ];
 
 /// Measures what `filters` name, all without any. Only a complete measurement is written down.
-pub(crate) fn run(quick: bool, filters: &[String]) -> Result<()> {
+pub(crate) fn run(quick: bool, against: Option<&Path>, filters: &[String]) -> Result<()> {
+    if let Some(other) = against
+        && !other.is_file()
+    {
+        bail!("{} is no program", other.display());
+    }
     if !nix::unistd::geteuid().is_root() {
         bail!("`cargo xtask bench` starts containers and must run as root");
     }
@@ -35,6 +40,9 @@ pub(crate) fn run(quick: bool, filters: &[String]) -> Result<()> {
             .arg(server)
             .arg("--agent")
             .arg(agent);
+        if let Some(other) = against {
+            measure.arg("--against").arg(other);
+        }
         if complete {
             measure.arg("--report").arg(&report);
         }

@@ -9,6 +9,7 @@ use crate::up::{self, admin::Temporary, layout::Place};
 use anyhow::{Context, Result, bail, ensure};
 use registry::Registry;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 /// What the check needs besides a running server: a registry, what pushes to it, and what is pushed.
@@ -25,6 +26,7 @@ const FILE: &str = "/data/check";
 pub(crate) fn run(place: &Place, password: Option<&str>) -> Result<()> {
     apt::ensure(NEEDS)?;
     let url = up::running_url(place)?;
+    let address = place.read_config()?.registry()?;
     println!("\nChecking the main job at {url}");
     let began = Instant::now();
     let outcome = match password {
@@ -32,13 +34,13 @@ pub(crate) fn run(place: &Place, password: Option<&str>) -> Result<()> {
             let api = timed("sign in", || {
                 Api::new(&url).login(up::admin::FIRST, password)
             })?;
-            with_registry(&api)
+            with_registry(&api, address)
         }
         None => {
             let admin = timed("sign in as an admin made for this check", || {
                 Temporary::create(place, &url)
             })?;
-            with_registry(&admin.api)
+            with_registry(&admin.api, address)
         }
     };
     let seconds = began.elapsed().as_secs_f64();
@@ -61,8 +63,8 @@ fn timed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     result.with_context(|| format!("check \"{name}\" failed"))
 }
 
-fn with_registry(api: &Api) -> Result<()> {
-    let registry = timed("start a registry", Registry::start)?;
+fn with_registry(api: &Api, address: SocketAddr) -> Result<()> {
+    let registry = timed("start a registry", || Registry::start(address))?;
     let image = timed("push an image to it", || registry.push_busybox())?;
     let bot = timed("create a bot", || {
         let name = format!("xtask-check-{}", std::process::id());

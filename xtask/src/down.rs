@@ -209,6 +209,12 @@ fn remove(place: &Place, run_dir: Option<&Path>) -> Result<()> {
             )?;
         }
     }
+    if place.is_usual()
+        && let Err(error) = fs::remove_file(sysctl::FILE)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot remove {}", sysctl::FILE));
+    }
     for folder in run_dir.into_iter().chain([place.data_dir.as_path()]) {
         match fs::remove_dir_all(folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

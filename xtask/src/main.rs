@@ -105,9 +105,13 @@ enum Task {
         /// Few rounds, to see whether it works; nothing is written
         #[arg(long)]
         quick: bool,
+        /// A program of another build of the server, to be measured in turns with this one; the agent
+        /// beside it is its own
+        #[arg(long, value_name = "PROGRAM")]
+        against: Option<PathBuf>,
         /// Only measurements whose names contain one of these: first-command, create, stop-start,
         /// rollback, rollback-stopped, snapshot, snapshot-stop, freeze, export, command, files,
-        /// terminals, fleet, history; nothing is written
+        /// terminals, fleet, idle, load, history, against; nothing is written
         filters: Vec<String>,
     },
     /// Feed hostile input to what parses it, with libFuzzer; what makes a target fail is kept
@@ -177,7 +181,11 @@ fn run(task: Task) -> Result<()> {
             filters,
             ..
         } => testing::run_matrix(&versions, &filters),
-        Task::Bench { quick, filters } => bench::run(quick, &filters),
+        Task::Bench {
+            quick,
+            against,
+            filters,
+        } => bench::run(quick, against.as_deref(), &filters),
         Task::Fuzz { seconds, targets } => fuzz::run(&targets, seconds),
         Task::Ci => ci::run(),
         Task::Tidy => progress::step("tidy", tidy::run),

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod layout;
 pub(crate) mod server;
+pub(crate) mod sysctl;
 
 use crate::api::{Api, escaped};
 use crate::apt::{self, Need, need};
@@ -41,6 +42,7 @@ pub(crate) fn run(place: &Place, prebuilt: Option<&Path>) -> Result<()> {
         apt::ensure(RUN_NEEDS)?;
         check_containerd()
     })?;
+    step("kernel", || sysctl::ensure(place.is_usual()))?;
     make_folder(&place.data_dir)?;
     let parts = match prebuilt {
         Some(folder) => step("find the parts", || Parts::find(folder))?,

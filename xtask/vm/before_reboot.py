@@ -87,6 +87,17 @@ def memory_is_limited_and_the_workspace_survives():
 
 
 @check
+def lack_of_memory_is_told():
+    space = workspace("small", **SMALL)
+    hog = space.run("python3 -c 'x = bytearray(600 << 20)'")
+    assert hog["exit_code"] == 137 and hog.get("oom") is True, hog
+    assert space.run("exit 137").get("oom") is not True
+    until("the kills are counted", lambda: space.look()["out_of_memory"]["kills"] >= 1)
+    counted = re.search(r"^botstead_out_of_memory_kills_total (\d+)$", botstead.raw("GET", "/metrics").decode(), re.M)
+    assert counted and int(counted.group(1)) >= 1, counted
+
+
+@check
 def processes_are_limited_and_files_can_be_read_meanwhile():
     space = workspace("small", **SMALL)
     space.write("/data/note", "there")

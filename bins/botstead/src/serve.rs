@@ -13,7 +13,7 @@ use botstead_http::{HttpConfig, MetricsAccess, Services};
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
 use botstead_runtime::{Network, Runtime};
 use botstead_runtime_containerd::daemon::{Daemon, DaemonConfig};
-use botstead_runtime_containerd::images::RegistryConfig;
+use botstead_runtime_containerd::images::{ImageLimits, RegistryConfig};
 use botstead_runtime_containerd::{Containerd, ContainerdConfig};
 use botstead_store_sql::{SqlConfig, SqlStore};
 use botstead_types::Limits;
@@ -120,6 +120,7 @@ fn accounts(
             .auth
             .max_concurrent_hashes
             .unwrap_or(defaults.max_concurrent_hashes),
+        bounds: config.bounds()?,
     };
     Ok(Accounts::new(database.store(), &settings, &key, handle))
 }
@@ -258,8 +259,18 @@ pub(crate) fn runtime(
     if runc != Path::new("runc") {
         containerd.runtime_binary = runc.to_string_lossy().into_owned();
     }
+    let hosts = config.registry.hosts()?;
     let registries = RegistryConfig {
-        plain_http: config.registry.insecure.clone(),
+        plain_http: hosts.insecure,
+        private: hosts.private,
+        token_services: hosts.token_services,
+        limits: ImageLimits {
+            layers: config.images.max_layers,
+            layer_bytes: config.images.max_layer_bytes,
+            bytes: config.images.max_bytes,
+            unpacked_bytes: config.images.max_unpacked_bytes,
+            config_bytes: config.images.max_config_bytes,
+        },
         ..RegistryConfig::default()
     };
     Containerd::connect(containerd, registries, network).context("cannot use containerd")
@@ -275,9 +286,8 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
         image: settings.retention.image,
     };
     workspace.default_image = settings.default_image.clone();
-    workspace
-        .allowed_images
-        .clone_from(&settings.allowed_images);
+    workspace.bounds = config.bounds()?;
+    workspace.max_image_config_bytes = config.images.max_config_bytes;
     workspace.default_limits = Limits {
         memory_bytes: Some(settings.limits.memory_bytes),
         pids: Some(settings.limits.pids),

@@ -123,6 +123,14 @@ fn what_cannot_work_is_refused_by_name() {
             "runtime.containerd.binary",
         ),
         ("registry.insecure = [\"http://a\"]", "registry.insecure"),
+        ("registry.private = [\"10.0.0.0/8\"]", "registry.private"),
+        (
+            "registry.token_services = [\"*\"]",
+            "registry.token_services",
+        ),
+        ("images.max_layers = 1000", "images.max_layers"),
+        ("images.max_bytes = 0", "images.max_bytes"),
+        ("images.max_config_bytes = 1", "images.max_config_bytes"),
         (
             "network.subnet = \"10.0.0.1/16\"",
             "did you mean 10.0.0.0/16?",
@@ -144,6 +152,23 @@ fn what_cannot_work_is_refused_by_name() {
             "workspace.allowed_images = [\"a*b\"]",
             "workspace.allowed_images",
         ),
+        (
+            "workspace.allowed_images = [\"ghcr.io*\"]",
+            "workspace.allowed_images",
+        ),
+        (
+            "workspace.allowed_devices = [\"gpu0\"]",
+            "workspace.allowed_devices",
+        ),
+        (
+            "workspace.max_limits.memory_bytes = 1073741824",
+            "workspace.limits is not valid: memory_bytes must be at most 1073741824",
+        ),
+        (
+            "workspace.max_limits.cpu_millis = 4000",
+            "workspace.max_limits.cpu_millis",
+        ),
+        ("workspace.max_limits.pids = 3", "workspace.max_limits"),
         ("workspace.limits.pids = 3", "workspace.limits"),
         (
             "workspace.timezone = \"../etc/passwd\"",

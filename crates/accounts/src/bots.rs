@@ -29,15 +29,15 @@ fn check_size(metadata: &Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-fn check_metadata(metadata: &Map<String, Value>) -> Result<()> {
-    check_size(metadata)?;
-    match metadata.get("workspace") {
-        Some(workspace) => check_workspace(workspace),
-        None => Ok(()),
-    }
-}
-
 impl Accounts {
+    fn check_metadata(&self, metadata: &Map<String, Value>) -> Result<()> {
+        check_size(metadata)?;
+        match metadata.get("workspace") {
+            Some(workspace) => check_workspace(workspace, &self.inner.bounds),
+            None => Ok(()),
+        }
+    }
+
     /// Adds a bot that the caller owns. It has no container yet.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Accounts {
         let Actor::User { id: owner, .. } = *actor else {
             return Err(Error::invalid("owner", "a bot belongs to a user"));
         };
-        check_metadata(&bot.metadata)?;
+        self.check_metadata(&bot.metadata)?;
         let id = BotId::generate();
         let name = match bot.name {
             Some(name) => check_name("name", &name)?,
@@ -125,7 +125,7 @@ impl Accounts {
             return Err(Error::BotDeleting);
         }
         if let Some(metadata) = &update.metadata {
-            check_metadata(metadata)?;
+            self.check_metadata(metadata)?;
             // The sum counts too. Two updates at once may together end above the limit, by at
             // most one more of it: the limit guards the database, and that holds.
             let mut merged = bot.metadata;

@@ -1,6 +1,7 @@
 //! The error of every account operation: a stable code, a kind and words that a client may see.
 
 use botstead_store as store;
+use botstead_types::OutOfBounds;
 use std::time::Duration;
 
 /// What every operation of this crate returns.
@@ -83,6 +84,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A preference is outside of what this server allows.
+    #[error(transparent)]
+    OutOfBounds(#[from] OutOfBounds),
     /// The metadata is larger than what is kept.
     #[error("the metadata has {size} bytes as JSON, at most {limit} are kept")]
     MetadataTooLarge {
@@ -151,7 +155,7 @@ impl Error {
             Self::TooManyAttempts { .. } | Self::TooManyTickets { .. } => {
                 ErrorKind::TooManyRequests
             }
-            Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::Invalid { .. } | Self::OutOfBounds(_) => ErrorKind::InvalidArgument,
             Self::MetadataTooLarge { .. } => ErrorKind::TooLarge,
             Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Store(_) | Self::Internal { .. } => ErrorKind::Internal,
@@ -174,6 +178,7 @@ impl Error {
             Self::TooManyAttempts { .. } => "too_many_attempts",
             Self::TooManyTickets { .. } => "too_many_tickets",
             Self::Invalid { .. } => "invalid_request",
+            Self::OutOfBounds(out) => out.code(),
             Self::MetadataTooLarge { .. } => "metadata_too_large",
             Self::Unavailable(_) => "database_unavailable",
             Self::Store(_) | Self::Internal { .. } => "internal",

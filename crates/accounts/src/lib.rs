@@ -54,7 +54,7 @@ use admission::Admission;
 use backoff::Backoff;
 use botstead_authz::{Action, Actor, Decision, Resource};
 use botstead_store::Store;
-use botstead_types::PageRequest;
+use botstead_types::{Bounds, PageRequest};
 use chrono::{DateTime, SubsecRound, Utc};
 use password::Hasher;
 use std::future::Future;
@@ -74,6 +74,8 @@ pub struct Settings {
     /// How many passwords are hashed at once, at least 1; each takes 19 MiB and a core for tens
     /// of milliseconds.
     pub max_concurrent_hashes: usize,
+    /// What workspaces may be made from and use: preferences of bots keep to it.
+    pub bounds: Bounds,
 }
 
 impl Default for Settings {
@@ -83,6 +85,7 @@ impl Default for Settings {
         Self {
             token_ttl: Duration::from_secs(24 * 60 * 60),
             max_concurrent_hashes: (cores / 2).max(1),
+            bounds: Bounds::default(),
         }
     }
 }
@@ -96,6 +99,7 @@ pub struct Accounts {
 #[derive(Debug)]
 struct Inner {
     store: Store,
+    bounds: Bounds,
     runtime: Handle,
     hasher: Hasher,
     admission: Admission,
@@ -112,6 +116,7 @@ impl Accounts {
         Self {
             inner: Arc::new(Inner {
                 store,
+                bounds: settings.bounds.clone(),
                 hasher: Hasher::new(settings.max_concurrent_hashes),
                 runtime,
                 admission: Admission::default(),

@@ -119,6 +119,9 @@ impl Server {
         .disable_signals()
         .keep_alive(config.keep_alive)
         .client_request_timeout(config.header_timeout)
+        // Without it the second event of a stream waits until the client acknowledged the first,
+        // which on a kept-alive connection takes 40 ms (tcp(7), TCP_NODELAY).
+        .tcp_nodelay(true)
         // A client that is gone is noticed at once, so that its command is killed.
         .h1_allow_half_closed(false)
         .shutdown_timeout(grace_seconds(&config));

@@ -99,7 +99,8 @@ impl StreamError {
     }
 }
 
-/// What a workspace may use. An absent field means the server's default, 0 no limit.
+/// What a workspace may use. An absent field means the server's default, 0 no limit, which is refused
+/// where the server has a maximum.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[schema(as = Limits)]
 pub(crate) struct LimitsShape {

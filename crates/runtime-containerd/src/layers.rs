@@ -170,6 +170,15 @@ pub(crate) fn as_mount(mount: Mount) -> SnapshotMount {
     }
 }
 
+pub(crate) fn to_mount(mount: &SnapshotMount) -> Mount {
+    Mount {
+        r#type: mount.kind.clone(),
+        source: mount.source.clone(),
+        target: String::new(),
+        options: mount.options.clone(),
+    }
+}
+
 /// The lower directories of an overlay, from the bottom up.
 pub(crate) fn lower_directories(mount: &SnapshotMount) -> Option<Vec<PathBuf>> {
     let lower = mount.option("lowerdir=")?;

@@ -63,6 +63,27 @@ impl ContainerdSnapshots {
         self.client.snapshotter.clone()
     }
 
+    async fn filtered(&self, filters: Vec<String>) -> Result<Vec<Snapshot>> {
+        let op = Op::new("list", "snapshots");
+        let request = ListSnapshotsRequest {
+            snapshotter: self.snapshotter(),
+            filters,
+        };
+        let mut service = self.client.snapshots();
+        let parts = service.list(self.client.request(request));
+        let mut parts = parts
+            .await
+            .map_err(|status| op.status(status))?
+            .into_inner();
+        let mut all = Vec::new();
+        while let Some(part) = parts.message().await.map_err(|status| op.status(status))? {
+            for info in part.info {
+                all.push(snapshot(&op, info)?);
+            }
+        }
+        Ok(all)
+    }
+
     /// Changes just these labels; those without a new value are removed.
     async fn relabel(
         &self,
@@ -94,7 +115,7 @@ impl Snapshots for ContainerdSnapshots {
         key: &SnapshotKey,
         parent: Option<&SnapshotKey>,
         labels: &BTreeMap<String, String>,
-    ) -> Result<()> {
+    ) -> Result<Vec<SnapshotMount>> {
         let op = Op::new("prepare snapshot", key);
         let request = PrepareSnapshotRequest {
             snapshotter: self.snapshotter(),
@@ -104,7 +125,13 @@ impl Snapshots for ContainerdSnapshots {
         };
         let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let prepared = self.client.snapshots().prepare(request).await;
-        prepared.map(drop).map_err(|status| op.status(status))
+        let prepared = prepared.map_err(|status| op.status(status))?;
+        let mounts = prepared.into_inner().mounts;
+        // The port has no word for a mount that has a place of its own within the others.
+        if mounts.iter().any(|mount| !mount.target.is_empty()) {
+            return Ok(Vec::new());
+        }
+        Ok(mounts.into_iter().map(as_mount).collect())
     }
 
     async fn commit(
@@ -149,24 +176,15 @@ impl Snapshots for ContainerdSnapshots {
     }
 
     async fn list(&self) -> Result<Vec<Snapshot>> {
-        let op = Op::new("list", "snapshots");
-        let request = ListSnapshotsRequest {
-            snapshotter: self.snapshotter(),
-            filters: Vec::new(),
-        };
-        let mut service = self.client.snapshots();
-        let parts = service.list(self.client.request(request));
-        let mut parts = parts
-            .await
-            .map_err(|status| op.status(status))?
-            .into_inner();
-        let mut all = Vec::new();
-        while let Some(part) = parts.message().await.map_err(|status| op.status(status))? {
-            for info in part.info {
-                all.push(snapshot(&op, info)?);
-            }
-        }
-        Ok(all)
+        self.filtered(Vec::new()).await
+    }
+
+    async fn labelled(&self, label: &str, value: &str) -> Result<Vec<Snapshot>> {
+        // containerd's own syntax (its package filters); quoted as a Go string, of which JSON's are
+        // some.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let filter = format!("labels.{}=={}", quoted(label), quoted(value));
+        self.filtered(vec![filter]).await
     }
 
     async fn flatten(

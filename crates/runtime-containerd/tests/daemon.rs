@@ -97,7 +97,7 @@ async fn version(socket: &Path) -> String {
 
 /// Waits for a containerd other than `old` that answers.
 async fn restarted(daemon: &Daemon, old: i32) -> i32 {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         match daemon.pid() {
             Some(pid) if pid != old => return pid,

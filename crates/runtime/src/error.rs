@@ -24,6 +24,10 @@ pub enum ErrorKind {
     ResourceExhausted,
     /// A registry refused the caller.
     PermissionDenied,
+    /// The configuration does not allow it.
+    NotAllowed,
+    /// It is larger than the configuration allows.
+    TooLarge,
     /// What was received is not what its digest or format says.
     Corrupt,
     /// The caller cancelled it.

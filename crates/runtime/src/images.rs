@@ -2,7 +2,7 @@
 
 use crate::Result;
 use async_trait::async_trait;
-use botstead_types::{ImageRef, LeaseId, ResolvedImage, SnapshotKey};
+use botstead_types::{ImageRef, LeaseId, Page, PageRequest, ResolvedImage, SnapshotKey};
 use chrono::{DateTime, Utc};
 use std::path::Path;
 use tokio::sync::watch;
@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 pub struct Image {
     /// Reference, digest and configuration.
     pub resolved: ResolvedImage,
+    /// The snapshot that its top layer has once it is unpacked, where the backend knows it beforehand:
+    /// what is prepared on it needs [`Images::unpack`] only when it is not there.
+    pub top: Option<SnapshotKey>,
     /// The size of its compressed layers for this platform, in bytes.
     pub size_bytes: u64,
     /// When it was pulled or imported.
@@ -51,7 +54,7 @@ pub trait Images: Send + Sync {
     /// `NotFound` when the registry does not have it, `PermissionDenied` when it wants a sign-in,
     /// `Unavailable` when it cannot be reached, `Corrupt` when a digest does not match,
     /// `ResourceExhausted` when the disk is full, `Cancelled`, `InvalidArgument` when it has
-    /// nothing for this platform.
+    /// nothing for this platform, `NotAllowed` when the registry is where none may be, `TooLarge`.
     async fn pull(
         &self,
         lease: &LeaseId,
@@ -65,7 +68,7 @@ pub trait Images: Send + Sync {
     ///
     /// # Errors
     /// `InvalidArgument` for what is no such archive or an image without any name, `Corrupt` when
-    /// a digest does not match, `ResourceExhausted` when the disk is full, `Cancelled`.
+    /// a digest does not match, `ResourceExhausted` when the disk is full, `Cancelled`, `TooLarge`.
     async fn import(
         &self,
         lease: &LeaseId,
@@ -80,11 +83,11 @@ pub trait Images: Send + Sync {
     /// `NotFound`.
     async fn get(&self, reference: &ImageRef) -> Result<Image>;
 
-    /// All local images, by name.
+    /// Local images, by name; a cursor is the name that the page before ended with.
     ///
     /// # Errors
     /// `Unavailable` when the runtime does not answer.
-    async fn list(&self) -> Result<Vec<Image>>;
+    async fn list(&self, page: &PageRequest) -> Result<Page<Image>>;
 
     /// The committed snapshot of the image's top layer, unpacking it first where it is not.
     ///

@@ -101,8 +101,8 @@ pub struct SnapshotUsage {
 /// call on until [`Snapshots::release`]. A parent lives as long as anything builds on it.
 #[async_trait]
 pub trait Snapshots: Send + Sync {
-    /// Prepares an active snapshot on a committed parent, or an empty one. Again:
-    /// `AlreadyExists`.
+    /// Prepares an active snapshot on a committed parent, or an empty one, and tells how it is mounted
+    /// where it can be, for [`crate::Tasks::create_on`]. Again: `AlreadyExists`.
     ///
     /// # Errors
     /// `NotFound` when there is no such parent, `InvalidArgument` when the parent is not
@@ -113,7 +113,7 @@ pub trait Snapshots: Send + Sync {
         key: &SnapshotKey,
         parent: Option<&SnapshotKey>,
         labels: &BTreeMap<String, String>,
-    ) -> Result<()>;
+    ) -> Result<Vec<SnapshotMount>>;
 
     /// Freezes the active snapshot `key` under the name `name`; the key is free afterwards. The
     /// parent and the labels given here are the new one's. Again: `NotFound` for the key, and
@@ -143,6 +143,13 @@ pub trait Snapshots: Send + Sync {
     /// # Errors
     /// `Unavailable` when the runtime does not answer.
     async fn list(&self) -> Result<Vec<Snapshot>>;
+
+    /// Those with this label, in no order: what one of many workspaces has must not cost what all of
+    /// them do.
+    ///
+    /// # Errors
+    /// `Unavailable` when the runtime does not answer.
+    async fn labelled(&self, label: &str, value: &str) -> Result<Vec<Snapshot>>;
 
     /// Makes `name`, a committed snapshot on `base` with the files that `source` has: the layers
     /// between them become one. `base` is an ancestor of `source`, and both are committed. The new

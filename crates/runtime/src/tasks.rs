@@ -1,6 +1,6 @@
 //! Running containers.
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, SnapshotMount};
 use async_trait::async_trait;
 use botstead_types::{ContainerId, TaskStatus};
 use bytes::Bytes;
@@ -102,6 +102,17 @@ pub trait Tasks: Send + Sync {
     /// program cannot be run.
     async fn create(&self, id: &ContainerId) -> Result<u32>;
 
+    /// The same where the caller has just prepared the container's snapshot and was told how it is
+    /// mounted ([`crate::Snapshots::prepare`]): nothing needs to be looked up. An empty `root` says
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those of [`Tasks::create`].
+    async fn create_on(&self, id: &ContainerId, root: &[SnapshotMount]) -> Result<u32> {
+        let _ = root;
+        self.create(id).await
+    }
+
     /// Runs the process. Again: `Conflict`.
     ///
     /// # Errors
@@ -151,21 +162,16 @@ pub trait Tasks: Send + Sync {
     /// goes away; the caller then subscribes again and looks at the state.
     fn events(&self) -> BoxStream<'static, Result<TaskEvent>>;
 
-    /// Ends the task however it is: asks with `signal`, kills after `grace`, deletes it. Again:
-    /// `Ok(None)`, as for a container without a task.
+    /// Ends the task however it is, asking with `signal` and killing after `grace`, and leaves it for
+    /// [`Tasks::delete`]. Tells whether there is one. Again: no change.
     ///
     /// # Errors
     /// `Unavailable` when the processes do not die or the runtime does not answer.
-    async fn stop(
-        &self,
-        id: &ContainerId,
-        signal: Signal,
-        grace: Duration,
-    ) -> Result<Option<ExitStatus>> {
+    async fn end(&self, id: &ContainerId, signal: Signal, grace: Duration) -> Result<bool> {
         const KILL_WAIT: Duration = Duration::from_secs(30);
         let gone = |error: &Error| error.kind() == ErrorKind::NotFound;
         let task = match self.get(id).await {
-            Err(error) if gone(&error) => return Ok(None),
+            Err(error) if gone(&error) => return Ok(false),
             task => task?,
         };
         if matches!(task.status, TaskStatus::Running | TaskStatus::Paused) {
@@ -193,9 +199,25 @@ pub trait Tasks: Send + Sync {
                 }
             }
         }
+        Ok(true)
+    }
+
+    /// Ends the task and deletes it. Again: `Ok(None)`, as for a container without a task.
+    ///
+    /// # Errors
+    /// Those of [`Tasks::end`].
+    async fn stop(
+        &self,
+        id: &ContainerId,
+        signal: Signal,
+        grace: Duration,
+    ) -> Result<Option<ExitStatus>> {
+        if !self.end(id, signal, grace).await? {
+            return Ok(None);
+        }
         match self.delete(id).await {
             Ok(exit) => Ok(Some(exit)),
-            Err(error) if gone(&error) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }

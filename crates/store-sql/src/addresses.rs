@@ -156,6 +156,40 @@ async fn choose(db: &impl ConnectionTrait, among: Assignable) -> Result<Option<i
     }
 }
 
+/// The bot's address, assigned in a transaction where it has none.
+pub(crate) async fn assign(
+    db: &impl ConnectionTrait,
+    bot: BotId,
+    subnet: Ipv4Net,
+    gateway: Ipv4Addr,
+) -> Result<Ipv4Addr> {
+    let failed = || failed(OPERATION, bot);
+    let among = Assignable::of(subnet, gateway);
+    if let Some(address) = recorded(db, bot).await.map_err(failed())? {
+        if among.contains(address) {
+            return read(address, bot);
+        }
+        addresses::Entity::delete_by_id(bot.to_string())
+            .exec(db)
+            .await
+            .map_err(failed())?;
+    }
+    let address = choose(db, among)
+        .await
+        .map_err(failed())?
+        .ok_or_else(|| Error::new(ErrorKind::ResourceExhausted, OPERATION, bot))?;
+    let row = addresses::Model {
+        bot_id: bot.to_string(),
+        address,
+    };
+    addresses::Entity::insert(row.into_active_model())
+        .exec_without_returning(db)
+        .await
+        .map_err(failed())?;
+    remember(db, address).await.map_err(failed())?;
+    read(address, bot)
+}
+
 #[async_trait]
 impl Addresses for SqlAddresses {
     async fn assign(&self, bot: BotId, subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<Ipv4Addr> {
@@ -168,31 +202,9 @@ impl Addresses for SqlAddresses {
             return read(address, bot);
         }
         let transaction = self.0.begin().await.map_err(failed())?;
-        let old = recorded(&transaction, bot).await.map_err(failed())?;
-        if let Some(address) = old {
-            if among.contains(address) {
-                return read(address, bot);
-            }
-            addresses::Entity::delete_by_id(bot.to_string())
-                .exec(&transaction)
-                .await
-                .map_err(failed())?;
-        }
-        let address = choose(&transaction, among)
-            .await
-            .map_err(failed())?
-            .ok_or_else(|| Error::new(ErrorKind::ResourceExhausted, OPERATION, bot))?;
-        let row = addresses::Model {
-            bot_id: bot.to_string(),
-            address,
-        };
-        addresses::Entity::insert(row.into_active_model())
-            .exec_without_returning(&transaction)
-            .await
-            .map_err(failed())?;
-        remember(&transaction, address).await.map_err(failed())?;
+        let address = assign(&transaction, bot, subnet, gateway).await?;
         transaction.commit().await.map_err(failed())?;
-        read(address, bot)
+        Ok(address)
     }
 
     async fn list(&self) -> Result<Vec<AssignedAddress>> {

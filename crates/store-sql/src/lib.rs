@@ -30,6 +30,7 @@ mod database;
 mod entities;
 mod error;
 mod events;
+mod images;
 mod migrations;
 mod operations;
 mod schema;
@@ -203,6 +204,7 @@ impl SqlStore {
             bots: Arc::new(bots::SqlBots(database())),
             containers: Arc::new(containers::SqlContainers(database())),
             versions: Arc::new(versions::SqlVersions(database())),
+            images: Arc::new(images::SqlImageConfigs(database())),
             operations: Arc::new(operations::SqlOperations(database())),
             events: Arc::new(events::SqlEvents(database())),
             addresses: Arc::new(addresses::SqlAddresses(database())),

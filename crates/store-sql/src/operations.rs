@@ -5,9 +5,10 @@ use crate::cursor::{self, ByAge};
 use crate::database::Database;
 use crate::entities::{bots, operations};
 use crate::error::{failed, unreadable};
+use crate::transactions::apply;
 use async_trait::async_trait;
 use botstead_store::{
-    Error, ErrorKind, Operation, OperationError, OperationState, Operations, Result,
+    Change, Error, ErrorKind, Operation, OperationError, OperationState, Operations, Result,
 };
 use botstead_types::{BotId, OperationId, Page, PageRequest, VersionNumber};
 use chrono::{DateTime, Utc};
@@ -132,7 +133,12 @@ async fn update(
 
 #[async_trait]
 impl Operations for SqlOperations {
-    async fn begin(&self, operation: &Operation, reserve_version: bool) -> Result<Operation> {
+    async fn begin_with(
+        &self,
+        operation: &Operation,
+        reserve_version: bool,
+        changes: Vec<Change>,
+    ) -> Result<Operation> {
         let failed = || failed("begin operation", operation.id);
         let (code, message) = operation
             .error
@@ -162,6 +168,9 @@ impl Operations for SqlOperations {
             .await
             .map_err(failed())?;
         let written = read(row)?;
+        for change in changes {
+            apply(&transaction, change).await?;
+        }
         transaction.commit().await.map_err(failed())?;
         Ok(written)
     }

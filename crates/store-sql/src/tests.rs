@@ -75,6 +75,56 @@ async fn an_upgrade_keeps_the_rows_and_a_backup() {
 }
 
 #[tokio::test]
+async fn configurations_of_images_move_out_of_the_rows_that_have_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = SqlConfig::at(directory.path().join("botstead.db"));
+    let database = old(&config, 2).await;
+    database.writer.execute_unprepared(ROWS).await.unwrap();
+    let bot = "01890000-0000-7000-8000-000000000002".parse().unwrap();
+    let sample = samples::container(bot);
+    let image = |user: &str| {
+        let config = serde_json::json!({"user": user, "env": ["QUOTE='"], "entrypoint": [], "cmd": [],
+            "working_dir": "", "labels": {}, "architecture": "amd64", "stop_signal": null});
+        let image = serde_json::json!({"reference": "docker.io/library/debian:latest",
+            "digest": "sha256:1", "config": config});
+        image.to_string().replace('\'', "''")
+    };
+    let (one, other) = (image("one"), image("other"));
+    let mut rows = format!(
+        "INSERT INTO containers VALUES ('{bot}', '{}', 'n', 's', '{one}', '{}', 3, TRUE, 'running', \
+         TRUE, '[]', '{{}}', NULL, 1, 2);",
+        sample.container, sample.snapshot
+    );
+    for (number, image) in [(1, &one), (2, &other), (3, &one)] {
+        let version = samples::version(bot, number);
+        rows += &format!(
+            "INSERT INTO versions VALUES ('{bot}', {number}, NULL, 'manual', '{}', 's', NULL, \
+             '{image}', NULL, FALSE, 1);",
+            version.snapshot
+        );
+    }
+    database.writer.execute_unprepared(&rows).await.unwrap();
+    database.close().await;
+
+    let opened = SqlStore::open(&config).await.unwrap();
+    let store = opened.store();
+    let container = store.containers.get(bot).await.unwrap();
+    let versions = store.versions.list(bot).await.unwrap();
+    for (version, user) in versions.iter().zip(["one", "other", "one"]) {
+        let config = store.images.get(&version.image.config_digest).await;
+        assert_eq!(config.unwrap().user, user);
+    }
+    assert_eq!(versions.len(), 3);
+    assert_eq!(container.image, versions[0].image);
+    // Kept under the same name as by this program.
+    let kept = store.images.get(&container.image.config_digest).await;
+    let again = store.images.keep(&kept.unwrap()).await.unwrap();
+    assert_eq!(again, container.image.config_digest);
+    assert_eq!(store.images.collect().await.unwrap(), 0);
+    opened.close().await;
+}
+
+#[tokio::test]
 async fn only_an_upgrade_makes_a_backup() {
     let directory = tempfile::tempdir().unwrap();
     for _ in 0..3 {

@@ -1,7 +1,8 @@
 //! Changes that happen together.
 
+use crate::addresses::assign;
 use crate::database::Database;
-use crate::entities::{addresses, bots as bot_rows};
+use crate::entities::{addresses as address_rows, bots as bot_rows};
 use crate::error::failed;
 use crate::{bots, containers, events, operations, versions};
 use async_trait::async_trait;
@@ -28,7 +29,8 @@ impl Transactions for SqlTransactions {
     }
 }
 
-async fn apply(db: &impl ConnectionTrait, change: Change) -> Result<()> {
+/// One change in a transaction.
+pub(crate) async fn apply(db: &impl ConnectionTrait, change: Change) -> Result<()> {
     match change {
         Change::InsertContainer(record) => containers::insert(db, &record).await,
         Change::PatchContainer(bot, patch) => containers::patch(db, bot, &patch).await,
@@ -45,8 +47,13 @@ async fn apply(db: &impl ConnectionTrait, change: Change) -> Result<()> {
                 .map_err(failed("delete bot", bot))?;
             Ok(())
         }
+        Change::AssignAddress {
+            bot,
+            subnet,
+            gateway,
+        } => assign(db, bot, subnet, gateway).await.map(drop),
         Change::ReleaseAddress(bot) => {
-            addresses::Entity::delete_by_id(bot.to_string())
+            address_rows::Entity::delete_by_id(bot.to_string())
                 .exec(db)
                 .await
                 .map_err(failed("release address of bot", bot))?;

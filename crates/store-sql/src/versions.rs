@@ -6,7 +6,7 @@ use crate::entities::{bots, versions};
 use crate::error::failed;
 use async_trait::async_trait;
 use botstead_store::{Error, ErrorKind, Result, VersionPatch, VersionRecord, Versions};
-use botstead_types::{BotId, ResolvedImage, SnapshotKey, VersionNumber};
+use botstead_types::{BotId, RecordedImage, SnapshotKey, VersionNumber};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait,
     QueryFilter, QueryOrder, QuerySelect, Set,
@@ -33,15 +33,15 @@ fn size(bytes: u64) -> i64 {
 /// rest of a row, so that an image is only read where it differs from the row's before.
 #[derive(Default)]
 struct Reader {
-    last: Option<(String, ResolvedImage)>,
+    last: Option<(String, RecordedImage)>,
 }
 
 impl Reader {
-    fn image(&mut self, of: Row<'_>, text: &str) -> Result<ResolvedImage> {
+    fn image(&mut self, of: Row<'_>, text: &str) -> Result<RecordedImage> {
         match &self.last {
             Some((last, image)) if last == text => Ok(image.clone()),
             _ => {
-                let image: ResolvedImage = of.json(text)?;
+                let image: RecordedImage = of.json(text)?;
                 self.last = Some((text.to_owned(), image.clone()));
                 Ok(image)
             }

@@ -3,7 +3,7 @@
 use crate::Result;
 use async_trait::async_trait;
 use botstead_types::{
-    BotId, CdiDevice, ContainerId, DesiredState, Limits, ResolvedImage, SnapshotKey, VersionNumber,
+    BotId, CdiDevice, ContainerId, DesiredState, Limits, RecordedImage, SnapshotKey, VersionNumber,
 };
 use chrono::{DateTime, Utc};
 
@@ -19,7 +19,7 @@ pub struct ContainerRecord {
     /// The snapshotter of its snapshot.
     pub snapshotter: String,
     /// The image, resolved when the workspace was made from it.
-    pub image: ResolvedImage,
+    pub image: RecordedImage,
     /// The active snapshot.
     pub snapshot: SnapshotKey,
     /// The version that the active state came from.
@@ -47,7 +47,7 @@ pub struct ContainerRecord {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContainerPatch {
     /// Another image.
-    pub image: Option<ResolvedImage>,
+    pub image: Option<RecordedImage>,
     /// Another active snapshot.
     pub snapshot: Option<SnapshotKey>,
     /// Another head version, or none.

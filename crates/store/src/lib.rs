@@ -18,6 +18,7 @@ pub mod conformance;
 mod containers;
 mod error;
 mod events;
+mod images;
 mod network;
 mod operations;
 mod transactions;
@@ -28,6 +29,7 @@ pub use bots::{Bot, BotPatch, BotStatus, Bots};
 pub use containers::{ContainerPatch, ContainerRecord, Containers};
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, Events, NewEvent};
+pub use images::ImageConfigs;
 pub use network::{Addresses, AssignedAddress};
 pub use operations::{Operation, OperationError, OperationKind, OperationState, Operations};
 pub use transactions::{Change, Transactions};
@@ -48,6 +50,8 @@ pub struct Store {
     pub containers: Arc<dyn Containers>,
     /// Versions of workspaces.
     pub versions: Arc<dyn Versions>,
+    /// Configurations of the images of containers and versions.
+    pub images: Arc<dyn ImageConfigs>,
     /// The journal of operations.
     pub operations: Arc<dyn Operations>,
     /// Lifecycle events.

@@ -1,6 +1,6 @@
 //! The journal: operations of several steps, written down before they begin.
 
-use crate::Result;
+use crate::{Change, Result};
 use async_trait::async_trait;
 use botstead_types::{BotId, OperationId, Page, PageRequest, VersionNumber};
 use chrono::{DateTime, Utc};
@@ -98,7 +98,22 @@ pub trait Operations: Send + Sync {
     ///
     /// # Errors
     /// `AlreadyExists` when the id is taken, `NotFound` when the bot does not exist.
-    async fn begin(&self, operation: &Operation, reserve_version: bool) -> Result<Operation>;
+    async fn begin(&self, operation: &Operation, reserve_version: bool) -> Result<Operation> {
+        self.begin_with(operation, reserve_version, Vec::new())
+            .await
+    }
+
+    /// The same, with what has to be recorded at the beginning anyway: all of it in one transaction,
+    /// or nothing.
+    ///
+    /// # Errors
+    /// Those of [`Operations::begin`] and of the changes.
+    async fn begin_with(
+        &self,
+        operation: &Operation,
+        reserve_version: bool,
+        changes: Vec<Change>,
+    ) -> Result<Operation>;
 
     /// An operation.
     ///

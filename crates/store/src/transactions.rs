@@ -6,7 +6,9 @@ use crate::{
 };
 use async_trait::async_trait;
 use botstead_types::{BotId, OperationId, VersionNumber};
+use ipnet::Ipv4Net;
 use serde_json::Value;
+use std::net::Ipv4Addr;
 
 /// One change. A transaction is a list of them, so that a use case says in one place what belongs
 /// together.
@@ -31,6 +33,16 @@ pub enum Change {
     /// Removes a bot where there is one, with its container's row, versions, operations, events
     /// and address.
     DeleteBot(BotId),
+    /// Assigns an address to a bot as [`crate::Addresses::assign`] does. Fails with
+    /// `ResourceExhausted` when the subnet is full.
+    AssignAddress {
+        /// The bot.
+        bot: BotId,
+        /// The subnet.
+        subnet: Ipv4Net,
+        /// Its address that is never assigned.
+        gateway: Ipv4Addr,
+    },
     /// Releases a bot's address where it has one.
     ReleaseAddress(BotId),
     /// Records how far an operation is, and its input where that changed. Fails with `NotFound`.

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use async_trait::async_trait;
-use botstead_types::{BotId, ResolvedImage, SnapshotKey, VersionNumber, VersionSource};
+use botstead_types::{BotId, RecordedImage, SnapshotKey, VersionNumber, VersionSource};
 use chrono::{DateTime, Utc};
 
 /// A version of a workspace: a committed snapshot that the server made and recorded. It outlives
@@ -24,7 +24,7 @@ pub struct VersionRecord {
     /// The version that its state grew from. Recorded, never derived from the runtime.
     pub parent: Option<VersionNumber>,
     /// The image of the workspace at that time: a rollback brings it back too.
-    pub image: ResolvedImage,
+    pub image: RecordedImage,
     /// What the snapshot occupies without its parents, in bytes, once that was measured.
     pub size_bytes: Option<u64>,
     /// A pinned version is not deleted.

@@ -91,6 +91,19 @@ pub struct ResolvedImage {
     pub config: ImageConfig,
 }
 
+/// An image as a workspace or version records it: its configuration is kept apart, once for all that
+/// have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedImage {
+    /// The reference it was resolved from.
+    pub reference: ImageRef,
+    /// The digest of the manifest or index that the reference named, `sha256:...`.
+    pub digest: String,
+    /// The digest under which its configuration is kept. Absent in journals from before it was.
+    #[serde(default)]
+    pub config_digest: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

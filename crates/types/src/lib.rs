@@ -13,20 +13,24 @@
 //! # Ok::<(), botstead_types::InvalidValue>(())
 //! ```
 
+mod bounds;
 mod ids;
 mod image;
 mod limits;
 mod page;
 mod path;
+mod preferences;
 mod state;
 
+pub use bounds::{Bounds, DevicePattern, ImagePattern, OutOfBounds};
 pub use ids::{
     BotId, ContainerId, LeaseId, OperationId, SnapshotKey, TokenId, UserId, VersionNumber,
 };
-pub use image::{ImageConfig, ImageRef, ResolvedImage};
+pub use image::{ImageConfig, ImageRef, RecordedImage, ResolvedImage};
 pub use limits::{CdiDevice, Limits};
 pub use page::{Page, PageRequest};
 pub use path::{FilePath, escaped};
+pub use preferences::{InvalidPreference, RetentionPreference, WorkspacePreferences};
 pub use state::{ContainerStatus, DesiredState, Role, SnapshotKind, TaskStatus, VersionSource};
 
 /// A value that its type does not allow, with what would be allowed.

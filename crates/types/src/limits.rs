@@ -25,6 +25,8 @@ impl Limits {
     pub const MIN_MEMORY_BYTES: u64 = 16 << 20;
     /// The smallest limit of processes and threads: below it the agent itself may not start.
     pub const MIN_PIDS: u64 = 16;
+    /// The largest values that any kernel takes: more is a mistake, and would not fit where it goes.
+    const LARGEST: [u64; 3] = [1 << 50, 1 << 22, 1 << 20];
 
     /// These limits, with `defaults` where a field is absent.
     pub fn or(self, defaults: Self) -> Self {
@@ -40,17 +42,24 @@ impl Limits {
     /// # Errors
     /// Names the field and the least value.
     pub fn check(&self) -> Result<(), InvalidValue> {
-        let at_least = |what, value: Option<u64>, least: u64| match value {
-            Some(value) if value != 0 && value < least => Err(InvalidValue::new(
-                what,
-                &value.to_string(),
-                format!("at least {least}, or 0 for no limit"),
-            )),
+        let [memory, pids, cpu] = Self::LARGEST;
+        let between = |what, value: Option<u64>, least: u64, most: u64| match value {
+            Some(value) if value != 0 && !(least..=most).contains(&value) => {
+                let bound = if value < least { least } else { most };
+                let word = if value < least { "least" } else { "most" };
+                let reason = format!("at {word} {bound}, or 0 for no limit");
+                Err(InvalidValue::new(what, &value.to_string(), reason))
+            }
             _ => Ok(()),
         };
-        at_least("memory_bytes", self.memory_bytes, Self::MIN_MEMORY_BYTES)?;
-        at_least("pids", self.pids, Self::MIN_PIDS)?;
-        at_least("cpu_millis", self.cpu_millis, 10)
+        between(
+            "memory_bytes",
+            self.memory_bytes,
+            Self::MIN_MEMORY_BYTES,
+            memory,
+        )?;
+        between("pids", self.pids, Self::MIN_PIDS, pids)?;
+        between("cpu_millis", self.cpu_millis, 10, cpu)
     }
 }
 
@@ -152,6 +161,11 @@ mod tests {
                 .to_string()
                 .contains("at least 16777216")
         );
+        let endless = Limits {
+            pids: Some(u64::MAX),
+            ..Limits::default()
+        };
+        assert!(endless.check().is_err());
         let unlimited = Limits {
             memory_bytes: Some(0),
             pids: Some(0),

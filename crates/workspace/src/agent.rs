@@ -106,6 +106,22 @@ impl Inner {
         self.agent_of(&record)
     }
 
+    /// Connects to the agent of a task that has just started, so that its first command need not wait
+    /// for that. Nobody waits for it here.
+    pub(crate) fn greet_agent(&self, container: &ContainerId) {
+        let Some(client) = self.client(container) else {
+            return;
+        };
+        let (container, closed) = (container.clone(), self.background.clone());
+        self.handle.spawn(async move {
+            let mut agent = client.agent();
+            let greeted = agent.health(timed(HealthRequest {}));
+            if let Some(Err(status)) = closed.run_until_cancelled(greeted).await {
+                tracing::debug!(%container, %status, "a new task's agent does not answer yet");
+            }
+        });
+    }
+
     /// Gives up the connection to an agent whose task ends.
     pub(crate) fn forget_agent(&self, container: &ContainerId) {
         if let Some(pool) = &self.agents {

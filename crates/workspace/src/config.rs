@@ -1,7 +1,7 @@
 //! What an embedder decides.
 
 use botstead_lineage::RetentionRules;
-use botstead_types::{ImageRef, Limits};
+use botstead_types::{Bounds, ImageRef, Limits};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,8 +18,12 @@ pub struct WorkspaceConfig {
     pub toolkit: Option<PathBuf>,
     /// The image of a workspace that nobody chose one for.
     pub default_image: ImageRef,
-    /// The images that may be used: references, or prefixes that end in `*`. All when empty.
-    pub allowed_images: Vec<String>,
+    /// What workspaces may be made from and use, whoever asks. The default image and limits should be
+    /// within it.
+    pub bounds: Bounds,
+    /// The most bytes that the configuration of an image may have which a workspace is made from: it is
+    /// kept in the store.
+    pub max_image_config_bytes: u64,
     /// Limits of a workspace where neither the request nor the bot names any.
     pub default_limits: Limits,
     /// An IANA time zone for workspaces; `None` leaves the image's own.
@@ -66,7 +70,8 @@ impl WorkspaceConfig {
             template: None,
             toolkit: None,
             default_image: default_image(),
-            allowed_images: Vec::new(),
+            bounds: Bounds::default(),
+            max_image_config_bytes: 1 << 20,
             default_limits: Limits {
                 memory_bytes: Some(2 << 30),
                 pids: Some(1024),

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::layers::unless_missing;
 use crate::service::Inner;
 use botstead_store::ContainerRecord;
-use botstead_types::{BotId, ContainerId, DesiredState, Limits, ResolvedImage, SnapshotKey};
+use botstead_types::{BotId, ContainerId, DesiredState, Limits, RecordedImage, SnapshotKey};
 use chrono::Utc;
 
 impl Inner {
@@ -12,7 +12,7 @@ impl Inner {
     pub(crate) fn new_record(
         &self,
         bot: BotId,
-        image: ResolvedImage,
+        image: RecordedImage,
         snapshot: SnapshotKey,
     ) -> ContainerRecord {
         let capabilities = self.runtime.backend.capabilities();

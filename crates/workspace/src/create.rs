@@ -11,12 +11,12 @@ pub(crate) use stream::events;
 
 use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace, PullPolicy};
 use crate::operations::{LiveOperation, new_operation};
-use crate::preferences::Preferences;
+use crate::preferences::preferences;
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_store::{Bot, ContainerRecord, OperationKind, OperationState};
-use botstead_types::{BotId, CdiDevice, ImageRef, Limits, OperationId, SnapshotKey};
+use botstead_types::{BotId, Bounds, CdiDevice, ImageRef, Limits, OperationId, SnapshotKey};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,16 @@ pub(crate) enum Returned {
     Preserved,
 }
 
+impl Wishes {
+    /// Refuses what this server does not allow.
+    fn check(&self, bounds: &Bounds) -> Result<()> {
+        bounds.check_image(&self.image)?;
+        bounds.check_devices(&self.devices)?;
+        bounds.check_limits(&self.limits)?;
+        Ok(())
+    }
+}
+
 impl Workspaces {
     /// Creates the bot's workspace and starts it, reporting how far it is. Nobody needs to listen:
     /// the creation goes on when the stream is dropped. Where the workspace exists and the request
@@ -79,7 +89,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// Before the first event: `BotNotFound`, `ContainerExists`, `CreationUnderWay`,
-    /// `PreferenceUnreadable`, `InsufficientStorage`, an unknown snapshotter, limits under which
+    /// `PreferenceUnreadable`, `OutOfBounds`, `InsufficientStorage`, an unknown snapshotter, limits under which
     /// nothing starts. Everything else is the stream's last event.
     pub async fn create(
         &self,
@@ -152,31 +162,15 @@ impl Inner {
         }
     }
 
-    /// Refuses an image that this server's operator does not allow.
-    pub(crate) fn refuse_image_not_allowed(&self, image: &ImageRef) -> Result<()> {
-        let allowed = &self.config.allowed_images;
-        let fits = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(prefix) => image.as_str().starts_with(prefix),
-            None => pattern
-                .parse()
-                .is_ok_and(|allowed: ImageRef| allowed == *image),
-        };
-        if allowed.is_empty() || *image == self.config.default_image || allowed.iter().any(fits) {
-            return Ok(());
-        }
-        Err(Error::InvalidRequest {
-            code: "image_not_allowed",
-            message: format!("image {image} is not allowed on this server"),
-        })
-    }
-
+    /// What a creation makes, within the server's bounds. A workspace that exists has its image and
+    /// devices already, and goes on with them.
     fn wishes(
         &self,
         bot: &Bot,
         record: Option<&ContainerRecord>,
         request: &CreateRequest,
     ) -> Result<Wishes> {
-        let preferences = Preferences::of(bot)?;
+        let preferences = preferences(bot)?;
         let image = request
             .image
             .clone()
@@ -187,17 +181,21 @@ impl Inner {
             .devices
             .clone()
             .or_else(|| record.map(|record| record.devices.clone()))
-            .unwrap_or(preferences.gpu.devices);
+            .unwrap_or(preferences.devices);
         let limits = request.limits.unwrap_or_default().or(preferences.limits);
         limits.check()?;
-        Ok(Wishes {
+        let wishes = Wishes {
             image,
             devices,
             limits,
             pull_always: request.pull == PullPolicy::Always,
             restore: request.restore_data.unwrap_or(true),
             returned: None,
-        })
+        };
+        if record.is_none() {
+            wishes.check(&self.config.bounds)?;
+        }
+        Ok(wishes)
     }
 
     fn creations(&self) -> MutexGuard<'_, std::collections::HashMap<BotId, Arc<Creation>>> {

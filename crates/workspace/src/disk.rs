@@ -3,6 +3,7 @@
 use crate::config::WorkspaceConfig;
 use crate::service::Workspaces;
 use crate::{Error, Result};
+use std::time::Duration;
 
 /// Refuses when less than the reserve is free where the workspaces live.
 pub(crate) fn require_free_space(config: &WorkspaceConfig) -> Result<()> {
@@ -49,6 +50,33 @@ pub(crate) fn reserve(config: &WorkspaceConfig) -> u64 {
 pub(crate) fn free_beyond_reserve(config: &WorkspaceConfig) -> Result<u64> {
     require_free_space(config)?;
     Ok(free_and_reserve(config).map_or(u64::MAX, |(free, reserve)| free - reserve.min(free)))
+}
+
+/// How often the free space is looked at while something fills the disk.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Does what fills the disk until it is done, or until less than the reserve is free: then it is given up
+/// where it is. What it left goes with its lease.
+///
+/// # Errors
+/// Its own; `InsufficientStorage`.
+pub(crate) async fn with_free_space<T>(
+    config: &WorkspaceConfig,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let short = async {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Err(error) = require_free_space(config) {
+                return error;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        error = short => Err(error),
+    }
 }
 
 fn free_and_reserve(config: &WorkspaceConfig) -> Option<(u64, u64)> {

@@ -3,7 +3,9 @@
 use crate::agent::AgentFailure;
 use botstead_runtime as runtime;
 use botstead_store as store;
-use botstead_types::{BotId, FilePath, ImageRef, InvalidValue, OperationId, VersionNumber};
+use botstead_types::{
+    BotId, FilePath, ImageRef, InvalidValue, OperationId, OutOfBounds, VersionNumber,
+};
 
 /// What every use case returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -145,6 +147,9 @@ pub enum Error {
     /// A value of the request is not valid.
     #[error(transparent)]
     InvalidValue(#[from] InvalidValue),
+    /// What was asked for, or is preferred, is outside of what this server allows.
+    #[error(transparent)]
+    OutOfBounds(#[from] OutOfBounds),
     /// The request cannot be right.
     #[error("{message}")]
     InvalidRequest {
@@ -211,6 +216,19 @@ pub enum Error {
         code: &'static str,
         /// Its text.
         message: String,
+    },
+    /// The configuration of the image is larger than what is kept of one.
+    #[error(
+        "the configuration of image {image} has {bytes} bytes, and this server takes {most} \
+         (images.max_config_bytes)"
+    )]
+    ImageConfigTooLarge {
+        /// The image.
+        image: ImageRef,
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
     },
     /// The image could not be pulled.
     #[error("{0}")]
@@ -313,9 +331,10 @@ impl Error {
             | Self::Superseded
             | Self::GivenUp(_)
             | Self::NotRunning => ErrorKind::Conflict,
-            Self::InvalidValue(_) | Self::InvalidRequest { .. } | Self::Interrupt(_) => {
-                ErrorKind::Invalid
-            }
+            Self::InvalidValue(_)
+            | Self::OutOfBounds(_)
+            | Self::InvalidRequest { .. }
+            | Self::Interrupt(_) => ErrorKind::Invalid,
             Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_)
             | Self::VersionMissing { .. }
@@ -338,6 +357,7 @@ impl Error {
             | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
             Self::Cancelled | Self::ExportStalled(_) => ErrorKind::Cancelled,
             Self::TooManyExports => ErrorKind::LimitReached,
+            Self::ImageConfigTooLarge { .. } => ErrorKind::TooLarge,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) | Self::Pull(error) => match error.kind() {
                 runtime::ErrorKind::Conflict | runtime::ErrorKind::AlreadyExists => {
@@ -346,7 +366,9 @@ impl Error {
                 runtime::ErrorKind::NotFound
                 | runtime::ErrorKind::InvalidArgument
                 | runtime::ErrorKind::PermissionDenied
+                | runtime::ErrorKind::NotAllowed
                 | runtime::ErrorKind::Corrupt => ErrorKind::Unprocessable,
+                runtime::ErrorKind::TooLarge => ErrorKind::TooLarge,
                 runtime::ErrorKind::Unsupported => ErrorKind::Unsupported,
                 runtime::ErrorKind::Unavailable => ErrorKind::Unavailable,
                 runtime::ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
@@ -388,6 +410,7 @@ impl Error {
             Self::NotCancellable(_) => "not_cancellable",
             Self::NotRunning => "workspace_not_running",
             Self::InvalidValue(_) => "invalid_value",
+            Self::OutOfBounds(out) => out.code(),
             Self::InvalidRequest { code, .. } | Self::Joined { code, .. } => code,
             Self::PreferenceUnreadable(_) => "preference_unreadable",
             Self::Unsupported(_) => "unsupported",
@@ -418,6 +441,7 @@ impl Error {
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
             Self::PullTimedOut { .. } => "pull_timed_out",
+            Self::ImageConfigTooLarge { .. } => "image_too_large",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {
                 "registry_unreachable"
@@ -432,6 +456,8 @@ impl Error {
                 runtime::ErrorKind::Unavailable => "runtime_unavailable",
                 runtime::ErrorKind::ResourceExhausted => "insufficient_storage",
                 runtime::ErrorKind::PermissionDenied => "registry_denied",
+                runtime::ErrorKind::NotAllowed => "registry_not_allowed",
+                runtime::ErrorKind::TooLarge => "image_too_large",
                 runtime::ErrorKind::Corrupt => "content_corrupt",
                 runtime::ErrorKind::Cancelled => "cancelled",
                 runtime::ErrorKind::Internal => "runtime_failed",

@@ -20,7 +20,7 @@ use botstead_store::{
     BotPatch, BotStatus, Change, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, CdiDevice, ContainerId, DesiredState, LeaseId, Limits, OperationId, ResolvedImage,
+    BotId, CdiDevice, ContainerId, DesiredState, LeaseId, Limits, OperationId, RecordedImage,
     SnapshotKey, VersionNumber, VersionSource,
 };
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
@@ -40,7 +40,7 @@ struct ForkInput {
     version: Option<VersionNumber>,
     /// The snapshot that the fork begins on.
     snapshot: SnapshotKey,
-    image: ResolvedImage,
+    image: RecordedImage,
     devices: Vec<CdiDevice>,
     limits: Limits,
     /// Whether it runs: the other does.
@@ -54,7 +54,8 @@ impl Workspaces {
     ///
     /// # Errors
     /// `BotNotFound` for either, `VersionNotFound`, `ContainerExists` when the bot has a workspace,
-    /// `WorkspaceNotFound` when the other has none and no version was named.
+    /// `WorkspaceNotFound` when the other has none and no version was named, `OutOfBounds` when its
+    /// image or devices are not allowed any more.
     pub async fn fork(
         &self,
         actor: &Actor,
@@ -122,6 +123,9 @@ impl Inner {
                 .as_ref()
                 .map_or(DesiredState::Stopped, |other| other.desired),
         };
+        // Its limits are held to their maximum wherever it is run.
+        self.config.bounds.check_image(&input.image.reference)?;
+        self.config.bounds.check_devices(&input.devices)?;
         let operation = new_operation(id, bot, OperationKind::Fork, &input)?;
         let operation = self.store.operations.begin(&operation, true).await?;
         fault_point!("fork", "begun");

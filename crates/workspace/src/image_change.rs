@@ -29,7 +29,7 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
         inner.refuse_when_closing()?;
-        inner.refuse_image_not_allowed(&image)?;
+        inner.config.bounds.check_image(&image)?;
         let record = inner.required_record(bot).await?;
         disk::require_free_space(&inner.config)?;
         let request = CreateRequest {
@@ -67,8 +67,12 @@ impl Inner {
         // The pull holds nobody up; its lease goes with an operation that nobody knows.
         let lease = LeaseId::for_operation(id);
         self.runtime.leases.create(&lease).await?;
-        let image = match self.local_image(&lease, &wishes, live).await {
-            Ok(image) => image.resolved,
+        let image = match self.wished_image(&lease, &wishes, live).await {
+            Ok(image) => self.recorded(image.resolved).await,
+            Err(error) => Err(error),
+        };
+        let image = match image {
+            Ok(image) => image,
             Err(error) => {
                 self.drop_lease(id);
                 return Err(error);

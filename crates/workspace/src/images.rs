@@ -5,7 +5,7 @@ use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Image, PullProgress};
-use botstead_types::{ImageRef, LeaseId, OperationId};
+use botstead_types::{ImageRef, LeaseId, OperationId, Page, PageRequest};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 impl Workspaces {
-    /// All local images.
+    /// Local images, by name.
     ///
     /// # Errors
     /// `Forbidden`; the runtime does not answer.
-    pub async fn images(&self, actor: &Actor) -> Result<Vec<Image>> {
+    pub async fn images(&self, actor: &Actor, page: &PageRequest) -> Result<Page<Image>> {
         let inner = &self.inner;
         inner.authorized_on_server(actor, Action::ManageImages, "list images")?;
-        Ok(inner.runtime.images.list().await?)
+        Ok(inner.runtime.images.list(page).await?)
     }
 
     /// Refuses what an import of so many bytes would refuse, before they are received.
@@ -46,7 +46,7 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized_on_server(actor, Action::ManageImages, "pull images")?;
         inner.refuse_when_closing()?;
-        inner.refuse_image_not_allowed(&image)?;
+        inner.config.bounds.check_image(&image)?;
         disk::require_free_space(&inner.config)?;
         let progress = Arc::new(watch::Sender::<PullProgress>::default());
         let shown = progress.subscribe();
@@ -54,18 +54,11 @@ impl Workspaces {
         let (work, reference) = (Arc::clone(inner), image.clone());
         inner.spawn(async move {
             let cancel = work.background.child_token();
-            let budget = work.config.pull_timeout;
-            let (under, images) = (Arc::clone(&work), Arc::clone(&work.runtime.images));
+            let under = Arc::clone(&work);
             let pulled = under
                 .with_lease(|lease| async move {
-                    let pull = images.pull(&lease, &reference, &progress, &cancel);
-                    match tokio::time::timeout(budget, pull).await {
-                        Ok(image) => image.map_err(Error::Pull),
-                        Err(_) => Err(Error::PullTimedOut {
-                            image: reference.clone(),
-                            seconds: budget.as_secs(),
-                        }),
-                    }
+                    let pull = work.pulled_image(&lease, &reference, &progress, &cancel);
+                    pull.await
                 })
                 .await;
             // Nobody may listen any more.
@@ -95,11 +88,14 @@ impl Workspaces {
         inner
             .detached(async move {
                 let images = Arc::clone(&work.runtime.images);
+                let inner = Arc::clone(&work);
                 work.with_lease(|lease| async move {
                     let cancel = CancellationToken::new();
-                    Ok(images
-                        .import(&lease, &archive, name.as_ref(), &cancel)
-                        .await?)
+                    let import = async {
+                        let imported = images.import(&lease, &archive, name.as_ref(), &cancel);
+                        Ok(imported.await?)
+                    };
+                    disk::with_free_space(&inner.config, import).await
                 })
                 .await
             })

@@ -8,7 +8,7 @@
 use crate::Result;
 use crate::notes::Note;
 use crate::service::Inner;
-use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind};
+use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind, SnapshotMount};
 use botstead_types::{LeaseId, OperationId, SnapshotKey};
 use std::collections::BTreeMap;
 
@@ -17,6 +17,9 @@ pub(crate) const MAX_LAYERS: u32 = 31;
 
 const LABEL_LAYERS: &str = "botstead.layers";
 const LABEL_BASE: &str = "botstead.base";
+
+/// How a writable snapshot is mounted, as far as it is known; see [`botstead_runtime::Tasks::create_on`].
+pub(crate) type Root = Vec<SnapshotMount>;
 
 /// Where a snapshot lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,14 +64,14 @@ pub(crate) fn base_of(labels: &BTreeMap<String, String>) -> Option<SnapshotKey> 
 }
 
 impl Inner {
-    /// Prepares the operation's writable snapshot on an image.
+    /// Prepares the operation's writable snapshot on an image, and tells how it is mounted.
     pub(crate) async fn prepare_on_image(
         &self,
         lease: &LeaseId,
         key: &SnapshotKey,
         note: &Note<'_>,
         base: &SnapshotKey,
-    ) -> Result<()> {
+    ) -> Result<Root> {
         let place = Place {
             layers: 0,
             base: Some(base.clone()),
@@ -79,18 +82,18 @@ impl Inner {
             .snapshots
             .prepare(lease, key, Some(base), &labels)
             .await;
-        Ok(unless_exists(prepared)?)
+        Ok(unless_prepared(prepared)?)
     }
 
     /// Prepares a writable snapshot on a version, merging the version's layers first when they are
-    /// too many.
+    /// too many, and tells how it is mounted.
     pub(crate) async fn prepare_on_version(
         &self,
         operation: OperationId,
         key: &SnapshotKey,
         note: &Note<'_>,
         version: &SnapshotKey,
-    ) -> Result<()> {
+    ) -> Result<Root> {
         let lease = &LeaseId::for_operation(operation);
         let snapshots = &self.runtime.snapshots;
         let place = Place::of(&snapshots.get(version).await?.labels).unwrap_or(Place {
@@ -110,9 +113,10 @@ impl Inner {
             {
                 Ok(()) => {
                     let prepared = snapshots.prepare(lease, key, Some(&flat), &labels).await;
-                    unless_exists(prepared)?;
+                    let root = unless_prepared(prepared)?;
                     // Whoever builds on it protects it from now on.
-                    return Ok(snapshots.release(&flat).await?);
+                    snapshots.release(&flat).await?;
+                    return Ok(root);
                 }
                 Err(error) if error.kind() == RuntimeErrorKind::Unsupported => {
                     tracing::warn!(%version, layers = place.layers, error = %error.chain(),
@@ -124,7 +128,7 @@ impl Inner {
         let prepared = snapshots
             .prepare(lease, key, Some(version), &place.labels(note))
             .await;
-        Ok(unless_exists(prepared)?)
+        Ok(unless_prepared(prepared)?)
     }
 
     /// The labels of a committed snapshot that holds what this active one does.
@@ -174,6 +178,14 @@ impl Inner {
 pub(crate) fn unless_exists(done: Result<(), RuntimeError>) -> Result<(), RuntimeError> {
     match done {
         Err(error) if error.is_already_exists() => Ok(()),
+        done => done,
+    }
+}
+
+/// A snapshot that was prepared before is there; how it is mounted has to be asked then.
+fn unless_prepared(done: Result<Root, RuntimeError>) -> Result<Root, RuntimeError> {
+    match done {
+        Err(error) if error.is_already_exists() => Ok(Root::new()),
         done => done,
     }
 }

@@ -40,6 +40,7 @@ mod preferences;
 mod reconcile;
 mod recovery;
 mod replace;
+mod resolve;
 mod rollback;
 mod service;
 mod shutdown;

@@ -6,7 +6,7 @@
 
 use crate::snapshot::checked_name;
 use botstead_runtime::Snapshot;
-use botstead_types::{BotId, ImageRef, OperationId, ResolvedImage, SnapshotKey, VersionNumber};
+use botstead_types::{BotId, ImageRef, OperationId, RecordedImage, SnapshotKey, VersionNumber};
 use std::collections::BTreeMap;
 
 pub(crate) const LABEL_BOT: &str = "botstead.bot_id";
@@ -21,7 +21,7 @@ const LABEL_MADE_OF: &str = "botstead.made_of";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Note<'a> {
     bot: BotId,
-    image: &'a ResolvedImage,
+    image: &'a RecordedImage,
     /// The version that its state grew from.
     parent: Option<VersionNumber>,
     version: Option<Numbered<'a>>,
@@ -37,7 +37,7 @@ struct Numbered<'a> {
 
 impl<'a> Note<'a> {
     /// The note of a snapshot that is no version.
-    pub(crate) fn of(bot: BotId, image: &'a ResolvedImage, parent: Option<VersionNumber>) -> Self {
+    pub(crate) fn of(bot: BotId, image: &'a RecordedImage, parent: Option<VersionNumber>) -> Self {
         Self {
             bot,
             image,
@@ -133,14 +133,14 @@ pub(crate) fn is_version(snapshot: &Snapshot) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use botstead_types::{ImageConfig, SnapshotKind};
+    use botstead_types::SnapshotKind;
     use chrono::Utc;
 
-    pub(crate) fn image() -> ResolvedImage {
-        ResolvedImage {
+    pub(crate) fn image() -> RecordedImage {
+        RecordedImage {
             reference: "debian:12".parse().unwrap(),
             digest: format!("sha256:{:064}", 1),
-            config: ImageConfig::default(),
+            config_digest: String::new(),
         }
     }
 

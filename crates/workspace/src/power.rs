@@ -1,15 +1,18 @@
 //! Start and stop: what the user wants is recorded first, then made true.
 
 use crate::agent::REPAIR_PATIENCE;
+use crate::layers::unless_missing;
 use crate::model::CreateRequest;
 use crate::notes::Note;
 use crate::operations::{event, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::{Endpoint, EndpointStatus, Signal};
+use botstead_runtime::{Endpoint, EndpointStatus, Signal, SnapshotMount};
 use botstead_store::{Change, ContainerPatch, ContainerRecord, OperationKind, OperationState};
-use botstead_types::{BotId, DesiredState, LeaseId, OperationId, SnapshotKey, TaskStatus};
+use botstead_types::{
+    BotId, ContainerId, DesiredState, LeaseId, OperationId, SnapshotKey, TaskStatus,
+};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -98,6 +101,21 @@ impl Inner {
     /// should. The caller holds the bot.
     pub(crate) async fn bring_up(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
         let done = self.try_bring_up(record).await;
+        self.note_start(record, done).await
+    }
+
+    /// The same for a workspace whose task the caller has just ended and whose snapshot it has just
+    /// prepared: neither is looked up again.
+    pub(crate) async fn bring_up_on(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        root: &[SnapshotMount],
+    ) -> Result<()> {
+        let done = self.start_stopped(record, root).await;
+        self.note_start(record, done).await
+    }
+
+    async fn note_start(&self, record: &ContainerRecord, done: Result<()>) -> Result<()> {
         let last_error = match &done {
             Ok(()) if record.last_error.is_none() => return Ok(()),
             Ok(()) => None,
@@ -136,8 +154,16 @@ impl Inner {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
+        self.start_stopped(record, &[]).await
+    }
+
+    async fn start_stopped(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        root: &[SnapshotMount],
+    ) -> Result<()> {
         let turn = self.start_turn().await?;
-        match self.run_task(record).await {
+        match self.run_task(record, root).await {
             Err(Error::Runtime(error)) if error.is_not_found() => {
                 tracing::warn!(bot = %record.bot, error = %error.chain(),
                     "the runtime lost this workspace's container or snapshot; making it again");
@@ -145,7 +171,7 @@ impl Inner {
                 drop(turn);
                 let record = self.rebuild(record).await?;
                 let _turn = self.start_turn().await?;
-                self.run_task(&record).await
+                self.run_task(&record, &[]).await
             }
             done => done,
         }
@@ -159,7 +185,7 @@ impl Inner {
 
     /// Sets task and network up side by side and starts the task when both are ready, so that a
     /// workspace has its network from its first instruction.
-    async fn run_task(&self, record: &ContainerRecord) -> Result<()> {
+    async fn run_task(&self, record: &ContainerRecord, root: &[SnapshotMount]) -> Result<()> {
         let address = self.address(record.bot).await?;
         let id = &record.container;
         self.runtime.network.create_namespace(id).await?;
@@ -172,7 +198,7 @@ impl Inner {
         let endpoint = Endpoint { address };
         let set_up = async {
             let (task, network, recorded) = tokio::join!(
-                self.runtime.tasks.create(id),
+                self.runtime.tasks.create_on(id, root),
                 self.runtime.network.attach(id, &endpoint),
                 self.store.transactions.apply(vec![
                     Change::PatchContainer(record.bot, Box::new(about_to_run)),
@@ -183,6 +209,7 @@ impl Inner {
             network?;
             recorded?;
             self.runtime.tasks.start(id).await?;
+            self.greet_agent(id);
             Ok(())
         };
         match set_up.await {
@@ -197,13 +224,35 @@ impl Inner {
     /// Ends the task however it is and takes the network away. The caller holds the bot.
     pub(crate) async fn power_down(&self, record: &ContainerRecord) -> Result<()> {
         let id = &record.container;
-        self.runtime
-            .tasks
-            .stop(id, Signal::TERM, self.config.stop_grace)
-            .await?;
+        let there = self.end_task(record).await?;
+        let (deleted, ()) = tokio::join!(self.delete_task(id, there), self.remove_network(id));
+        deleted
+    }
+
+    /// The same for a workspace that is about to get another snapshot: what will run again keeps its
+    /// network, so that it need not be made anew.
+    pub(crate) async fn power_down_to_replace(&self, record: &ContainerRecord) -> Result<()> {
+        if record.desired != DesiredState::Running {
+            return self.power_down(record).await;
+        }
+        let there = self.end_task(record).await?;
+        self.delete_task(&record.container, there).await
+    }
+
+    /// Ends the task's processes; whether there is a task to delete.
+    async fn end_task(&self, record: &ContainerRecord) -> Result<bool> {
+        let (id, grace) = (&record.container, self.config.stop_grace);
+        let there = self.runtime.tasks.end(id, Signal::TERM, grace).await?;
         self.forget_agent(id);
         self.samples.forget_task(record.bot);
-        self.remove_network(id).await;
+        Ok(there)
+    }
+
+    async fn delete_task(&self, id: &ContainerId, there: bool) -> Result<()> {
+        if there {
+            let deleted = self.runtime.tasks.delete(id).await;
+            unless_missing(deleted.map(drop))?;
+        }
         Ok(())
     }
 
@@ -280,7 +329,7 @@ impl Inner {
             record.snapshot = SnapshotKey::active(operation);
             record.head_version = None;
             let image = &record.image;
-            let base = self.runtime.images.unpack(lease, &image.reference).await?;
+            let base = self.unpacked_image(lease, &image.reference).await?;
             let note = Note::of(bot, image, None);
             self.prepare_on_image(lease, &record.snapshot, &note, &base)
                 .await?;

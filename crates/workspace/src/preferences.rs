@@ -3,33 +3,24 @@
 use crate::{Error, Result};
 use botstead_lineage::RetentionRules;
 use botstead_store::Bot;
-use botstead_types::{CdiDevice, ImageRef, Limits};
-use serde::Deserialize;
+use botstead_types::{RetentionPreference, WorkspacePreferences};
+use serde_json::Value;
 
-/// The part of `metadata.workspace` that a creation uses.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Preferences {
-    pub(crate) image: Option<ImageRef>,
-    pub(crate) gpu: GpuPreference,
-    pub(crate) limits: Limits,
-    pub(crate) retention: Option<RetentionRules>,
+/// Reads what a bot prefers. What cannot be read is refused rather than replaced by a default: a
+/// workspace from the wrong image would be a surprise.
+pub(crate) fn preferences(bot: &Bot) -> Result<WorkspacePreferences> {
+    let workspace = bot.metadata.get("workspace").unwrap_or(&Value::Null);
+    WorkspacePreferences::read(workspace)
+        .map_err(|error| Error::PreferenceUnreadable(error.to_string()))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct GpuPreference {
-    pub(crate) devices: Vec<CdiDevice>,
-}
-
-impl Preferences {
-    /// Reads them. What cannot be read is refused rather than replaced by a default: a workspace
-    /// from the wrong image would be a surprise.
-    pub(crate) fn of(bot: &Bot) -> Result<Self> {
-        let Some(value) = bot.metadata.get("workspace") else {
-            return Ok(Self::default());
-        };
-        serde_json::from_value(value.clone())
-            .map_err(|error| Error::PreferenceUnreadable(error.to_string()))
+/// The rules of a bot that has some of its own.
+pub(crate) fn retention(preference: RetentionPreference) -> RetentionRules {
+    let usual = RetentionRules::default();
+    RetentionRules {
+        pre_exec: preference.pre_exec.unwrap_or(usual.pre_exec),
+        rollback: preference.rollback.unwrap_or(usual.rollback),
+        import: preference.import.unwrap_or(usual.import),
+        image: preference.image.unwrap_or(usual.image),
     }
 }

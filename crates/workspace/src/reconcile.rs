@@ -75,7 +75,13 @@ impl Inner {
             .await;
         let long_ago = Utc::now() - Days::new(KEEP_OPERATIONS_DAYS);
         let forgotten = self.store.operations.forget_finished(long_ago).await?;
-        tracing::debug!(forgotten, "forgot finished operations");
+        // Nothing is being made yet.
+        let unused = self.store.images.collect().await?;
+        tracing::debug!(
+            forgotten,
+            unused,
+            "forgot finished operations and unused configurations of images"
+        );
         Ok(())
     }
 

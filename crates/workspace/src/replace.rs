@@ -10,7 +10,7 @@
 mod edit;
 
 use crate::faults::fault_point;
-use crate::layers::unless_missing;
+use crate::layers::{Root, unless_missing};
 use crate::notes::Note;
 use crate::operations::{LiveOperation, event, finish, input, kind_name, new_operation};
 use crate::service::Inner;
@@ -21,7 +21,7 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, ResolvedImage, SnapshotKey, VersionNumber,
+    BotId, DesiredState, LeaseId, OperationId, RecordedImage, SnapshotKey, VersionNumber,
     VersionSource,
 };
 pub(crate) use edit::{Edit, blocking, existing_data, host};
@@ -54,7 +54,7 @@ pub(crate) enum Base {
     /// A version of the bot, with its image.
     Version(VersionNumber),
     /// An image.
-    Image(Box<ResolvedImage>),
+    Image(Box<RecordedImage>),
 }
 
 /// What a replacement did.
@@ -272,13 +272,16 @@ impl Inner {
             (None, _) => return Err(Error::WorkspaceNotFound(bot)),
         };
         let before = kept.or(record.head_version);
+        let mut root = None;
         if record.snapshot != fresh {
             let lease = LeaseId::for_operation(id);
             let version = SnapshotKey::version(id);
             let old = record.snapshot.clone();
             let mut changes = Vec::new();
             if let (Some(source), Some(number)) = (what.keep, kept) {
-                if !switched {
+                if switched {
+                    self.runtime.leases.create(&lease).await?;
+                } else {
                     let note = Note::of(bot, &record.image, record.head_version);
                     let note = note.version(number, None, &old);
                     self.capture(&lease, &record, &version, &note, at).await?;
@@ -292,9 +295,12 @@ impl Inner {
                     let version = self.version_record(&record, number, None, source, version);
                     changes.push(Change::InsertVersion(Box::new(version)));
                 }
-            } else if !made_again && !switched {
-                self.power_down(&record).await?;
-                fault_point!(at, "stopped");
+            } else {
+                self.runtime.leases.create(&lease).await?;
+                if !made_again && !switched {
+                    self.power_down_to_replace(&record).await?;
+                    fault_point!(at, "stopped");
+                }
             }
             fault_point!(at, "committed");
             let (image, head) = match &what.base {
@@ -313,8 +319,10 @@ impl Inner {
                 // Half an edit of an earlier attempt is nothing to go on from.
                 unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
                 let note = Note::of(bot, &image, head);
-                self.prepare_base(operation, &lease, &note, &what.base, present.as_ref())
+                let prepared = self
+                    .prepare_base(operation, &lease, &note, &what.base, present.as_ref())
                     .await?;
+                root = Some(prepared);
                 fault_point!(at, "prepared");
                 self.edit(&lease, &fresh, edit, present.as_ref()).await?;
                 fault_point!(at, "edited");
@@ -352,7 +360,10 @@ impl Inner {
             self.remove_preserved(bot)?;
         }
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            match root {
+                Some(root) => self.bring_up_on(&record, &root).await?,
+                None => self.bring_up(&record).await?,
+            }
             fault_point!(at, "started");
         }
         self.store
@@ -363,7 +374,7 @@ impl Inner {
         Ok(Replaced { kept, before })
     }
 
-    /// Prepares the new writable snapshot.
+    /// Prepares the new writable snapshot, and tells how it is mounted.
     async fn prepare_base(
         self: &Arc<Self>,
         operation: &Operation,
@@ -371,7 +382,7 @@ impl Inner {
         note: &Note<'_>,
         base: &Base,
         present: Option<&SnapshotKey>,
-    ) -> Result<()> {
+    ) -> Result<Root> {
         let fresh = &SnapshotKey::active(operation.id);
         match base {
             Base::Present => {
@@ -385,7 +396,7 @@ impl Inner {
                     .await
             }
             Base::Image(image) => {
-                let top = self.runtime.images.unpack(lease, &image.reference).await?;
+                let top = self.unpacked_image(lease, &image.reference).await?;
                 self.prepare_on_image(lease, fresh, note, &top).await
             }
         }

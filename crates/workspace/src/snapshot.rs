@@ -352,21 +352,24 @@ impl Inner {
         let SnapshotInput { name, source, .. } = input(operation)?;
         let number = reserved(operation)?;
         let mut record = self.required_record(bot).await?;
+        let mut root = None;
         // The journal says whether this was recorded. A row with another snapshot than the one to freeze
         // says nothing: it may have become so in another way.
         if operation.step != RECORDED {
             let lease = LeaseId::for_operation(id);
-            self.runtime.leases.create(&lease).await?;
             let version = SnapshotKey::version(id);
             let fresh = SnapshotKey::active(id);
-            if !switched {
+            if switched {
+                self.runtime.leases.create(&lease).await?;
+            } else {
                 let note = Note::of(bot, &record.image, record.head_version);
                 let note = note.version(number, name.as_deref(), &record.snapshot);
                 self.capture(&lease, &record, &version, &note, "snapshot")
                     .await?;
                 fault_point!("snapshot", "committed");
                 let note = Note::of(bot, &record.image, Some(number));
-                self.prepare_on_version(id, &fresh, &note, &version).await?;
+                let prepared = self.prepare_on_version(id, &fresh, &note, &version).await?;
+                root = Some(prepared);
                 fault_point!("snapshot", "prepared");
             }
             record.snapshot = fresh;
@@ -399,7 +402,10 @@ impl Inner {
             fault_point!("snapshot", "recorded");
         }
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            match root {
+                Some(root) => self.bring_up_on(&record, &root).await?,
+                None => self.bring_up(&record).await?,
+            }
             fault_point!("snapshot", "started");
         }
         self.store
@@ -410,8 +416,8 @@ impl Inner {
         Ok(self.store.versions.get(bot, number).await?)
     }
 
-    /// Makes `version`, a committed and protected snapshot, of the active snapshot itself: the task is
-    /// stopped, and nothing is copied. Afterwards the container names a missing snapshot until it is
+    /// Creates the lease and makes `version`, a committed and protected snapshot, of the active snapshot
+    /// itself: the task is stopped, and nothing is copied. Afterwards the container names a missing snapshot until it is
     /// switched. `at` is the operation's name among the fault points.
     pub(crate) async fn capture(
         &self,
@@ -422,7 +428,12 @@ impl Inner {
         at: &str,
     ) -> Result<()> {
         let _ = at;
-        self.power_down(record).await?;
+        let (leased, stopped) = tokio::join!(
+            self.runtime.leases.create(lease),
+            self.power_down_to_replace(record)
+        );
+        leased?;
+        stopped?;
         fault_point!(at, "stopped");
         self.commit(lease, &record.snapshot, version, note).await
     }
@@ -436,7 +447,7 @@ impl Inner {
             .network
             .create_namespace(&record.container)
             .await?;
-        let spec = self.spec(record, address, namespace);
+        let spec = self.spec(record, address, namespace).await?;
         match self.runtime.containers.switch(lease, &spec).await {
             Err(error) if error.is_not_found() => {
                 Ok(self.runtime.containers.create(lease, &spec).await?)

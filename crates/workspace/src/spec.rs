@@ -1,5 +1,6 @@
 //! From what is recorded of a workspace to how its container is run.
 
+use crate::Result;
 use crate::agent;
 use crate::notes::LABEL_BOT;
 use crate::service::Inner;
@@ -30,18 +31,18 @@ const LABEL_LIMITS: &str = "botstead.workspace.limits";
 
 impl Inner {
     /// How the workspace of that record is run.
-    pub(crate) fn spec(
+    pub(crate) async fn spec(
         &self,
         record: &ContainerRecord,
         address: Ipv4Addr,
         network_namespace: PathBuf,
-    ) -> ContainerSpec {
-        ContainerSpec {
+    ) -> Result<ContainerSpec> {
+        let image = self.resolved(&record.image).await?;
+        Ok(ContainerSpec {
             id: record.container.clone(),
-            image: record.image.clone(),
             snapshot: record.snapshot.clone(),
             process: Process {
-                args: self.agent_command(record),
+                args: self.agent_command(&image.config.user),
                 env: vec![
                     format!("HOME={DATA_PATH}"),
                     format!("BOTSTEAD_BOT_ID={}", record.bot),
@@ -58,14 +59,18 @@ impl Inner {
             channel: Some(CHANNEL_PATH.to_owned()),
             network_namespace: Some(network_namespace),
             address: Some(address.into()),
-            limits: record.limits.or(self.config.default_limits),
+            limits: self
+                .config
+                .bounds
+                .within(record.limits.or(self.config.default_limits)),
             devices: record.devices.clone(),
             labels: labels(record.bot, &record.devices, &record.limits),
-        }
+            image,
+        })
     }
 
     /// What PID 1 of a workspace runs.
-    fn agent_command(&self, record: &ContainerRecord) -> Vec<String> {
+    fn agent_command(&self, user: &str) -> Vec<String> {
         // The agent's own grace ends before the server kills it.
         let grace = self.config.stop_grace.mul_f32(0.8).as_millis();
         let mut args = vec![
@@ -77,8 +82,8 @@ impl Inner {
             grace.to_string(),
         ];
         let mut option = |name: &str, value: &str| args.extend([name.to_owned(), value.to_owned()]);
-        if !record.image.config.user.is_empty() {
-            option("--user", &record.image.config.user);
+        if !user.is_empty() {
+            option("--user", user);
         }
         if self.config.template.is_some() {
             option("--template", TEMPLATE_PATH);

@@ -3,7 +3,7 @@
 use crate::faults::fault_point;
 use crate::locks::Holder;
 use crate::operations::{LiveOperation, event, finished, input, new_operation};
-use crate::preferences::Preferences;
+use crate::preferences::{preferences, retention};
 use crate::service::{Inner, Workspaces};
 use crate::snapshot::checked_name;
 use crate::{Error, Result};
@@ -193,8 +193,10 @@ impl Inner {
     }
 
     async fn expire(self: &Arc<Self>, bot: BotId) -> Result<()> {
-        let preferences = Preferences::of(&self.store.bots.get(bot).await?)?;
-        let rules = preferences.retention.unwrap_or(self.config.retention);
+        let preferences = preferences(&self.store.bots.get(bot).await?)?;
+        let rules = preferences
+            .retention
+            .map_or(self.config.retention, retention);
         let records = self.store.versions.list(bot).await?;
         let versions: Vec<_> = records.iter().map(crate::listing::as_version).collect();
         let head = self

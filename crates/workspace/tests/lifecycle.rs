@@ -7,7 +7,7 @@ mod common;
 use botstead_authz::Actor;
 use botstead_runtime_testing::{ImageContent, PullScript};
 use botstead_types::{
-    BotId, ContainerStatus, DesiredState, Role, UserId, VersionNumber, VersionSource,
+    BotId, ContainerStatus, DesiredState, PageRequest, Role, UserId, VersionNumber, VersionSource,
 };
 use botstead_workspace::{CreateEvent, CreateRequest, DeleteRequest, Error, SnapshotMode};
 use common::{IMAGE, OTHER_IMAGE, World, container, image, request};
@@ -402,7 +402,9 @@ async fn a_strangers_bot_does_not_exist() {
             .code(),
     ];
     assert_eq!(codes, ["bot_not_found"; 7]);
-    assert_eq!(w.images(&stranger).await.unwrap_err().code(), "forbidden");
+    let page = PageRequest::default();
+    let refused = w.images(&stranger, &page).await;
+    assert_eq!(refused.unwrap_err().code(), "forbidden");
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
-//! A real registry on a free loopback port, with a small image that can run a shell.
+//! A real registry on a loopback port that the server may reach, with a small image that can run a
+//! shell.
 
 use crate::{command, image};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,10 +21,11 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(address: SocketAddr) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder")?;
-        // Free at this moment; should another program take it now, the registry ends with an error.
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        TcpListener::bind(address)
+            .map(drop)
+            .with_context(|| format!("another program uses {address}, where the registry goes"))?;
         let config = folder.path().join("config.yml");
         let storage = folder.path().join("storage");
         fs::write(
@@ -130,10 +132,14 @@ fn write_rootfs(busybox: &Path, rootfs: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn a_pushed_image_can_be_read_back_and_nothing_stays() {
-        let registry = Registry::start()
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let registry = Registry::start(address)
             .expect("this test needs: apt-get install docker-registry skopeo busybox-static");
         let reference = registry.push_busybox().unwrap();
         let json = command::capture(

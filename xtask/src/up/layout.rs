@@ -50,11 +50,15 @@ impl Place {
         self.data_dir.join("default-image")
     }
 
+    /// Whether it is this machine's installation, and not one for trying things out.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.data_dir == Path::new(DATA_DIR)
+    }
+
     /// The systemd unit, where systemd runs this machine. Installations elsewhere than in the usual
     /// folder are for trying things out and get none.
     pub(crate) fn unit(&self) -> Option<&'static str> {
-        let usual = self.data_dir == Path::new(DATA_DIR);
-        (usual && Path::new("/run/systemd/system").is_dir()).then_some("botstead.service")
+        (self.is_usual() && Path::new("/run/systemd/system").is_dir()).then_some("botstead.service")
     }
 
     /// Writes the configuration unless there is one, which then stays as its owner left it.
@@ -69,8 +73,11 @@ impl Place {
         table.insert("listen".to_owned(), listen.into());
         table.insert("data_dir".to_owned(), text(&self.data_dir));
         table.insert("run_dir".to_owned(), text(&self.run_dir));
+        let check = SocketAddr::from(([127, 0, 0, 1], self.port.checked_add(1).unwrap_or(1024)));
         let content = format!(
-            "# Written once by `cargo xtask up`, yours to change. Every key: docs/CONFIGURATION.md\n{table}"
+            "# Written once by `cargo xtask up`, yours to change. Every key: docs/CONFIGURATION.md\n{table}\n\
+             [registry]\n# Where `cargo xtask up --check` has its registry while it runs.\n\
+             insecure = [\"{check}\"]\n"
         );
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
     }
@@ -99,9 +106,30 @@ pub(crate) struct Configured {
     pub(crate) listen: SocketAddr,
     data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
+    #[serde(default)]
+    registry: Registry,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Registry {
+    insecure: Vec<String>,
 }
 
 impl Configured {
+    /// Where a registry on this machine may be that the server pulls from.
+    pub(crate) fn registry(&self) -> Result<SocketAddr> {
+        let listed = self.registry.insecure.iter();
+        let mut addresses = listed.filter_map(|host| host.parse::<SocketAddr>().ok());
+        addresses
+            .find(|address| address.ip().is_loopback())
+            .context(
+                "the server reaches no registry on this machine, which the check needs: add\n\n    \
+                 [registry]\n    insecure = [\"127.0.0.1:8788\"]\n\nto config.toml, with a port that \
+                 nothing else uses, and run `cargo xtask up` again",
+            )
+    }
+
     /// The address for clients on this machine.
     pub(crate) fn url(&self) -> String {
         let mut address = self.listen;
@@ -194,7 +222,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = place(folder.path());
         place.write_config().unwrap();
-        assert_eq!(place.read_config().unwrap().url(), "http://127.0.0.1:8790");
+        let configured = place.read_config().unwrap();
+        assert_eq!(configured.url(), "http://127.0.0.1:8790");
+        assert_eq!(configured.registry().unwrap().port(), 8791);
         let text = fs::read_to_string(place.config()).unwrap();
         fs::write(place.config(), text.replace("127.0.0.1:8790", "0.0.0.0:99")).unwrap();
         place.write_config().unwrap();

@@ -113,7 +113,8 @@ fn ensure_unit(
         &advice,
     )?;
     let runs = runs.trim().parse().ok().and_then(ProcessId::of);
-    let outdated = changed || runs.is_some_and(ProcessId::is_outdated);
+    // A unit that somebody changed by hand may be in effect.
+    let outdated = changed || !same || runs.is_some_and(ProcessId::is_outdated);
     let verb = verb(state.unit.as_deref(), &text, outdated);
     command::run(
         Command::new("systemctl").args(["enable", "--quiet", unit]),

@@ -1,8 +1,8 @@
 //! The list of all keys: their names, environment variables, defaults and documentation.
 
 use super::settings::{
-    Auth, Config, Containerd, Database, Http, Log, Network, Registry, Retention, Runtime,
-    ServerLimits, Shutdown, Workspace, WorkspaceLimits,
+    Auth, Config, Containerd, Database, Http, Images, Log, MaxLimits, Network, Registry, Retention,
+    Runtime, ServerLimits, Shutdown, Workspace, WorkspaceLimits,
 };
 use serde_json::Value;
 use std::fmt::Write;
@@ -31,9 +31,11 @@ const SECTIONS: &[(&str, &[FieldDoc])] = &[
     ("runtime", Runtime::DOCS),
     ("runtime.containerd", Containerd::DOCS),
     ("registry", Registry::DOCS),
+    ("images", Images::DOCS),
     ("network", Network::DOCS),
     ("workspace", Workspace::DOCS),
     ("workspace.limits", WorkspaceLimits::DOCS),
+    ("workspace.max_limits", MaxLimits::DOCS),
     ("workspace.retention", Retention::DOCS),
     ("limits", ServerLimits::DOCS),
     ("http", Http::DOCS),

@@ -3,14 +3,17 @@
 //! This module owns how it is read, and refuses what cannot be meant. What each key does is in
 //! the part of the server that gets it.
 
+mod bounds;
 mod keys;
+mod registries;
 mod settings;
 mod validate;
 
 pub use keys::{Key, PREFIX, keys, render_documentation};
+pub use registries::RegistryHosts;
 pub use settings::{
-    Auth, Config, Containerd, ContainerdMode, Database, Http, Log, LogFormat, Network, Registry,
-    Retention, Runtime, ServerLimits, Shutdown, Workspace, WorkspaceLimits,
+    Auth, Config, Containerd, ContainerdMode, Database, Http, Images, Log, LogFormat, MaxLimits,
+    Network, Registry, Retention, Runtime, ServerLimits, Shutdown, Workspace, WorkspaceLimits,
 };
 
 use figment::Figment;

@@ -54,6 +54,8 @@ section! {
         runtime: Runtime = Runtime::default(),
         /// Registries of images.
         registry: Registry = Registry::default(),
+        /// Sizes of images.
+        images: Images = Images::default(),
         /// The workspaces' network.
         network: Network = Network::default(),
         /// Workspaces.
@@ -154,8 +156,34 @@ pub enum ContainerdMode {
 section! {
     /// Registries of images.
     Registry {
-        /// Registries that are spoken to without TLS, as `host` or `host:port`.
+        /// Registries that are spoken to without TLS, as `host`, `host:port` or `host:*` for any port.
+        /// They may be at any address, as those in `registry.private`.
         insecure: Vec<String> = Vec::new(),
+        /// Registries, token services and stores that registries redirect to which may be at an address
+        /// that is not public (loopback, private, link-local and the like) or is this host's own, as
+        /// `host`, `host:port` or `host:*`. All others are reached at public addresses only.
+        private: Vec<String> = Vec::new(),
+        /// Token services that issue tokens for registries of other domains, as `host`, `host:port` or
+        /// `host:*`. One of the registry's own domain needs no entry.
+        token_services: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// The largest image that is pulled or imported. Images that are local already are not measured.
+    Images {
+        /// The most bytes of one layer as it is in the registry, so mostly compressed.
+        max_layer_bytes: u64 = 16 << 30,
+        /// The most bytes of all layers of an image as they are in the registry.
+        max_bytes: u64 = 32 << 30,
+        /// The most bytes that the layers of an image may have unpacked; layers that are unpacked already
+        /// do not count.
+        max_unpacked_bytes: u64 = 64 << 30,
+        /// The most layers, up to 256: more would leave no room for versions above them.
+        max_layers: usize = 256,
+        /// The most bytes of an image's configuration (its environment, labels and history), which is
+        /// kept in the database for the workspaces that were made from it.
+        max_config_bytes: u64 = 1 << 20,
     }
 }
 
@@ -183,8 +211,11 @@ section! {
         /// The image of a workspace when neither the request nor its bot names one.
         default_image: ImageRef = default_image(),
         /// The images that may be used, as references or as prefixes that end in `*`, such as
-        /// `ghcr.io/acme/*`. All when empty.
+        /// `ghcr.io/acme/*`, and the default image. All when empty.
         allowed_images: Vec<String> = Vec::new(),
+        /// The CDI devices that workspaces may use, by name or as prefixes that end in `*`, such as
+        /// `nvidia.com/gpu=*`. None when empty.
+        allowed_devices: Vec<String> = Vec::new(),
         /// The agent that runs in every workspace. `botstead-agent` beside the server's program
         /// when not set.
         agent_path: Option<PathBuf> = None,
@@ -199,6 +230,8 @@ section! {
         terminal_idle_seconds: u64 = 24 * 60 * 60,
         /// Limits where neither the request nor the bot sets them.
         limits: WorkspaceLimits = WorkspaceLimits::default(),
+        /// The most that limits may be.
+        max_limits: MaxLimits = MaxLimits::default(),
         /// How many versions that nobody asked for are kept.
         retention: Retention = Retention::default(),
         /// The time zone, such as `Europe/Zurich`. The host's when not set.
@@ -226,6 +259,21 @@ section! {
         /// Processes and threads; 0 for no limit.
         pids: u64 = 1024,
         /// Processor time in thousandths of a core; 0 for no limit.
+        cpu_millis: u64 = 0,
+    }
+}
+
+section! {
+    /// The most that a workspace's limits may be, whoever sets them. While there is a maximum, 0 for no
+    /// limit is refused, too.
+    MaxLimits {
+        /// Memory in bytes; 0 for no maximum. Half of the host's, or the default limit where that is
+        /// more, when not set.
+        memory_bytes: Option<u64> = None,
+        /// Processes and threads; 0 for no maximum. 8192, or the default limit where that is more, when
+        /// not set.
+        pids: Option<u64> = None,
+        /// Processor time in thousandths of a core; 0 for no maximum.
         cpu_millis: u64 = 0,
     }
 }

@@ -150,12 +150,23 @@ impl Config {
                 return Err(invalid("runtime.cgroup_parent", reason));
             }
         }
-        for registry in &self.registry.insecure {
-            let host = registry.split(':').next().unwrap_or_default();
-            if host.is_empty() || registry.contains(['/', ' ', '@']) {
-                let reason = format!("{registry:?}: expected host or host:port");
-                return Err(invalid("registry.insecure", reason));
+        self.registry.hosts().map(drop)?;
+        let images = &self.images;
+        for (key, value) in [
+            ("images.max_layer_bytes", images.max_layer_bytes),
+            ("images.max_bytes", images.max_bytes),
+            ("images.max_unpacked_bytes", images.max_unpacked_bytes),
+        ] {
+            if !(1..=1 << 50).contains(&value) {
+                return Err(invalid(key, "expected 1 to 1125899906842624"));
             }
+        }
+        if !(1..=256).contains(&images.max_layers) {
+            return Err(invalid("images.max_layers", "expected 1 to 256"));
+        }
+        if !(1 << 10..=4 << 20).contains(&images.max_config_bytes) {
+            let reason = "expected 1024 to 4194304";
+            return Err(invalid("images.max_config_bytes", reason));
         }
         Ok(())
     }
@@ -219,21 +230,11 @@ impl Config {
                 return Err(invalid("workspace.timezone", reason));
             }
         }
-        for image in &workspace.allowed_images {
-            let plain = match image.strip_suffix('*') {
-                Some(prefix) => !prefix.contains([' ', '*']),
-                None => image.parse::<botstead_types::ImageRef>().is_ok(),
-            };
-            if !plain {
-                let reason = format!("{image:?}: expected a reference, or a prefix and '*'");
-                return Err(invalid("workspace.allowed_images", reason));
-            }
-        }
-        Ok(())
+        self.bounds().map(drop)
     }
 }
 
-fn invalid(key: &'static str, reason: impl Into<String>) -> ConfigError {
+pub(super) fn invalid(key: &'static str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Invalid {
         key,
         reason: reason.into(),

@@ -115,6 +115,33 @@ pub(super) fn fanotify() -> Check {
     }
 }
 
+/// What `cargo xtask up` sets. All workspaces are uid 0 of one user namespace and share one user's
+/// inotify instances (inotify(7)).
+const WATCHERS: u32 = 8192;
+
+pub(super) fn inotify() -> Check {
+    judge_inotify(
+        &fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap_or_default(),
+    )
+}
+
+fn judge_inotify(instances: &str) -> Check {
+    let name = "inotify";
+    match instances.trim().parse::<u32>() {
+        Ok(most) if most >= WATCHERS => Check::ok(name, format!("{most} watchers")),
+        Ok(most) => Check::warn(
+            name,
+            format!("{most} watchers for all workspaces together"),
+            "run: sysctl -w fs.inotify.max_user_instances=8192, and put that line into /etc/sysctl.d",
+        ),
+        Err(_) => Check::warn(
+            name,
+            "the kernel does not have it",
+            "use a kernel with CONFIG_INOTIFY_USER: programs in workspaces cannot watch files",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Status;
@@ -132,6 +159,17 @@ mod tests {
             ("strange", Status::Fail),
         ] {
             assert_eq!(judge_version(release).status, status, "{release}");
+        }
+    }
+
+    #[test]
+    fn few_watchers_for_all_workspaces_are_warned_of() {
+        for (instances, status) in [
+            ("8192\n", Status::Ok),
+            ("128\n", Status::Warn),
+            ("", Status::Warn),
+        ] {
+            assert_eq!(judge_inotify(instances).status, status, "{instances:?}");
         }
     }
 

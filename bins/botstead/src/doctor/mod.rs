@@ -82,6 +82,7 @@ pub async fn examine(config: &Config) -> Report {
         kernel::namespaces(),
         kernel::openat2(),
         kernel::fanotify(),
+        kernel::inotify(),
         cgroups::check(),
         containerd::check(config).await,
         programs::runc(config),

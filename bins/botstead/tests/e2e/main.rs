@@ -11,6 +11,7 @@
     reason = "a panic is how a test fails, and what it prints is shown then"
 )]
 
+mod bounds;
 mod client;
 mod commands;
 mod concurrency;

@@ -99,6 +99,7 @@ impl Server {
         let text = format!(
             "listen = \"{listen}\"\ndata_dir = {:?}\nrun_dir = {:?}\n\
              [log]\nfilter = \"info,botstead_workspace=debug\"\n\
+             [registry]\ninsecure = [\"127.0.0.1:*\"]\n\
              [workspace]\nagent_path = {:?}\nstop_grace_seconds = 3\n{workspace}\
              [limits]\nmin_free_percent = 0\n{settings}",
             data,

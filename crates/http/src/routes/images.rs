@@ -1,15 +1,14 @@
 //! /images: local images, for admins.
 
-use crate::HttpConfig;
 use crate::auth::Caller;
 use crate::context::RequestId;
-use crate::extract::{Body, QueryOf, content_length};
+use crate::extract::{Body, PageQuery, QueryOf, content_length};
 use crate::problem::Problem;
 use crate::shapes::List;
 use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
-use botstead_types::ImageRef;
+use botstead_types::{ImageRef, PageRequest};
 use botstead_workspace::Image;
 use botstead_workspace::ImageEvent;
 use chrono::{DateTime, Utc};
@@ -60,13 +59,10 @@ impl From<Image> for ImageShape {
     }
 }
 
-fn list(images: Vec<Image>, config: &HttpConfig) -> List<ImageShape> {
-    List::fitting(images.into_iter().map(ImageShape::from), false, config)
-}
-
 /// List local images, by name.
 #[utoipa::path(
     tag = "images",
+    params(PageQuery),
     responses(
         (status = 200, body = List<ImageShape>),
         (status = 403, description = "The caller is no admin."),
@@ -75,10 +71,13 @@ fn list(images: Vec<Image>, config: &HttpConfig) -> List<ImageShape> {
 #[get("/images")]
 async fn list_images(
     caller: Caller,
+    query: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let images = state.services.workspaces.images(&caller.actor).await?;
-    Ok(HttpResponse::Ok().json(list(images, &state.config)))
+    let page = PageRequest::try_from(query.0)?;
+    let workspaces = &state.services.workspaces;
+    let images = workspaces.images(&caller.actor, &page).await?;
+    Ok(HttpResponse::Ok().json(List::from(images.map(ImageShape::from))))
 }
 
 /// An image to be pulled.
@@ -156,7 +155,7 @@ struct ImportQuery {
     responses(
         (status = 201, body = List<ImageShape>, description = "The images that it held."),
         (status = 403, description = "The caller is no admin."),
-        (status = 413, description = "`archive_too_large`."),
+        (status = 413, description = "`archive_too_large`, or `image_too_large` for one that is larger than this server takes."),
         (status = 422, description = "The archive holds no usable image."),
         (status = 507, description = "`insufficient_storage`."),
     ),
@@ -176,7 +175,8 @@ async fn import_images(
     workspaces.before_image_import(&caller.actor, content_length(&request).unwrap_or(0))?;
     let archive = spool::receive(&request, payload, &state.config, workspaces).await?;
     let images = spool::import(workspaces.clone(), caller.actor, archive, name).await?;
-    Ok(HttpResponse::Created().json(list(images, &state.config)))
+    let images = images.into_iter().map(ImageShape::from);
+    Ok(HttpResponse::Created().json(List::fitting(images, false, &state.config)))
 }
 
 /// Remove an image. Workspaces that were made from it go on.

@@ -3,6 +3,7 @@
 // Clippy takes only functions with #[test] for tests; these modules are nothing else.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod acknowledgements;
 mod connections;
 mod container;
 mod hostile;

@@ -58,19 +58,22 @@ pub(super) struct Archive {
     path: PathBuf,
     format: Format,
     entries: HashMap<String, Found>,
+    /// The most bytes that it may have uncompressed.
+    most: u64,
     cancel: CancellationToken,
 }
 
 impl Archive {
     /// Reads the archive once. Blocks; ends early with an error when `cancel` is cancelled, as every
-    /// later reading does.
-    pub(super) fn open(path: &Path, cancel: CancellationToken) -> io::Result<Self> {
+    /// later reading does. One that has more than `most` bytes uncompressed is `FileTooLarge`.
+    pub(super) fn open(path: &Path, most: u64, cancel: CancellationToken) -> io::Result<Self> {
         let mut start = Vec::new();
         File::open(path)?.take(4).read_to_end(&mut start)?;
         let mut archive = Self {
             path: path.to_owned(),
             format: Format::of(&start),
             entries: HashMap::new(),
+            most,
             cancel,
         };
         let mut entries = HashMap::new();
@@ -194,10 +197,10 @@ impl Archive {
             // A plain file's data is skipped by seeking.
             Format::Plain => self.each_seek(file, visit),
             Format::Gzip => {
-                let mut reader = flate2::read::MultiGzDecoder::new(BufReader::new(file));
-                walk(&mut reader, visit)
+                let reader = flate2::read::MultiGzDecoder::new(BufReader::new(file));
+                walk(&mut Bounded(reader, self.most), visit)
             }
-            Format::Zstd => walk(&mut zstd::Decoder::new(file)?, visit),
+            Format::Zstd => walk(&mut Bounded(zstd::Decoder::new(file)?, self.most), visit),
         }
     }
 
@@ -268,6 +271,20 @@ pub(super) fn invalid(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
+/// A reader that fails after so many bytes.
+struct Bounded<R>(R, u64);
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        self.1 = self
+            .1
+            .checked_sub(read as u64)
+            .ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(read)
+    }
+}
+
 /// A file whose reading ends when it is cancelled: dropping a future does not end a thread.
 struct Cancellable {
     file: File,
@@ -313,7 +330,7 @@ mod tests {
     fn opened(bytes: &[u8]) -> (tempfile::NamedTempFile, io::Result<Archive>) {
         let mut temporary = tempfile::NamedTempFile::new().unwrap();
         temporary.write_all(bytes).unwrap();
-        let archive = Archive::open(temporary.path(), CancellationToken::new());
+        let archive = Archive::open(temporary.path(), 1 << 20, CancellationToken::new());
         (temporary, archive)
     }
 
@@ -382,6 +399,14 @@ mod tests {
         assert_eq!(archive.read("y/layer.tar", 10).unwrap().unwrap(), "data");
         assert!(archive.find("loop").is_none());
         assert!(archive.find("out").is_none());
+    }
+
+    #[test]
+    fn a_small_archive_of_much_data_is_too_large() {
+        let plain = archive(|tar| file(tar, "zeros", &vec![0; 2 << 20]));
+        let zstd = zstd::encode_all(plain.as_slice(), 1).unwrap();
+        let (_file, archive) = opened(&zstd);
+        assert_eq!(archive.unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]

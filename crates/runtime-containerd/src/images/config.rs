@@ -1,20 +1,26 @@
 //! What can be configured about registries.
 
+use super::hosts::HostPattern;
+use reqwest::Url;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
-/// How registries are reached.
+/// How registries are reached, and how large an image may be.
 ///
-/// Registries are spoken to over HTTPS, except those named in `plain_http` and those on this
-/// machine: `localhost` and `127.0.0.0/8` (and `[::1]`), with or without a port, are spoken to over
-/// plain HTTP, as Docker does it.
+/// Registries are spoken to over HTTPS and at public addresses, except those that are listed. There is
+/// no exception for this machine: on it are services that whoever names an image must not reach.
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
-    /// Registries that are spoken to over plain HTTP, as they stand in image references, such as
-    /// `registry.internal:5000`.
-    pub plain_http: Vec<String>,
+    /// Registries that are spoken to over plain HTTP, at whatever address they have.
+    pub plain_http: Vec<HostPattern>,
+    /// Hosts that may have an address that is not public, or is this machine's: registries, token
+    /// services, and stores that registries redirect to.
+    pub private: Vec<HostPattern>,
+    /// Token services whose tokens registries of other domains may get.
+    pub token_services: Vec<HostPattern>,
+    /// How large an image may be that is pulled or imported.
+    pub limits: ImageLimits,
     /// Sign-ins, by registry as it stands in image references, such as `ghcr.io` or `docker.io`.
     pub credentials: BTreeMap<String, Credentials>,
     /// How many layers of one image are downloaded at a time.
@@ -35,6 +41,9 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             plain_http: Vec::new(),
+            private: Vec::new(),
+            token_services: Vec::new(),
+            limits: ImageLimits::default(),
             credentials: BTreeMap::new(),
             parallel_layers: 4,
             connect_timeout: Duration::from_secs(10),
@@ -48,7 +57,35 @@ impl Default for RegistryConfig {
 impl RegistryConfig {
     /// Whether a registry, as it stands in a reference, is spoken to over plain HTTP.
     pub fn is_plain_http(&self, registry: &str) -> bool {
-        self.plain_http.iter().any(|named| named == registry) || is_loopback(registry)
+        let url = Url::parse(&format!("http://{registry}/"));
+        url.is_ok_and(|url| self.plain_http.iter().any(|named| named.fits(&url)))
+    }
+}
+
+/// How large an image may be that is pulled or imported. Images that are local are not measured again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageLimits {
+    /// How many layers it has, at most 256.
+    pub layers: usize,
+    /// The bytes of one layer as it is in the registry.
+    pub layer_bytes: u64,
+    /// The bytes of all layers as they are in the registry.
+    pub bytes: u64,
+    /// The bytes of all layers unpacked, without those that are unpacked already.
+    pub unpacked_bytes: u64,
+    /// The bytes of its configuration.
+    pub config_bytes: u64,
+}
+
+impl Default for ImageLimits {
+    fn default() -> Self {
+        Self {
+            layers: 256,
+            layer_bytes: 16 << 30,
+            bytes: 32 << 30,
+            unpacked_bytes: 64 << 30,
+            config_bytes: 1 << 20,
+        }
     }
 }
 
@@ -69,30 +106,25 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn is_loopback(registry: &str) -> bool {
-    let host = match registry.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => registry.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn registries_of_this_machine_and_named_ones_are_plain_http() {
+    fn registries_that_are_listed_are_plain_http_and_no_others() {
         let config = RegistryConfig {
-            plain_http: vec!["registry.internal:5000".into()],
+            plain_http: ["registry.internal:5000", "127.0.0.1:5000"]
+                .map(|host| host.parse().unwrap())
+                .into(),
             ..RegistryConfig::default()
         };
         for (registry, plain) in [
-            ("localhost", true),
-            ("localhost:5000", true),
+            ("localhost", false),
+            ("localhost:5000", false),
             ("127.0.0.1:5000", true),
-            ("127.1.2.3", true),
-            ("[::1]:5000", true),
+            ("127.0.0.1:5001", false),
+            ("127.1.2.3", false),
+            ("[::1]:5000", false),
             ("registry.internal:5000", true),
             ("registry.internal", false),
             ("docker.io", false),

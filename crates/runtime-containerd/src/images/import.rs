@@ -2,7 +2,9 @@
 
 use super::ContainerdImages;
 use super::archive::{Archive, Entry, Format};
+use super::config::ImageLimits;
 use super::content::{self, CHUNK, Ingest};
+use super::size::Room;
 use super::tree::{
     self, Documents, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MAX_DOCUMENT, Role, Stored, Tree,
 };
@@ -47,28 +49,34 @@ impl ContainerdImages {
         let cancel = CancellationToken::new();
         let _cancel_on_drop = cancel.clone().drop_guard();
         let path = path.to_owned();
-        let archive = blocking(op, move || Archive::open(&path, cancel)).await?;
+        let limits = &self.config.limits;
+        let most = limits.unpacked_bytes;
+        let archive = blocking(op, move || Archive::open(&path, most, cancel)).await?;
         let mut source = Source {
             archive: Arc::new(archive),
             made: HashMap::new(),
             layers: HashMap::new(),
         };
         let found = if source.archive.find("index.json").is_some() {
-            oci(op, &source, name).await?
+            oci(op, &source, name, limits).await?
         } else if source.archive.find("manifest.json").is_some() {
-            docker(op, &mut source, name).await?
+            docker(op, &mut source, name, limits).await?
         } else {
             return Err(op.invalid("it is neither an OCI archive nor one of docker save"));
         };
         if found.is_empty() {
             return Err(op.invalid("it has no images"));
         }
+        for image in &found {
+            limits.check(op, &image.tree)?;
+        }
         self.ingest_layers(op, lease, &source, &found).await?;
         let mut images = Vec::new();
         for image in found {
-            self.unpack_tree(op, lease, &image.tree).await?;
+            let room = Room::new(limits, &image.tree.layers);
+            self.unpack_tree(op, lease, &image.tree, &room).await?;
             for name in &image.names {
-                images.push(self.finish(op, lease, name, &image.tree).await?);
+                images.push(self.finish(op, lease, name, &image.tree, &room).await?);
             }
         }
         Ok(images)
@@ -208,7 +216,12 @@ impl Documents for (&Op, &Source) {
 }
 
 /// Images of an OCI layout (OCI image specification, image-layout.md).
-async fn oci(op: &Op, source: &Source, name: Option<&ImageRef>) -> Result<Vec<Found>> {
+async fn oci(
+    op: &Op,
+    source: &Source,
+    name: Option<&ImageRef>,
+    limits: &ImageLimits,
+) -> Result<Vec<Found>> {
     let bytes = small(op, source, "index.json").await?;
     let index: ImageIndex =
         serde_json::from_slice(&bytes).map_err(|error| unreadable(op, "index.json", error))?;
@@ -250,7 +263,7 @@ async fn oci(op: &Op, source: &Source, name: Option<&ImageRef>) -> Result<Vec<Fo
             media_type: tree::parse(op, &bytes)?.media_type(),
             bytes,
         };
-        let tree = Arc::new(tree::resolve(op, &(op, source), top).await?);
+        let tree = Arc::new(tree::resolve(op, &(op, source), top, Some(limits)).await?);
         images.push(Found {
             names: vec![name],
             tree,
@@ -293,7 +306,12 @@ struct Saved {
 }
 
 /// Images of `docker save`: they have no manifest of their own, so one is made.
-async fn docker(op: &Op, source: &mut Source, name: Option<&ImageRef>) -> Result<Vec<Found>> {
+async fn docker(
+    op: &Op,
+    source: &mut Source,
+    name: Option<&ImageRef>,
+    limits: &ImageLimits,
+) -> Result<Vec<Found>> {
     let bytes = small(op, source, "manifest.json").await?;
     let saved: Vec<Saved> =
         serde_json::from_slice(&bytes).map_err(|error| unreadable(op, "manifest.json", error))?;
@@ -307,7 +325,7 @@ async fn docker(op: &Op, source: &mut Source, name: Option<&ImageRef>) -> Result
             names.push(name.ok_or_else(|| nameless(op))?.clone());
         }
         let top = make_manifest(op, source, &image).await?;
-        let tree = Arc::new(tree::resolve(op, &(op, &*source), top).await?);
+        let tree = Arc::new(tree::resolve(op, &(op, &*source), top, Some(limits)).await?);
         images.push(Found { names, tree });
     }
     Ok(images)
@@ -416,6 +434,11 @@ fn unreadable_file(op: &Op, error: io::Error) -> botstead_runtime::Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => {
             op.fail_with(ErrorKind::InvalidArgument, "it cannot be opened", error)
+        }
+        io::ErrorKind::FileTooLarge => {
+            let reason = "it has more bytes unpacked than this server takes \
+                          (images.max_unpacked_bytes)";
+            op.fail_with(ErrorKind::TooLarge, reason, error)
         }
         _ => op.fail_with(
             ErrorKind::InvalidArgument,

@@ -22,24 +22,36 @@ use tonic::Code;
 /// How many images' documents are remembered.
 const CACHED: usize = 128;
 
-/// Documents of images by the digest of their top: content never changes under its digest, so that
+/// How large the configurations of those may be together, as they were read.
+const CACHED_BYTES: usize = 16 << 20;
+
+/// What images consist of, by the digest of their top: content never changes under its digest, so that
 /// nothing here can be out of date.
 #[derive(Debug, Default)]
-pub(super) struct Trees(Mutex<BTreeMap<String, Arc<Tree>>>);
+pub(super) struct Trees(Mutex<Cached>);
+
+#[derive(Debug, Default)]
+struct Cached {
+    trees: BTreeMap<String, Arc<Tree>>,
+    bytes: usize,
+}
 
 impl Trees {
     fn get(&self, digest: &str) -> Option<Arc<Tree>> {
-        let trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        trees.get(digest).cloned()
+        let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.trees.get(digest).cloned()
     }
 
     pub(super) fn put(&self, tree: &Arc<Tree>) {
-        let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if trees.len() >= CACHED {
+        let bytes = tree.config.bytes.len();
+        let bare = Arc::new(tree.without_documents());
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.trees.len() >= CACHED || cached.bytes + bytes > CACHED_BYTES {
             // Reading them again costs a millisecond each.
-            trees.clear();
+            *cached = Cached::default();
         }
-        trees.insert(tree.top().digest.clone(), Arc::clone(tree));
+        cached.bytes += bytes;
+        cached.trees.insert(tree.top().digest.clone(), bare);
     }
 }
 
@@ -101,7 +113,7 @@ impl ContainerdImages {
             media_type: target.media_type,
             bytes,
         };
-        let tree = Arc::new(tree::resolve(op, &Local { images: self, op }, top).await?);
+        let tree = Arc::new(tree::resolve(op, &Local { images: self, op }, top, None).await?);
         self.trees.put(&tree);
         Ok(tree)
     }
@@ -231,6 +243,7 @@ pub(super) fn describe(reference: ImageRef, record: &Record, tree: &Tree) -> Ima
             digest: tree.top().digest.clone(),
             config: tree.parsed.clone(),
         },
+        top: tree.chain_id().parse().ok(),
         size_bytes: tree.size(),
         created_at: time(record.updated_at.as_ref().or(record.created_at.as_ref())),
     }

@@ -1,7 +1,9 @@
 //! Images on containerd, the way that works alike on 1.6, 1.7 and 2.x: this process downloads into
 //! containerd's content store, lets containerd unpack layer by layer, and sets the name last.
 //!
-//! - `registry` talks to registries, `retry` decides what is tried again, `fetch` downloads a layer;
+//! - `registry` talks to registries and `sign_in` signs in, over `http`, which reaches what `reach` lets
+//!   it; `retry` decides what is tried again, `fetch` downloads a layer;
+//! - `size` refuses images that are too large;
 //! - `tree` reads what an image consists of and refuses what is wrong with it, `platform` chooses;
 //! - `content` writes and reads containerd's content store, `unpack` makes snapshots of layers;
 //! - `archive` reads tar files, `import` imports them;
@@ -19,6 +21,8 @@ mod config;
 mod content;
 
 mod fetch;
+mod hosts;
+mod http;
 mod import;
 mod local;
 mod locks;
@@ -26,23 +30,29 @@ mod locks;
 mod platform;
 mod progress;
 mod pull;
+mod reach;
 mod registry;
 mod retry;
+mod sign_in;
+mod size;
 mod tree;
 mod unpack;
 
-pub use config::{Credentials, RegistryConfig};
+pub use config::{Credentials, ImageLimits, RegistryConfig};
+pub use hosts::HostPattern;
 
 use crate::client::Client;
 use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{Image, Images, PullProgress, Result};
-use botstead_types::{ImageRef, LeaseId, SnapshotKey};
+use botstead_types::{ImageRef, LeaseId, Page, PageRequest, SnapshotKey};
+use http::Http;
 use local::{Trees, describe};
 use locks::Locks;
 use progress::Progress;
+use size::Room;
 use std::path::Path;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -51,7 +61,8 @@ use tonic::transport::Channel;
 pub struct ContainerdImages {
     client: Client,
     config: RegistryConfig,
-    http: reqwest::Client,
+    http: Http,
+    measures: Semaphore,
     locks: Locks,
     trees: Trees,
 }
@@ -69,7 +80,8 @@ impl ContainerdImages {
     ) -> Result<Self> {
         Ok(Self {
             client: Client::new(channel, namespace, snapshotter)?,
-            http: registry::http_client(&config)?,
+            http: Http::new(&config)?,
+            measures: Semaphore::new(size::MEASURED_AT_ONCE),
             config,
             locks: Locks::default(),
             trees: Trees::default(),
@@ -117,34 +129,49 @@ impl Images for ContainerdImages {
         Ok(describe(reference.clone(), &record, &tree))
     }
 
-    async fn list(&self) -> Result<Vec<Image>> {
+    async fn list(&self, page: &PageRequest) -> Result<Page<Image>> {
         let op = Op::new("list", "images");
-        let mut images = Vec::new();
+        let mut named = Vec::new();
         for record in self.records(&op).await? {
             // Names that others gave in a form of their own cannot be asked for here.
             let Ok(reference) = record.name.parse::<ImageRef>() else {
                 continue;
             };
-            if reference.as_str() != record.name {
-                continue;
+            let after = page
+                .cursor
+                .as_deref()
+                .is_none_or(|end| record.name.as_str() > end);
+            if reference.as_str() == record.name && after {
+                named.push((reference, record));
             }
+        }
+        named.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let limit = page.limit as usize;
+        let more = named.len() > limit;
+        named.truncate(limit);
+        let last = named.last().map(|(reference, _)| reference.to_string());
+        let mut items = Vec::new();
+        for (reference, record) in named {
             match self.tree_of(&op, &record).await {
-                Ok(tree) => images.push(describe(reference, &record, &tree)),
+                Ok(tree) => items.push(describe(reference, &record, &tree)),
                 // One broken image does not hide the others.
                 Err(error) => {
                     tracing::warn!(image = record.name, error = error.chain(), "skipped");
                 }
             }
         }
-        images.sort_by(|a, b| a.resolved.reference.cmp(&b.resolved.reference));
-        Ok(images)
+        Ok(Page {
+            items,
+            next_cursor: last.filter(|_| more),
+        })
     }
 
     async fn unpack(&self, lease: &LeaseId, reference: &ImageRef) -> Result<SnapshotKey> {
         let op = Op::new("unpack image", reference);
         let record = self.record(&op, reference).await?;
         let tree = self.tree_of(&op, &record).await?;
-        self.unpack_tree(&op, lease, &tree).await?;
+        self.unpack_tree(&op, lease, &tree, &Room::endless())
+            .await?;
         tree.chain_id().parse().map_err(|error| {
             op.fail_with(
                 botstead_runtime::ErrorKind::Internal,

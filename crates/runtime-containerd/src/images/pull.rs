@@ -5,6 +5,7 @@ use super::ContainerdImages;
 use super::fetch::Download;
 use super::progress::Progress;
 use super::registry::Repository;
+use super::size::Room;
 use super::tree::{self, Layer, Tree};
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Image, Result};
@@ -23,9 +24,12 @@ impl ContainerdImages {
         reference: &ImageRef,
         progress: Progress<'_>,
     ) -> Result<Image> {
-        let repository = Repository::new(op, &self.config, self.http.clone(), reference)?;
+        let limits = &self.config.limits;
+        let repository = Repository::new(op, &self.config, &self.http, reference)?;
         let top = repository.top().await?;
-        let tree = Arc::new(tree::resolve(op, &repository, top).await?);
+        let tree = Arc::new(tree::resolve(op, &repository, top, Some(limits)).await?);
+        limits.check(op, &tree)?;
+        let room = Room::new(limits, &tree.layers);
         progress.layers(&tree.layers);
         let download = Download {
             op,
@@ -59,11 +63,11 @@ impl ContainerdImages {
             if unpacked {
                 return Ok(());
             }
-            self.unpack_arriving(op, lease, &tree.layers, arrivals)
+            self.unpack_arriving(op, lease, &tree.layers, arrivals, &room)
                 .await
         };
         tokio::try_join!(downloads, unpacks)?;
-        self.finish(op, lease, reference, &tree).await
+        self.finish(op, lease, reference, &tree, &room).await
     }
 
     /// Unpacks layers in order, each when it has arrived.
@@ -73,6 +77,7 @@ impl ContainerdImages {
         lease: &LeaseId,
         layers: &[Layer],
         arrivals: Vec<oneshot::Receiver<()>>,
+        room: &Room,
     ) -> Result<()> {
         let mut parent = "";
         for (layer, arrival) in layers.iter().zip(arrivals) {
@@ -80,20 +85,26 @@ impl ContainerdImages {
                 // The download's own failure is what is reported: it ends both.
                 op.fail(ErrorKind::Internal, "a layer did not arrive")
             })?;
-            self.unpack_layer(op, lease, layer, parent).await?;
+            self.unpack_layer(op, lease, layer, parent, room).await?;
             parent = &layer.chain_id;
         }
         Ok(())
     }
 
     /// Unpacks layers that are all in the content store.
-    pub(super) async fn unpack_tree(&self, op: &Op, lease: &LeaseId, tree: &Tree) -> Result<()> {
+    pub(super) async fn unpack_tree(
+        &self,
+        op: &Op,
+        lease: &LeaseId,
+        tree: &Tree,
+        room: &Room,
+    ) -> Result<()> {
         if self.is_unpacked(op, tree).await? {
             return Ok(());
         }
         let mut parent = "";
         for layer in &tree.layers {
-            self.unpack_layer(op, lease, layer, parent).await?;
+            self.unpack_layer(op, lease, layer, parent, room).await?;
             parent = &layer.chain_id;
         }
         Ok(())
@@ -107,9 +118,10 @@ impl ContainerdImages {
         lease: &LeaseId,
         reference: &ImageRef,
         tree: &Arc<Tree>,
+        room: &Room,
     ) -> Result<Image> {
         self.store_documents(op, lease, tree).await?;
-        self.unpack_tree(op, lease, tree).await?;
+        self.unpack_tree(op, lease, tree, room).await?;
         self.point(op, reference, tree).await
     }
 }

@@ -1,23 +1,18 @@
-//! Talking to a registry (OCI distribution specification, "Pulling").
-//!
-//! `oci-client` does the sign-in. Manifests and blobs are asked for here, because every answer is
-//! read with a limit: `oci-client` reads manifests and error texts of any size into memory.
+//! Talking to a registry (OCI distribution specification, "Pulling"). Every answer is read with a limit.
 
 use super::config::RegistryConfig;
+use super::http::{self, Http};
 use super::retry::{Attempts, Fault};
+use super::sign_in::SignIn;
 use super::tree::{Documents, MAX_DOCUMENT, Role, Stored, check_bytes, digest_of, parse};
 use crate::op::Op;
 use async_trait::async_trait;
-use botstead_runtime::{Error, ErrorKind, Result};
+use botstead_runtime::{ErrorKind, Result};
 use botstead_types::ImageRef;
 use bytes::{Bytes, BytesMut};
-use oci_client::client::{ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Reference, RegistryOperation};
-use reqwest::header::{ACCEPT, HeaderMap, RANGE, RETRY_AFTER};
-use reqwest::redirect::Policy;
-use reqwest::{RequestBuilder, Response, StatusCode};
+use oci_spec::distribution::Reference;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
+use reqwest::{Response, StatusCode, Url};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -26,102 +21,59 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-/// The HTTP client that all registries share.
-pub(super) fn http_client(config: &RegistryConfig) -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .user_agent(concat!("botstead/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(config.connect_timeout)
-        .read_timeout(config.read_timeout)
-        // A layer's bytes are compared with its digest as they are.
-        .redirect(Policy::custom(|attempt| {
-            let secure = |url: &reqwest::Url| url.scheme() == "https";
-            if attempt.previous().len() > 5 {
-                attempt.error("too many redirects")
-            } else if attempt.previous().last().is_some_and(secure) && !secure(attempt.url()) {
-                attempt.error("a redirect from HTTPS to plain HTTP")
-            } else {
-                attempt.follow()
-            }
-        }))
-        .build()
-        .map_err(|error| {
-            Op::new("set up", "the HTTP client").fail_with(
-                ErrorKind::Internal,
-                "TLS or the resolver cannot be set up",
-                error,
-            )
-        })
-}
-
 /// One repository of a registry, for the time of one pull.
 pub(super) struct Repository<'a> {
     op: &'a Op,
     config: &'a RegistryConfig,
-    http: reqwest::Client,
+    http: &'a Http,
     reference: Reference,
-    base: String,
-    sign_in: oci_client::Client,
-    credentials: RegistryAuth,
+    sign_in: SignIn<'a>,
     /// How requests are signed in; none before the first one.
-    authorization: Mutex<Option<Authorization>>,
-}
-
-#[derive(Clone)]
-enum Authorization {
-    Anonymous,
-    Bearer(String),
-    Basic(String, String),
+    authorization: Mutex<Option<Option<HeaderValue>>>,
 }
 
 impl<'a> Repository<'a> {
     pub(super) fn new(
         op: &'a Op,
         config: &'a RegistryConfig,
-        http: reqwest::Client,
+        http: &'a Http,
         image: &ImageRef,
     ) -> Result<Self> {
-        let reference: Reference = image.as_str().parse().map_err(|error| {
-            op.fail_with(
-                ErrorKind::InvalidArgument,
-                "it is not an image reference",
-                error,
-            )
-        })?;
-        let registry = reference.resolve_registry().to_owned();
+        let unusable = || op.invalid("it is not an image reference");
+        let reference: Reference = image.as_str().parse().map_err(|_| unusable())?;
         let plain = config.is_plain_http(image.registry());
         let scheme = if plain { "http" } else { "https" };
-        let credentials = match config.credentials.get(image.registry()) {
-            Some(named) => RegistryAuth::Basic(named.username.clone(), named.password.clone()),
-            None => RegistryAuth::Anonymous,
+        let registry = format!("{scheme}://{}/v2/", reference.resolve_registry());
+        let sign_in = SignIn {
+            op,
+            http,
+            registry: Url::parse(&registry).map_err(|_| unusable())?,
+            scope: format!("repository:{}:pull", reference.repository()),
+            credentials: config.credentials.get(image.registry()),
+            token_services: &config.token_services,
         };
-        let sign_in = oci_client::Client::try_from(ClientConfig {
-            protocol: if plain {
-                ClientProtocol::Http
-            } else {
-                ClientProtocol::Https
-            },
-            connect_timeout: Some(config.connect_timeout),
-            read_timeout: Some(config.read_timeout),
-            ..ClientConfig::default()
-        })
-        .map_err(|error| op.fail_with(ErrorKind::Internal, "the client failed", error))?;
         Ok(Self {
             op,
             config,
             http,
-            base: format!("{scheme}://{registry}/v2/{}", reference.repository()),
             reference,
             sign_in,
-            credentials,
             authorization: Mutex::new(None),
         })
+    }
+
+    /// The address of something in the repository, such as `blobs/sha256:...`.
+    fn url(&self, path: &str) -> Result<Url> {
+        let path = format!("{}/{path}", self.reference.repository());
+        let url = self.sign_in.registry.join(&path);
+        url.map_err(|_| self.op.invalid("it is not an image reference"))
     }
 
     /// The index or manifest that the reference names.
     pub(super) async fn top(&self) -> Result<Stored> {
         let named = self.reference.digest().or(self.reference.tag());
         let named = named.unwrap_or("latest");
-        let url = format!("{}/manifests/{named}", self.base);
+        let url = self.url(&format!("manifests/{named}"))?;
         let (bytes, headers) = self
             .retrying(|| self.small(&url, MAX_DOCUMENT, Role::Manifest))
             .await?;
@@ -153,14 +105,14 @@ impl<'a> Repository<'a> {
         offset: u64,
         size: u64,
     ) -> Result<(Response, u64), Fault> {
-        let url = format!("{}/blobs/{digest}", self.base);
-        let range = (offset > 0).then(|| format!("bytes={offset}-"));
-        let response = self
-            .get(&url, |request| match &range {
-                Some(range) => request.header(RANGE, range),
-                None => request,
-            })
-            .await?;
+        let url = self.url(&format!("blobs/{digest}"))?;
+        let mut headers = HeaderMap::new();
+        if offset > 0
+            && let Ok(range) = HeaderValue::try_from(format!("bytes={offset}-"))
+        {
+            headers.insert(RANGE, range);
+        }
+        let response = self.get(&url, &headers).await?;
         let start = match response.status() {
             StatusCode::PARTIAL_CONTENT if offset > 0 => offset,
             _ => 0,
@@ -181,22 +133,7 @@ impl<'a> Repository<'a> {
 
     /// Why reading an answer failed; it can succeed later.
     pub(super) fn broken(&self, error: reqwest::Error) -> Fault {
-        let reason = if error.is_connect() {
-            let hint = if self.base.starts_with("https:") {
-                "the registry cannot be reached over HTTPS"
-            } else {
-                "the registry cannot be reached"
-            };
-            hint.to_owned()
-        } else if error.is_timeout() {
-            "the registry does not answer".to_owned()
-        } else {
-            "the connection to the registry broke".to_owned()
-        };
-        Fault::transient(
-            self.op
-                .fail_with(ErrorKind::Unavailable, reason, error.without_url()),
-        )
+        http::broken(self.op, &self.sign_in.registry, error)
     }
 
     async fn retrying<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T>
@@ -213,13 +150,13 @@ impl<'a> Repository<'a> {
     }
 
     /// Reads a whole answer of at most `limit` bytes.
-    async fn small(&self, url: &str, limit: u64, role: Role) -> Result<(Bytes, HeaderMap), Fault> {
-        let mut response = self
-            .get(url, |request| match role {
-                Role::Manifest => request.header(ACCEPT, MANIFEST_TYPES),
-                Role::Config => request,
-            })
-            .await?;
+    async fn small(&self, url: &Url, limit: u64, role: Role) -> Result<(Bytes, HeaderMap), Fault> {
+        let mut asked = HeaderMap::new();
+        match role {
+            Role::Manifest => asked.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES)),
+            Role::Config => None,
+        };
+        let mut response = self.get(url, &asked).await?;
         let headers = response.headers().clone();
         let mut bytes = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
@@ -235,21 +172,11 @@ impl<'a> Repository<'a> {
     }
 
     /// Sends a request, signing in first, and once more when the sign-in ran out.
-    async fn get(
-        &self,
-        url: &str,
-        build: impl Fn(RequestBuilder) -> RequestBuilder,
-    ) -> Result<Response, Fault> {
+    async fn get(&self, url: &Url, headers: &HeaderMap) -> Result<Response, Fault> {
         let mut fresh = false;
         loop {
             let authorization = self.authorize(fresh).await?;
-            let request = build(self.http.get(url));
-            let request = match authorization {
-                Authorization::Anonymous => request,
-                Authorization::Bearer(token) => request.bearer_auth(token),
-                Authorization::Basic(user, password) => request.basic_auth(user, Some(password)),
-            };
-            let response = request.send().await.map_err(|error| self.broken(error))?;
+            let response = self.http.get(self.op, url, headers, authorization).await?;
             if response.status().is_success() {
                 return Ok(response);
             }
@@ -270,7 +197,7 @@ impl<'a> Repository<'a> {
             StatusCode::NOT_FOUND => op
                 .fail(ErrorKind::NotFound, "the registry does not have it")
                 .into(),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.sign_in_wanted().into(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.sign_in.refused().into(),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 self.later(status, response)
             }
@@ -298,40 +225,14 @@ impl<'a> Repository<'a> {
         }
     }
 
-    fn sign_in_wanted(&self) -> Error {
-        let reason = match self.credentials {
-            RegistryAuth::Anonymous => "the registry wants a sign-in, or does not have it",
-            _ => "the registry refused the sign-in, or access to this image",
-        };
-        self.op.fail(ErrorKind::PermissionDenied, reason)
-    }
-
-    async fn authorize(&self, fresh: bool) -> Result<Authorization, Fault> {
+    async fn authorize(&self, fresh: bool) -> Result<Option<HeaderValue>, Fault> {
         let mut known = self.authorization.lock().await;
         if let Some(known) = &*known
             && !fresh
         {
             return Ok(known.clone());
         }
-        let token = self
-            .sign_in
-            .auth(&self.reference, &self.credentials, RegistryOperation::Pull)
-            .await
-            .map_err(|error| match error {
-                OciDistributionError::RequestError(error) => self.broken(error),
-                OciDistributionError::AuthenticationFailure(_) => self.sign_in_wanted().into(),
-                error => self
-                    .op
-                    .fail_with(ErrorKind::Unavailable, "the sign-in failed", error)
-                    .into(),
-            })?;
-        let authorization = match (token, &self.credentials) {
-            (Some(token), _) => Authorization::Bearer(token),
-            (None, RegistryAuth::Basic(user, password)) => {
-                Authorization::Basic(user.clone(), password.clone())
-            }
-            (None, _) => Authorization::Anonymous,
-        };
+        let authorization = self.sign_in.authorization().await?;
         *known = Some(authorization.clone());
         Ok(authorization)
     }
@@ -344,7 +245,7 @@ impl Documents for Repository<'_> {
             Role::Manifest => "manifests",
             Role::Config => "blobs",
         };
-        let url = format!("{}/{kind}/{digest}", self.base);
+        let url = self.url(&format!("{kind}/{digest}"))?;
         let (bytes, _) = self.retrying(|| self.small(&url, size, role)).await?;
         Ok(bytes)
     }

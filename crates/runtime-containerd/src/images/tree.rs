@@ -1,6 +1,7 @@
 //! What an image consists of: from the digest that its name points at, over indexes, to the
 //! manifest, the configuration and the layers for this machine. Everything read here is hostile.
 
+use super::config::ImageLimits;
 use super::platform;
 use crate::op::Op;
 use async_trait::async_trait;
@@ -80,7 +81,26 @@ impl Tree {
 
     /// The size of the compressed layers, in bytes.
     pub(super) fn size(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.size).sum()
+        let sizes = self.layers.iter().map(|layer| layer.size);
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    /// The same without the bytes of its documents, which containerd has.
+    pub(super) fn without_documents(&self) -> Self {
+        let bare = |stored: &Stored| Stored {
+            bytes: Bytes::new(),
+            ..stored.clone()
+        };
+        let indexes = self.indexes.iter();
+        Self {
+            indexes: indexes
+                .map(|(index, entry)| (bare(index), *entry))
+                .collect(),
+            manifest: bare(&self.manifest),
+            config: bare(&self.config),
+            layers: self.layers.clone(),
+            parsed: self.parsed.clone(),
+        }
     }
 }
 
@@ -111,8 +131,14 @@ pub(super) fn check_bytes(op: &Op, bytes: &[u8], digest: &str) -> Result<()> {
     Err(op.corrupt(format!("{digest} was asked for and {actual} received")))
 }
 
-/// Follows indexes down to the image for this machine, and reads its configuration.
-pub(super) async fn resolve(op: &Op, source: &dyn Documents, top: Stored) -> Result<Tree> {
+/// Follows indexes down to the image for this machine, and reads its configuration, which is held to
+/// `limits` where it is not local yet.
+pub(super) async fn resolve(
+    op: &Op,
+    source: &dyn Documents,
+    top: Stored,
+    limits: Option<&ImageLimits>,
+) -> Result<Tree> {
     let mut indexes = Vec::new();
     let mut current = top;
     let manifest = loop {
@@ -135,6 +161,9 @@ pub(super) async fn resolve(op: &Op, source: &dyn Documents, top: Stored) -> Res
             }
         }
     };
+    if let Some(limits) = limits {
+        limits.check_config(op, manifest.config().size())?;
+    }
     let config = fetch(op, source, manifest.config(), Role::Config).await?;
     let (parsed, layers) = read_config(op, &manifest, &config.bytes)?;
     Ok(Tree {
@@ -161,6 +190,9 @@ async fn fetch(
         )));
     }
     let bytes = source.document(&digest, size, role).await?;
+    if bytes.len() as u64 > size {
+        return Err(op.corrupt(format!("{digest} is longer than its descriptor says")));
+    }
     check_bytes(op, &bytes, &digest)?;
     Ok(Stored {
         digest,

@@ -1,6 +1,7 @@
 //! Unpacking layers into committed snapshots, one on top of the other.
 
 use super::ContainerdImages;
+use super::size::Room;
 use super::tree::{Layer, Tree};
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
@@ -28,6 +29,7 @@ impl ContainerdImages {
         lease: &LeaseId,
         layer: &Layer,
         parent: &str,
+        room: &Room,
     ) -> Result<()> {
         let _one_at_a_time = self.locks.lock(&layer.chain_id).await;
         // Kept first, looked at then: so it cannot be collected in between.
@@ -37,7 +39,7 @@ impl ContainerdImages {
             return Ok(());
         }
         let key = format!("extract-{} {}", Uuid::new_v4(), layer.chain_id);
-        let result = self.extract(op, lease, layer, parent, &key).await;
+        let result = self.extract(op, lease, layer, parent, &key, room).await;
         match result {
             Ok(Extracted::Committed) => Ok(()),
             // Another process was faster.
@@ -59,6 +61,7 @@ impl ContainerdImages {
         layer: &Layer,
         parent: &str,
         key: &str,
+        room: &Room,
     ) -> Result<Extracted> {
         let client = &self.client;
         let prepare = PrepareSnapshotRequest {
@@ -85,14 +88,16 @@ impl ContainerdImages {
             mounts,
             ..ApplyRequest::default()
         };
-        let applied = client
-            .diff()
-            .apply(client.leased(op, lease, client.request(apply))?)
-            .await
-            .map_err(|status| unpack_failed(op, layer, status))?
-            .into_inner()
-            .applied
-            .unwrap_or_default();
+        let mut differ = client.diff();
+        let applying = differ.apply(client.leased(op, lease, client.request(apply))?);
+        let applied = async {
+            applying
+                .await
+                .map_err(|status| unpack_failed(op, layer, status))
+        };
+        // Without room the unpacking ends, too.
+        let (applied, ()) = tokio::try_join!(applied, self.measure(op, layer, room))?;
+        let applied = applied.into_inner().applied.unwrap_or_default();
         if applied.digest != layer.diff_id {
             return Err(op.corrupt(format!(
                 "the layer {} holds {} where its configuration says {}",

@@ -9,12 +9,12 @@ use crate::spec::process;
 use botstead_runtime::{Error, ErrorKind, Exec, ExecOutput, Result, Tasks};
 use botstead_types::{ContainerId, TaskStatus};
 use containerd_client::services::v1::{
-    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, KillRequest, StartRequest,
-    WaitRequest,
+    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetRequest, KillRequest,
+    StartRequest, WaitRequest,
 };
 use prost_types::Any;
 use std::time::Duration;
-use tonic::Status;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -23,8 +23,12 @@ const LINGER: Duration = Duration::from_millis(200);
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
 
-/// When a process that still lives is killed again.
+/// How long a command is looked after that was dropped: its start may wait for many others'.
+const DROPPED: Duration = Duration::from_secs(120);
+
+/// When a process that still lives is killed again, at first and at most.
 const AGAIN: Duration = Duration::from_millis(250);
+const LONGEST_AGAIN: Duration = Duration::from_secs(4);
 
 /// A command that containerd knows of. Dropping it kills what still runs and removes the record, in
 /// the background: removing waits for the outputs, which children may keep open.
@@ -52,17 +56,42 @@ impl Running {
         let _ = client.tasks().kill(client.unary(request)).await;
     }
 
-    /// Kills until it is gone: its start may still be under way.
-    async fn end(client: &Client, container: &str, exec: &str, group: Option<Group>) {
+    /// Kills until it is gone. Its start may still be under way, behind others', and then nobody was
+    /// told its process yet; killed by its name, it would leave the children that it has by then.
+    async fn end(client: &Client, container: &str, exec: &str, mut group: Option<Group>) {
+        let mut started = group.is_some();
+        let mut again = AGAIN;
         let wait = Self::wait(client, container, exec);
         tokio::pin!(wait);
         loop {
-            Self::kill(client, container, exec, group.as_ref()).await;
-            let gone = tokio::time::timeout(AGAIN, &mut wait).await;
-            if gone.is_ok() {
-                return;
+            if !started && let Ok(pid @ 1..) = Self::process(client, container, exec).await {
+                started = true;
+                group = Group::of(pid);
             }
+            if started {
+                Self::kill(client, container, exec, group.as_ref()).await;
+            }
+            match tokio::time::timeout(again, &mut wait).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(status)) if status.code() == Code::NotFound => return,
+                Ok(Err(_)) => {
+                    tokio::time::sleep(again).await;
+                    wait.set(Self::wait(client, container, exec));
+                }
+                Err(_) => {}
+            }
+            again = LONGEST_AGAIN.min(again * 2);
         }
+    }
+
+    /// The id of its process, 0 before it was started.
+    async fn process(client: &Client, container: &str, exec: &str) -> Result<u32, Status> {
+        let request = GetRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+        };
+        let answer = client.tasks().get(client.unary(request)).await?;
+        Ok(answer.into_inner().process.map_or(0, |process| process.pid))
     }
 
     async fn wait(client: &Client, container: &str, exec: &str) -> Result<u32, Status> {
@@ -79,15 +108,18 @@ impl Drop for Running {
     fn drop(&mut self) {
         let client = self.client.clone();
         let (container, exec) = (self.container.clone(), self.exec.clone());
-        let (ended, group, pipes) = (self.ended, self.group.take(), self.pipes.take());
+        let (ended, group, mut pipes) = (self.ended, self.group.take(), self.pipes.take());
         // A runtime that ends takes its connection along; the task's own end removes the record.
         let Ok(handle) = tokio::runtime::Handle::try_current() else {
             return;
         };
         handle.spawn(async move {
             if !ended {
-                let _ =
-                    tokio::time::timeout(DEATH, Self::end(&client, &container, &exec, group)).await;
+                let end = Self::end(&client, &container, &exec, group);
+                let _ = tokio::time::timeout(DROPPED, end).await;
+            }
+            if let Some(pipes) = &mut pipes {
+                pipes.started();
             }
             let request = DeleteProcessRequest {
                 container_id: container,
@@ -137,7 +169,8 @@ impl ContainerdTasks {
             client: self.client.clone(),
             container: id.as_str().to_owned(),
             exec: name.clone(),
-            ended: false,
+            // Nothing runs before its start.
+            ended: true,
             group: None,
             pipes: Some(pipes),
         };
@@ -146,25 +179,30 @@ impl ContainerdTasks {
         let made = service.exec(self.client.unary(request));
         let made = if number.is_some() {
             let (runs, made) = tokio::join!(self.runs(&op, id), made);
-            // A record that was made is to be removed; nothing was started.
-            running.ended = runs.is_err();
             runs?;
             made
         } else {
             made.await
         };
-        made.map_err(|status| {
-            running.ended = true;
-            op.status(status)
-        })?;
+        made.map_err(|status| op.status(status))?;
         let request = StartRequest {
             container_id: id.as_str().to_owned(),
             exec_id: name.clone(),
         };
+        running.ended = false;
         match tasks.clone().start(self.client.unary(request)).await {
-            Ok(started) => running.group = Group::of(started.into_inner().pid),
+            Ok(started) => {
+                running.group = Group::of(started.into_inner().pid);
+                if let Some(pipes) = &mut running.pipes {
+                    pipes.started();
+                }
+            }
             Err(status) => {
-                running.ended = true;
+                // Without an answer it may start yet.
+                running.ended = !matches!(
+                    status.code(),
+                    Code::DeadlineExceeded | Code::Cancelled | Code::Unavailable
+                );
                 return self.not_started(&op, id, status).await;
             }
         }

@@ -5,16 +5,18 @@ mod events;
 mod exec;
 mod group;
 mod pipes;
+mod signal;
 mod starts;
 mod user;
 
 use crate::channels::Folders;
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
+use crate::layers::to_mount;
 use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{
-    ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, Task, TaskEvent, Tasks,
+    ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, SnapshotMount, Task, TaskEvent, Tasks,
 };
 use botstead_types::{ContainerId, TaskStatus};
 use containerd_client::services::v1::snapshots::MountsRequest;
@@ -22,6 +24,7 @@ use containerd_client::services::v1::{
     CreateTaskRequest, DeleteTaskRequest, GetContainerRequest, GetRequest, KillRequest,
     ListTasksRequest, StartRequest, WaitRequest,
 };
+use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status};
 use futures_util::stream::BoxStream;
 pub(crate) use starts::Starts;
@@ -53,27 +56,11 @@ fn task(process: &Process) -> Task {
     }
 }
 
-#[async_trait]
-impl Tasks for ContainerdTasks {
-    async fn create(&self, id: &ContainerId) -> Result<u32> {
-        let op = Op::new("create task", id);
-        let request = GetContainerRequest {
-            id: id.as_str().to_owned(),
-        };
-        let mut service = self.client.containers();
-        let record = service.get(self.client.unary(request));
-        let record = record.await.map_err(|status| op.status(status))?;
-        let record = record.into_inner().container.unwrap_or_default();
-        let request = MountsRequest {
-            snapshotter: record.snapshotter,
-            key: record.snapshot_key,
-        };
-        let mut service = self.client.snapshots();
-        let mounts = service.mounts(self.client.unary(request));
-        let mounts = mounts.await.map_err(|status| op.status(status))?;
+impl ContainerdTasks {
+    async fn create_with(&self, op: &Op, id: &ContainerId, rootfs: Vec<Mount>) -> Result<u32> {
         let request = CreateTaskRequest {
             container_id: id.as_str().to_owned(),
-            rootfs: mounts.into_inner().mounts,
+            rootfs,
             options: Some(self.config.runtime_options()),
             ..CreateTaskRequest::default()
         };
@@ -96,6 +83,37 @@ impl Tasks for ContainerdTasks {
             }
         }
     }
+}
+
+#[async_trait]
+impl Tasks for ContainerdTasks {
+    async fn create(&self, id: &ContainerId) -> Result<u32> {
+        let op = Op::new("create task", id);
+        let request = GetContainerRequest {
+            id: id.as_str().to_owned(),
+        };
+        let mut service = self.client.containers();
+        let record = service.get(self.client.unary(request));
+        let record = record.await.map_err(|status| op.status(status))?;
+        let record = record.into_inner().container.unwrap_or_default();
+        let request = MountsRequest {
+            snapshotter: record.snapshotter,
+            key: record.snapshot_key,
+        };
+        let mut service = self.client.snapshots();
+        let mounts = service.mounts(self.client.unary(request));
+        let mounts = mounts.await.map_err(|status| op.status(status))?;
+        self.create_with(&op, id, mounts.into_inner().mounts).await
+    }
+
+    async fn create_on(&self, id: &ContainerId, root: &[SnapshotMount]) -> Result<u32> {
+        if root.is_empty() {
+            return self.create(id).await;
+        }
+        let op = Op::new("create task", id);
+        let root = root.iter().map(to_mount).collect();
+        self.create_with(&op, id, root).await
+    }
 
     async fn start(&self, id: &ContainerId) -> Result<()> {
         let request = StartRequest {
@@ -110,6 +128,12 @@ impl Tasks for ContainerdTasks {
 
     async fn kill(&self, id: &ContainerId, signal: Signal) -> Result<()> {
         let op = Op::new("signal task", id);
+        let task = self.get(id).await?;
+        if task.status == TaskStatus::Running
+            && signal::send(task.pid, &self.config.cgroup(id), signal.0)
+        {
+            return Ok(());
+        }
         let signal = u32::try_from(signal.0)
             .map_err(|cause| op.fail_with(ErrorKind::InvalidArgument, "no signal", cause))?;
         let request = KillRequest {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use std::io::Result;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +13,8 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 pub(super) struct Pipes {
     folder: PathBuf,
     input: Option<Sender>,
+    /// The outputs' readable sides once more.
+    outputs: Vec<OwnedFd>,
 }
 
 impl Pipes {
@@ -22,6 +25,7 @@ impl Pipes {
         let mut pipes = Self {
             folder,
             input: None,
+            outputs: Vec::new(),
         };
         let make = |name: &str| -> Result<PathBuf> {
             let path = pipes.folder.join(name);
@@ -30,6 +34,9 @@ impl Pipes {
         };
         let out = OpenOptions::new().open_receiver(make("out")?)?;
         let err = OpenOptions::new().open_receiver(make("err")?)?;
+        for output in [&out, &err] {
+            pipes.outputs.push(output.as_fd().try_clone_to_owned()?);
+        }
         if input {
             // Read and write: it opens although the shim did not open its side yet.
             let sender = OpenOptions::new()
@@ -46,6 +53,13 @@ impl Pipes {
             return String::new();
         }
         self.folder.join(name).to_string_lossy().into_owned()
+    }
+
+    /// Holds the outputs open no longer. Until the shim opened its sides somebody must: its start of
+    /// a command without readers hangs for half a minute, fails, and leaves a process that it does not
+    /// know.
+    pub(super) fn started(&mut self) {
+        self.outputs.clear();
     }
 
     /// This side of the input.

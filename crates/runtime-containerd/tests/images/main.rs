@@ -5,4 +5,6 @@
 
 mod import;
 mod pull;
+mod reach;
+mod size;
 mod support;

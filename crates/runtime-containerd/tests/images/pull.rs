@@ -6,7 +6,7 @@ use botstead_image_fixtures::{
 };
 use botstead_runtime::{ErrorKind, Images, PullProgress};
 use botstead_runtime_containerd::images::Credentials;
-use botstead_types::ImageRef;
+use botstead_types::{ImageRef, PageRequest};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,8 @@ async fn an_image_of_gzip_zstd_and_plain_layers_is_pulled_kept_and_freed() {
     assert!(snapshots.contains(&key.as_str().to_owned()));
     assert!(ingests.is_empty());
     assert_eq!(images.get(&reference).await.unwrap(), pulled);
-    assert_eq!(images.list().await.unwrap(), std::slice::from_ref(&pulled));
+    let listed = images.list(&PageRequest::default()).await.unwrap().items;
+    assert_eq!(listed, std::slice::from_ref(&pulled));
 
     // Without the registry everything local still works, also for a fresh process.
     drop(registry);
@@ -185,7 +186,8 @@ async fn pulls_of_the_same_layers_at_once_all_succeed() {
         containerd.end(&result.unwrap()).await;
     }
     assert_eq!(registry.blob_requests(), 3);
-    assert_eq!(images.list().await.unwrap().len(), 3);
+    let listed = images.list(&PageRequest::default()).await.unwrap().items;
+    assert_eq!(listed.len(), 3);
     let (_, snapshots, ingests) = containerd.inventory().await;
     assert_eq!((snapshots.len(), ingests.len()), (3, 0), "{snapshots:?}");
 }
@@ -316,7 +318,7 @@ async fn plain_http_is_spoken_where_it_is_configured() {
     let containerd = Containerd::start().await;
     let registry = Registry::start().unwrap();
     registry.push("app", "1", &busybox()).await.unwrap();
-    // Linux takes a connection to 0.0.0.0 to this machine, and it is none of the loopback names.
+    // Linux takes a connection to 0.0.0.0 to this machine.
     let port = registry.address().rsplit(':').next().unwrap().to_owned();
     let named = format!("0.0.0.0:{port}");
     let reference = format!("{named}/app:1");
@@ -324,9 +326,9 @@ async fn plain_http_is_spoken_where_it_is_configured() {
     let error = pull(&containerd.images(), &lease, &reference)
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::NotAllowed, "{error}");
     let mut config = quick();
-    config.plain_http.push(named);
+    config.plain_http.push(named.parse().unwrap());
     pull(&containerd.images_with(config), &lease, &reference)
         .await
         .unwrap();

@@ -188,9 +188,10 @@ pub(crate) fn request<T>(message: T) -> Request<T> {
     request
 }
 
-/// Short pauses and timeouts, so that failures are quick.
+/// Short pauses and timeouts, so that failures are quick, and the tests' registries.
 pub(crate) fn quick() -> RegistryConfig {
     RegistryConfig {
+        plain_http: vec!["127.0.0.1:*".parse().unwrap()],
         connect_timeout: Duration::from_secs(2),
         read_timeout: Duration::from_secs(20),
         backoff: Duration::from_millis(20),

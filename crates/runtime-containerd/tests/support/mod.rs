@@ -62,6 +62,7 @@ impl Real {
             .expect("BOTSTEAD_TEST_AGENT names no static agent: run `cargo xtask test`")
             .into();
         let registries = RegistryConfig {
+            plain_http: vec!["127.0.0.1:*".parse().unwrap()],
             connect_timeout: Duration::from_secs(2),
             backoff: Duration::from_millis(20),
             ..RegistryConfig::default()

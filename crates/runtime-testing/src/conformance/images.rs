@@ -7,7 +7,7 @@ use botstead_runtime::ErrorKind::{
     Cancelled, Corrupt, InvalidArgument, NotFound, Unavailable, Unsupported,
 };
 use botstead_runtime::{Image, PullProgress, Result};
-use botstead_types::{ImageRef, OperationId};
+use botstead_types::{ImageRef, OperationId, PageRequest};
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -99,10 +99,41 @@ pub async fn an_import_makes_the_image_local(cx: Context) {
         assert!(image.resolved.digest.starts_with("sha256:"));
         assert!(image.resolved.config.env.contains(&"IMPORTED=1".to_owned()));
         assert!(image.size_bytes > 0);
-        let all = done(cx.images.list().await);
+        let all = done(cx.images.list(&PageRequest::default()).await).items;
         assert!(all.contains(&image));
         assert!(all.is_sorted_by_key(|image| image.resolved.reference.clone()));
         done(cx.images.delete(&name).await);
+    }
+}
+
+pub async fn images_are_listed_page_by_page(cx: Context) {
+    if images_of(&cx).await.is_none() {
+        return;
+    }
+    let names = [unused_name(), unused_name(), unused_name()];
+    for name in &names {
+        done(import(&cx, &archive("one"), Some(name)).await);
+    }
+    let mut page = PageRequest {
+        limit: 2,
+        cursor: None,
+    };
+    let mut listed = Vec::new();
+    loop {
+        let part = done(cx.images.list(&page).await);
+        assert!(part.items.len() <= 2);
+        let found = part.items.into_iter().map(|image| image.resolved.reference);
+        listed.extend(found);
+        page.cursor = part.next_cursor;
+        if page.cursor.is_none() {
+            break;
+        }
+    }
+    assert!(listed.is_sorted());
+    listed.retain(|name| names.contains(name));
+    assert_eq!(listed.len(), 3);
+    for name in &names {
+        done(cx.images.delete(name).await);
     }
 }
 

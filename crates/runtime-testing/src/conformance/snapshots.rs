@@ -32,6 +32,42 @@ pub async fn preparing_again_already_exists(cx: Context) {
     refused(again, AlreadyExists);
 }
 
+pub async fn preparing_tells_how_it_is_mounted(cx: Context) {
+    let (key, base) = (cx.key(), cx.fixture().base());
+    let prepared = cx
+        .snapshots
+        .prepare(&cx.lease, &key, Some(&base), &labels([]))
+        .await;
+    let told = done(prepared);
+    match cx.snapshots.mounts(&key).await {
+        Err(error) if error.kind() == Unsupported => assert_eq!(told, []),
+        asked => assert_eq!(told, done(asked)),
+    }
+}
+
+pub async fn those_with_a_label_are_found(cx: Context) {
+    let base = cx.fixture().base();
+    let (one, other, none) = (cx.key(), cx.key(), cx.key());
+    // Unique, as a snapshotter may be shared; with what a filter could take for its own syntax.
+    let value = |key: &botstead_types::SnapshotKey| format!("{key}\",labels.x==\"y\\");
+    for (key, given) in [
+        (&one, labels([("botstead.test", value(&one).as_str())])),
+        (&other, labels([("botstead.test", value(&other).as_str())])),
+        (&none, labels([])),
+    ] {
+        let prepared = cx.snapshots.prepare(&cx.lease, key, Some(&base), &given);
+        done(prepared.await);
+    }
+    let found = done(cx.snapshots.labelled("botstead.test", &value(&one)).await);
+    let found: Vec<_> = found.into_iter().map(|snapshot| snapshot.key).collect();
+    assert_eq!(found, [one]);
+    let missing = cx
+        .snapshots
+        .labelled("botstead.other", &value(&other))
+        .await;
+    assert_eq!(done(missing), []);
+}
+
 pub async fn a_snapshot_may_have_no_parent(cx: Context) {
     let key = cx.key();
     done(

@@ -12,7 +12,8 @@ use futures_util::StreamExt;
 use std::time::{Duration, Instant};
 
 /// Longer than any runtime should need for anything.
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than anything takes, also on an emulated machine.
+const LONG: Duration = Duration::from_secs(60);
 
 async fn status(cx: &Context, id: &ContainerId) -> TaskStatus {
     done(cx.tasks.get(id).await).status
@@ -48,6 +49,20 @@ pub async fn starting_it_again_conflicts(cx: Context) {
     let spec = cx.running(Program::Forever).await;
     refused(cx.tasks.start(&spec.id).await, Conflict);
     assert_eq!(status(&cx, &spec.id).await, TaskStatus::Running);
+}
+
+pub async fn a_task_runs_on_mounts_that_the_caller_knows(cx: Context) {
+    let spec = cx.container(Program::Exit(42)).await;
+    let root = match cx.snapshots.mounts(&spec.snapshot).await {
+        Err(error) if error.kind() == Unsupported => Vec::new(),
+        root => done(root),
+    };
+    done(cx.tasks.create_on(&spec.id, &root).await);
+    refused(cx.tasks.create_on(&spec.id, &root).await, AlreadyExists);
+    done(cx.tasks.start(&spec.id).await);
+    assert_eq!(done(cx.tasks.wait(&spec.id).await).code, 42);
+    let missing = cx.spec(&cx.fixture().base(), Program::Forever).id;
+    refused(cx.tasks.create_on(&missing, &root).await, NotFound);
 }
 
 pub async fn a_container_that_does_not_exist_has_no_task(cx: Context) {
@@ -183,28 +198,34 @@ pub async fn starts_and_exits_are_told(cx: Context) {
 
 pub async fn a_command_runs_in_a_running_task(cx: Context) {
     let spec = cx.running(Program::Forever).await;
-    let exec = |program| Exec {
+    let exec = |program, timeout| Exec {
         args: cx.fixture().program(program),
         env: vec!["PATH=/bin:/usr/bin".to_owned()],
         cwd: "/".to_owned(),
         user: ExecUser::default(),
         stdin: Bytes::new(),
-        timeout: Some(Duration::from_secs(1)),
+        timeout: Some(timeout),
         output_limit: 1 << 20,
     };
-    let output = cx.tasks.exec(&spec.id, exec(Program::Exit(9))).await;
+    let output = cx.tasks.exec(&spec.id, exec(Program::Exit(9), LONG)).await;
     if !cx.backend.capabilities().exec {
         return refused(output, Unsupported);
     }
     let output = done(output);
     assert_eq!((output.exit_code, output.timed_out), (9, false));
-    let output = done(cx.tasks.exec(&spec.id, exec(Program::Stubborn)).await);
+    let output = done(
+        cx.tasks
+            .exec(&spec.id, exec(Program::Stubborn, Duration::from_secs(1)))
+            .await,
+    );
     assert!(output.timed_out);
-    let output = done(cx.tasks.exec(&spec.id, exec(Program::Missing)).await);
+    let output = done(cx.tasks.exec(&spec.id, exec(Program::Missing, LONG)).await);
     assert_eq!(output.exit_code, 127);
     let stopped = cx.container(Program::Forever).await;
     refused(
-        cx.tasks.exec(&stopped.id, exec(Program::Exit(0))).await,
+        cx.tasks
+            .exec(&stopped.id, exec(Program::Exit(0), LONG))
+            .await,
         NotFound,
     );
 }

@@ -32,6 +32,7 @@ pub const OPERATIONS: &[&str] = &[
     "snapshots.commit_copy",
     "snapshots.flatten",
     "snapshots.get",
+    "snapshots.labelled",
     "snapshots.layers",
     "snapshots.list",
     "snapshots.mounts",

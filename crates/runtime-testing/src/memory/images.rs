@@ -6,7 +6,9 @@ use super::leases::{lease_of, protect};
 use super::state::State;
 use super::state::in_snapshot;
 use botstead_runtime::{ErrorKind, Image, Images, LayerProgress, PullProgress, Result};
-use botstead_types::{ImageConfig, ImageRef, LeaseId, ResolvedImage, SnapshotKey, SnapshotKind};
+use botstead_types::{
+    ImageConfig, ImageRef, LeaseId, Page, PageRequest, ResolvedImage, SnapshotKey, SnapshotKind,
+};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
@@ -202,6 +204,7 @@ fn describe(
             digest,
             config: content.config.clone(),
         },
+        top: content.chain().last().cloned(),
         size_bytes: content.layer_sizes().iter().sum(),
         created_at,
     }
@@ -316,13 +319,22 @@ impl Images for Shared {
         })
     }
 
-    async fn list(&self) -> Result<Vec<Image>> {
+    async fn list(&self, page: &PageRequest) -> Result<Page<Image>> {
         self.call(Op("images.list", "list"), "images", |state| {
-            Ok(state
-                .images
-                .values()
-                .map(|local| local.image.clone())
-                .collect())
+            let after = |name: &&ImageRef| {
+                let end = page.cursor.as_deref();
+                end.is_none_or(|end| name.as_str() > end)
+            };
+            let names: Vec<_> = state.images.keys().filter(after).collect();
+            let shown = &names[..names.len().min(page.limit as usize)];
+            let last = shown.last().map(|name| name.to_string());
+            Ok(Page {
+                items: shown
+                    .iter()
+                    .filter_map(|name| Some(state.images.get(*name)?.image.clone()))
+                    .collect(),
+                next_cursor: last.filter(|_| shown.len() < names.len()),
+            })
         })
     }
 

@@ -32,7 +32,7 @@ impl Snapshots for Shared {
         key: &SnapshotKey,
         parent: Option<&SnapshotKey>,
         labels: &BTreeMap<String, String>,
-    ) -> Result<()> {
+    ) -> Result<Vec<SnapshotMount>> {
         let op = Op("snapshots.prepare", "prepare snapshot");
         self.call(op, key, |state| {
             lease_of(state, op, lease)?;
@@ -57,7 +57,8 @@ impl Snapshots for Shared {
                 true,
             );
             state.changed();
-            Ok(())
+            // They cannot be mounted.
+            Ok(Vec::new())
         })
     }
 
@@ -109,6 +110,14 @@ impl Snapshots for Shared {
     async fn list(&self) -> Result<Vec<Snapshot>> {
         self.call(Op("snapshots.list", "list"), "snapshots", |state| {
             Ok(list(state))
+        })
+    }
+
+    async fn labelled(&self, label: &str, value: &str) -> Result<Vec<Snapshot>> {
+        self.call(Op("snapshots.labelled", "list"), "snapshots", |state| {
+            let mut all = list(state);
+            all.retain(|snapshot| snapshot.labels.get(label).is_some_and(|v| v == value));
+            Ok(all)
         })
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod addresses;
 pub(crate) mod bots;
 pub(crate) mod containers;
 pub(crate) mod events;
+pub(crate) mod image_configs;
 pub(crate) mod operations;
 pub(crate) mod users;
 pub(crate) mod versions;

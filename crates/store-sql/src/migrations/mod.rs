@@ -2,6 +2,7 @@
 
 mod m20261123_000001_accounts;
 mod m20261123_000002_workspaces;
+mod m20261130_000005_image_configs;
 
 use sea_orm_migration::prelude::*;
 
@@ -13,6 +14,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261123_000001_accounts::Migration),
             Box::new(m20261123_000002_workspaces::Migration),
+            Box::new(m20261130_000005_image_configs::Migration),
         ]
     }
 }

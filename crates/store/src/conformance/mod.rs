@@ -18,6 +18,7 @@ pub mod addresses;
 pub mod bots;
 pub mod containers;
 pub mod events;
+pub mod images;
 pub mod operations;
 pub mod samples;
 pub mod transactions;
@@ -131,6 +132,10 @@ macro_rules! store_conformance {
                 deleting_what_is_not_there_is_no_failure
                 containers_are_listed_by_bot
             }
+            images {
+                a_configuration_is_kept_once
+                a_configuration_in_use_is_not_collected
+            }
             versions {
                 a_version_reads_back
                 versions_are_listed_by_number
@@ -148,6 +153,7 @@ macro_rules! store_conformance {
                 another_bots_operation_is_not_found
                 reserved_numbers_count_from_one_per_bot
                 a_failed_begin_reserves_nothing
+                a_beginning_and_its_changes_are_one
                 numbers_are_never_reused
                 numbers_of_inserted_versions_are_used_up
                 concurrent_begins_get_distinct_numbers

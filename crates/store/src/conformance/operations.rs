@@ -2,10 +2,14 @@
 
 use super::samples::{add_bot, apply, at, number, operation, version};
 use super::{Fixture, STRANGE_CURSORS, assert_kind, request, walk};
-use crate::{Change, ErrorKind, Operation, OperationError, OperationKind, OperationState, Store};
+use crate::{
+    BotPatch, BotStatus, Change, ErrorKind, Operation, OperationError, OperationKind,
+    OperationState, Store,
+};
 use botstead_types::{BotId, OperationId};
 use serde_json::json;
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 
 async fn reserve(store: &Store, bot: BotId) -> u32 {
     let begun = store.operations.begin(&operation(bot), true).await.unwrap();
@@ -113,6 +117,46 @@ pub async fn a_failed_begin_reserves_nothing(fixture: &mut dyn Fixture) {
         ErrorKind::AlreadyExists,
     );
     assert_eq!(reserve(&store, first.bot).await, 2);
+}
+
+/// What changes with the beginning is there with the operation, or neither is.
+pub async fn a_beginning_and_its_changes_are_one(fixture: &mut dyn Fixture) {
+    let store = fixture.store();
+    let bot = add_bot(&store).await;
+    let creating = || {
+        let patch = BotPatch {
+            status: Some(BotStatus::Creating),
+            ..BotPatch::default()
+        };
+        Change::PatchBot(bot.id, patch)
+    };
+    let address = |subnet: &str| Change::AssignAddress {
+        bot: bot.id,
+        subnet: subnet.parse().unwrap(),
+        gateway: Ipv4Addr::new(10, 9, 0, 1),
+    };
+    let failed = operation(bot.id);
+    let full = vec![creating(), address("10.9.0.0/31")];
+    assert_kind(
+        store.operations.begin_with(&failed, true, full).await,
+        ErrorKind::ResourceExhausted,
+    );
+    let read = store.operations.get(bot.id, failed.id).await;
+    assert_kind(read, ErrorKind::NotFound);
+    assert_eq!(store.bots.get(bot.id).await.unwrap(), bot);
+    assert_eq!(store.addresses.list().await.unwrap(), []);
+
+    let begun = operation(bot.id);
+    let changes = vec![creating(), address("10.9.0.0/24")];
+    let written = store.operations.begin_with(&begun, true, changes).await;
+    assert_eq!(written.unwrap().version, Some(number(1)));
+    let shown = store.bots.get(bot.id).await.unwrap();
+    assert_eq!(shown.status, BotStatus::Creating);
+    let assigned = store.addresses.list().await.unwrap();
+    assert_eq!(assigned.len(), 1);
+    let (subnet, gateway) = ("10.9.0.0/24".parse().unwrap(), Ipv4Addr::new(10, 9, 0, 1));
+    let again = store.addresses.assign(bot.id, subnet, gateway).await;
+    assert_eq!(again.unwrap(), assigned[0].address);
 }
 
 /// A number is not given out again: not after its operation failed or was forgotten, not after

@@ -5,7 +5,7 @@ use crate::{
     Store, User, VersionRecord,
 };
 use botstead_types::{
-    BotId, ContainerId, DesiredState, ImageConfig, Limits, OperationId, ResolvedImage, Role,
+    BotId, ContainerId, DesiredState, ImageConfig, Limits, OperationId, RecordedImage, Role,
     SnapshotKey, UserId, VersionNumber, VersionSource,
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -58,21 +58,26 @@ pub fn bot(owner: UserId) -> Bot {
     }
 }
 
-/// A resolved image.
-pub fn image(name: &str) -> ResolvedImage {
-    ResolvedImage {
+/// A configuration of an image.
+pub fn config() -> ImageConfig {
+    ImageConfig {
+        env: vec!["PATH=/bin".to_owned(), "QUOTE='\"".to_owned()],
+        entrypoint: vec!["/entry".to_owned()],
+        cmd: vec!["run".to_owned()],
+        user: "1000:1000".to_owned(),
+        working_dir: "/work".to_owned(),
+        labels: [("a".to_owned(), "b".to_owned())].into(),
+        architecture: "amd64".to_owned(),
+        stop_signal: Some("SIGINT".to_owned()),
+    }
+}
+
+/// An image.
+pub fn image(name: &str) -> RecordedImage {
+    RecordedImage {
         reference: name.parse().unwrap(),
         digest: format!("sha256:{}", "ab".repeat(32)),
-        config: ImageConfig {
-            env: vec!["PATH=/bin".to_owned(), "QUOTE='\"".to_owned()],
-            entrypoint: vec!["/entry".to_owned()],
-            cmd: vec!["run".to_owned()],
-            user: "1000:1000".to_owned(),
-            working_dir: "/work".to_owned(),
-            labels: [("a".to_owned(), "b".to_owned())].into(),
-            architecture: "amd64".to_owned(),
-            stop_signal: Some("SIGINT".to_owned()),
-        },
+        config_digest: format!("sha256:{}", "cd".repeat(32)),
     }
 }
 

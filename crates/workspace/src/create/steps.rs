@@ -2,22 +2,22 @@
 
 use super::{Creation, Phase, Returned, Wishes, refuse_other};
 use crate::faults::fault_point;
+use crate::layers::Root;
 use crate::model::CreatedWorkspace;
 use crate::notes::Note;
-use crate::operations::{LiveOperation, encoded, event, finished, input};
+use crate::operations::{encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
 use crate::spec::{DATA_PATH, is_workspace_of};
 use crate::standing::Standing;
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
-use botstead_runtime::{Endpoint, ErrorKind as RuntimeErrorKind, Image, Signal};
+use botstead_runtime::{Endpoint, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, ResolvedImage, SnapshotKey};
+use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The step from which on earlier data is in the new workspace.
@@ -42,9 +42,20 @@ impl Inner {
             return Ok(self.found(&record));
         }
         let lease = LeaseId::for_operation(operation.id);
+        let network = self.runtime.network.info();
+        // In one transaction with the operation, as each of them waits for the disk.
+        let beginning = vec![
+            bot_status(operation, BotStatus::Creating),
+            Change::AssignAddress {
+                bot: operation.bot,
+                subnet: network.subnet,
+                gateway: network.gateway,
+            },
+        ];
+        let operations = &self.store.operations;
         // Side by side: start-up removes a lease whose operation the journal does not have.
         let (begun, leased) = tokio::join!(
-            self.store.operations.begin(operation, false),
+            operations.begin_with(operation, false, beginning),
             self.runtime.leases.create(&lease)
         );
         if let Err(error) = begun {
@@ -88,13 +99,15 @@ impl Inner {
     ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
-        let creating = vec![bot_status(operation, BotStatus::Creating)];
-        let (image, shown) = tokio::join!(
-            self.local_image(lease, &wishes, &creation.live),
-            self.store.transactions.apply(creating)
+        wishes.check(&self.config.bounds)?;
+        let container = ContainerId::for_bot(bot);
+        let (image, namespace) = tokio::join!(
+            self.wished_image(lease, &wishes, &creation.live),
+            self.runtime.network.create_namespace(&container)
         );
         let image = image?;
-        shown?;
+        let top = image.top;
+        let image = self.recorded(image.resolved).await?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
         let record = ContainerRecord {
@@ -103,14 +116,13 @@ impl Inner {
             started: true,
             devices: wishes.devices.clone(),
             limits: wishes.limits,
-            ..self.new_record(bot, image.resolved, SnapshotKey::active(id))
+            ..self.new_record(bot, image, SnapshotKey::active(id))
         };
-        let (prepared, address, namespace) = tokio::join!(
-            self.prepare_root(lease, &record),
+        let (root, address) = tokio::join!(
+            self.prepare_root(lease, &record, top.as_ref()),
             self.address(bot),
-            self.runtime.network.create_namespace(&record.container)
         );
-        prepared?;
+        let root = root?;
         fault_point!("create", "prepared");
         let returning = self.returning_data(&record, &wishes).await?;
         if let Some((edit, returned)) = returning {
@@ -133,7 +145,7 @@ impl Inner {
         let (address, namespace) = (address?, namespace?);
         // Not sooner: an image or an archive may take long to unpack, and that is no start.
         let _turn = self.start_turn().await?;
-        let spec = self.spec(&record, address, namespace);
+        let spec = self.spec(&record, address, namespace).await?;
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
                 self.take_container(lease, &record, address).await?;
@@ -141,7 +153,7 @@ impl Inner {
             made => made?,
         }
         fault_point!("create", "container");
-        self.first_start(operation, &record, address, &wishes)
+        self.first_start(operation, &record, &root, address, &wishes)
             .await?;
         if let Some(returned) = &wishes.returned
             && let Err(error) = self.finish_return(operation, returned).await
@@ -205,18 +217,32 @@ impl Inner {
         Ok(Some((edit, Returned::Preserved)))
     }
 
-    async fn prepare_root(&self, lease: &LeaseId, record: &ContainerRecord) -> Result<()> {
-        let image = &record.image.reference;
-        let base = self.runtime.images.unpack(lease, image).await?;
+    /// Prepares the writable snapshot on the image's top one, which is there unless something else
+    /// than this server removed it.
+    async fn prepare_root(
+        &self,
+        lease: &LeaseId,
+        record: &ContainerRecord,
+        top: Option<&SnapshotKey>,
+    ) -> Result<Root> {
+        let key = &record.snapshot;
         let note = Note::of(record.bot, &record.image, None);
-        self.prepare_on_image(lease, &record.snapshot, &note, &base)
-            .await
+        if let Some(top) = top {
+            match self.prepare_on_image(lease, key, &note, top).await {
+                Err(Error::Runtime(error)) if error.is_not_found() => {}
+                prepared => return prepared,
+            }
+        }
+        let image = &record.image.reference;
+        let base = self.unpacked_image(lease, image).await?;
+        self.prepare_on_image(lease, key, &note, &base).await
     }
 
     async fn first_start(
         &self,
         operation: &Operation,
         record: &ContainerRecord,
+        root: &Root,
         address: Ipv4Addr,
         wishes: &Wishes,
     ) -> Result<()> {
@@ -227,7 +253,7 @@ impl Inner {
         };
         let endpoint = Endpoint { address };
         let (task, network, recorded) = tokio::join!(
-            self.runtime.tasks.create(id),
+            self.runtime.tasks.create_on(id, root),
             self.runtime.network.attach(id, &endpoint),
             self.store.transactions.apply(vec![
                 Change::InsertContainer(Box::new(record.clone())),
@@ -244,6 +270,7 @@ impl Inner {
         fault_point!("create", "task");
         network?;
         self.runtime.tasks.start(id).await?;
+        self.greet_agent(id);
         fault_point!("create", "started");
         let detail = json!({"image": record.image.reference});
         let mut changes = vec![
@@ -256,38 +283,6 @@ impl Inner {
         self.store.transactions.apply(changes).await?;
         fault_point!("create", "finished");
         Ok(())
-    }
-
-    /// The image, local already or pulled: within its own budget, and cancellable.
-    pub(crate) async fn local_image(
-        &self,
-        lease: &LeaseId,
-        wishes: &Wishes,
-        live: &LiveOperation,
-    ) -> Result<Image> {
-        if !wishes.pull_always {
-            match self.runtime.images.get(&wishes.image).await {
-                Err(error) if error.is_not_found() => {}
-                image => return Ok(image?),
-            }
-        }
-        live.cancellable.store(true, Ordering::SeqCst);
-        let budget = self.config.pull_timeout;
-        let pull = self
-            .runtime
-            .images
-            .pull(lease, &wishes.image, &live.pull, &live.cancel);
-        let pulled = tokio::time::timeout(budget, pull).await;
-        live.cancellable.store(false, Ordering::SeqCst);
-        match pulled {
-            Ok(Ok(image)) => Ok(image),
-            Ok(Err(error)) if error.kind() == RuntimeErrorKind::Cancelled => Err(Error::Cancelled),
-            Ok(Err(error)) => Err(Error::Pull(error)),
-            Err(_) => Err(Error::PullTimedOut {
-                image: wishes.image.clone(),
-                seconds: budget.as_secs(),
-            }),
-        }
     }
 
     /// Takes a container's record that the runtime has and whose snapshot it lost.
@@ -314,7 +309,7 @@ impl Inner {
             .stop(id, Signal::TERM, self.config.stop_grace)
             .await?;
         let namespace = self.runtime.network.create_namespace(id).await?;
-        let spec = self.spec(record, address, namespace);
+        let spec = self.spec(record, address, namespace).await?;
         Ok(self.runtime.containers.switch(lease, &spec).await?)
     }
 
@@ -355,13 +350,21 @@ impl Inner {
         let prepared = SnapshotKey::active(operation.id);
         let recorded = self.record(bot).await?;
         if recorded.is_none() || operation.step != RECORDED {
+            // Without a lease it came no further than its beginning, unless there is something else now.
+            let nothing = recorded.is_none() && self.container(bot).await?.is_none();
             match self.standing(operation, None, &prepared).await? {
                 Standing::Switched => self.keep_what_is_there(bot).await?,
                 Standing::Untouched | Standing::Between if recorded.is_none() => {
                     self.undo_creation(operation, BotStatus::Error).await?;
                     return self.finish_interrupted(operation).await;
                 }
+                Standing::MovedOn if nothing => {
+                    self.undo_creation(operation, BotStatus::Error).await?;
+                    return self.finish_interrupted(operation).await;
+                }
                 Standing::Untouched | Standing::Between | Standing::MovedOn => {
+                    let shown = vec![bot_status(operation, BotStatus::Ready)];
+                    self.store.transactions.apply(shown).await?;
                     return self.end_superseded(operation).await;
                 }
             }
@@ -400,7 +403,7 @@ fn bot_status(operation: &Operation, status: BotStatus) -> Change {
 impl Inner {
     /// What a creation tells of a workspace.
     pub(crate) fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
-        let ResolvedImage { reference, .. } = &record.image;
+        let RecordedImage { reference, .. } = &record.image;
         CreatedWorkspace {
             container: record.container.clone(),
             image: reference.clone(),

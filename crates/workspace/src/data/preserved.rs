@@ -2,14 +2,14 @@
 //! in a workspace.
 
 use super::export::ArchiveFormat;
-use crate::notes::bot_of;
+use crate::notes::LABEL_BOT;
 use crate::recovery::Seen;
 use crate::replace::{blocking, existing_data, host};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::{Access, Snapshot};
+use botstead_runtime::Access;
 use botstead_store::{ContainerRecord, OperationKind};
 use botstead_types::{BotId, LeaseId, SnapshotKey, SnapshotKind};
 use std::fs::{DirBuilder, File};
@@ -112,19 +112,16 @@ impl Inner {
         bot: BotId,
         not: &SnapshotKey,
     ) -> Result<Option<SnapshotKey>> {
-        let of_bot = |snapshot: &Snapshot| {
-            snapshot.kind == SnapshotKind::Active
-                && snapshot.key != *not
-                && bot_of(snapshot) == Some(bot)
-        };
-        let all = self.runtime.snapshots.list().await?;
-        if !all.iter().any(of_bot) {
+        let snapshots = &self.runtime.snapshots;
+        let mut own = snapshots.labelled(LABEL_BOT, &bot.to_string()).await?;
+        own.retain(|snapshot| snapshot.kind == SnapshotKind::Active && snapshot.key != *not);
+        if own.is_empty() {
             return Ok(None);
         }
         let seen = Seen::look(&self.runtime, &self.store).await?;
-        let orphans = all.into_iter().filter(|snapshot| {
-            of_bot(snapshot) && !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key)
-        });
+        let orphans = own
+            .into_iter()
+            .filter(|snapshot| !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key));
         let newest = orphans.max_by_key(|snapshot| snapshot.created_at);
         Ok(newest.map(|snapshot| snapshot.key))
     }

@@ -6,8 +6,7 @@ use crate::service::Workspaces;
 use crate::spec::DATA_PATH;
 use crate::{Error, Result};
 use botstead_runtime::{Exec, ExecUser};
-use botstead_store::ContainerRecord;
-use botstead_types::{BotId, VersionNumber};
+use botstead_types::{BotId, ImageConfig, VersionNumber};
 use std::time::Instant;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -21,7 +20,8 @@ impl Workspaces {
     ) -> Result<ExecOutcome> {
         let inner = &self.inner;
         let record = inner.required_record(bot).await?;
-        let exec = as_exec(&record, request);
+        let image = inner.resolved(&record.image).await?;
+        let exec = as_exec(&image.config, request);
         let began = Instant::now();
         match inner.runtime.tasks.exec(&record.container, exec).await {
             Ok(output) => Ok(ExecOutcome {
@@ -45,8 +45,7 @@ impl Workspaces {
 }
 
 /// Later variables replace earlier ones of the same name: the image's, ours, the request's.
-fn as_exec(record: &ContainerRecord, request: ExecRequest) -> Exec {
-    let config = &record.image.config;
+fn as_exec(config: &ImageConfig, request: ExecRequest) -> Exec {
     let ours = [DEFAULT_PATH.to_owned(), format!("HOME={DATA_PATH}")];
     let image = config.env.iter().filter(|v| !v.starts_with("HOME="));
     let own = request

@@ -6,7 +6,7 @@ use crate::layers::base_of;
 use crate::notes::Noted;
 use crate::service::Inner;
 use botstead_runtime::Snapshot;
-use botstead_types::{BotId, ImageConfig, ImageRef, ResolvedImage};
+use botstead_types::{BotId, ImageConfig, ImageRef, RecordedImage};
 
 impl Inner {
     /// The image of a snapshot of the bot's: the one that it says, or that its container names, with its
@@ -18,7 +18,7 @@ impl Inner {
         noted: &Noted,
         snapshot: &Snapshot,
         seen: &Seen,
-    ) -> Result<ResolvedImage> {
+    ) -> Result<RecordedImage> {
         let versions = self.store.versions.list(bot).await?;
         let row = self.record(bot).await?;
         let known = || {
@@ -40,13 +40,12 @@ impl Inner {
                 Some(local) => Some(local),
                 None => remembered,
             };
-            let found = found.unwrap_or(ResolvedImage {
-                reference,
-                digest: String::new(),
-                config: ImageConfig::default(),
-            });
+            let found = match found {
+                Some(found) => found,
+                None => self.unknown_image(reference).await?,
+            };
             let digest = noted.digest.clone().unwrap_or(found.digest);
-            return Ok(ResolvedImage { digest, ..found });
+            return Ok(RecordedImage { digest, ..found });
         }
         // As earlier releases made them: nothing but what it lies on.
         let base = base_of(&snapshot.labels);
@@ -59,17 +58,24 @@ impl Inner {
             return Ok(image.clone());
         }
         let reference = self.config.default_image.clone();
-        let local = self.local(&reference).await?;
-        Ok(local.unwrap_or(ResolvedImage {
-            reference,
-            digest: String::new(),
-            config: ImageConfig::default(),
-        }))
+        match self.local(&reference).await? {
+            Some(local) => Ok(local),
+            None => self.unknown_image(reference).await,
+        }
     }
 
-    async fn local(&self, reference: &ImageRef) -> Result<Option<ResolvedImage>> {
+    /// An image of which nothing but the name is left.
+    async fn unknown_image(&self, reference: ImageRef) -> Result<RecordedImage> {
+        Ok(RecordedImage {
+            reference,
+            digest: String::new(),
+            config_digest: self.store.images.keep(&ImageConfig::default()).await?,
+        })
+    }
+
+    async fn local(&self, reference: &ImageRef) -> Result<Option<RecordedImage>> {
         match self.runtime.images.get(reference).await {
-            Ok(image) => Ok(Some(image.resolved)),
+            Ok(image) => Ok(Some(self.kept(image.resolved).await?)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
         }

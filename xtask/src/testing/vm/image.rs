@@ -4,7 +4,7 @@
 use super::Debian;
 use crate::progress::note;
 use crate::{apt, command};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -149,14 +149,12 @@ fn key(source: &str) -> String {
 }
 
 fn bootstrap(release: Debian, source: &str, root: &Path) -> Result<()> {
-    let mut command = Command::new("mmdebstrap");
+    // Its mounts of /dev and the like end with it, whatever ends it: what is then removed is its own.
+    let mut command = Command::new("unshare");
     command
+        .args(["--mount", "mmdebstrap"])
         .args(["--quiet", "--variant=minbase", "--format=directory"])
         .arg(format!("--include={}", PACKAGES.join(",")))
-        .args(
-            ["man", "doc", "locale"]
-                .map(|folder| format!("--dpkgopt=path-exclude=/usr/share/{folder}/*")),
-        )
         .arg(release.name())
         .arg(root)
         .arg(source);

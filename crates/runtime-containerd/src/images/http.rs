@@ -1,0 +1,131 @@
+//! The HTTP client of all pulls. It follows redirects itself, so that each is judged before it is sent
+//! and none carries a sign-in to another host.
+
+use super::config::RegistryConfig;
+use super::reach::{Reach, Refused, Way, authority};
+use super::retry::Fault;
+use crate::op::Op;
+use botstead_runtime::{ErrorKind, Result};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode, Url};
+
+const MAX_REDIRECTS: usize = 5;
+
+/// The clients for hosts that may be anywhere and for all others.
+#[derive(Debug)]
+pub(super) struct Http {
+    reach: Reach,
+    open: Client,
+    guarded: Client,
+}
+
+impl Http {
+    pub(super) fn new(config: &RegistryConfig) -> Result<Self> {
+        let reach = Reach::new(config);
+        let client = || {
+            Client::builder()
+                .user_agent(concat!("botstead/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(config.connect_timeout)
+                .read_timeout(config.read_timeout)
+                .redirect(Policy::none())
+                .referer(false)
+        };
+        let built = |client: reqwest::Result<Client>| {
+            client.map_err(|error| {
+                Op::new("set up", "the HTTP client").fail_with(
+                    ErrorKind::Internal,
+                    "TLS or the resolver cannot be set up",
+                    error,
+                )
+            })
+        };
+        Ok(Self {
+            open: built(client().build())?,
+            guarded: built(client().dns_resolver(reach.resolver()).build())?,
+            reach,
+        })
+    }
+
+    /// Sends a GET and follows redirects. `authorization` reaches the host and port of `url` alone; the
+    /// answer's URL tells who answered.
+    pub(super) async fn get(
+        &self,
+        op: &Op,
+        url: &Url,
+        headers: &HeaderMap,
+        mut authorization: Option<HeaderValue>,
+    ) -> Result<Response, Fault> {
+        let mut at = url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let client = match self
+                .reach
+                .way(&at)
+                .map_err(|refused| not_sent(op, refused))?
+            {
+                Way::Open => &self.open,
+                Way::Guarded => &self.guarded,
+            };
+            let mut request = client.get(at.clone()).headers(headers.clone());
+            if let Some(authorization) = &authorization {
+                request = request.header(AUTHORIZATION, authorization.clone());
+            }
+            let response = request
+                .send()
+                .await
+                .map_err(|error| broken(op, &at, error))?;
+            let Some(next) = redirect(op, &response)? else {
+                return Ok(response);
+            };
+            if at.scheme() == "https" && next.scheme() == "http" {
+                return Err(not_sent(op, Refused::Downgrade));
+            }
+            if next.origin() != at.origin() {
+                authorization = None;
+            }
+            at = next;
+        }
+        Err(not_sent(op, Refused::Redirects))
+    }
+}
+
+/// Where an answer leads on to, if it does.
+fn redirect(op: &Op, response: &Response) -> Result<Option<Url>, Fault> {
+    let leads_on = matches!(
+        response.status(),
+        StatusCode::MOVED_PERMANENTLY
+            | StatusCode::FOUND
+            | StatusCode::SEE_OTHER
+            | StatusCode::TEMPORARY_REDIRECT
+            | StatusCode::PERMANENT_REDIRECT
+    );
+    let Some(location) = response.headers().get(LOCATION).filter(|_| leads_on) else {
+        return Ok(None);
+    };
+    let location = location.to_str().ok();
+    let next = location.and_then(|location| response.url().join(location).ok());
+    let malformed = || op.corrupt("the registry redirects to something that is no URL");
+    next.map(Some).ok_or_else(|| malformed().into())
+}
+
+/// A request that was not sent, for good: the configuration does not allow it.
+pub(super) fn not_sent(op: &Op, refused: Refused) -> Fault {
+    op.fail(ErrorKind::NotAllowed, refused.to_string()).into()
+}
+
+/// Why a request failed, or the reading of its answer; mostly it can succeed later.
+pub(super) fn broken(op: &Op, url: &Url, error: reqwest::Error) -> Fault {
+    if Refused::of(&error).is_some() {
+        return not_sent(op, Refused::Address(authority(url)));
+    }
+    let reason = if error.is_connect() && url.scheme() == "https" {
+        "the registry cannot be reached over HTTPS"
+    } else if error.is_connect() {
+        "the registry cannot be reached"
+    } else if error.is_timeout() {
+        "the registry does not answer"
+    } else {
+        "the connection to the registry broke"
+    };
+    Fault::transient(op.fail_with(ErrorKind::Unavailable, reason, error.without_url()))
+}

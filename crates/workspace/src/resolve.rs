@@ -1,0 +1,121 @@
+//! Images by their names: the one place that looks a name up, pulls it or unpacks it, and refuses those
+//! that this server does not allow.
+
+use crate::create::Wishes;
+use crate::operations::LiveOperation;
+use crate::service::Inner;
+use crate::{Error, Result, disk};
+use botstead_runtime::{ErrorKind as RuntimeErrorKind, Image, PullProgress};
+use botstead_store::ErrorKind as StoreErrorKind;
+use botstead_types::{ImageConfig, ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey};
+use std::sync::atomic::Ordering;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+impl Inner {
+    /// The image of a creation, local already or pulled; the pull can be cancelled.
+    pub(crate) async fn wished_image(
+        &self,
+        lease: &LeaseId,
+        wishes: &Wishes,
+        live: &LiveOperation,
+    ) -> Result<Image> {
+        let image = &wishes.image;
+        self.config.bounds.check_image(image)?;
+        if !wishes.pull_always {
+            match self.runtime.images.get(image).await {
+                Err(error) if error.is_not_found() => {}
+                image => return Ok(image?),
+            }
+        }
+        live.cancellable.store(true, Ordering::SeqCst);
+        let pulled = self.pulled_image(lease, image, &live.pull, &live.cancel);
+        let pulled = pulled.await;
+        live.cancellable.store(false, Ordering::SeqCst);
+        pulled
+    }
+
+    /// An image from its registry, within the budget of one pull.
+    pub(crate) async fn pulled_image(
+        &self,
+        lease: &LeaseId,
+        image: &ImageRef,
+        progress: &watch::Sender<PullProgress>,
+        cancel: &CancellationToken,
+    ) -> Result<Image> {
+        self.config.bounds.check_image(image)?;
+        disk::require_free_space(&self.config)?;
+        let budget = self.config.pull_timeout;
+        let pull = async {
+            let pulled = self.runtime.images.pull(lease, image, progress, cancel);
+            pulled.await.map_err(|error| match error.kind() {
+                RuntimeErrorKind::Cancelled => Error::Cancelled,
+                _ => Error::Pull(error),
+            })
+        };
+        let guarded = disk::with_free_space(&self.config, pull);
+        match tokio::time::timeout(budget, guarded).await {
+            Ok(pulled) => pulled,
+            Err(_) => Err(Error::PullTimedOut {
+                image: image.clone(),
+                seconds: budget.as_secs(),
+            }),
+        }
+    }
+
+    /// What is recorded of an image that a workspace is made from. Its configuration is kept, once for
+    /// all workspaces and versions.
+    pub(crate) async fn recorded(&self, image: ResolvedImage) -> Result<RecordedImage> {
+        let most = self.config.max_image_config_bytes;
+        let bytes = serde_json::to_vec(&image.config).map_or(u64::MAX, |json| json.len() as u64);
+        if bytes > most {
+            let reference = &image.reference;
+            return Err(Error::ImageConfigTooLarge {
+                image: reference.clone(),
+                bytes,
+                most,
+            });
+        }
+        self.kept(image).await
+    }
+
+    /// The same whatever the size of its configuration: for what exists already.
+    pub(crate) async fn kept(&self, image: ResolvedImage) -> Result<RecordedImage> {
+        Ok(RecordedImage {
+            config_digest: self.store.images.keep(&image.config).await?,
+            reference: image.reference,
+            digest: image.digest,
+        })
+    }
+
+    /// A recorded image with its configuration. One that the store lost is the local image's, where that
+    /// is still the same, or empty: a workspace is not given up for it.
+    pub(crate) async fn resolved(&self, image: &RecordedImage) -> Result<ResolvedImage> {
+        let config = match self.store.images.get(&image.config_digest).await {
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                tracing::warn!(image = %image.reference, "its configuration is not in the store");
+                match self.runtime.images.get(&image.reference).await {
+                    Ok(local) if local.resolved.digest == image.digest => local.resolved.config,
+                    _ => ImageConfig::default(),
+                }
+            }
+            config => config?,
+        };
+        Ok(ResolvedImage {
+            config,
+            reference: image.reference.clone(),
+            digest: image.digest.clone(),
+        })
+    }
+
+    /// The snapshot of a local image's files.
+    pub(crate) async fn unpacked_image(
+        &self,
+        lease: &LeaseId,
+        image: &ImageRef,
+    ) -> Result<SnapshotKey> {
+        self.config.bounds.check_image(image)?;
+        let unpack = async { Ok(self.runtime.images.unpack(lease, image).await?) };
+        disk::with_free_space(&self.config, unpack).await
+    }
+}
