@@ -2,7 +2,7 @@
 
 use crate::notes::Note;
 use crate::pools::{ExportPlace, on_thread};
-use crate::replace::existing_data;
+use crate::replace::{blocking, existing_data};
 use crate::service::{Inner, Workspaces};
 use crate::spec::DATA_PATH;
 use crate::{Error, Result, disk};

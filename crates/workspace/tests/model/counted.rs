@@ -47,6 +47,19 @@ impl Operations for Counted {
         self.operations.begin(operation, reserve_version).await
     }
 
+    async fn begin_with(
+        &self,
+        operation: &Operation,
+        reserve_version: bool,
+        changes: Vec<Change>,
+    ) -> Result<Operation> {
+        (self.pass)();
+        let operations = &self.operations;
+        operations
+            .begin_with(operation, reserve_version, changes)
+            .await
+    }
+
     async fn get(&self, bot: BotId, id: OperationId) -> Result<Operation> {
         self.operations.get(bot, id).await
     }
