@@ -55,6 +55,19 @@ impl Operations for Counted {
         begun.await
     }
 
+    async fn begin_with(
+        &self,
+        operation: &Operation,
+        reserve_version: bool,
+        changes: Vec<Change>,
+    ) -> Result<Operation> {
+        (self.pass)();
+        let operations = &self.operations;
+        operations
+            .begin_with(operation, reserve_version, changes)
+            .await
+    }
+
     async fn get(&self, bot: BotId, id: OperationId) -> Result<Operation> {
         self.operations.get(bot, id).await
     }
