@@ -3,6 +3,7 @@
 
 use crate::progress::{note, step};
 use crate::up::layout::{Place, ProcessId, State};
+use crate::up::sysctl;
 use crate::{command, up};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};

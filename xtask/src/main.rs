@@ -88,10 +88,14 @@ enum Task {
         /// database locked or the disk full, and write docs/RELIABILITY.md; takes many minutes
         #[arg(long, conflicts_with = "matrix")]
         kill_matrix: bool,
+        /// Run the model test of data alone: so many random sequences in memory, and a fiftieth of them
+        /// on containerd
+        #[arg(long, value_name = "SEQUENCES", conflicts_with_all = ["matrix", "kill_matrix"])]
+        model: Option<u64>,
         /// Check the server on whole machines with systemd and cgroup v2, or on those named: Debian
         /// in QEMU, without KVM; takes about an hour
         #[arg(long, value_name = "DEBIAN", num_args = 0.., value_delimiter = ',',
-            conflicts_with_all = ["matrix", "kill_matrix"])]
+            conflicts_with_all = ["matrix", "kill_matrix", "model"])]
         vm: Option<Vec<Debian>>,
         /// Only tests whose names contain one of these; with --kill-matrix only these operations,
         /// and nothing is written
@@ -166,6 +170,10 @@ fn run(task: Task) -> Result<()> {
             filters,
             ..
         } => testing::run_kill_matrix(&filters),
+        Task::Test {
+            model: Some(sequences),
+            ..
+        } => testing::run_model(sequences),
         Task::Test {
             vm: Some(releases),
             filters,

@@ -47,6 +47,8 @@ const IMAGE: &str = "BOTSTEAD_TEST_IMAGE";
 const KILL_REPORT: &str = "BOTSTEAD_TEST_KILL_MATRIX_REPORT";
 /// The operations that the kill matrix is for, with commas.
 const KILL_OPERATIONS: &str = "BOTSTEAD_TEST_KILL_MATRIX_OPERATIONS";
+/// How many sequences the model test of data performs.
+const MODEL: &str = "BOTSTEAD_TEST_MODEL";
 /// Where tests find another containerd than the installed one.
 const CONTAINERD: &str = "BOTSTEAD_TEST_CONTAINERD_BIN";
 
@@ -119,6 +121,24 @@ pub(crate) fn run_kill_matrix(operations: &[String]) -> Result<()> {
         command::run(
             &mut command,
             "one operation alone: cargo xtask test --kill-matrix -- OPERATION",
+        )
+    })
+}
+
+/// The model test of data, with so many random sequences.
+pub(crate) fn run_model(sequences: u64) -> Result<()> {
+    step("packages for the tests", || apt::ensure(NEEDS))?;
+    let agent = step("build the agent", build::agent)?;
+    step("model of data", || {
+        let mut command = repository::cargo();
+        command
+            .args(["test", "--locked", "--package", "botstead-workspace"])
+            .args(["--test", "model", "--", "--nocapture"])
+            .env(AGENT, &agent)
+            .env(MODEL, sequences.to_string());
+        command::run(
+            &mut command,
+            "the message says how to perform that sequence again",
         )
     })
 }

@@ -4,7 +4,7 @@ import os
 
 import botstead
 import network
-from botstead import sh, until, workspace
+from botstead import sh, until, until_empty, workspace
 from harness import check, setup
 
 
@@ -46,7 +46,7 @@ def deleted_bots_leave_nothing():
         workspace(name).delete()
         del botstead.STATE["workspaces"][name]
     kinds = ["control groups", "mounts", "shims"]
-    until("nothing is left", lambda: not any(botstead.traces()[kind] for kind in kinds))
+    until_empty(lambda: {kind: left for kind, left in botstead.traces().items() if left and kind in kinds})
 
 
 @check

@@ -7,7 +7,7 @@ import time
 
 import botstead
 import network
-from botstead import Workspace, sh, until, workspace
+from botstead import sh, until, until_empty, workspace
 from harness import check, handover, setup
 
 SMALL = {"limits": {"memory_bytes": 256 << 20, "pids": 64, "cpu_millis": 500}}
@@ -337,7 +337,7 @@ def a_deleted_workspace_leaves_nothing():
     gone.stop()
     gone.start()
     gone.delete()
-    until("nothing is left", lambda: botstead.traces() == before)
+    until_empty(lambda: botstead.difference(before, botstead.traces()))
 
 
 @handover

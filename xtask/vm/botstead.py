@@ -15,6 +15,7 @@ import harness
 
 URL = "http://127.0.0.1:8787"
 DATA = "/var/lib/botstead"
+SNAPSHOTS = DATA + "/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
 UNIT = "botstead.service"
 UNIT_FILE = "/etc/systemd/system/botstead.service"
 XTASK = "/payload/xtask"
@@ -54,6 +55,20 @@ def until(what, holds, patience=PATIENCE):
             seen = error
         time.sleep(0.2)
     raise AssertionError(f"{patience} s passed, and still not: {what} (last: {seen})")
+
+
+def until_empty(rest, patience=PATIENCE):
+    """Waits until nothing is left, and says what is."""
+    seen = [None]
+
+    def is_empty():
+        seen[0] = rest()
+        return not seen[0]
+
+    try:
+        return until("nothing is left", is_empty, patience)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {seen[0]}") from None
 
 
 # Over HTTP
@@ -247,8 +262,13 @@ def traces():
         "links": sorted(os.listdir("/sys/class/net")),
         "mounts": sorted(m for m in mounts if "botstead" in m or "/netns/" in m),
         "shims": sorted(processes("containerd-shim-runc-v2", "/run/botstead/")),
-        "snapshots": sorted(glob.glob(f"{DATA}/**/io.containerd.snapshotter.v1.overlayfs/snapshots/*", recursive=True)),
+        "snapshots": sorted(glob.glob(f"{SNAPSHOTS}/*")),
     }
+
+
+def difference(before, now):
+    """What is there of each kind that was not, and the other way round."""
+    return {kind: sorted(set(before[kind]) ^ set(now[kind])) for kind in before if before[kind] != now[kind]}
 
 
 def log(boot=0):

@@ -31,8 +31,8 @@ def reaches_beyond(space):
 
 def gateway():
     """The host's address on the workspaces' bridge."""
-    bridges = json.loads(botstead.sh("ip -json -4 address show type bridge"))
-    return next(b["addr_info"][0]["local"] for b in bridges if b["ifname"].startswith("bs-"))
+    links = json.loads(botstead.sh("ip -json -4 address show"))
+    return next(l["addr_info"][0]["local"] for l in links if l.get("ifname", "").startswith("bs-"))
 
 
 class Listener:

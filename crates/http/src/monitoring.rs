@@ -157,6 +157,14 @@ fn of_workspaces(statistics: &Statistics) -> prometheus::Result<Registry> {
         "Recorded versions that the runtime does not have, seen at start and in listings.",
         statistics.versions_missing,
     )?;
+    add(
+        &registry,
+        IntCounter::new(
+            "botstead_out_of_memory_kills_total",
+            "Processes of workspaces that the kernel killed for lack of memory.",
+        )?,
+    )?
+    .inc_by(statistics.out_of_memory_kills);
     gauge(
         &registry,
         "botstead_workspaces_lost",
@@ -270,6 +278,7 @@ mod tests {
                 seconds: 1.5,
             }],
             workspaces: 7,
+            out_of_memory_kills: 4,
             live_copies: CopyStatistics {
                 count: 2,
                 freeze_seconds: 0.25,
@@ -289,6 +298,7 @@ mod tests {
             r#"botstead_operations_total{kind="delete_bot",outcome="succeeded"} 3"#,
             r#"botstead_operation_seconds_total{kind="delete_bot",outcome="succeeded"} 1.5"#,
             "botstead_workspaces 7",
+            "botstead_out_of_memory_kills_total 4",
             "botstead_live_snapshots_total 2",
             "botstead_live_snapshot_copied_bytes_total 4096",
             "botstead_live_snapshot_freeze_seconds_total 0.25",

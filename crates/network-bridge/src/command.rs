@@ -55,7 +55,7 @@ pub(crate) fn run(
     }
 }
 
-fn search_path() -> OsString {
+pub(crate) fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/local/sbin:/usr/sbin:/sbin");
     path

@@ -111,6 +111,11 @@ impl BridgeConfig {
         Ok(())
     }
 
+    /// The table that repeats the rules and that nobody can flush while the server runs.
+    pub(crate) fn guard_table(&self) -> String {
+        format!("{}-guard", self.table_name)
+    }
+
     /// The file at which a container's namespace is mounted.
     pub(crate) fn namespace(&self, id: &ContainerId) -> PathBuf {
         Path::new(&self.namespace_dir).join(id.as_str())

@@ -1,9 +1,11 @@
 //! [`BridgeNetwork`]: what the port promises, put together from the other modules.
 
+use crate::changes::Changes;
 use crate::config::BridgeConfig;
 use crate::host::{self, Problem};
 use crate::link::{self, Wiring};
 use crate::netlink::{Netlink, Route, is};
+use crate::own::OwnTables;
 use crate::{dns, namespace, subnet};
 use async_trait::async_trait;
 use botstead_runtime::{Endpoint, EndpointStatus, Error, ErrorKind, Network, NetworkInfo, Result};
@@ -12,7 +14,8 @@ use ipnet::Ipv4Net;
 use nix::libc::{ENETDOWN, ENFILE, ENODEV, ENOMEM, ENOSPC, EPERM, EXFULL};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many names a container's link may have. Two containers share a name with a probability of
 /// 2^-40, so that one spare would do.
@@ -30,6 +33,11 @@ pub struct BridgeNetwork {
     info: NetworkInfo,
     /// Two set-ups of the host at a time would insert rules twice.
     host: tokio::sync::Mutex<()>,
+    /// Used by whoever holds `host`.
+    tables: Arc<Mutex<OwnTables>>,
+    changes: tokio::sync::Mutex<Option<Changes>>,
+    /// The last that was heard of the own table is that it went.
+    table_gone: AtomicBool,
 }
 
 impl BridgeNetwork {
@@ -47,6 +55,9 @@ impl BridgeNetwork {
             config: Arc::new(config),
             info,
             host: tokio::sync::Mutex::default(),
+            tables: Arc::default(),
+            changes: tokio::sync::Mutex::default(),
+            table_gone: AtomicBool::new(false),
         })
     }
 
@@ -63,8 +74,12 @@ impl BridgeNetwork {
     /// What could not be removed; everything that could be, was.
     pub async fn teardown_host(&self) -> Result<()> {
         let _host = self.host.lock().await;
-        let config = Arc::clone(&self.config);
-        namespace::on_thread("tear down", move || host::teardown(&config)).await
+        let (config, tables) = (Arc::clone(&self.config), Arc::clone(&self.tables));
+        namespace::on_thread("tear down", move || {
+            let mut tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
+            host::teardown(&config, &mut tables)
+        })
+        .await
     }
 
     /// What is wrong with the host's part of the network, with advice, for a person. Changes
@@ -204,7 +219,31 @@ impl Network for BridgeNetwork {
     async fn ensure_host(&self) -> Result<()> {
         let _host = self.host.lock().await;
         let (config, info) = (Arc::clone(&self.config), self.info.clone());
-        namespace::on_thread("set up", move || host::ensure(&config, &info)).await
+        let tables = Arc::clone(&self.tables);
+        let gone = self.table_gone.swap(false, Ordering::Relaxed);
+        namespace::on_thread("set up", move || {
+            let mut tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
+            host::ensure(&config, &info, &mut tables, gone)
+        })
+        .await
+    }
+
+    async fn host_changed(&self) -> Result<()> {
+        let mut changes = self.changes.lock().await;
+        let failed = |error: io::Error| {
+            Error::new(ErrorKind::Unavailable, "follow", "the host's network").with_source(error)
+        };
+        let done = match &mut *changes {
+            Some(changes) => changes.next().await.map(|gone| {
+                self.table_gone.store(gone, Ordering::Relaxed);
+            }),
+            // Whatever happened before is not known.
+            None => Changes::open(&self.config).map(|opened| *changes = Some(opened)),
+        };
+        done.map_err(|error| {
+            *changes = None;
+            failed(error)
+        })
     }
 
     async fn create_namespace(&self, id: &ContainerId) -> Result<PathBuf> {

@@ -4,6 +4,7 @@
 use crate::command::{self, Failure};
 use crate::config::BridgeConfig;
 use crate::netlink::Netlink;
+use crate::own::{self, OwnTables};
 use crate::{foreign, link, namespace, rules, subnet};
 use botstead_runtime::{Error, ErrorKind, NetworkInfo, Result};
 use ipnet::Ipv4Net;
@@ -32,9 +33,15 @@ impl Problem {
 }
 
 /// Makes or mends the host's part.
-pub(crate) fn ensure(config: &BridgeConfig, info: &NetworkInfo) -> Result<()> {
+pub(crate) fn ensure(
+    config: &BridgeConfig,
+    info: &NetworkInfo,
+    tables: &mut OwnTables,
+    table_gone: bool,
+) -> Result<()> {
     // What is forbidden comes before what is made possible.
-    command::run("nft", &["-f", "-"], Some(&rules::table(config, info)))
+    tables
+        .ensure(config, info, table_gone)
         .map_err(|failure| unavailable("set up", "the firewall table", failure))?;
     Netlink::open()
         .and_then(|mut host| {
@@ -66,7 +73,7 @@ pub(crate) fn ensure(config: &BridgeConfig, info: &NetworkInfo) -> Result<()> {
 }
 
 /// Removes the host's part.
-pub(crate) fn teardown(config: &BridgeConfig) -> Result<()> {
+pub(crate) fn teardown(config: &BridgeConfig, tables: &mut OwnTables) -> Result<()> {
     let mut failures = Vec::new();
     let mut keep = |result: Result<()>| {
         if let Err(error) = result {
@@ -80,11 +87,9 @@ pub(crate) fn teardown(config: &BridgeConfig) -> Result<()> {
             .map_err(|error| refused("remove", &config.bridge_name, error)),
     );
     keep(
-        match command::run("nft", &["-f", "-"], Some(&rules::removal(config))) {
-            // Without the command there is no table of ours.
-            Ok(_) | Err(Failure::Missing(_)) => Ok(()),
-            Err(failure) => Err(unavailable("remove", "the firewall table", failure)),
-        },
+        tables
+            .remove(config)
+            .map_err(|failure| unavailable("remove", "the firewall table", failure)),
     );
     let directory = &config.namespace_dir;
     let empty = match fs::read_dir(directory) {
@@ -164,14 +169,9 @@ pub(crate) fn problems(config: &BridgeConfig, info: &NetworkInfo) -> Result<Vec<
             "run: sysctl -w net.ipv4.ip_forward=1",
         ));
     }
-    match command::run(
-        "nft",
-        &["-j", "list", "table", "inet", &config.table_name],
-        None,
-    ) {
-        Ok(listing)
-            if listing.matches("{\"rule\":").count()
-                == rules::count(&rules::table(config, info)) => {}
+    match own::listing(config) {
+        Ok(Some(listing))
+            if own::rule_count(&listing) == rules::count(&rules::table(config, info)) => {}
         Err(failure @ Failure::Missing(_)) => {
             found.push(Problem::new(
                 failure.to_string(),

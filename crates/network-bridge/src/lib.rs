@@ -29,9 +29,14 @@
 //! A bridge, an nftables table of its own, `net.ipv4.ip_forward = 1` and, where another firewall
 //! drops forwarded packets, accept rules in that firewall's own chain. All of it bears the
 //! installation's names and [`BridgeNetwork::teardown_host`] removes it (forwarding stays on).
-//! Firewalls that start or reload later may drop again: [`botstead_runtime::Network::ensure_host`]
-//! is cheap enough to be repeated every minute, and [`BridgeNetwork::problems`] tells what it could
-//! not mend. It replaces the own table in one transaction, so that no connection notices.
+//! Firewalls that start or reload later may drop again, and some flush the rules of all others:
+//! [`botstead_runtime::Network::host_changed`] tells at once, [`botstead_runtime::Network::ensure_host`]
+//! mends what is missing and is cheap enough to be repeated every minute as well, and
+//! [`BridgeNetwork::problems`] tells what it could not mend. It replaces the own table in one
+//! transaction, so that no connection notices.
+//!
+//! While this lives, a second table repeats the rules that protect the host. It belongs to a session of
+//! `nft` and cannot be flushed by others (`own`), so that nothing is open until the first is back.
 //!
 //! # Limits
 //! - Before Linux 5.18 ports are not locked: root in a workspace can take another one's hardware address
@@ -47,6 +52,7 @@
 //! What is deliberately absent: the assignment of addresses (the caller records them) and ports
 //! published on the host.
 
+mod changes;
 mod command;
 mod config;
 mod dns;
@@ -56,6 +62,7 @@ mod host;
 mod link;
 mod namespace;
 mod netlink;
+mod own;
 mod rules;
 mod subnet;
 

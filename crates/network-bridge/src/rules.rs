@@ -12,6 +12,11 @@
 //!
 //! To workspaces come answers and whatever the host itself opens; nothing from other machines.
 //!
+//! Answers are told by their direction, not by their connection's state alone, and the host begins a TCP
+//! connection with a SYN: a connection that a workspace made in a moment without these rules ends when
+//! they are back. Without rules the kernel tracks no connections either, and takes the first packet that it
+//! sees again for the beginning of one, whoever sent it.
+//!
 //! The table says what is dropped. That the rest gets through other tables is `foreign`'s.
 
 use crate::config::{BridgeConfig, mac};
@@ -22,7 +27,43 @@ use std::net::IpAddr;
 /// Replaces the table as a whole in one transaction: connection tracking, and with it every
 /// connection, does not notice.
 pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
-    let (table, bridge) = (&config.table_name, &config.bridge_name);
+    let table = &config.table_name;
+    // Deleting fails for a table that does not exist, adding does not for one that does.
+    format!(
+        "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{}}}\n",
+        chains(config, info)
+    )
+}
+
+/// The same rules in a table of another name that belongs to the process that makes it: the kernel lets
+/// nobody else change or flush it, and removes it when that process ends (`NFT_TABLE_F_OWNER`, Linux
+/// 5.12). One command a line, as a session of `nft -i` takes it; that reads at most 4 KiB as one.
+pub(crate) fn guard(config: &BridgeConfig, info: &NetworkInfo) -> String {
+    let table = config.guard_table();
+    // What a rule jumps to must be there.
+    let mut made = format!("add table inet {table} {{ flags owner; }}\n");
+    let mut filled = String::new();
+    let text = chains(config, info);
+    for block in text.split("chain ").skip(1) {
+        let mut lines = block.lines().map(str::trim);
+        let chain = lines.next().unwrap_or_default().trim_end_matches(" {");
+        let (kind, rules): (Vec<&str>, Vec<&str>) = lines
+            .filter(|line| !matches!(*line, "" | "}"))
+            .partition(|line| line.starts_with("type "));
+        let _ = writeln!(
+            made,
+            "add chain inet {table} {chain} {{ {} }}",
+            kind.concat()
+        );
+        for rule in rules {
+            let _ = writeln!(filled, "add rule inet {table} {chain} {rule}");
+        }
+    }
+    made + &filled
+}
+
+fn chains(config: &BridgeConfig, info: &NetworkInfo) -> String {
+    let bridge = &config.bridge_name;
     let (subnet, gateway) = (info.subnet, info.gateway);
     let servers = set(info
         .dns
@@ -37,12 +78,9 @@ pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
         None => String::new(),
     };
     let mut text = String::new();
-    // Deleting fails for a table that does not exist, adding does not for one that does.
-    let _ = writeln!(text, "add table inet {table}\ndelete table inet {table}");
     let _ = write!(
         text,
-        r#"table inet {table} {{
-  chain spoofed {{
+        r#"  chain spoofed {{
     type filter hook prerouting priority raw; policy accept;
     iifname "{bridge}" meta nfproto != ipv4 drop
     iifname "{bridge}" ip saddr != {subnet} drop
@@ -51,9 +89,13 @@ pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
   chain to_host {{
     type filter hook input priority filter; policy accept;
     iifname != "{bridge}" accept
-    ct state established,related accept
+    ct state established,related ct direction reply accept
 {dns_to_host}    ip daddr {gateway} icmp type echo-request accept
     drop
+  }}
+  chain from_host {{
+    type filter hook output priority filter; policy accept;
+    oifname "{bridge}" ct state new tcp flags & (fin | syn | rst | ack) != syn drop
   }}
   chain forwarded {{
     type filter hook forward priority filter; policy accept;
@@ -63,18 +105,16 @@ pub(crate) fn table(config: &BridgeConfig, info: &NetworkInfo) -> String {
   chain from_workspace {{
     oifname "{bridge}" drop
     ct state invalid drop
-    ct state established,related accept
 {dns_away}{blocked}    ct status dnat drop
   }}
   chain to_workspace {{
-    ct state established,related accept
+    ct state established,related ct direction reply accept
     drop
   }}
   chain way_out {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {subnet} oifname != "{bridge}" masquerade
   }}
-}}
 "#,
         bound = bound(bridge, info),
         dns_to_host = dns("    "),
@@ -170,6 +210,9 @@ mod tests {
         let empty = table(&config, &info(&[]));
         assert_eq!(count(&empty), 19, "{empty}");
         assert!(!empty.contains("{  }"), "{empty}");
+        let guard = guard(&config, &info(&[]));
+        assert_eq!(count(&guard), 19, "{guard}");
+        assert!(guard.lines().all(|line| line.len() < 4000), "{guard}");
     }
 
     #[test]

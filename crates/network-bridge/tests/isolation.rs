@@ -4,8 +4,13 @@ mod support;
 
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
 use botstead_runtime::Network;
-use std::net::{Ipv4Addr, UdpSocket};
-use support::{HOST, INTERNET, PATIENCE, Workspace, dial, on_own_host, serve, sh, try_sh, within};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use support::{
+    HOST, INTERNET, PATIENCE, Workspace, can_be_guarded, dial, eventually, is_guarded, kill_guard,
+    mend_at_once, on_own_host, serve, sh, try_sh, within,
+};
 
 #[test]
 fn the_internet_is_reached_with_the_hosts_address() {
@@ -288,6 +293,13 @@ fn flushed_rules_are_mended_under_an_open_connection() {
             ),
             "sysctl -q -w net.ipv4.ip_forward=0".to_owned(),
         ] {
+            // What is not acknowledged would be sent again while nobody translates addresses.
+            eventually("an acknowledgement", || {
+                let waiting = within(&lab.internet, || sh("ss -Htn state established"));
+                waiting
+                    .lines()
+                    .all(|line| line.split_whitespace().nth(1) == Some("0"))
+            });
             sh(&flush);
             assert!(
                 !network.problems().await.unwrap().is_empty() || flush.contains("iptables"),
@@ -325,5 +337,174 @@ fn set_up_again_never_cuts_connections() {
         network.remove(&other.id).await.unwrap();
         open.echo().unwrap();
         assert!(try_sh("nft list ruleset | grep -q masquerade").is_ok());
+    });
+}
+
+#[test]
+fn a_flush_of_all_rules_opens_nothing_and_cuts_nothing() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let workspace = Workspace::connect(&network, 1).await;
+        let other = Workspace::connect(&network, 2).await;
+        let internet = lab.internet_server();
+        let mut open = workspace.dial(internet).unwrap();
+        let host = serve(HOST);
+        let neighbour = other.run(|| serve(other.address));
+        assert!(dial(host).is_ok() && dial(neighbour).is_ok());
+        assert_eq!(is_guarded(&network), can_be_guarded());
+        if !is_guarded(&network) {
+            // Then the moment is short, which `what_others_break_is_mended_at_once` sees to.
+            mend_at_once(&Arc::new(network));
+            sh("nft flush ruleset");
+            eventually("a closed host", || workspace.dial(host).is_err());
+            return;
+        }
+        // Nobody mends anything here.
+        for flush in ["nft flush ruleset", "nft flush ruleset inet"] {
+            sh(flush);
+            assert!(workspace.dial(host).is_err(), "{flush}: the host is open");
+            assert!(
+                workspace.dial(neighbour).is_err(),
+                "{flush}: a neighbour is open"
+            );
+            open.echo()
+                .unwrap_or_else(|error| panic!("{flush}: {error}"));
+            let peer = workspace.dial(internet);
+            assert_eq!(peer.unwrap().seen_as, HOST, "{flush}");
+        }
+        let refused = try_sh(&format!(
+            "nft delete table inet {}-guard",
+            network.config().table_name
+        ));
+        assert!(refused.is_err());
+        // A firewall's configuration as administrators load it.
+        sh("printf 'flush ruleset\\ntable inet filter { }\\n' | nft -f -");
+        assert!(workspace.dial(host).is_err());
+    });
+}
+
+#[test]
+fn what_others_break_is_mended_at_once() {
+    on_own_host(|lab| async move {
+        let network = Arc::new(lab.network().await);
+        mend_at_once(&network);
+        let workspace = Workspace::connect(&network, 1).await;
+        let server = lab.internet_server();
+        let table = &network.config().table_name;
+        let bridge = &network.config().bridge_name;
+        let is_whole = || {
+            let whole = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(network.problems())
+            });
+            whole.unwrap().is_empty()
+        };
+        for breaking in [
+            "nft flush ruleset".to_owned(),
+            format!("nft delete table inet {table}"),
+            format!("nft flush chain inet {table} to_host"),
+            // As many rules as before, which say something else.
+            format!("nft insert rule inet {table} to_host accept && nft delete rule inet {table} to_host handle $(nft -a list chain inet {table} to_host | grep echo-request | sed 's/.*handle //')"),
+            // Docker, ufw, or a firewall that is loaded again, start later than the server.
+            "iptables -P FORWARD DROP".to_owned(),
+            "nft 'table inet filter { chain forward { type filter hook forward priority 0; policy drop; }; }'".to_owned(),
+            "nft flush chain inet filter forward".to_owned(),
+            "nft 'chain inet filter forward { policy accept; }; add rule inet filter forward drop'".to_owned(),
+            "nft flush ruleset".to_owned(),
+            "sysctl -q -w net.ipv4.ip_forward=0".to_owned(),
+            format!("ip addr flush dev {bridge}"),
+        ] {
+            sh(&breaking);
+            eventually(&format!("after {breaking}, the whole network"), is_whole);
+            eventually(&format!("after {breaking}, a way out"), || workspace.dial(server).is_ok());
+            eventually(&format!("after {breaking}, the right rules"), || {
+                let rules = sh(&format!("nft list chain inet {table} to_host"));
+                rules.contains("echo-request") && !rules.contains("\t\taccept\n")
+            });
+        }
+    });
+}
+
+#[test]
+fn connections_of_an_open_moment_end_with_it() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let workspace = Workspace::connect(&network, 1).await;
+        let host = serve(HOST);
+        let server = workspace.run(|| serve(workspace.address));
+        let machine = || {
+            let subnet = network.info().subnet;
+            sh(&format!("ip route replace {subnet} via {HOST}"));
+            dial(server)
+        };
+        let mut allowed = dial(server).unwrap();
+        let guarded = is_guarded(&network);
+        if guarded {
+            kill_guard();
+        }
+        sh(&format!(
+            "nft delete table inet {}",
+            network.config().table_name
+        ));
+        let mut inside = workspace.dial(host).unwrap();
+        inside.echo().unwrap();
+        // The host's end speaks first when the rules are back.
+        let talker = TcpListener::bind((HOST, 0)).unwrap();
+        let talking_to = talker.local_addr().unwrap();
+        let mut heard = workspace.run(|| TcpStream::connect(talking_to).unwrap());
+        let (mut talking, _) = talker.accept().unwrap();
+        let mut outside = within(&lab.internet, machine).unwrap();
+        outside.echo().unwrap();
+        network.ensure_host().await.unwrap();
+        talking.write_all(b"push").unwrap();
+        heard.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(heard.read(&mut [0; 4]).is_err(), "the host's end is heard");
+        let _ = heard.write_all(b"more");
+        talking.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(talking.read(&mut [0; 4]).is_err(), "the host hears");
+        assert!(inside.echo().is_err(), "the host stays open");
+        assert!(outside.echo().is_err(), "the workspace stays open");
+        allowed.echo().unwrap();
+        assert!(workspace.dial(host).is_err());
+        assert_eq!(is_guarded(&network), guarded, "the guard is not back");
+    });
+}
+
+#[test]
+fn a_flood_of_changes_is_survived_and_own_changes_lead_to_no_others() {
+    on_own_host(|lab| async move {
+        let network = Arc::new(lab.network().await);
+        // More messages than the socket holds while nobody takes any.
+        network.host_changed().await.unwrap();
+        let mut rules = String::from("table ip flood { chain c { }; }\n");
+        for number in 0..20_000 {
+            rules.push_str(&format!(
+                "add rule ip flood c ip saddr 10.0.0.1 counter comment \"{number:0100}\"\n"
+            ));
+        }
+        let file = lab.directory.path().join("rules");
+        std::fs::write(&file, rules).unwrap();
+        sh(&format!("nft -f {}", file.display()));
+        network.host_changed().await.unwrap();
+        network.ensure_host().await.unwrap();
+        // A look at a whole network changes nothing; a repair leads to one more look and to no third.
+        sh("nft delete table ip flood");
+        mend_at_once(&network);
+        sh(&format!(
+            "nft delete table inet {}",
+            network.config().table_name
+        ));
+        let handle = || {
+            sh(&format!(
+                "nft -a list table inet {} 2>&1 || true",
+                network.config().table_name
+            ))
+        };
+        eventually("the table", || handle().contains("way_out"));
+        let mended = handle();
+        sh("for i in 1 2 3; do nft add table ip other; nft delete table ip other; done");
+        for _ in 0..3 {
+            network.ensure_host().await.unwrap();
+        }
+        assert_eq!(handle(), mended, "a whole table was replaced");
     });
 }

@@ -1,7 +1,7 @@
 //! Going through a hostile tree by open directories: opening beneath a root, up and down without
 //! recursion, reading directories of any size.
 //!
-//! Nothing here follows a symbolic link, crosses a mount point or leaves the root, and nothing opens a
+//! Nothing here but [`open_in_root`] follows a symbolic link, and nothing crosses a mount point or leaves the root, and nothing opens a
 //! pipe or a device: what a name is gets looked at on a mere place (`O_PATH`), and [`reopen`] opens
 //! that very inode. One descriptor serves any depth. What a tree's entries mean is not known here.
 
@@ -51,6 +51,24 @@ pub fn open(root: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
         }
         held = Some(opened);
     }
+}
+
+/// Opens a path in a directory as a process would whose root that directory is: links are followed, and
+/// neither an absolute one nor `..` leads out of it.
+///
+/// # Errors
+/// `ENOENT` where the path, or a link, leads nowhere, `ELOOP` where links lead in a circle, `EXDEV` where
+/// they lead onto another mount.
+pub fn open_in_root(root: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let flags = flags | OFlags::CLOEXEC;
+    for _ in 0..ATTEMPTS {
+        match openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            opened => return opened,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// Beneath a directory. The kernel gives up on `..` when something is renamed or mounted anywhere
@@ -282,6 +300,40 @@ mod tests {
             assert_eq!(opened.err(), expected, "{path}");
         }
         assert!(open(&root, b"a/link", OFlags::PATH).is_ok());
+    }
+
+    #[test]
+    fn links_are_followed_within_a_root_and_never_out_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::create_dir(dir.path().join("a")).unwrap();
+        fs::write(root.join("a/b/inside"), "x").unwrap();
+        fs::write(dir.path().join("a/outside"), "x").unwrap();
+        let opened_root = open_dir(
+            rustix::fs::CWD,
+            &CString::new(root.as_os_str().as_encoded_bytes()).unwrap(),
+        );
+        let opened_root = opened_root.unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        for target in ["a/b", "/a/b", "../../a/b", "/../a/./b"] {
+            symlink(target, root.join("link")).unwrap();
+            let found = open_in_root(&opened_root, b"link", flags).unwrap();
+            let names = crate::tree::entries(found).unwrap();
+            assert_eq!(names[0].0, c"inside".to_owned(), "{target}");
+            fs::remove_file(root.join("link")).unwrap();
+        }
+        for (target, expected) in [
+            ("link", Errno::LOOP),
+            ("none", Errno::NOENT),
+            ("a/b/inside", Errno::NOTDIR),
+            ("/proc/self/root", Errno::NOENT),
+        ] {
+            symlink(target, root.join("link")).unwrap();
+            let refused = open_in_root(&opened_root, b"link", flags);
+            assert_eq!(refused.err(), Some(expected), "{target}");
+            fs::remove_file(root.join("link")).unwrap();
+        }
     }
 
     #[test]

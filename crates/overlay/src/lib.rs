@@ -49,7 +49,7 @@ mod walk;
 pub use diff::{Change, Difference, Differences, Kind, diff};
 pub use error::{Error, is_disk_full};
 pub use private::PrivateMount;
-pub use restore::{Restored, restore_path};
+pub use restore::{Restored, restore_directory, restore_path};
 pub use walk::merge;
 
 /// What a merge did.

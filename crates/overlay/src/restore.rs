@@ -68,25 +68,64 @@ pub fn restore_path(
         stat => stat.map_err(failed("look at", path))?,
     };
     let place = parents(&from, &source_dirs, &to, &target_dirs)?;
+    copy_to(&place, &name, (path, target), |copier, copied| {
+        if kind(&stat) == FileType::Directory {
+            let directory = beneath::open(&parent, source.to_bytes(), DIRECTORY);
+            copier.tree(&directory.map_err(|errno| (Vec::new(), errno))?, copied)
+        } else {
+            let made = copy::copy(&parent, &source, &stat, &place, copied);
+            made.map(|()| copier.count(&stat))
+                .map_err(|errno| (Vec::new(), errno))
+        }
+    })
+}
+
+/// As [`restore_path`], from a directory that is open for reading, to a name at the root of the tree
+/// `to`.
+///
+/// # Errors
+/// [`Error::NoPath`] when the target is not a single name; otherwise those of [`restore_path`].
+pub fn restore_directory(
+    directory: impl AsFd,
+    to: impl AsFd,
+    target: &[u8],
+) -> Result<Restored, Error> {
+    let (above, name) = split(target)?;
+    if !above.is_empty() {
+        return Err(Error::NoPath(shown(target)));
+    }
+    let opened = |fd| beneath::open(fd, b"", DIRECTORY);
+    let failed = |path| move |errno| Error::io("open", shown(path), errno);
+    let directory = opened(directory.as_fd()).map_err(failed(target))?;
+    let place = opened(to.as_fd()).map_err(failed(b"/"))?;
+    copy_to(&place, &name, (target, target), |copier, copied| {
+        copier.tree(&directory, copied)
+    })
+}
+
+/// Makes a complete copy beside a name, and puts it in its place. `paths` are what is copied and where
+/// it goes, for errors.
+fn copy_to(
+    place: &OwnedFd,
+    name: &CStr,
+    paths: (&[u8], &[u8]),
+    make: impl FnOnce(&mut Copier<'_>, &CStr) -> Result<(), Failed>,
+) -> Result<Restored, Error> {
+    let (path, target) = paths;
     let copied = temporary();
     let mut copier = Copier {
         links: HashMap::new(),
-        place: &place,
+        place,
         restored: Restored::default(),
     };
-    let made = if kind(&stat) == FileType::Directory {
-        copier.tree(&parent, &source, &copied)
-    } else {
-        let made = copy::copy(&parent, &source, &stat, &place, &copied);
-        made.map(|()| copier.count(&stat))
-            .map_err(|errno| (Vec::new(), errno))
-    };
-    let made = made
+    let made = make(&mut copier, &copied)
         .map_err(|(below, errno)| Error::io("copy", shown(&[path, &below].join(&b'/')), errno))
-        .and_then(|()| put(&place, &copied, &name).map_err(failed("replace", target)));
+        .and_then(|()| {
+            put(place, &copied, name).map_err(|errno| Error::io("replace", shown(target), errno))
+        });
     if let Err(error) = made {
         // The error that is told is the first.
-        let _ = remove(&place, &copied);
+        let _ = remove(place, &copied);
         return Err(error);
     }
     tracing::debug!(restored = ?copier.restored, "restored a path");
@@ -203,12 +242,11 @@ impl Copier<'_> {
     }
 
     /// Copies a directory with all that is in it.
-    fn tree(&mut self, parent: &OwnedFd, name: &CStr, copied: &CStr) -> Result<(), Failed> {
+    fn tree(&mut self, directory: &OwnedFd, copied: &CStr) -> Result<(), Failed> {
         let at_root = |errno| (Vec::new(), errno);
         mkdirat(self.place, copied, Mode::RWXU).map_err(at_root)?;
-        let directory = beneath::open(parent, name.to_bytes(), DIRECTORY).map_err(at_root)?;
         let root = beneath::open(self.place, copied.to_bytes(), DIRECTORY).map_err(at_root)?;
-        let mut from = Cursor::new(&directory).map_err(at_root)?;
+        let mut from = Cursor::new(directory).map_err(at_root)?;
         let mut to = Cursor::new(&root).map_err(at_root)?;
         let mut frames = vec![self.files(&from, &to, &root)?];
         while let Some(directories) = frames.last_mut() {

@@ -44,4 +44,13 @@ pub trait Metrics: Send + Sync {
     /// # Errors
     /// `NotFound` when it has no running task, `Unsupported` when this backend or host cannot tell.
     async fn usage(&self, id: &ContainerId) -> Result<Usage>;
+
+    /// How many processes of the container's task the kernel has killed for lack of memory; `None`
+    /// where that is not known, and without a task.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    async fn out_of_memory_kills(&self, _id: &ContainerId) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }

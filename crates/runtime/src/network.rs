@@ -50,6 +50,16 @@ pub trait Network: Send + Sync {
     /// `PermissionDenied` or `Unavailable` with what the host lacks.
     async fn ensure_host(&self) -> Result<()>;
 
+    /// Waits until somebody else may have changed what [`Network::ensure_host`] made, such as a
+    /// firewall that was reloaded; the first call returns at once. Any number of changes between two
+    /// calls are one. A backend that cannot notice waits for ever. May be cancelled.
+    ///
+    /// # Errors
+    /// `Unavailable` when the host does not tell; a later call may be told.
+    async fn host_changed(&self) -> Result<()> {
+        std::future::pending().await
+    }
+
     /// Makes an empty namespace for a container and tells its path. Again: the same namespace,
     /// unless the host was restarted since, which leaves a new one.
     ///

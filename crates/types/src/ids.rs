@@ -69,6 +69,10 @@ uuid_id!(
     OperationId, "operation id"
 );
 uuid_id!(
+    /// An archive of preserved data.
+    PreservedId, "preserved id"
+);
+uuid_id!(
     /// A personal access token.
     TokenId, "token id"
 );

@@ -24,7 +24,8 @@ mod state;
 
 pub use bounds::{Bounds, DevicePattern, ImagePattern, OutOfBounds};
 pub use ids::{
-    BotId, ContainerId, LeaseId, OperationId, SnapshotKey, TokenId, UserId, VersionNumber,
+    BotId, ContainerId, LeaseId, OperationId, PreservedId, SnapshotKey, TokenId, UserId,
+    VersionNumber,
 };
 pub use image::{ImageConfig, ImageRef, RecordedImage, ResolvedImage};
 pub use limits::{CdiDevice, Limits};

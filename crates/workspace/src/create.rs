@@ -16,7 +16,9 @@ use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_store::{Bot, ContainerRecord, OperationKind, OperationState};
-use botstead_types::{BotId, Bounds, CdiDevice, ImageRef, Limits, OperationId, SnapshotKey};
+use botstead_types::{
+    BotId, Bounds, CdiDevice, ImageRef, Limits, OperationId, PreservedId, SnapshotKey,
+};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -68,8 +70,16 @@ pub(crate) struct Wishes {
 pub(crate) enum Returned {
     /// A writable snapshot whose container was gone.
     Orphan(SnapshotKey),
-    /// The preserved archive.
+    /// The preserved archive of an earlier server, which had one per bot.
     Preserved,
+    /// A preserved archive.
+    Archive(PreservedId),
+}
+
+impl Returned {
+    pub(crate) fn is_orphan(&self) -> bool {
+        matches!(self, Self::Orphan(_))
+    }
 }
 
 impl Wishes {

@@ -1,5 +1,6 @@
 //! Deletion of a workspace, of its versions, and of a bot with everything that it has.
 
+use crate::data::archive_of;
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::DeleteRequest;
@@ -26,7 +27,7 @@ struct DeleteInput {
     /// Whether `/data` is saved before anything goes.
     #[serde(default)]
     preserve: bool,
-    /// Whether an archive of earlier goes as well: with the bot, nobody could ask for it.
+    /// Whether archives of earlier go as well: with the bot, nobody could ask for them.
     #[serde(default)]
     delete_preserved: bool,
 }
@@ -50,7 +51,7 @@ impl Workspaces {
     }
 
     /// Removes the bot with its workspace, versions and history. With `preserve_data` its data stays as
-    /// an archive in the folder for that; else archives of earlier go too.
+    /// an archive in the folder for that, beside those of earlier; else they go too.
     ///
     /// # Errors
     /// As [`Workspaces::delete`].
@@ -155,7 +156,8 @@ impl Inner {
         let lease = LeaseId::for_operation(operation.id);
         self.runtime.leases.create(&lease).await?;
         self.power_down(record).await?;
-        self.preserve(&lease, record).await?;
+        self.preserve(&lease, record, archive_of(operation.id))
+            .await?;
         self.store
             .transactions
             .apply(vec![Change::AdvanceOperation {
@@ -180,6 +182,10 @@ impl Inner {
             && let Err(start) = self.bring_up(record).await
         {
             tracing::error!(bot = %record.bot, error = %start, "cannot start again");
+        }
+        // The workspace has it all, and goes on.
+        if let Err(error) = self.remove_preserved(record.bot, archive_of(operation.id)) {
+            tracing::warn!(bot = %record.bot, %error, "an archive that is not needed stays");
         }
         self.drop_lease(operation.id);
         self.finish_failed(operation, error).await
@@ -206,8 +212,10 @@ impl Inner {
             return self.end_superseded(operation).await;
         }
         let saved = operation.step == PRESERVED
-            && (own.is_none() || self.has_preserved_data(operation.bot));
+            && (own.is_none() || self.is_preserved(operation.bot, archive_of(operation.id)));
         if preserve && !saved {
+            // An archive that is whole stays, as nobody knows here whether anything else does.
+            self.remove_unfinished_archives(operation.bot);
             self.drop_lease(operation.id);
             self.finish_interrupted(operation).await?;
             return Ok(());
@@ -258,7 +266,7 @@ impl Inner {
             fault_point!("delete", "snapshot");
         }
         if delete_preserved {
-            self.remove_preserved(bot)?;
+            self.remove_all_preserved(bot)?;
         }
         let mut changes = Vec::new();
         if delete_versions {
@@ -282,6 +290,7 @@ impl Inner {
             self.collect_released();
         }
         self.samples.forget(bot);
+        self.kills.forget(bot);
         self.losses.set_workspace(bot, false);
         if delete_versions {
             self.losses.forget(bot);

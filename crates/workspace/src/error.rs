@@ -1,10 +1,11 @@
 //! The error of every use case: what failed, its kind and its stable code.
 
 use crate::agent::AgentFailure;
+use crate::replace::DataTrouble;
 use botstead_runtime as runtime;
 use botstead_store as store;
 use botstead_types::{
-    BotId, FilePath, ImageRef, InvalidValue, OperationId, OutOfBounds, VersionNumber,
+    BotId, FilePath, ImageRef, InvalidValue, OperationId, OutOfBounds, PreservedId, VersionNumber,
 };
 
 /// What every use case returns.
@@ -82,6 +83,12 @@ pub enum Error {
     /// There is no preserved data.
     #[error("no preserved data found")]
     NoPreservedData,
+    /// There is no preserved archive of that id.
+    #[error("no preserved data {0} found")]
+    PreservedNotFound(PreservedId),
+    /// `/data` is not a directory and does not lead to one, so that it can neither be saved nor sent.
+    #[error("/data of the workspace {0}; make it a directory of its own, then try again")]
+    DataNotDirectory(DataTrouble),
     /// A version, or a workspace, has no such path.
     #[error("there is no {0}")]
     PathNotFound(FilePath),
@@ -318,6 +325,7 @@ impl Error {
             | Self::OperationNotFound { .. }
             | Self::ProcessNotFound { .. }
             | Self::NoPreservedData
+            | Self::PreservedNotFound(_)
             | Self::NothingToRecover(_)
             | Self::PathNotFound(_)
             | Self::ImageNotFound(_) => ErrorKind::NotFound,
@@ -338,7 +346,8 @@ impl Error {
             Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_)
             | Self::VersionMissing { .. }
-            | Self::WorkspaceLost(_) => ErrorKind::Unprocessable,
+            | Self::WorkspaceLost(_)
+            | Self::DataNotDirectory(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => {
                 ErrorKind::ResourceExhausted
@@ -416,11 +425,12 @@ impl Error {
             Self::Unsupported(_) => "unsupported",
             Self::VersionPinned(_) => "version_pinned",
             Self::WorkspaceExists(_) => "container_exists",
+            Self::NoPreservedData | Self::PreservedNotFound(_) => "no_preserved_data",
+            Self::DataNotDirectory(_) => "data_not_a_directory",
             Self::WorkspaceLost(_) => "workspace_lost",
             Self::NothingToRecover(_) => "nothing_to_recover",
             Self::Superseded => "superseded",
             Self::GivenUp(_) => "given_up",
-            Self::NoPreservedData => "no_preserved_data",
             Self::PathNotFound(_) => "path_not_found",
             Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => "insufficient_storage",
             Self::Archive(error) => match archive_kind(error) {

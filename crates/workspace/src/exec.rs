@@ -23,6 +23,7 @@ use chrono::DateTime;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::run_input::{Attach, Input, Start};
+use std::sync::Arc;
 
 /// The most processes that are taken from an agent: it keeps 512 that run and 64 that ended.
 const MOST_PROCESSES: usize = 1024;
@@ -49,8 +50,7 @@ impl Workspaces {
         if self.inner.agents.is_none() {
             return self.exec_without_agent(bot, request, version).await;
         }
-        let client = self.inner.agent(bot).await?;
-        let events = start(&client, new_id(), request, false).await?;
+        let events = self.run_command(bot, request).await?;
         let mut outcome = collect(events).await?;
         outcome.version = version;
         Ok(outcome)
@@ -68,8 +68,31 @@ impl Workspaces {
         request: ExecRequest,
     ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
         self.prepare_exec(actor, bot, &request).await?;
+        self.run_command(bot, request).await
+    }
+
+    /// Starts a command and watches whether the kernel kills for lack of memory while it runs.
+    async fn run_command(
+        &self,
+        bot: BotId,
+        request: ExecRequest,
+    ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
         let client = self.inner.agent(bot).await?;
-        start(&client, new_id(), request, false).await
+        let kills = self.inner.out_of_memory_kills(bot).await;
+        let events = start(&client, new_id(), request, false).await?;
+        let inner = Arc::clone(&self.inner);
+        Ok(events
+            .then(move |event| {
+                let inner = Arc::clone(&inner);
+                async move {
+                    let mut event = event;
+                    if let Ok(CommandEvent::Exit(exit)) = &mut event {
+                        exit.out_of_memory = inner.killed_since(bot, kills).await;
+                    }
+                    event
+                }
+            })
+            .boxed())
     }
 
     /// Starts a command that goes on when nobody listens, also while the server restarts, and tells

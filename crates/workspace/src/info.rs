@@ -3,7 +3,7 @@
 
 use crate::Result;
 use crate::agent::AgentInfo;
-use crate::model::{Health, WorkspaceInfo};
+use crate::model::{Health, OutOfMemory, WorkspaceInfo};
 use crate::service::{Inner, Workspaces};
 use crate::spec::DATA_PATH;
 use botstead_authz::{Action, Actor};
@@ -51,10 +51,11 @@ impl Workspaces {
 
 impl Inner {
     pub(crate) async fn info(&self, record: ContainerRecord) -> WorkspaceInfo {
-        let (task, network_up, agent) = tokio::join!(
+        let (task, network_up, agent, out_of_memory) = tokio::join!(
             self.task_state(&record),
             self.network_up(&record),
-            self.agent_if_running(&record)
+            self.agent_if_running(&record),
+            self.out_of_memory(record.bot)
         );
         let task_running = task == Some(Some(TaskStatus::Running));
         let status = match task {
@@ -80,9 +81,16 @@ impl Inner {
             has_preserved_data,
             head_version: record.head_version,
             last_error: record.last_error,
+            out_of_memory,
             created_at: record.created_at,
             updated_at: record.updated_at,
         }
+    }
+
+    async fn out_of_memory(&self, bot: BotId) -> Option<OutOfMemory> {
+        let kills = self.out_of_memory_kills(bot).await.unwrap_or(0);
+        let last_at = self.last_out_of_memory(bot).await;
+        (kills > 0 || last_at.is_some()).then_some(OutOfMemory { kills, last_at })
     }
 
     /// The state of the task: `None` when the runtime does not tell, `Some(None)` when there is

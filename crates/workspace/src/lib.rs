@@ -23,6 +23,7 @@ mod faults;
 mod files;
 mod fork;
 mod garbage;
+mod host_network;
 mod image_change;
 mod images;
 mod info;
@@ -34,6 +35,7 @@ mod metrics;
 mod model;
 mod notes;
 mod operations;
+mod out_of_memory;
 mod pools;
 mod power;
 mod preferences;
@@ -53,7 +55,7 @@ mod versions;
 pub use agent::{AgentFailure, AgentInfo};
 pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
-pub use data::{ArchiveFormat, ImportMode};
+pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
@@ -64,11 +66,12 @@ pub use files::{
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
-    Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, PullPolicy,
-    RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
+    Health, ImageEvent, ListedSnapshot, OperationInfo, OperationStatistics, OutOfMemory,
+    PullPolicy, RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
 pub use recovery::UnrecordedSnapshot;
+pub use replace::DataTrouble;
 pub use service::Workspaces;
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
 pub use versions::VersionUpdate;

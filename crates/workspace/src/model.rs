@@ -110,10 +110,21 @@ pub struct WorkspaceInfo {
     pub head_version: Option<VersionNumber>,
     /// Why the last operation failed.
     pub last_error: Option<String>,
+    /// That processes of it were killed for lack of memory, where that happened.
+    pub out_of_memory: Option<OutOfMemory>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it last changed.
     pub updated_at: DateTime<Utc>,
+}
+
+/// Processes that the kernel killed for lack of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// How many of the task that runs; 0 also where the kernel does not count.
+    pub kills: u64,
+    /// When the last one was noticed, also of an earlier task.
+    pub last_at: Option<DateTime<Utc>>,
 }
 
 /// What a workspace uses.
@@ -286,6 +297,8 @@ pub struct Statistics {
     pub workspaces_running: u64,
     /// Recorded versions that the runtime does not have, seen at start and in listings.
     pub versions_missing: u64,
+    /// Processes of workspaces that were killed for lack of memory.
+    pub out_of_memory_kills: u64,
     /// Workspaces that are recorded and of which the runtime has no files any more.
     pub workspaces_lost: u64,
 }

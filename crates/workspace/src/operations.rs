@@ -407,6 +407,7 @@ impl Workspaces {
             workspaces_running: inner.samples.running(),
             versions_missing: inner.losses.versions(),
             workspaces_lost: inner.losses.workspaces(),
+            out_of_memory_kills: inner.kills.total(),
         })
     }
 }

@@ -245,6 +245,7 @@ impl Inner {
         let there = self.runtime.tasks.end(id, Signal::TERM, grace).await?;
         self.forget_agent(id);
         self.samples.forget_task(record.bot);
+        self.kills.forget_task(record.bot);
         Ok(there)
     }
 

@@ -223,6 +223,13 @@ impl Inner {
             let closed = rounds.background.clone();
             closed.run_until_cancelled(rounds.reconcile_loop()).await;
         });
+        let network = Arc::clone(self);
+        self.handle.spawn(async move {
+            let closed = network.background.clone();
+            closed
+                .run_until_cancelled(network.follow_host_network())
+                .await;
+        });
         let sampler = Arc::clone(self);
         self.handle.spawn(async move {
             let closed = sampler.background.clone();
@@ -251,7 +258,7 @@ impl Inner {
         }
     }
 
-    async fn note(&self, event: &TaskEvent) {
+    async fn note(self: &Arc<Self>, event: &TaskEvent) {
         let (id, kind, detail) = match event {
             TaskEvent::Started(id) => {
                 if let Some(bot) = id.bot() {
@@ -262,11 +269,17 @@ impl Inner {
             TaskEvent::Exited(id, exit) => {
                 if let Some(bot) = id.bot() {
                     self.samples.forget_task(bot);
+                    self.kills.forget_task(bot);
                     self.wake.bot(bot);
                 }
                 (id, "task_exited", json!({"exit_code": exit.code}))
             }
-            TaskEvent::OutOfMemory(id) => (id, "out_of_memory", json!({})),
+            TaskEvent::OutOfMemory(id) => {
+                if let Some(bot) = id.bot() {
+                    self.note_out_of_memory(bot);
+                }
+                return;
+            }
         };
         if let Some(bot) = id.bot() {
             let event = crate::operations::event(bot, kind, detail);

@@ -8,6 +8,7 @@
 //! workspace that has something else by the time of a replay is left as it is.
 
 mod edit;
+mod folder;
 
 use crate::faults::fault_point;
 use crate::layers::{Root, unless_missing};
@@ -21,10 +22,12 @@ use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
 };
 use botstead_types::{
-    BotId, DesiredState, LeaseId, OperationId, RecordedImage, SnapshotKey, VersionNumber,
-    VersionSource,
+    BotId, DesiredState, LeaseId, OperationId, PreservedId, RecordedImage, SnapshotKey,
+    VersionNumber, VersionSource,
 };
-pub(crate) use edit::{Edit, blocking, existing_data, host};
+pub(crate) use edit::{Edit, blocking, host};
+pub use folder::DataTrouble;
+pub(crate) use folder::existing_data;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
@@ -44,6 +47,10 @@ pub(crate) struct Replacement {
     /// Whether it is changed before the workspace gets it. What the change is, is not recorded: a
     /// replacement that is interrupted before its end is reverted.
     pub(crate) edited: bool,
+    /// The preserved archive that is brought back, and goes afterwards. An operation that an earlier
+    /// server left does not name it: then there was one only.
+    #[serde(default)]
+    pub(crate) preserved: Option<PreservedId>,
 }
 
 /// What a new writable snapshot begins as.
@@ -79,6 +86,7 @@ impl Replacement {
             keep: record.dirty.then_some(source),
             base,
             edited,
+            preserved: None,
         }
     }
 
@@ -357,7 +365,8 @@ impl Inner {
         }
         if operation.kind == OperationKind::Restore && failed.is_none() {
             // Its data is in the workspace and on the disk.
-            self.remove_preserved(bot)?;
+            let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
+            self.remove_preserved(bot, archive)?;
         }
         if record.desired == DesiredState::Running {
             match root {

@@ -52,6 +52,7 @@ impl Workspaces {
                         keep: None,
                         base,
                         edited: false,
+                        preserved: None,
                     },
                 };
                 let live = work

@@ -7,6 +7,7 @@ use crate::garbage::Garbage;
 use crate::locks::{BotGuard, BotLocks, Holder};
 use crate::metrics::Samples;
 use crate::operations::Running;
+use crate::out_of_memory::Kills;
 use crate::pools::Pools;
 use crate::reconcile::Wake;
 use crate::recovery::Losses;
@@ -45,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) garbage: Garbage,
     pub(crate) creations: Mutex<HashMap<BotId, Arc<Creation>>>,
     pub(crate) samples: Samples,
+    pub(crate) kills: Kills,
     pub(crate) starts: Semaphore,
     pub(crate) pools: Pools,
     pub(crate) losses: Losses,
@@ -90,6 +92,7 @@ impl Workspaces {
             garbage: Garbage::default(),
             creations: Mutex::default(),
             samples: Samples::default(),
+            kills: Kills::default(),
             starts,
             pools,
             losses: Losses::default(),

@@ -97,8 +97,7 @@ async fn preserved_data_goes_with_its_bot_unless_it_is_to_stay() {
         let w = &world.workspaces;
         w.delete(&world.owner, bot, PRESERVE).await.unwrap();
         w.delete_bot(&world.owner, bot, stays).await.unwrap();
-        let archive = world.preserved().join(format!("{bot}.tar.zst"));
-        assert_eq!(archive.exists(), stays);
+        assert_eq!(!world.archives(bot).is_empty(), stays);
     }
 }
 
@@ -110,7 +109,7 @@ async fn preserved_data_returns_with_the_next_workspace() {
     let w = &world.workspaces;
     w.delete(&world.owner, bot, PRESERVE).await.unwrap();
     world.check_whole().await;
-    let archive = world.preserved().join(format!("{bot}.tar.zst"));
+    let archive = world.archives(bot).pop().unwrap();
     let mode = std::os::unix::fs::MetadataExt::mode(&archive.metadata().unwrap());
     assert_eq!(mode & 0o7777, 0o600);
 
@@ -153,7 +152,7 @@ async fn preserved_data_is_put_back_into_a_workspace_that_exists() {
     let bot = world.running().await;
     world.write(bot, "mine").await;
     let w = &world.workspaces;
-    let missing = w.restore_data(&world.owner, bot).await.unwrap_err();
+    let missing = w.restore_data(&world.owner, bot, None).await.unwrap_err();
     assert_eq!(missing.code(), "no_preserved_data");
     w.delete(&world.owner, bot, PRESERVE).await.unwrap();
     let missing = w.delete(&world.owner, bot, PRESERVE).await.unwrap_err();
@@ -168,7 +167,7 @@ async fn preserved_data_is_put_back_into_a_workspace_that_exists() {
         .collect::<Vec<_>>()
         .await;
     world.write_to(bot, "data/new", "new").await;
-    w.restore_data(&world.owner, bot).await.unwrap();
+    w.restore_data(&world.owner, bot, None).await.unwrap();
     assert_eq!(world.read(bot).await.as_deref(), Some("mine"));
     assert_eq!(world.read_from(bot, "data/new").await, None);
     assert!(!w.get(&world.owner, bot).await.unwrap().has_preserved_data);

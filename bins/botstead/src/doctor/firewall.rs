@@ -1,8 +1,12 @@
-//! Whether forwarding to workspaces is in the way of a firewall, and of whose.
+//! Whether forwarding to workspaces is in the way of a firewall, and of whose; whether the server's own
+//! rules are there.
 
 use super::Check;
+use crate::config::Config;
+use botstead_network_bridge::BridgeConfig;
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 pub(super) fn forward_policy() -> Check {
@@ -99,6 +103,39 @@ fn judge(chains: &Value, legacy: &str) -> Check {
     }
 }
 
+/// The rules that keep workspaces from this host and from each other. They are there for as long as the
+/// bridge is, whether or not the server runs.
+pub(super) fn own_table(config: &Config) -> Check {
+    let id = fs::read_to_string(config.data_dir.join("installation-id")).unwrap_or_default();
+    let names = BridgeConfig::for_installation(id.trim(), "");
+    let bridge = config.network.bridge.as_ref();
+    let bridge = bridge.unwrap_or(&names.bridge_name);
+    let set_up = !id.trim().is_empty() && Path::new("/sys/class/net").join(bridge).exists();
+    let table = set_up.then(|| {
+        Command::new("nft")
+            .args(["list", "table", "inet", &names.table_name])
+            .stdin(Stdio::null())
+            .output()
+            .is_ok_and(|output| output.status.success())
+    });
+    judge_own_table(&names.table_name, table)
+}
+
+/// `there` is whether the table is, where it should be.
+fn judge_own_table(table: &str, there: Option<bool>) -> Check {
+    let name = "own firewall table";
+    match there {
+        None => Check::ok(name, "made when the server starts"),
+        Some(true) => Check::ok(name, format!("inet {table}")),
+        Some(false) => Check::fail(
+            name,
+            format!("inet {table} is missing: workspaces reach this host and have no way out"),
+            "start the server, which makes it and puts it back whenever it is removed; if it runs, its \
+             log says why it cannot",
+        ),
+    }
+}
+
 pub(super) fn ip_forward() -> Check {
     let path = "/proc/sys/net/ipv4/ip_forward";
     judge_ip_forward(fs::read_to_string(path).ok().as_deref())
@@ -166,6 +203,13 @@ mod tests {
         assert_eq!(judge(&listing(&[firewalld]), "").status, Status::Warn);
         assert_eq!(judge(&listing(&[]), "nat\nfilter\n").status, Status::Warn);
         assert_eq!(judge(&listing(&[]), "nat\n").status, Status::Ok);
+    }
+
+    #[test]
+    fn a_missing_table_of_its_own_is_a_failure_where_workspaces_may_run() {
+        assert_eq!(judge_own_table("x", None).status, Status::Ok);
+        assert_eq!(judge_own_table("x", Some(true)).detail, "inet x");
+        assert_eq!(judge_own_table("x", Some(false)).status, Status::Fail);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use std::path::Path;
 /// openat2 is from 5.6; what was tested is from 5.10, that of Debian 11.
 const OLDEST: &[u64] = &[5, 6];
 const OLDEST_TESTED: &[u64] = &[5, 10];
+/// The change feed of live snapshots needs what fanotify tells of overlayfs since 6.5
+/// (`botstead_live_copy::ChangeFeed`).
+const OLDEST_WITH_FEED: &[u64] = &[6, 5];
 
 pub(super) fn privileges() -> Check {
     if rustix::process::geteuid().is_root() {
@@ -105,8 +108,23 @@ pub(super) fn fanotify() -> Check {
     // them yet.
     let report_names = InitFlags::from_bits_retain(0x400 | 0x800);
     let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | report_names;
-    match Fanotify::init(flags, EventFFlags::O_RDONLY) {
-        Ok(_) => Check::ok("fanotify", "reports names"),
+    let opened = Fanotify::init(flags, EventFFlags::O_RDONLY).map(drop);
+    let release = rustix::system::uname();
+    judge_fanotify(
+        &release.release().to_string_lossy(),
+        opened.map_err(|error| error.to_string()),
+    )
+}
+
+/// Snapshots are whole without it, and take longer: that an old kernel has none is a note.
+fn judge_fanotify(release: &str, opened: Result<(), String>) -> Check {
+    match opened {
+        Ok(()) if version_numbers(release).as_slice() < OLDEST_WITH_FEED => Check::ok(
+            "fanotify",
+            "reports names, but not enough of them: live snapshots walk the files, which takes longer; \
+             Linux 6.5 or newer has the change feed",
+        ),
+        Ok(()) => Check::ok("fanotify", "reports names"),
         Err(error) => Check::warn(
             "fanotify",
             format!("not available: {error}"),
@@ -171,6 +189,22 @@ mod tests {
         ] {
             assert_eq!(judge_inotify(instances).status, status, "{instances:?}");
         }
+    }
+
+    #[test]
+    fn kernels_without_the_change_feed_are_told() {
+        for (release, feed) in [
+            ("6.1.0-57-cloud-amd64", false),
+            ("5.15.0-100-generic", false),
+            ("6.5.0", true),
+            ("6.12.117", true),
+        ] {
+            let check = judge_fanotify(release, Ok(()));
+            assert_eq!(check.status, Status::Ok, "{release}");
+            assert_ne!(check.detail.contains("walk"), feed, "{release}");
+        }
+        let refused = judge_fanotify("6.12.0", Err("EPERM".to_owned()));
+        assert_eq!(refused.status, Status::Warn);
     }
 
     #[test]

@@ -88,6 +88,7 @@ pub async fn examine(config: &Config) -> Report {
         programs::runc(config),
         programs::agent(config),
         firewall::forward_policy(),
+        firewall::own_table(config),
         firewall::ip_forward(),
     ];
     checks.extend(disk::check(config));

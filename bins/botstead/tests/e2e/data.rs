@@ -141,6 +141,44 @@ async fn preserved_data_comes_back_in_the_next_workspace() {
 }
 
 #[tokio::test]
+async fn data_behind_a_link_is_preserved_and_archives_are_kept_side_by_side() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let delete = format!("{}?preserve_data=true", workspace.path);
+    workspace
+        .sh("cd /; mkdir -p /home; mv /data /home/ada; ln -s ../home/ada /data; echo one > /data/note")
+        .await;
+    assert_eq!(workspace.client.delete(&delete).await.status, 204);
+    let without = json!({"image": IMAGE, "restore_data": false});
+    workspace.create(without.clone()).await;
+    workspace.sh("echo two > /data/note").await;
+    workspace
+        .sh("cd /; mv /data /home; ln -s nowhere /data")
+        .await;
+    workspace
+        .client
+        .delete(&delete)
+        .await
+        .refused(422, "data_not_a_directory");
+    workspace.reachable().await;
+    workspace.sh("cd /; rm /data; mv /home/data /data").await;
+    assert_eq!(workspace.client.delete(&delete).await.status, 204);
+
+    let list = format!("{}/preserved", workspace.path);
+    let kept = workspace.client.get(&list).await.ok();
+    let ids: Vec<_> = kept["items"].as_array().unwrap().iter().collect();
+    assert_eq!(ids.len(), 2, "{kept}");
+    workspace.create(without).await;
+    let oldest = json!({"id": ids[1]["id"]});
+    workspace.post("/data/restore", oldest).await.ok();
+    workspace.reachable().await;
+    assert_eq!(workspace.sh("cat /data/note").await, "one");
+    workspace.post("/data/restore", json!({})).await.ok();
+    workspace.reachable().await;
+    assert_eq!(workspace.sh("cat /data/note").await, "two");
+}
+
+#[tokio::test]
 async fn a_workspace_gets_another_image_and_keeps_its_data() {
     let server = Server::start().await;
     let workspace = server.client.running().await;

@@ -1,12 +1,16 @@
-//! The server and the service manager of its host: it says when it is ready, and at a shutdown of the
-//! host, but not of the server alone, workspaces are stopped.
+//! The server and its host. The service manager: it says when it is ready, and at a shutdown of the host,
+//! but not of the server alone, workspaces are stopped. The firewall: what others remove is put back. The
+//! memory: what the kernel kills is told.
 
 use crate::server::Server;
-use serde_json::json;
+use botstead_network_bridge::BridgeConfig;
+use reqwest::Method;
+use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// Makes `systemctl` say that the system is in this state, for servers with this search path.
 fn system_is(folder: &Path, state: &str) -> String {
@@ -88,4 +92,117 @@ async fn workspaces_are_stopped_in_order_when_the_host_shuts_down_and_run_again_
     assert_eq!(runs.sh("cat /data/base").await, "whole");
     let stopped = server.client.workspace(&stopped.bot);
     assert_eq!(stopped.info().await["status"], "stopped");
+}
+
+/// What `doctor` says of the server's own firewall table.
+fn own_table(server: &Server) -> Value {
+    let said = server.admin(&["doctor", "--json"]);
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let checks = said["checks"].as_array().unwrap();
+    let own = checks
+        .iter()
+        .find(|check| check["name"] == "own firewall table");
+    own.unwrap()["status"].clone()
+}
+
+#[tokio::test]
+async fn a_firewall_table_that_others_remove_is_missed_by_doctor_and_put_back() {
+    let mut server = Server::start().await;
+    let workspace = server.client.running().await;
+    let names = BridgeConfig::for_installation(&server.installation().unwrap(), "");
+    let table = names.table_name.as_str();
+    let nft = |words: &[&str]| {
+        let done = Command::new("nft").args(words).output().unwrap();
+        done.status.success()
+    };
+    assert_eq!(own_table(&server), "ok");
+    // A firewall that is loaded again flushes the rules of all. The whole machine's must not be, here.
+    assert!(nft(&["delete", "table", "inet", table]));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !nft(&["list", "table", "inet", table]) {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    workspace.reachable().await;
+    server.terminate();
+    assert!(nft(&["delete", "table", "inet", table]));
+    assert_eq!(own_table(&server), "fail");
+    server.run(&[]).await;
+}
+
+#[tokio::test]
+async fn kills_for_lack_of_memory_are_told_to_all_who_ask() {
+    let server = Server::start().await;
+    let workspace = server.client.workspace(&server.client.bot().await);
+    let body = json!({"image": crate::server::IMAGE, "limits": {"memory_bytes": 64 << 20}});
+    let events = workspace.create(body).await;
+    assert_eq!(events.last().unwrap()["type"], "complete", "{events:?}");
+
+    let harmless = workspace.exec(json!({"command": "true"})).await.ok();
+    assert!(harmless["oom"].is_null(), "{harmless}");
+    assert!(workspace.info().await["out_of_memory"].is_null());
+    // It looks for the end of a line in memory.
+    let hog = json!({"command": ["tail", "/dev/zero"]});
+    let killed = workspace.exec(hog.clone()).await.ok();
+    assert_eq!(
+        (&killed["exit_code"], &killed["oom"]),
+        (&json!(137), &json!(true)),
+        "{killed}"
+    );
+    let request = server
+        .client
+        .request(Method::POST, &format!("{}/exec", workspace.path));
+    let request = request.header("accept", "text/event-stream").json(&hog);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    let last = text
+        .lines()
+        .rfind(|line| line.starts_with("data: "))
+        .unwrap();
+    assert!(
+        last.contains("\"exit_code\":137") && last.contains("\"oom\":true"),
+        "{last}"
+    );
+    let harmless = workspace.exec(json!({"command": "true"})).await.ok();
+    assert!(harmless["oom"].is_null(), "{harmless}");
+
+    // One that nobody waits for: the runtime tells of it.
+    workspace.sh("tail /dev/zero > /dev/null 2>&1 &").await;
+    let metric = async || {
+        let text = server
+            .client
+            .request(Method::GET, "/metrics")
+            .send()
+            .await
+            .unwrap();
+        let text = text.text().await.unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("botstead_out_of_memory_kills_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while metric().await < 3 {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(metric().await, 3);
+    let known = workspace.info().await["out_of_memory"].clone();
+    assert_eq!(known["kills"], 3, "{known}");
+    assert!(known["last_at"].is_string(), "{known}");
+    assert!(
+        server.log().contains("at its memory limit"),
+        "{}",
+        server.log()
+    );
+
+    // It is remembered when the task that it happened to is gone, and the server's process.
+    let mut server = server;
+    workspace.post("/stop", json!({})).await.ok();
+    server.terminate();
+    server.run(&[]).await;
+    let workspace = server.client.workspace(&workspace.bot);
+    workspace.post("/start", json!({})).await.ok();
+    let known = workspace.info().await["out_of_memory"].clone();
+    assert_eq!(known["kills"], 0, "{known}");
+    assert!(known["last_at"].is_string(), "{known}");
 }

@@ -13,8 +13,8 @@ use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, post, put, web};
 use botstead_types::{BotId, CdiDevice, InvalidValue, VersionNumber};
 use botstead_workspace::{
-    AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, PullPolicy,
-    WorkspaceInfo,
+    AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, OutOfMemory,
+    PullPolicy, WorkspaceInfo,
 };
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -219,6 +219,25 @@ impl From<AgentInfo> for Agent {
     }
 }
 
+/// Processes of a workspace that the kernel killed because it was at its memory limit.
+#[derive(Serialize, ToSchema)]
+struct OutOfMemoryKills {
+    /// How many since its task was started.
+    kills: u64,
+    /// When the last one was noticed, also before that start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_at: Option<DateTime<Utc>>,
+}
+
+impl From<OutOfMemory> for OutOfMemoryKills {
+    fn from(known: OutOfMemory) -> Self {
+        Self {
+            kills: known.kills,
+            last_at: known.last_at,
+        }
+    }
+}
+
 /// A workspace as it is.
 #[derive(Serialize, ToSchema)]
 struct Container {
@@ -256,6 +275,9 @@ struct Container {
     /// Why the last operation failed, until one succeeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
+    /// That the kernel killed processes of it for lack of memory, where that happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out_of_memory: Option<OutOfMemoryKills>,
     /// When it was made.
     created_at: DateTime<Utc>,
     /// When it last changed.
@@ -279,6 +301,7 @@ impl From<WorkspaceInfo> for Container {
             legacy: false,
             head_version: info.head_version.map(|version| version.get()),
             last_error: info.last_error,
+            out_of_memory: info.out_of_memory.map(OutOfMemoryKills::from),
             created_at: info.created_at,
             updated_at: info.updated_at,
         }

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub(super) fn configure(config: &mut ServiceConfig<'_>) {
-    config.service(export).service(import).service(restore);
+    config.service(export).service(import);
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -59,8 +59,9 @@ pub(super) enum Format {
     params(("bot_id" = Uuid, Path, description = "The bot."), ExportQuery),
     responses(
         (status = 200, description = "The archive.", content_type = "application/gzip", body = Vec<u8>),
-        (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found`, or `path_not_found` when there is no `/data`."),
         (status = 409, description = "`busy`: another operation is under way."),
+        (status = 422, description = "`data_not_a_directory`: `/data` is neither a directory nor a link to one."),
         (status = 429, description = "`too_many_exports`: read those that are under way first."),
         (status = 501, description = "`unsupported`: this backend's snapshots cannot be looked into."),
         (status = 507, description = "`insufficient_storage`."),
@@ -137,7 +138,7 @@ struct Imported {
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`busy`: another operation is under way."),
         (status = 413, description = "`archive_too_large`."),
-        (status = 422, description = "`archive_refused`, with the entry and the reason; nothing was changed."),
+        (status = 422, description = "`archive_refused`, with the entry and the reason, or `data_not_a_directory` when it is to be merged into something else; nothing was changed."),
         (status = 507, description = "`insufficient_storage`."),
     ),
 )]
@@ -194,33 +195,4 @@ async fn receive(form: Multipart, state: &SharedState) -> Result<Spooled, Proble
         "invalid_body",
         "the form has no field `file`",
     ))
-}
-
-/// The reply of a restore.
-#[derive(Serialize, ToSchema)]
-struct Restored {
-    /// Always `true`.
-    restored: bool,
-}
-
-/// Bring preserved data back into a workspace. What is in `/data` now is kept as a version first.
-#[utoipa::path(
-    tag = "container",
-    params(("bot_id" = Uuid, Path, description = "The bot.")),
-    responses(
-        (status = 200, body = Restored),
-        (status = 404, description = "`bot_not_found`, `workspace_not_found` or `no_preserved_data`."),
-        (status = 409, description = "`busy`: another operation is under way."),
-        (status = 507, description = "`insufficient_storage`."),
-    ),
-)]
-#[post("/bots/{bot_id}/container/data/restore")]
-async fn restore(
-    caller: Caller,
-    id: IdOf<BotId>,
-    state: web::Data<SharedState>,
-) -> Result<HttpResponse, Problem> {
-    let workspaces = &state.services.workspaces;
-    workspaces.restore_data(&caller.actor, id.0).await?;
-    Ok(HttpResponse::Ok().json(Restored { restored: true }))
 }

@@ -147,6 +147,11 @@ struct ExecReply {
     truncated: bool,
     /// Whether it was killed because its time was over.
     timed_out: bool,
+    /// `true` when the kernel killed a process of the workspace for lack of memory while it ran; absent
+    /// otherwise, and for detached commands.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schema(required = false)]
+    oom: bool,
     /// How long it ran, in milliseconds.
     duration_ms: u64,
     /// Whether it runs still: only ever true for a detached command.
@@ -172,6 +177,7 @@ impl ExecReply {
             stderr: encoding.encode(&outcome.stderr),
             truncated: outcome.truncated,
             timed_out: exit.is_some_and(|exit| exit.timed_out),
+            oom: exit.is_some_and(|exit| exit.out_of_memory),
             duration_ms: exit.map_or(0, |exit| milliseconds(exit.duration)),
             running: exit.is_none(),
             version: outcome.version.map(VersionNumber::get),
@@ -195,7 +201,7 @@ struct Detached {
 /// The reply comes when it ended. With `Accept: text/event-stream` it is a stream of events, one JSON
 /// object per `data:` line: `{"type":"started","exec_id"}`, then `{"type":"stdout","data"}` and
 /// `{"type":"stderr","data"}` with base64 as they come, then `{"type":"exit","exit_code","timed_out",
-/// "truncated","duration_ms"}` or `{"type":"error",..}`; nothing is dropped: a command that writes
+/// "truncated","oom"?,"duration_ms"}` or `{"type":"error",..}`; nothing is dropped: a command that writes
 /// faster than the client reads waits. A client that leaves, or a timeout, kills the command with its
 /// children.
 ///

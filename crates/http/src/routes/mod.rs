@@ -7,11 +7,13 @@ mod exec;
 mod fs;
 mod images;
 mod operations;
+mod preserved;
 mod recovery;
 mod server;
 mod sign_in;
 mod snapshots;
 pub(crate) mod terminal;
+mod unclaimed;
 mod users;
 
 use crate::MetricsAccess;
@@ -44,6 +46,8 @@ fn private(config: &mut ServiceConfig<'_>, metrics: MetricsAccess) {
     bots::configure(config);
     container::configure(config);
     data::configure(config);
+    preserved::configure(config);
+    unclaimed::configure(config);
     snapshots::configure(config);
     operations::configure(config);
     exec::configure(config);

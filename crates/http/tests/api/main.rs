@@ -9,6 +9,7 @@ mod container;
 mod hostile;
 mod log;
 mod people;
+mod preserved;
 mod rules;
 mod sessions;
 mod sign_in;

@@ -16,7 +16,8 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The host's address towards the internet.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -212,6 +213,60 @@ pub fn dial(to: SocketAddr) -> io::Result<Peer> {
     let text = String::from_utf8_lossy(&greeting);
     let seen_as = text.trim_end_matches('\0').parse().unwrap();
     Ok(Peer { stream, seen_as })
+}
+
+/// Mends what others break, as the server does, for as long as the runtime lives.
+pub fn mend_at_once(network: &Arc<BridgeNetwork>) {
+    let network = Arc::clone(network);
+    tokio::spawn(async move {
+        loop {
+            network.host_changed().await.unwrap();
+            network.ensure_host().await.unwrap();
+        }
+    });
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} does not come to hold");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether the network's rules are in a table that others cannot flush as well.
+pub fn is_guarded(network: &BridgeNetwork) -> bool {
+    let guard = format!("{}-guard", network.config().table_name);
+    sh("nft list tables").contains(&guard)
+}
+
+/// Whether this kernel and `nft` have such tables and show them right.
+pub fn can_be_guarded() -> bool {
+    let shown = sh(
+        "(echo 'table inet probe { flags owner; };'; sleep 5) | HOME=/none nft -i > /dev/null 2>&1 &
+         for i in $(seq 300); do nft list table inet probe > /dev/null 2>&1 && break; sleep 0.01; done
+         nft -j list table inet probe 2> /dev/null || true
+         kill $!",
+    );
+    shown.contains("owner\"")
+}
+
+/// Kills the process that owns the table that others cannot flush, as the kernel would for lack of
+/// memory.
+pub fn kill_guard() {
+    let here = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let found = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        let namespace = std::fs::read_link(entry.path().join("ns/net"));
+        name.trim() == "nft" && namespace.is_ok_and(|namespace| namespace == here)
+    });
+    let pid = found.expect("no guard").file_name();
+    sh(&format!("kill -KILL {}", pid.to_str().unwrap()));
+    eventually("the end of the guard", || {
+        try_sh("nft list ruleset | grep -q -e -guard").is_err()
+    });
 }
 
 pub fn is_there(path: &Path) -> bool {

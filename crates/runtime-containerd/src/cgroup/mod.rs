@@ -73,10 +73,7 @@ impl Cgroups {
     /// `InvalidInput` for a path that leaves the hierarchy, `InvalidData` for a file in no known form,
     /// or what the kernel says.
     pub(crate) fn usage(&self, cgroup_path: &str) -> io::Result<Option<Usage>> {
-        let path = cgroup_path.trim_matches('/');
-        if path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        let path = beneath(cgroup_path)?;
         match &self.layout {
             Layout::V1 {
                 cpuacct,
@@ -86,6 +83,36 @@ impl Cgroups {
             Layout::V2 { root } => usage_v2(root, path),
         }
     }
+
+    /// How many processes of the cgroup, and of those below it in version 2, the kernel has killed for
+    /// lack of memory; `None` when it does not exist or the kernel does not count (before 4.13).
+    ///
+    /// # Errors
+    /// As [`Cgroups::usage`].
+    pub(crate) fn out_of_memory_kills(&self, cgroup_path: &str) -> io::Result<Option<u64>> {
+        let path = beneath(cgroup_path)?;
+        let (mount, file) = match &self.layout {
+            Layout::V1 {
+                memory: Some(mount),
+                ..
+            } => (mount, "memory.oom_control"),
+            Layout::V1 { memory: None, .. } => return Ok(None),
+            Layout::V2 { root } => (root, "memory.events"),
+        };
+        let mut files = Files::new();
+        files.enter(mount, path);
+        let count = files.read(file, |text| Some(parse::field(text, b"oom_kill")))?;
+        Ok(count.flatten())
+    }
+}
+
+/// The path as one below a mount.
+fn beneath(cgroup_path: &str) -> io::Result<&str> {
+    let path = cgroup_path.trim_matches('/');
+    if path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(path)
 }
 
 /// The folder of a cgroup, such as `/botstead/<id>`, by which its processes are frozen: that of the

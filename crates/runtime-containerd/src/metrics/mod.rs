@@ -63,4 +63,17 @@ impl Metrics for ContainerdMetrics {
         }
         self.ask(&op, id).await
     }
+
+    async fn out_of_memory_kills(&self, id: &ContainerId) -> Result<Option<u64>> {
+        let Some(cgroups) = &self.cgroups else {
+            return Ok(None);
+        };
+        // One short read of kernel memory.
+        cgroups
+            .out_of_memory_kills(&self.config.cgroup(id))
+            .map_err(|error| {
+                let op = Op::new("count kills of container", id);
+                op.fail_with(ErrorKind::Internal, "its cgroup is unreadable", error)
+            })
+    }
 }

@@ -3,8 +3,8 @@
 //! Nothing here counts as a call or fails by an injected fault.
 
 use super::faults::Op;
+use super::files::{Entry, Files, put};
 use super::images::{ImageContent, PullScript, Remote};
-use super::state::in_snapshot;
 use super::{InMemoryRuntime, containers, leases, snapshots, tasks};
 use botstead_runtime::{Container, Endpoint, ErrorKind, Lease, Snapshot, Task, TaskEvent, Usage};
 use botstead_types::{ContainerId, ImageRef, ResolvedImage, SnapshotKey, SnapshotKind};
@@ -54,6 +54,32 @@ impl InMemoryRuntime {
         self.shared.answering.send_replace(true);
     }
 
+    /// Kills who uses the runtime after this many further calls: from then on every call panics with
+    /// [`Killed`](super::Killed), so that its task ends where it stands and undoes nothing.
+    pub fn kill_after(&self, calls: usize) {
+        self.shared.state().faults.set_dies_after(Some(calls));
+    }
+
+    /// Counts for [`Self::kill_after`] as a call does, for what is called beside the runtime.
+    pub fn pass(&self) {
+        self.shared.state().faults.pass();
+    }
+
+    /// Whether what [`Self::kill_after`] began has come to its end.
+    pub fn has_killed(&self) -> bool {
+        self.shared.state().faults.is_killed()
+    }
+
+    /// Injected failures that did not happen yet do not happen any more.
+    pub fn forget_faults(&self) {
+        self.shared.state().faults.forget();
+    }
+
+    /// Ends what [`Self::kill_after`] began: another process calls from now on.
+    pub fn live_again(&self) {
+        self.shared.state().faults.set_dies_after(None);
+    }
+
     /// Whether calls are answered.
     pub fn is_answering(&self) -> bool {
         !self.shared.state().faults.is_away()
@@ -80,6 +106,25 @@ impl InMemoryRuntime {
         if !state.faults.is_away() {
             self.shared.answering.send_replace(true);
         }
+    }
+}
+
+/// What others do to it.
+impl InMemoryRuntime {
+    /// Removes a container and its task, as another program may. False when there is none.
+    pub fn lose_container(&self, id: &ContainerId) -> bool {
+        let mut state = self.shared.state();
+        self.shared.end(&mut state, id, 128 + 9);
+        state.tasks.remove(id);
+        let removed = state.containers.remove(id).is_some();
+        state.collect();
+        removed
+    }
+
+    /// Removes a snapshot, whoever needs it. False when there is none or others build on it.
+    pub fn lose_snapshot(&self, key: &SnapshotKey) -> bool {
+        let mut state = self.shared.state();
+        !state.has_children(key) && state.snapshots.remove(key).is_some()
     }
 }
 
@@ -114,19 +159,25 @@ impl InMemoryRuntime {
     /// # Panics
     /// When there is no such active snapshot: the test is wrong.
     pub fn write_file(&self, key: &SnapshotKey, path: &str, content: impl Into<Bytes>) {
-        self.change_files(key, |files| {
-            files.insert(in_snapshot(path).to_owned(), Some(content.into()));
-        });
+        let entry = Some(Entry::File(content.into()));
+        self.change_files(key, |files| put(files, path, entry));
     }
 
-    /// Removes a file of an active snapshot, hiding that of a parent.
+    /// Makes a symbolic link in an active snapshot, in place of what is there.
+    ///
+    /// # Panics
+    /// When there is no such active snapshot: the test is wrong.
+    pub fn write_link(&self, key: &SnapshotKey, path: &str, target: &str) {
+        let entry = Some(Entry::Link(target.to_owned()));
+        self.change_files(key, |files| put(files, path, entry));
+    }
+
+    /// Removes a file of an active snapshot, or a directory with what is in it, hiding those of a parent.
     ///
     /// # Panics
     /// When there is no such active snapshot: the test is wrong.
     pub fn remove_file(&self, key: &SnapshotKey, path: &str) {
-        self.change_files(key, |files| {
-            files.insert(in_snapshot(path).to_owned(), None);
-        });
+        self.change_files(key, |files| put(files, path, None));
     }
 
     /// Sets what is free on its disk.
@@ -136,12 +187,23 @@ impl InMemoryRuntime {
 
     /// A file as the snapshot shows it, whether it is its own or a parent's.
     pub fn read_file(&self, key: &SnapshotKey, path: &str) -> Option<Bytes> {
-        self.shared.state().file(key, path)
+        self.shared.state().entry(key, path)?.into_file()
     }
 
     /// All files as the snapshot shows them.
     pub fn files(&self, key: &SnapshotKey) -> BTreeMap<String, Bytes> {
-        self.shared.state().shown(key)
+        let shown = self.shared.state().shown(key).into_iter();
+        shown
+            .filter_map(|(path, entry)| Some((path, entry.into_file()?)))
+            .collect()
+    }
+
+    /// Where a symbolic link of the snapshot leads; `None` when it is anything else.
+    pub fn read_link(&self, key: &SnapshotKey, path: &str) -> Option<String> {
+        match self.shared.state().entry(key, path)? {
+            Entry::Link(target) => Some(target),
+            Entry::File(_) => None,
+        }
     }
 
     /// Makes the changes of an active snapshot those of another snapshot: what copying one upper
@@ -159,11 +221,7 @@ impl InMemoryRuntime {
         self.change_files(to, |files| *files = copy);
     }
 
-    fn change_files(
-        &self,
-        key: &SnapshotKey,
-        change: impl FnOnce(&mut BTreeMap<String, Option<Bytes>>),
-    ) {
+    fn change_files(&self, key: &SnapshotKey, change: impl FnOnce(&mut Files)) {
         let mut state = self.shared.state();
         match state.snapshots.get_mut(key) {
             Some(record) if record.snapshot.kind == SnapshotKind::Active => {

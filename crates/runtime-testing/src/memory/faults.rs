@@ -57,6 +57,10 @@ pub const OPERATIONS: &[&str] = &[
 #[derive(Clone, Copy)]
 pub(super) struct Op(pub(super) &'static str, pub(super) &'static str);
 
+/// What a caller panics with whose process was killed: see [`crate::InMemoryRuntime::kill_after`].
+#[derive(Debug, Clone, Copy)]
+pub struct Killed;
+
 /// A failure that is due some times.
 struct Due {
     kind: ErrorKind,
@@ -70,6 +74,7 @@ pub(super) struct Faults {
     losses: BTreeMap<&'static str, Due>,
     away: bool,
     away_after: Option<usize>,
+    dies_after: Option<usize>,
     calls: Vec<&'static str>,
 }
 
@@ -77,6 +82,7 @@ impl Faults {
     /// Whether the call is refused, and how. Counts it.
     pub(super) fn admit(&mut self, op: Op) -> Option<ErrorKind> {
         debug_assert!(OPERATIONS.contains(&op.0), "{} is not listed", op.0);
+        self.pass();
         if let Some(left) = &mut self.away_after {
             match left.checked_sub(1) {
                 Some(fewer) => *left = fewer,
@@ -96,6 +102,19 @@ impl Faults {
     /// Whether the answer of a call that was performed is lost, and how.
     pub(super) fn answer(&mut self, op: Op) -> Option<ErrorKind> {
         take(&mut self.losses, op.0)
+    }
+
+    /// Ends who calls, when that is due.
+    pub(super) fn pass(&mut self) {
+        match &mut self.dies_after {
+            None => {}
+            Some(0) => std::panic::panic_any(Killed),
+            Some(left) => *left -= 1,
+        }
+    }
+
+    pub(super) fn set_dies_after(&mut self, calls: Option<usize>) {
+        self.dies_after = calls;
     }
 
     pub(super) fn refuse(&mut self, operation: &str, kind: ErrorKind, times: usize) {
@@ -118,6 +137,15 @@ impl Faults {
 
     pub(super) fn set_away_after(&mut self, calls: usize) {
         self.away_after = Some(calls);
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.dies_after == Some(0)
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.refusals.clear();
+        self.losses.clear();
     }
 
     pub(super) fn is_away(&self) -> bool {

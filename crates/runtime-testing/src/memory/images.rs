@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::faults::Op;
+use super::files::of_image;
 use super::leases::{lease_of, protect};
 use super::state::State;
 use super::state::in_snapshot;
@@ -182,7 +183,7 @@ impl State {
                     parent.cloned(),
                     SnapshotKind::Committed,
                     BTreeMap::new(),
-                    layer.clone(),
+                    of_image(layer.clone()),
                     false,
                 );
             }

@@ -9,6 +9,7 @@ mod channels;
 mod containers;
 mod control;
 mod faults;
+mod files;
 mod images;
 mod leases;
 mod metrics;
@@ -18,7 +19,7 @@ mod state;
 mod tasks;
 mod trees;
 
-pub use faults::OPERATIONS;
+pub use faults::{Killed, OPERATIONS};
 pub use images::{ImageContent, PullScript};
 pub use tasks::programs;
 

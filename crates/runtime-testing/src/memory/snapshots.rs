@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::faults::Op;
+use super::files::{Files, hides};
 use super::leases::{lease_of, protect};
 use super::state::{SnapshotRecord, State};
 use super::trees;
@@ -143,10 +144,12 @@ impl Snapshots for Shared {
                 };
                 let layer = record(state, op, &key)?;
                 next = layer.snapshot.parent.clone();
+                // What is above counts.
+                let above: Files = files.clone();
                 for (path, content) in &layer.files {
-                    // What is above counts.
-                    let above = files.entry(path.clone());
-                    above.or_insert_with(|| content.clone());
+                    if !above.contains_key(path) && !hides(&above, path) {
+                        files.insert(path.clone(), content.clone());
+                    }
                 }
             }
             protect(state, op, lease, name)?;

@@ -1,12 +1,12 @@
 //! The records, and which of them garbage collection keeps.
 
 use super::faults::Faults;
+use super::files::{Entry, Files, hides, lay};
 use super::images::{LocalImage, Remote};
 use super::network::Namespace;
 use super::tasks::TaskRecord;
 use botstead_runtime::{Container, ContainerSpec, Snapshot, Usage};
 use botstead_types::{ContainerId, ImageRef, SnapshotKey, SnapshotKind};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 /// hides one).
 pub(super) struct SnapshotRecord {
     pub(super) snapshot: Snapshot,
-    pub(super) files: BTreeMap<String, Option<Bytes>>,
+    pub(super) files: Files,
 }
 
 /// A lease and the snapshots that it protects.
@@ -114,7 +114,7 @@ impl State {
         parent: Option<SnapshotKey>,
         kind: SnapshotKind,
         labels: BTreeMap<String, String>,
-        files: BTreeMap<String, Option<Bytes>>,
+        files: Files,
         rooted: bool,
     ) {
         let now = self.now();
@@ -131,25 +131,31 @@ impl State {
         self.snapshots.insert(key, record);
     }
 
-    /// All files as the snapshot shows them.
-    pub(super) fn shown(&self, key: &SnapshotKey) -> BTreeMap<String, Bytes> {
-        let mut paths = BTreeSet::new();
+    /// Everything as the snapshot shows it.
+    pub(super) fn shown(&self, key: &SnapshotKey) -> BTreeMap<String, Entry> {
+        let mut layers = Vec::new();
         let mut next = Some(key);
         while let Some(record) = next.and_then(|key| self.snapshots.get(key)) {
-            paths.extend(record.files.keys());
+            layers.push(&record.files);
             next = record.snapshot.parent.as_ref();
         }
-        let shown = |path: &String| Some((path.clone(), self.file(key, path)?));
-        paths.into_iter().filter_map(shown).collect()
+        let mut shown = BTreeMap::new();
+        for layer in layers.into_iter().rev() {
+            lay(&mut shown, layer);
+        }
+        shown
     }
 
-    /// A file as the snapshot shows it: its own, else its parents'.
-    pub(super) fn file(&self, key: &SnapshotKey, path: &str) -> Option<Bytes> {
+    /// A path as the snapshot shows it: its own, else its parents'.
+    pub(super) fn entry(&self, key: &SnapshotKey, path: &str) -> Option<Entry> {
         let path = in_snapshot(path);
         let mut next = Some(key);
         while let Some(record) = next.and_then(|key| self.snapshots.get(key)) {
             if let Some(own) = record.files.get(path) {
                 return own.clone();
+            }
+            if hides(&record.files, path) {
+                return None;
             }
             next = record.snapshot.parent.as_ref();
         }

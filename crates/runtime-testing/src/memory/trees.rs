@@ -1,23 +1,23 @@
 //! Files of snapshots as directories of this host: written out when they are asked for.
 //!
-//! Only regular files with their content are there; what else is made in an opened snapshot is lost.
+//! Only regular files with their content and symbolic links are there; what else is made in an opened
+//! snapshot is lost.
 
 use super::Shared;
 use super::faults::Op;
+use super::files::{Entry, Files, hides};
 use super::state::State;
 use botstead_runtime::{Access, ErrorKind, Result, Tree};
 use botstead_types::{SnapshotKey, SnapshotKind};
-use bytes::Bytes;
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::TempDir;
-
-type Files = BTreeMap<String, Option<Bytes>>;
 
 const LAYERS: Op = Op("snapshots.layers", "find layers of");
 const OPEN: Op = Op("snapshots.open", "open snapshot");
@@ -77,9 +77,7 @@ pub(super) fn open(shared: &Shared, key: &SnapshotKey, access: Access) -> Result
     })?;
     let opened = || {
         let folder = tempfile::tempdir()?;
-        let files = files
-            .into_iter()
-            .map(|(path, content)| (path, Some(content)));
+        let files = files.into_iter().map(|(path, entry)| (path, Some(entry)));
         write(folder.path(), &files.collect())?;
         let root = File::open(folder.path())?;
         let writes = (access == Access::Write).then(|| (Arc::clone(&shared.state), key.clone()));
@@ -115,8 +113,11 @@ impl MemoryTree {
         let mut own: Files = gone.map(|path| (path.clone(), None)).collect();
         let changed = now
             .into_iter()
-            .filter(|(path, content)| below.get(path) != Some(content));
-        own.extend(changed.map(|(path, content)| (path, Some(content))));
+            .filter(|(path, entry)| below.get(path) != Some(entry));
+        let changed: Files = changed.map(|(path, entry)| (path, Some(entry))).collect();
+        // What is beneath something that is no directory any more is gone with it.
+        own.retain(|path, _| !hides(&changed, path));
+        own.extend(changed);
         if let Some(record) = state.snapshots.get_mut(&key) {
             record.files = own;
         }
@@ -143,20 +144,30 @@ impl Drop for MemoryTree {
 
 /// Files, and marks of overlayfs for what is hidden.
 fn write(folder: &Path, files: &Files) -> io::Result<()> {
-    for (path, content) in files {
+    for (path, entry) in files {
+        let beneath = format!("{path}/");
+        let mut after = files.range(beneath.clone()..);
+        let is_directory = after
+            .next()
+            .is_some_and(|(path, _)| path.starts_with(&beneath));
         let path = folder.join(path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        match content {
-            Some(content) => fs::write(&path, content)?,
+        match entry {
+            Some(Entry::File(content)) => fs::write(&path, content)?,
+            Some(Entry::Link(target)) => symlink(target, &path)?,
+            None if is_directory => {
+                fs::create_dir(&path)?;
+                setxattr(&path, "trusted.overlay.opaque", b"y", XattrFlags::empty())?;
+            }
             None => mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), 0)?,
         }
     }
     Ok(())
 }
 
-fn read(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Bytes>) -> io::Result<()> {
+fn read(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Entry>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
@@ -164,7 +175,10 @@ fn read(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Bytes>) -> io:
         if kind.is_dir() {
             read(&entry.path(), &format!("{path}/"), files)?;
         } else if kind.is_file() {
-            files.insert(path, fs::read(entry.path())?.into());
+            files.insert(path, Entry::File(fs::read(entry.path())?.into()));
+        } else if kind.is_symlink() {
+            let target = fs::read_link(entry.path())?;
+            files.insert(path, Entry::Link(target.to_string_lossy().into_owned()));
         }
     }
     Ok(())

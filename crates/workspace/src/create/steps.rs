@@ -8,13 +8,13 @@ use crate::notes::Note;
 use crate::operations::{encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
-use crate::spec::{DATA_PATH, is_workspace_of};
+use crate::spec::is_workspace_of;
 use crate::standing::Standing;
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, FilePath, LeaseId, RecordedImage, SnapshotKey};
+use botstead_types::{ContainerId, DesiredState, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -128,8 +128,10 @@ impl Inner {
         if let Some((edit, returned)) = returning {
             creation.phase.send_replace(Phase::Restoring);
             match self.edit(lease, &record.snapshot, edit, None).await {
-                // An orphan without `/data` has nothing to bring back.
-                Err(Error::PathNotFound(_)) => {}
+                Err(error @ Error::DataNotDirectory(_)) if returned.is_orphan() => {
+                    // It becomes a version, and is not lost.
+                    tracing::warn!(%bot, %error, "nothing is taken over from a workspace that was found");
+                }
                 edited => edited?,
             }
             fault_point!("create", "restored");
@@ -177,7 +179,11 @@ impl Inner {
                 self.keep_as_version(operation.id, operation.bot, key)
                     .await?;
             }
-            Returned::Preserved => self.remove_preserved(operation.bot)?,
+            Returned::Preserved => {
+                let bot = operation.bot;
+                self.remove_preserved(bot, crate::data::legacy(bot))?;
+            }
+            Returned::Archive(id) => self.remove_preserved(operation.bot, *id)?,
         }
         fault_point!("create", "returned");
         let ended = vec![finished(operation)];
@@ -198,23 +204,22 @@ impl Inner {
         if let Some(orphan) = self.orphan(bot, &record.snapshot).await? {
             tracing::warn!(%bot, %orphan, archive = self.has_preserved_data(bot),
                 "recovering /data of a workspace whose container is gone");
-            let data = FilePath::new(DATA_PATH)?;
-            let edit = Edit::Path {
-                from: orphan.clone(),
-                path: data.clone(),
-                target: data,
-            };
+            let edit = Edit::DataOf(orphan.clone());
             return Ok(Some((edit, Returned::Orphan(orphan))));
         }
-        if !wishes.restore || !self.has_preserved_data(bot) {
+        if !wishes.restore {
             return Ok(None);
         }
-        let checked = self.check_preserved(bot).await?;
+        let archive = match self.preserved_archive(bot, None) {
+            Err(Error::NoPreservedData) => return Ok(None),
+            archive => archive?,
+        };
+        let checked = self.check_preserved(bot, archive).await?;
         let edit = Edit::Archive {
             checked,
             mode: ApplyMode::Replace,
         };
-        Ok(Some((edit, Returned::Preserved)))
+        Ok(Some((edit, Returned::Archive(archive))))
     }
 
     /// Prepares the writable snapshot on the image's top one, which is there unless something else

@@ -2,17 +2,19 @@
 
 use crate::notes::Note;
 use crate::pools::{ExportPlace, on_thread};
-use crate::replace::existing_data;
+use crate::replace::{blocking, existing_data};
 use crate::service::{Inner, Workspaces};
+use crate::spec::DATA_PATH;
 use crate::{Error, Result, disk};
 use botstead_archive::{Compression, ExportOptions, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Access, Tree};
-use botstead_types::{BotId, LeaseId, OperationId, SnapshotKey};
+use botstead_types::{BotId, FilePath, LeaseId, OperationId, SnapshotKey};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -66,8 +68,9 @@ impl Workspaces {
     /// Sockets and devices are left out; the log says how many.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `Busy`, `InsufficientStorage`; `TooManyExports` when as many
-    /// are under way as there may be, of this user or of all; `Unsupported` where snapshots are no directories of this host.
+    /// `BotNotFound`, `WorkspaceNotFound`, `PathNotFound` when there is no `/data`, `DataNotDirectory`,
+    /// `Busy`, `InsufficientStorage`; `TooManyExports` when as many are under way as there may be, of this
+    /// user or of all; `Unsupported` where snapshots are no directories of this host.
     pub async fn export_data(
         &self,
         actor: &Actor,
@@ -89,6 +92,8 @@ impl Workspaces {
 /// A workspace's files at one moment, kept until its lease goes.
 pub(crate) struct Picture {
     pub(crate) operation: OperationId,
+    /// `/data`, or what it leads to. Closed before its tree.
+    pub(crate) data: OwnedFd,
     pub(crate) tree: Box<dyn Tree>,
 }
 
@@ -144,12 +149,22 @@ impl Inner {
                 }
             };
             let snapshots = &self.runtime.snapshots;
-            Ok(snapshots.open(&lease, &snapshot, Access::Read).await?)
+            let tree = snapshots.open(&lease, &snapshot, Access::Read).await?;
+            blocking(move || {
+                let data = existing_data(tree.as_ref())?;
+                let missing = || FilePath::new(DATA_PATH).map(Error::PathNotFound);
+                match data {
+                    Some(data) => Ok((tree, data)),
+                    None => Err(missing()?),
+                }
+            })
+            .await
         };
         match opened.await {
-            Ok(tree) => Ok(Picture {
+            Ok((tree, data)) => Ok(Picture {
                 operation: id,
                 tree,
+                data,
             }),
             Err(error) => {
                 let copied = SnapshotKey::copied(id);
@@ -171,12 +186,16 @@ impl Inner {
         sender: mpsc::Sender<Bytes>,
         ended: oneshot::Sender<Result<()>>,
     ) {
-        let Picture { operation, tree } = picture;
+        let Picture {
+            operation,
+            data,
+            tree,
+        } = picture;
         let patience = self.config.export_patience;
         let out = Pieces::new(sender.clone(), self.handle.clone(), patience);
         let stalled = Arc::clone(&out.stalled);
         let written = on_thread("export", move || {
-            let written = write(tree.as_ref(), format, out);
+            let written = write(data, format, out);
             Ok((tree, written))
         });
         let (tree, outcome) = match written.await {
@@ -209,10 +228,7 @@ impl Inner {
     }
 }
 
-fn write(tree: &dyn Tree, format: ArchiveFormat, out: Pieces) -> Result<()> {
-    let Some(data) = existing_data(tree)? else {
-        return Err(Error::PathNotFound(botstead_types::FilePath::new("/data")?));
-    };
+fn write(data: OwnedFd, format: ArchiveFormat, out: Pieces) -> Result<()> {
     let (mut out, report) =
         botstead_archive::export(data, out, &format.options(), &Progress::new())?;
     let failed = |error| crate::replace::host("send the archive", error);

@@ -7,7 +7,7 @@ use crate::{Error, Result, disk};
 use botstead_archive::{ApplyMode, CheckOptions, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_store::OperationKind;
-use botstead_types::{BotId, OperationId, VersionNumber, VersionSource};
+use botstead_types::{BotId, OperationId, PreservedId, VersionNumber, VersionSource};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -62,8 +62,13 @@ impl Workspaces {
         let work = Arc::clone(inner);
         inner
             .detached(async move {
-                work.apply_archive(bot, checked, apply, OperationKind::Import)
-                    .await
+                let (id, kind) = (OperationId::generate(), OperationKind::Import);
+                let _guard = work.lock(bot, id, fault_name(kind)).await?;
+                let edit = Edit::Archive {
+                    checked,
+                    mode: apply,
+                };
+                work.apply_archive(id, bot, edit, kind, None).await
             })
             .await
     }
@@ -94,20 +99,22 @@ impl Inner {
         judged.await
     }
 
-    /// Gives the workspace a state with the archive in it.
+    /// Gives the workspace a state with an archive in it; `preserved` is the one that goes afterwards.
+    /// The caller holds the bot.
     pub(super) async fn apply_archive(
         self: &Arc<Self>,
+        id: OperationId,
         bot: BotId,
-        checked: Box<Checked<File>>,
-        mode: ApplyMode,
+        edit: Edit,
         kind: OperationKind,
+        preserved: Option<PreservedId>,
     ) -> Result<Option<VersionNumber>> {
-        let id = OperationId::generate();
-        let _guard = self.lock(bot, id, fault_name(kind)).await?;
         let record = self.present_record(bot).await?;
-        let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
+        let what = Replacement {
+            preserved,
+            ..Replacement::of(&record, VersionSource::Import, Base::Present, true)
+        };
         let live = self.begin_replacement(id, bot, kind, &what).await?;
-        let edit = Edit::Archive { checked, mode };
         let replaced = self
             .replace_or_undo(&live, Some(&record), &what, edit)
             .await?;

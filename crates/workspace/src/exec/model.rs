@@ -37,6 +37,9 @@ pub struct ExecExit {
     pub truncated: bool,
     /// How long it ran.
     pub duration: Duration,
+    /// Whether the kernel killed a process of the workspace for lack of memory while it ran. Not known
+    /// of detached commands.
+    pub out_of_memory: bool,
     /// Why it could not be started.
     pub message: Option<String>,
 }

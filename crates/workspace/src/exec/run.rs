@@ -97,6 +97,7 @@ impl From<proto::run_output::Exit> for ExecExit {
             timed_out: exit.timed_out,
             truncated: exit.truncated,
             duration: std::time::Duration::from_millis(exit.duration_ms),
+            out_of_memory: false,
             message: (!message.is_empty()).then_some(message),
         }
     }

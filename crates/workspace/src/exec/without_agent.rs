@@ -22,6 +22,7 @@ impl Workspaces {
         let record = inner.required_record(bot).await?;
         let image = inner.resolved(&record.image).await?;
         let exec = as_exec(&image.config, request);
+        let kills = inner.out_of_memory_kills(bot).await;
         let began = Instant::now();
         match inner.runtime.tasks.exec(&record.container, exec).await {
             Ok(output) => Ok(ExecOutcome {
@@ -34,6 +35,7 @@ impl Workspaces {
                     timed_out: output.timed_out,
                     truncated: output.truncated,
                     duration: began.elapsed(),
+                    out_of_memory: inner.killed_since(bot, kills).await,
                     message: None,
                 }),
                 version,

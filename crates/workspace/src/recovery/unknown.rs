@@ -197,16 +197,17 @@ impl Inner {
             }
             let tree = snapshots.open(&lease, &source, Access::Read).await?;
             blocking(move || match existing_data(tree.as_ref())? {
-                Some(_) => Ok(tree),
+                Some(data) => Ok((tree, data)),
                 None => Err(Error::PathNotFound(FilePath::new(crate::spec::DATA_PATH)?)),
             })
             .await
         };
         match opened.await {
-            Ok(tree) => Ok((
+            Ok((tree, data)) => Ok((
                 bot,
                 Picture {
                     operation: id,
+                    data,
                     tree,
                 },
             )),

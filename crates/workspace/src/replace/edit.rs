@@ -1,16 +1,13 @@
 //! Changing a writable snapshot that no task has, where nobody sees it.
 
+use super::folder::{DataTrouble, data_directory, data_name, existing_data};
 use crate::service::Inner;
 use crate::spec::DATA_PATH;
 use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Ownership, Progress};
-use botstead_overlay::beneath;
 use botstead_runtime::{Access, Tree};
 use botstead_types::{FilePath, LeaseId, SnapshotKey};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
-use rustix::io::Errno;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
 
 /// A change of a writable snapshot.
 pub(crate) enum Edit {
@@ -34,6 +31,8 @@ pub(crate) enum Edit {
     },
     /// `/data` of the state before is put in.
     Data,
+    /// `/data` of another snapshot is put in.
+    DataOf(SnapshotKey),
 }
 
 impl Inner {
@@ -48,7 +47,7 @@ impl Inner {
         let from = match (&edit, present) {
             (Edit::Nothing, _) => return Ok(()),
             (Edit::Archive { .. }, _) => None,
-            (Edit::Path { from, .. }, _) => Some(from.clone()),
+            (Edit::Path { from, .. } | Edit::DataOf(from), _) => Some(from.clone()),
             (Edit::Data, present) => present.cloned(),
         };
         let snapshots = &self.runtime.snapshots;
@@ -72,21 +71,31 @@ impl Inner {
 fn change(tree: &dyn Tree, source: Option<&dyn Tree>, edit: Edit) -> Result<()> {
     match (edit, source) {
         (Edit::Archive { mut checked, mode }, _) => {
-            let data = data_directory(tree)?;
+            let data = data_directory(tree, mode)?;
             checked
                 .apply(data, mode, Ownership::Archive, &Progress::new())
                 .map_err(Error::from)
         }
         (Edit::Path { path, target, .. }, Some(source)) => copy(source, &path, tree, &target),
-        (Edit::Data, Some(source)) => {
-            let data = FilePath::new(DATA_PATH)?;
-            match copy(source, &data, tree, &data) {
-                // A workspace without `/data` has nothing to take along.
-                Err(Error::PathNotFound(_)) => Ok(()),
-                copied => copied,
-            }
+        (Edit::Data | Edit::DataOf(_), Some(source)) => take_data(source, tree),
+        (Edit::Path { .. } | Edit::Data | Edit::DataOf(_) | Edit::Nothing, _) => Ok(()),
+    }
+}
+
+/// Takes `/data` along, or what it leads to. One that is a file, or a link to nothing, comes as it is;
+/// a workspace without `/data` has nothing to take along.
+fn take_data(from: &dyn Tree, to: &dyn Tree) -> Result<()> {
+    match existing_data(from) {
+        Ok(None) => Ok(()),
+        Ok(Some(data)) => {
+            let name = data_name().as_bytes();
+            Ok(botstead_overlay::restore_directory(data, to.root(), name).map(drop)?)
         }
-        (Edit::Path { .. } | Edit::Data | Edit::Nothing, _) => Ok(()),
+        Err(Error::DataNotDirectory(DataTrouble::NotADirectory | DataTrouble::Dangling)) => {
+            let data = FilePath::new(DATA_PATH)?;
+            copy(from, &data, to, &data)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -96,39 +105,6 @@ fn copy(from: &dyn Tree, path: &FilePath, to: &dyn Tree, target: &FilePath) -> R
     match copied {
         Err(botstead_overlay::Error::NotFound(_)) => Err(Error::PathNotFound(path.clone())),
         copied => Ok(copied.map(drop)?),
-    }
-}
-
-/// `/data` as it is called in the root: beneath a root no path is absolute.
-fn data_name() -> &'static str {
-    DATA_PATH.trim_start_matches('/')
-}
-
-/// `/data` of a tree, made where it is missing or where something else is in its place.
-pub(crate) fn data_directory(tree: &dyn Tree) -> Result<OwnedFd> {
-    let name = data_name();
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let failed = |errno: Errno| host("open /data", errno.into());
-    let root = tree.root();
-    match openat(root, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) => {}
-        Err(Errno::LOOP | Errno::NOTDIR) => {
-            unlinkat(root, name, AtFlags::empty()).map_err(failed)?;
-        }
-        opened => return opened.map_err(failed),
-    }
-    let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
-    mkdirat(root, name, mode).map_err(failed)?;
-    openat(root, name, flags, Mode::empty()).map_err(failed)
-}
-
-/// `/data` of a tree for looking; `None` where it has none.
-pub(crate) fn existing_data(tree: &dyn Tree) -> Result<Option<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    match beneath::open(tree.root().as_fd(), data_name().as_bytes(), flags) {
-        Ok(data) => Ok(Some(data)),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(errno) => Err(host("open /data", errno.into())),
     }
 }
 

@@ -236,6 +236,15 @@ impl World {
         self.directory.path().join("preserved")
     }
 
+    /// The archives of a bot's preserved data.
+    pub fn archives(&self, bot: BotId) -> Vec<std::path::PathBuf> {
+        let folder = self.preserved().join(bot.to_string());
+        let entries = folder.read_dir().into_iter().flatten();
+        let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        found.sort();
+        found
+    }
+
     /// Waits until the background work of finished operations is done.
     pub async fn settled(&self) {
         for _ in 0..500 {

@@ -11,8 +11,10 @@ use std::time::Duration;
 impl Server {
     /// Whether the bot's data is preserved.
     pub(crate) fn has_preserved(&self, bot: &str) -> bool {
-        let folder = self.data.join("preserved");
-        folder.join(format!("{bot}.tar.zst")).is_file()
+        let folder = self.data.join("preserved").join(bot);
+        let archives = folder.read_dir().into_iter().flatten().flatten();
+        let mut names = archives.map(|archive| archive.file_name().to_string_lossy().into_owned());
+        names.any(|name| !name.starts_with('.') && name.ends_with(".tar.zst"))
     }
 
     /// Removes all preserved data.

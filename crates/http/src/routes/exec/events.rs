@@ -28,6 +28,8 @@ pub(super) enum Event {
         exit_code: u32,
         timed_out: bool,
         truncated: bool,
+        #[serde(skip_serializing_if = "super::is_false")]
+        oom: bool,
         duration_ms: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
@@ -51,6 +53,7 @@ pub(super) fn steps(
                 exit_code: exit.code,
                 timed_out: exit.timed_out,
                 truncated: exit.truncated,
+                oom: exit.out_of_memory,
                 duration_ms: milliseconds(exit.duration),
                 message: exit.message,
             }),

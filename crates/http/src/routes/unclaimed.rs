@@ -1,0 +1,127 @@
+//! /recovery/archives: preserved data of bots that the database does not know, for admins.
+
+use crate::auth::Caller;
+use crate::extract::IdOf;
+use crate::problem::Problem;
+use crate::state::SharedState;
+use actix_web::http::header::CONTENT_DISPOSITION;
+use actix_web::{HttpResponse, delete, get, web};
+use botstead_types::{BotId, PreservedId};
+use botstead_workspace::UnclaimedArchive;
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+pub(super) fn configure(config: &mut ServiceConfig<'_>) {
+    config.service(list).service(download).service(discard);
+}
+
+/// An archive whose bot is gone.
+#[derive(Serialize, ToSchema)]
+struct Unclaimed {
+    /// Whose it was.
+    #[schema(value_type = Uuid)]
+    bot_id: BotId,
+    /// Its id.
+    #[schema(value_type = Uuid)]
+    id: PreservedId,
+    /// When it was written.
+    created_at: DateTime<Utc>,
+    /// What it occupies.
+    size_bytes: u64,
+}
+
+impl From<UnclaimedArchive> for Unclaimed {
+    fn from(found: UnclaimedArchive) -> Self {
+        Self {
+            bot_id: found.bot,
+            id: found.archive.id,
+            created_at: found.archive.created_at,
+            size_bytes: found.archive.size_bytes,
+        }
+    }
+}
+
+/// All of them.
+#[derive(Serialize, ToSchema)]
+struct UnclaimedList {
+    /// The archives, by bot, newest first.
+    items: Vec<Unclaimed>,
+}
+
+/// List archives of bots that do not exist: they were deleted with their data preserved, or an older
+/// database was put back.
+#[utoipa::path(
+    tag = "recovery",
+    responses(
+        (status = 200, body = UnclaimedList),
+        (status = 403, description = "The caller is no admin."),
+    ),
+)]
+#[get("/recovery/archives")]
+async fn list(caller: Caller, state: web::Data<SharedState>) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    let found = workspaces.unclaimed_archives(&caller.actor).await?;
+    let items = found.into_iter().map(Unclaimed::from).collect();
+    Ok(HttpResponse::Ok().json(UnclaimedList { items }))
+}
+
+/// Download one of them.
+#[utoipa::path(
+    tag = "recovery",
+    params(
+        ("bot_id" = Uuid, Path, description = "Whose it was."),
+        ("preserved_id" = Uuid, Path, description = "The archive."),
+    ),
+    responses(
+        (status = 200, description = "The archive.", content_type = "application/zstd", body = Vec<u8>),
+        (status = 403, description = "The caller is no admin."),
+        (status = 404, description = "`no_preserved_data`: there is none, or its bot exists."),
+    ),
+)]
+#[get("/recovery/archives/{bot_id}/{preserved_id}")]
+async fn download(
+    caller: Caller,
+    bot: IdOf<BotId>,
+    id: IdOf<PreservedId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    let archive = workspaces
+        .export_unclaimed(&caller.actor, bot.0, id.0)
+        .await?;
+    let name = format!("attachment; filename=\"{}-data.tar.zst\"", bot.0);
+    Ok(HttpResponse::Ok()
+        .content_type("application/zstd")
+        .insert_header((CONTENT_DISPOSITION, name))
+        .streaming(archive.map_err(std::io::Error::other)))
+}
+
+/// Discard one of them for good.
+#[utoipa::path(
+    tag = "recovery",
+    params(
+        ("bot_id" = Uuid, Path, description = "Whose it was."),
+        ("preserved_id" = Uuid, Path, description = "The archive."),
+    ),
+    responses(
+        (status = 204, description = "It is gone."),
+        (status = 403, description = "The caller is no admin."),
+        (status = 404, description = "`no_preserved_data`: there is none, or its bot exists."),
+    ),
+)]
+#[delete("/recovery/archives/{bot_id}/{preserved_id}")]
+async fn discard(
+    caller: Caller,
+    bot: IdOf<BotId>,
+    id: IdOf<PreservedId>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let workspaces = &state.services.workspaces;
+    workspaces
+        .discard_unclaimed(&caller.actor, bot.0, id.0)
+        .await?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,242 @@
+//! The driver's own rules, in two tables that say the same: an ordinary one, which stays while no server
+//! runs, and the guard, which others cannot flush while one does. Packets pass both. Blocking.
+//!
+//! `nft flush ruleset`, which a restart of Debian's nftables.service begins with, takes the first away:
+//! without the guard it opens the host to workspaces until the rules are back.
+//!
+//! Not every host has a guard: the kernel must know tables with an owner (Linux 5.12), and `nft` must be
+//! able to show them. That of Debian 12 (1.0.6) reads wild memory for such a table's flags when it lists
+//! as JSON, and shows nonsense or nothing at all, to every program on the host that asks.
+
+use crate::command::{self, Failure};
+use crate::config::BridgeConfig;
+use crate::rules;
+use botstead_runtime::NetworkInfo;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// Whether the guard is there is asked so often while it is being made.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// A guard that is not there by then is given up. A server that ended just now may still hold one of
+/// the same name.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The state of both tables, as far as this process knows it.
+#[derive(Debug, Default)]
+pub(crate) struct OwnTables {
+    /// How `nft` shows the table as it was loaded, handles included.
+    loaded: Option<String>,
+    guard: Option<Guard>,
+    /// Why there cannot be a guard, once that is known.
+    unguarded: Option<Failure>,
+}
+
+impl OwnTables {
+    /// Makes or mends both. When the first is known to be `gone`, no time is lost by a look.
+    pub(crate) fn ensure(
+        &mut self,
+        config: &BridgeConfig,
+        info: &NetworkInfo,
+        gone: bool,
+    ) -> Result<(), Failure> {
+        let now = if gone { None } else { listing(config)? };
+        if now.is_none() || now != self.loaded {
+            if self.loaded.is_some() {
+                tracing::warn!(
+                    table = config.table_name,
+                    "somebody changed or removed the firewall table; putting it back"
+                );
+            }
+            command::run("nft", &["-f", "-"], Some(&rules::table(config, info)))?;
+            self.loaded = listing(config)?;
+        }
+        self.ensure_guard(config, info);
+        Ok(())
+    }
+
+    /// Best effort: without it the table is put back as fast as its loss is noticed.
+    fn ensure_guard(&mut self, config: &BridgeConfig, info: &NetworkInfo) {
+        if self.unguarded.is_some() || self.guard.as_mut().is_some_and(Guard::is_held) {
+            return;
+        }
+        self.guard = None;
+        match Guard::hold(config, &rules::guard(config, info)) {
+            Ok(guard) => self.guard = Some(guard),
+            Err(failure) => {
+                tracing::info!(%failure,
+                    "no firewall table that others cannot flush: after a flush of all rules they are \
+                     put back at once");
+                self.unguarded = Some(failure);
+            }
+        }
+    }
+
+    /// Removes both.
+    pub(crate) fn remove(&mut self, config: &BridgeConfig) -> Result<(), Failure> {
+        self.guard = None;
+        self.loaded = None;
+        match command::run("nft", &["-f", "-"], Some(&rules::removal(config))) {
+            // Without the command there is no table of ours.
+            Ok(_) | Err(Failure::Missing(_)) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// The table as `nft` shows it, when it is there.
+pub(crate) fn listing(config: &BridgeConfig) -> Result<Option<String>, Failure> {
+    let words = ["-j", "list", "table", "inet", &config.table_name];
+    match command::run("nft", &words, None) {
+        Ok(text) => Ok(Some(text)),
+        Err(Failure::Refused(..)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A session of `nft` that owns the guard. The kernel removes the table when the session ends, which it
+/// does when this is dropped, or with this process: then its input ends.
+#[derive(Debug)]
+struct Guard {
+    session: Child,
+    _input: ChildStdin,
+}
+
+impl Guard {
+    fn hold(config: &BridgeConfig, table: &str) -> Result<Self, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::try_hold(config, table, deadline) {
+                // Another process owns one of this name: that of a server that ends.
+                Err(Failure::Refused(_, words))
+                    if words.contains("not permitted") && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn try_hold(config: &BridgeConfig, table: &str, deadline: Instant) -> Result<Self, Failure> {
+        let failed = |error| Failure::Run("nft", error);
+        let mut session = Command::new("nft")
+            .arg("-i")
+            .env("PATH", command::search_path())
+            .env("LC_ALL", "C")
+            // It keeps a history there.
+            .env("HOME", "/nonexistent")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // ^C ends the server, which ends it.
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let words = session
+            .stderr
+            .take()
+            .map(|stderr| lines(BufReader::new(stderr)));
+        let (Some(mut input), Some(words)) = (session.stdin.take(), words) else {
+            return Err(failed(std::io::ErrorKind::BrokenPipe.into()));
+        };
+        let written = input.write_all(table.as_bytes());
+        let guard = Self {
+            session,
+            _input: input,
+        };
+        written.map_err(failed)?;
+        loop {
+            match words.recv_timeout(LOOK_EVERY) {
+                Ok(words) => return Err(Failure::Refused("nft", words)),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Failure::Refused("nft", "it ended".to_owned()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let look = ["-j", "list", "table", "inet", &config.guard_table()];
+            match command::run("nft", &look, None) {
+                Ok(shown) if shows_owner(&shown) => {
+                    if rule_count(&shown) == rules::count(table) {
+                        return Ok(guard);
+                    }
+                }
+                Ok(_) => {
+                    let words = "this version shows tables that have an owner wrong, as JSON";
+                    return Err(Failure::Refused("nft", words.to_owned()));
+                }
+                Err(_) => {}
+            }
+            if Instant::now() > deadline {
+                return Err(Failure::Refused(
+                    "nft",
+                    "it does not make the table".to_owned(),
+                ));
+            }
+        }
+    }
+
+    fn is_held(&mut self) -> bool {
+        matches!(self.session.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.session.kill();
+        let _ = self.session.wait();
+    }
+}
+
+/// How many rules a listing as JSON shows.
+pub(crate) fn rule_count(listing: &str) -> usize {
+    listing.matches("{\"rule\":").count()
+}
+
+/// Whether a listing as JSON says that the table has an owner. A single flag may stand alone.
+fn shows_owner(listing: &str) -> bool {
+    let listing: serde_json::Value = serde_json::from_str(listing).unwrap_or_default();
+    let objects = listing["nftables"].as_array().into_iter().flatten();
+    let flags: Vec<_> = objects.map(|object| &object["table"]["flags"]).collect();
+    let owner = |flag: &serde_json::Value| flag == "owner";
+    flags
+        .into_iter()
+        .any(|flags| owner(flags) || flags.as_array().into_iter().flatten().any(owner))
+}
+
+/// The lines of a stream as they come, read to its end whether or not anybody wants them.
+fn lines(stream: impl BufRead + Send + 'static) -> Receiver<String> {
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        for line in stream.lines().map_while(std::io::Result::ok) {
+            let _ = send.send(line);
+        }
+    });
+    receive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_that_does_not_say_owner_is_wrong() {
+        let listing = |flags: &str| {
+            format!(r#"{{"nftables":[{{"metainfo":{{}}}},{{"table":{{"name":"x"{flags}}}}}]}}"#)
+        };
+        for (text, expected) in [
+            (listing(r#","flags":"owner""#), true),
+            (listing(r#","flags":["owner"]"#), true),
+            (listing(r#","flags":["owner","persist"]"#), true),
+            (listing(""), false),
+            // Of nft 1.0.6.
+            (listing(r#","flags":"Lester Gooch #5""#), false),
+            ("\n".to_owned(), false),
+        ] {
+            assert_eq!(shows_owner(&text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,608 @@
+//! Performing a step, and what may be out of reach afterwards.
+
+use crate::ground::{Fault, Files, Ground};
+use crate::steps::{PATHS, Step};
+use crate::world::{Place, Reach, World, is_data, is_token, may_expire, unpacked};
+use botstead_store::{Change, VersionRecord};
+use botstead_types::{BotId, ContainerId, FilePath, PreservedId, VersionNumber};
+use botstead_workspace::{
+    ArchiveFormat, CreateEvent, CreateRequest, DeleteRequest, Error, ImportMode, SnapshotMode,
+    VersionUpdate,
+};
+use futures_util::StreamExt;
+use std::collections::BTreeSet;
+use std::io::{Seek, Write};
+
+/// What a step came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// There was nothing to do it with.
+    Nothing,
+    Done,
+    /// It was written there.
+    Wrote {
+        token: String,
+    },
+    Failed(Error),
+}
+
+impl Outcome {
+    fn of<T>(done: Result<T, Error>) -> Self {
+        done.map_or_else(Self::Failed, |_| Self::Done)
+    }
+}
+
+/// A step with its choices made.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    step: Step,
+    bot: BotId,
+    from: Option<BotId>,
+    version: Option<VersionNumber>,
+    archive: Option<PreservedId>,
+    number: usize,
+}
+
+impl<G: Ground> World<G> {
+    /// Makes the choices of a call.
+    pub async fn choose(&mut self, step: &Step) -> Chosen {
+        let slot = slot(step);
+        let bot = self.bot(slot).await;
+        let from = match step {
+            Step::Fork { from, .. } => Some(self.bot(*from).await),
+            _ => None,
+        };
+        let versions = self.versions(from.unwrap_or(bot)).await;
+        let archives = self.preserved(bot).await;
+        let version = match step {
+            Step::Rollback { version, .. }
+            | Step::RestorePath { version, .. }
+            | Step::DeleteVersion { version, .. }
+            | Step::Pin { version, .. }
+            | Step::LoseVersion { version, .. }
+            | Step::LoseVersionRow { version, .. }
+            | Step::Fork {
+                version: Some(version),
+                ..
+            } => pick(&versions, *version),
+            _ => None,
+        };
+        let archive = match step {
+            Step::Discard { archive, .. }
+            | Step::Restore {
+                archive: Some(archive),
+                ..
+            } => pick(&archives, *archive).copied(),
+            _ => None,
+        };
+        self.written += 1;
+        Chosen {
+            step: step.clone(),
+            bot,
+            from,
+            version: version.map(|version: &VersionRecord| version.number),
+            archive,
+            number: self.written,
+        }
+    }
+
+    /// Performs a call.
+    pub async fn call(&self, chosen: &Chosen) -> Outcome {
+        let (w, owner, bot) = (&self.workspaces, &self.owner, chosen.bot);
+        let version = || chosen.version;
+        match &chosen.step {
+            Step::Create { restore, .. } => {
+                let request = CreateRequest {
+                    restore_data: Some(*restore),
+                    ..CreateRequest::default()
+                };
+                match w.create(owner, bot, request).await {
+                    Ok(events) => last(events.collect().await),
+                    Err(error) => Outcome::Failed(error),
+                }
+            }
+            Step::Start { .. } => Outcome::of(w.start(owner, bot).await),
+            Step::Stop { .. } => Outcome::of(w.stop(owner, bot).await),
+            Step::Write { path, .. } => {
+                let token = format!("written-{}", chosen.number);
+                let Some(row) = self.row(bot).await else {
+                    return Outcome::Nothing;
+                };
+                let written = self
+                    .ground
+                    .write(w, owner, &row, PATHS[*path], &token)
+                    .await;
+                written.map_or(Outcome::Nothing, |_| Outcome::Wrote { token })
+            }
+            Step::Remove { path, .. } => match self.row(bot).await {
+                Some(row) if self.ground.remove(w, owner, &row, PATHS[*path]).await => {
+                    Outcome::Done
+                }
+                _ => Outcome::Nothing,
+            },
+            Step::Link { .. } => match self.row(bot).await {
+                Some(row) if self.ground.link(w, owner, &row).await => Outcome::Done,
+                _ => Outcome::Nothing,
+            },
+            Step::Live { .. } => {
+                Outcome::of(w.snapshot(owner, bot, None, SnapshotMode::Live).await)
+            }
+            Step::Snapshot { .. } => {
+                Outcome::of(w.snapshot(owner, bot, None, SnapshotMode::Stop).await)
+            }
+            Step::Rollback { .. } => match version() {
+                Some(version) => Outcome::of(w.rollback(owner, bot, version, false).await),
+                None => Outcome::Nothing,
+            },
+            Step::Fork { version, .. } => match (chosen.from, version, chosen.version) {
+                (Some(_), Some(_), None) | (None, ..) => Outcome::Nothing,
+                (Some(from), ..) => Outcome::of(w.fork(owner, bot, from, chosen.version).await),
+            },
+            Step::Import {
+                archive, replace, ..
+            } => {
+                let Some(archive) = pick(&self.exports, *archive) else {
+                    return Outcome::Nothing;
+                };
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(archive).unwrap();
+                file.rewind().unwrap();
+                let mode = match replace {
+                    true => ImportMode::Replace,
+                    false => ImportMode::Merge,
+                };
+                Outcome::of(w.import_data(owner, bot, file, mode).await)
+            }
+            Step::RestorePath { path, .. } => match version() {
+                Some(version) => {
+                    let path = FilePath::new(format!("/{}", PATHS[*path])).unwrap();
+                    Outcome::of(w.restore_path(owner, bot, version, path, None).await)
+                }
+                None => Outcome::Nothing,
+            },
+            Step::ChangeImage { .. } => {
+                let now = self.row(bot).await.map(|row| row.image.reference);
+                let other = self.ground.images().into_iter().find(|image| {
+                    let image = image.parse().unwrap();
+                    now.as_ref() != Some(&image)
+                });
+                let image = other.unwrap().parse().unwrap();
+                match w.change_image(owner, bot, image).await {
+                    Ok(events) => last(events.collect().await),
+                    Err(error) => Outcome::Failed(error),
+                }
+            }
+            Step::Delete {
+                preserve, versions, ..
+            } => {
+                let request = DeleteRequest {
+                    preserve_data: *preserve,
+                    delete_versions: *versions,
+                };
+                Outcome::of(w.delete(owner, bot, request).await)
+            }
+            Step::Restore { archive, .. } => match (archive, chosen.archive) {
+                (Some(_), None) => Outcome::Nothing,
+                _ => Outcome::of(w.restore_data(owner, bot, chosen.archive).await),
+            },
+            Step::Discard { .. } => match chosen.archive {
+                Some(archive) => Outcome::of(w.discard_preserved(owner, bot, archive).await),
+                None => Outcome::Nothing,
+            },
+            Step::DeleteVersion { .. } => match version() {
+                Some(version) => Outcome::of(w.delete_version(owner, bot, version).await),
+                None => Outcome::Nothing,
+            },
+            Step::Pin { pinned, .. } => match version() {
+                Some(version) => {
+                    let update = VersionUpdate {
+                        pinned: Some(*pinned),
+                        ..VersionUpdate::default()
+                    };
+                    Outcome::of(w.update_version(owner, bot, version, update).await)
+                }
+                None => Outcome::Nothing,
+            },
+            Step::DeleteBot { preserve, .. } => {
+                Outcome::of(w.delete_bot(owner, bot, *preserve).await)
+            }
+            Step::Export { .. } => Outcome::of(self.export(bot).await),
+            other => panic!("{other:?} is no call"),
+        }
+    }
+
+    /// All of an export.
+    pub async fn export(&self, bot: BotId) -> Result<Vec<u8>, Error> {
+        let format = ArchiveFormat::TarZst;
+        let mut pieces = self
+            .workspaces
+            .export_data(&self.owner, bot, format)
+            .await?;
+        let mut all = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            all.extend_from_slice(&piece?);
+        }
+        Ok(all)
+    }
+
+    /// Performs a step.
+    pub async fn perform(&mut self, step: &Step, before: &Reach) -> (Outcome, Excused) {
+        match step {
+            Step::Backup => {
+                self.backup().await;
+                (Outcome::Done, Excused::new())
+            }
+            Step::Older if self.backups.is_empty() => (Outcome::Nothing, Excused::new()),
+            Step::Older => {
+                self.restart(World::put_back).await;
+                (Outcome::Done, Excused::new())
+            }
+            Step::Restart => {
+                self.restart(async |_: &mut Self| {}).await;
+                (Outcome::Done, Excused::new())
+            }
+            Step::Reboot => {
+                self.restart(async |world: &mut Self| world.ground.reboot().await)
+                    .await;
+                (Outcome::Done, Excused::new())
+            }
+            Step::LoseContainer { restart, .. } => {
+                let chosen = self.choose(step).await;
+                let id = ContainerId::for_bot(chosen.bot);
+                let lost = self.ground.lose_container(&id).await;
+                self.restart_if(*restart).await;
+                (nothing_unless(lost), Excused::new())
+            }
+            Step::LoseActive { restart, .. } => {
+                let chosen = self.choose(step).await;
+                let Some(row) = self.row(chosen.bot).await else {
+                    return (Outcome::Nothing, Excused::new());
+                };
+                let lost = self.ground.lose_snapshot(&row.snapshot).await;
+                let place = Place::Active(chosen.bot);
+                let excused = if lost {
+                    all_of(&place, before)
+                } else {
+                    Excused::new()
+                };
+                self.restart_if(*restart).await;
+                (nothing_unless(lost), excused)
+            }
+            Step::LoseVersion { restart, .. } => {
+                let chosen = self.choose(step).await;
+                let versions = self.versions(chosen.bot).await;
+                let version = versions
+                    .into_iter()
+                    .find(|version| Some(version.number) == chosen.version);
+                let Some(version) = version else {
+                    return (Outcome::Nothing, Excused::new());
+                };
+                let lost = self.ground.lose_snapshot(&version.snapshot).await;
+                let place = Place::Version(chosen.bot, version.number);
+                let excused = if lost {
+                    all_of(&place, before)
+                } else {
+                    Excused::new()
+                };
+                self.restart_if(*restart).await;
+                (nothing_unless(lost), excused)
+            }
+            Step::LoseRow { .. } => {
+                let chosen = self.choose(step).await;
+                self.change(Change::DeleteContainer(chosen.bot)).await;
+                (Outcome::Done, Excused::new())
+            }
+            Step::LoseVersionRow { .. } => {
+                let chosen = self.choose(step).await;
+                let Some(version) = chosen.version else {
+                    return (Outcome::Nothing, Excused::new());
+                };
+                self.change(Change::DeleteVersion(chosen.bot, version))
+                    .await;
+                (Outcome::Done, Excused::new())
+            }
+            Step::LoseBot { .. } => {
+                let chosen = self.choose(step).await;
+                self.change(Change::DeleteBot(chosen.bot)).await;
+                (Outcome::Done, Excused::new())
+            }
+            Step::Killed { at, step } => {
+                let chosen = self.choose(step).await;
+                self.ground.arm(Fault::Killed { at: *at });
+                let outcome = self.call(&chosen).await;
+                self.restart(async |_: &mut Self| {}).await;
+                (outcome, self.excused(&chosen, before))
+            }
+            Step::Away { at, step } => {
+                let chosen = self.choose(step).await;
+                self.ground.arm(Fault::Away { at: *at });
+                let outcome = self.call(&chosen).await;
+                self.ground.disarm();
+                (outcome, self.excused(&chosen, before))
+            }
+            Step::AwayAndRestart { at, step } => {
+                let chosen = self.choose(step).await;
+                self.ground.arm(Fault::Away { at: *at });
+                let outcome = self.call(&chosen).await;
+                self.restart(async |_: &mut Self| {}).await;
+                (outcome, self.excused(&chosen, before))
+            }
+            Step::Fails {
+                call,
+                full,
+                lost,
+                step,
+            } => {
+                let chosen = self.choose(step).await;
+                self.ground.arm(Fault::Fails {
+                    call: *call,
+                    full: *full,
+                    lost: *lost,
+                });
+                let outcome = self.call(&chosen).await;
+                self.ground.disarm();
+                (outcome, self.excused(&chosen, before))
+            }
+            Step::Both { first, second } => {
+                let first = self.choose(first).await;
+                let second = self.choose(second).await;
+                let mut excused = self.excused(&first, before);
+                excused.extend(self.excused(&second, before));
+                if first.bot == second.bot {
+                    // What the one brings the other may remove.
+                    if removes(&first.step) || removes(&second.step) {
+                        excused.extend(brought(&first, before));
+                        excused.extend(brought(&second, before));
+                    }
+                }
+                let (one, other) = tokio::join!(self.call(&first), self.call(&second));
+                let outcome = match (one, other) {
+                    (Outcome::Failed(error), _) | (_, Outcome::Failed(error)) => {
+                        Outcome::Failed(error)
+                    }
+                    _ => Outcome::Done,
+                };
+                (outcome, excused)
+            }
+            Step::Export { .. } => {
+                let chosen = self.choose(step).await;
+                let outcome = match self.export(chosen.bot).await {
+                    Ok(archive) => {
+                        let found = tokens(&unpacked(&archive));
+                        let active = before.of(&Place::Active(chosen.bot));
+                        let data = active
+                            .clone()
+                            .into_iter()
+                            .filter(|(path, _)| is_data(path, &active));
+                        assert_eq!(
+                            found,
+                            tokens(&data.collect()),
+                            "an export is not what /data is"
+                        );
+                        self.exports.push(archive);
+                        Outcome::Done
+                    }
+                    Err(error) => Outcome::Failed(error),
+                };
+                (outcome, Excused::new())
+            }
+            call => {
+                let chosen = self.choose(call).await;
+                let outcome = self.call(&chosen).await;
+                (outcome, self.excused(&chosen, before))
+            }
+        }
+    }
+
+    async fn restart_if(&mut self, restart: bool) {
+        if restart {
+            self.restart(async |_: &mut Self| {}).await;
+        }
+    }
+
+    /// Changes the database while the server is down.
+    async fn change(&mut self, change: Change) {
+        self.restart(async |world: &mut Self| {
+            let changed = world.store.transactions.apply(vec![change]).await;
+            changed.unwrap();
+        })
+        .await;
+    }
+
+    /// What the user of a call wants to be gone afterwards.
+    fn excused(&self, chosen: &Chosen, before: &Reach) -> Excused {
+        let bot = chosen.bot;
+        match &chosen.step {
+            Step::Write { path, .. } | Step::Remove { path, .. } => {
+                // The file of that name, also where `/data` leads elsewhere.
+                let path = PATHS[*path].to_owned();
+                let moved = path.replace("data/", "home/moved/");
+                let active = Place::Active(bot);
+                [(active.clone(), path), (active, moved)].into()
+            }
+            Step::Delete {
+                preserve, versions, ..
+            } => {
+                let mut excused = deleted(bot, *preserve, before);
+                if *versions {
+                    excused.extend(of_versions(bot, before));
+                }
+                excused
+            }
+            Step::DeleteBot { preserve, .. } => {
+                let mut excused = deleted(bot, *preserve, before);
+                excused.extend(of_versions(bot, before));
+                if !*preserve {
+                    excused.extend(of_archives(bot, before));
+                }
+                excused
+            }
+            Step::DeleteVersion { .. } => chosen
+                .version
+                .map(|version| all_of(&Place::Version(bot, version), before))
+                .unwrap_or_default(),
+            Step::Discard { .. } => chosen
+                .archive
+                .map(|archive| all_of(&Place::Archive(bot, archive), before))
+                .unwrap_or_default(),
+            _ => Excused::new(),
+        }
+    }
+}
+
+/// Files that may be out of reach after a step.
+pub type Excused = BTreeSet<(Place, String)>;
+
+/// What a call that could not come to its end may still take away, with what it says: what is written
+/// there later it may not.
+pub type Pending = BTreeSet<(Place, String, String)>;
+
+/// What may go of what is there now.
+pub fn pending(excused: &Excused, before: &Reach) -> Pending {
+    let text = |place, path| before.of(place).get(path).cloned();
+    excused
+        .iter()
+        .filter_map(|(place, path)| Some((place.clone(), path.clone(), text(place, path)?)))
+        .collect()
+}
+
+/// What is out of reach now, was in reach before, and is not excused everywhere.
+pub fn lost<'a>(
+    before: &'a Reach,
+    after: &Reach,
+    excused: &Excused,
+    later: &Pending,
+) -> Vec<&'a str> {
+    let now = after.tokens();
+    let is_excused = |place: &Place, path: &str| {
+        excused.contains(&(place.clone(), path.to_owned()))
+            || match place {
+                // Versions that nobody asked for make room for newer ones.
+                Place::Version(bot, number) => before.versions.iter().any(|version| {
+                    version.bot == *bot && version.number == *number && may_expire(version, after)
+                }),
+                _ => false,
+            }
+    };
+    let gone = before
+        .tokens()
+        .into_iter()
+        .filter(|token| !now.contains(token));
+    gone.filter(|token| {
+        let places = before.places_of(token);
+        !places.iter().all(|(place, path)| {
+            let later = later.contains(&((*place).clone(), (*path).to_owned(), token.to_string()));
+            later || is_excused(place, path)
+        })
+    })
+    .collect()
+}
+
+fn slot(step: &Step) -> usize {
+    match step {
+        Step::Create { bot, .. }
+        | Step::Start { bot }
+        | Step::Stop { bot }
+        | Step::Write { bot, .. }
+        | Step::Remove { bot, .. }
+        | Step::Link { bot }
+        | Step::Live { bot }
+        | Step::Snapshot { bot }
+        | Step::Rollback { bot, .. }
+        | Step::Fork { bot, .. }
+        | Step::Export { bot }
+        | Step::Import { bot, .. }
+        | Step::RestorePath { bot, .. }
+        | Step::ChangeImage { bot }
+        | Step::Delete { bot, .. }
+        | Step::Restore { bot, .. }
+        | Step::Discard { bot, .. }
+        | Step::DeleteVersion { bot, .. }
+        | Step::Pin { bot, .. }
+        | Step::DeleteBot { bot, .. }
+        | Step::LoseContainer { bot, .. }
+        | Step::LoseActive { bot, .. }
+        | Step::LoseVersion { bot, .. }
+        | Step::LoseRow { bot }
+        | Step::LoseVersionRow { bot, .. }
+        | Step::LoseBot { bot } => *bot,
+        other => panic!("{other:?} is of no bot"),
+    }
+}
+
+fn pick<T>(all: &[T], choice: usize) -> Option<&T> {
+    (!all.is_empty()).then(|| &all[choice % all.len()])
+}
+
+fn nothing_unless(done: bool) -> Outcome {
+    match done {
+        true => Outcome::Done,
+        false => Outcome::Nothing,
+    }
+}
+
+fn last(mut events: Vec<CreateEvent>) -> Outcome {
+    match events.pop() {
+        Some(CreateEvent::Complete(_)) => Outcome::Done,
+        Some(CreateEvent::Failed(error)) => Outcome::Failed(error),
+        other => panic!("a creation ended with {other:?}"),
+    }
+}
+
+pub fn tokens(files: &Files) -> BTreeSet<String> {
+    files
+        .values()
+        .filter(|text| is_token(text))
+        .cloned()
+        .collect()
+}
+
+fn all_of(place: &Place, before: &Reach) -> Excused {
+    let files = before.of(place).into_keys();
+    files.map(|path| (place.clone(), path)).collect()
+}
+
+fn all_where(before: &Reach, which: impl Fn(&Place) -> bool) -> Excused {
+    let places = before.places.keys().filter(|place| which(place));
+    places.flat_map(|place| all_of(place, before)).collect()
+}
+
+/// What goes with a workspace.
+fn deleted(bot: BotId, preserve: bool, before: &Reach) -> Excused {
+    let place = Place::Active(bot);
+    let active = before.of(&place);
+    let mut gone = all_of(&place, before);
+    gone.retain(|(_, path)| !preserve || !is_data(path, &active));
+    gone
+}
+
+fn of_versions(bot: BotId, before: &Reach) -> Excused {
+    all_where(
+        before,
+        |place| matches!(place, Place::Version(of, _) if *of == bot),
+    )
+}
+
+fn of_archives(bot: BotId, before: &Reach) -> Excused {
+    all_where(
+        before,
+        |place| matches!(place, Place::Archive(of, _) if *of == bot),
+    )
+}
+
+fn removes(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Delete { .. } | Step::DeleteBot { .. } | Step::Write { .. } | Step::Remove { .. }
+    )
+}
+
+/// Where a call may move something into the present state from.
+fn brought(chosen: &Chosen, before: &Reach) -> Excused {
+    match &chosen.step {
+        Step::Create { restore: true, .. } | Step::Restore { .. } | Step::Start { .. } => {
+            of_archives(chosen.bot, before)
+        }
+        _ => Excused::new(),
+    }
+}
