@@ -325,6 +325,9 @@ async fn finally<G: Ground>(world: &mut World<G>, unended: &Pending) -> Result<(
             Place::Archive(_, id) => {
                 if world.row(bot).await.is_some() {
                     // One whose files were removed begins anew; a call that needs them says so.
+                    // Its processes may still run on what is gone.
+                    let stopped = world.workspaces.stop(&world.owner, bot).await;
+                    stopped.map_err(failed("stop for", &place))?;
                     let started = world.workspaces.start(&world.owner, bot).await;
                     started.map_err(failed("start for", &place))?;
                 }
