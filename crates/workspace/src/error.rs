@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// The workspace is recorded and the runtime has none of its files any more.
     #[error(
-        "the runtime has lost the files of bot {0}'s workspace; roll back to a version, start it to \
+        "the runtime has lost the files of bot {0}'s workspace; roll back to a version, stop and start it to \
          begin anew from its head version or its image, or delete it"
     )]
     WorkspaceLost(BotId),

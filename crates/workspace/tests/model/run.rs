@@ -137,7 +137,8 @@ pub fn check<G: Ground>(settings: &Settings, ground: impl Fn() -> G + Sync) {
             .filter_map(|worker| worker.join().unwrap())
             .collect()
     });
-    println!("{} sequences in {:?}", end, began.elapsed());
+    let performed = end - settings.first.unwrap_or(0);
+    println!("{performed} sequences in {:?}", began.elapsed());
     if let Some(failure) = failures.first() {
         panic!("{failure}");
     }
@@ -322,6 +323,14 @@ async fn finally<G: Ground>(world: &mut World<G>, unended: &Pending) -> Result<(
                 }
             }
             Place::Archive(_, id) => {
+                if world.row(bot).await.is_some() {
+                    // One whose files were removed begins anew; a call that needs them says so.
+                    // Its processes may still run on what is gone.
+                    let stopped = world.workspaces.stop(&world.owner, bot).await;
+                    stopped.map_err(failed("stop for", &place))?;
+                    let started = world.workspaces.start(&world.owner, bot).await;
+                    started.map_err(failed("start for", &place))?;
+                }
                 if world.row(bot).await.is_none() {
                     let request = CreateRequest {
                         restore_data: Some(false),
