@@ -43,7 +43,6 @@ pub(crate) struct BareContainer {
 }
 
 /// A namespace of a containerd.
-#[derive(Debug)]
 pub(crate) struct Daemon {
     client: Client,
     namespace: MetadataValue<Ascii>,
@@ -135,6 +134,7 @@ impl Bare {
             labels: protected(),
         });
         Ok(self
+            .daemon
             .client
             .snapshots()
             .prepare(request)

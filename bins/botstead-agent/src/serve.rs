@@ -39,7 +39,12 @@ const MOST_RESETS: usize = 4096;
 /// # Errors
 /// It could not begin. Once it serves, only the end of the workspace ends it.
 pub fn run(options: &Options) -> io::Result<()> {
-    // First of all: a signal that comes earlier is lost, and threads inherit what is held.
+    // Nobody inside traces this process, reads its memory or takes its descriptors: the root there has
+    // the same user and the same capabilities (ptrace(2), "Ptrace access mode checking"). Programs that
+    // it executes can be traced again, and the host's root, with CAP_SYS_PTRACE, can do all of it. It
+    // leaves no core file either.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    // Soon: a signal that comes earlier is lost, and threads inherit what is held.
     let signals = HeldSignals::hold()?;
     let open_files = raise_open_files();
     // `/data` comes before threads and socket: who connects finds it.

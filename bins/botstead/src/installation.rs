@@ -10,7 +10,7 @@ use rand::rngs::OsRng;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The directories of an installation, made where they were missing.
@@ -25,15 +25,18 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// Makes the directories, with mode 0700 where they are new, and reads or makes the id.
+    /// Makes the directories, with mode 0700 also where they were there already, and reads or makes the
+    /// id.
     ///
     /// # Errors
-    /// Names the path that cannot be made or read.
+    /// Names the path that cannot be made or read, or that is open to others and not ours to close.
     pub fn prepare(config: &Config) -> anyhow::Result<Self> {
         make_dir(&config.data_dir)?;
+        make_private(&config.data_dir)?;
         let id = read_or_make_id(&config.data_dir.join("installation-id"))?;
         let run_dir = config.run_dir.join(&id);
         make_dir(&run_dir)?;
+        set_private(&run_dir)?;
         Ok(Self {
             id,
             data_dir: config.data_dir.clone(),
@@ -132,6 +135,62 @@ pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
+/// What may be in a data directory before its first server ran: what `cargo xtask up` makes, and what a
+/// new filesystem has.
+const BEFORE_THE_FIRST: [&str; 6] = [
+    "bin",
+    "config.toml",
+    "default-image",
+    "lost+found",
+    "server.log",
+    "up.json",
+];
+
+/// The permission bits of a directory that others have, or `None`.
+pub(crate) fn open_to_others(path: &Path) -> io::Result<Option<u32>> {
+    let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
+    Ok((mode & 0o077 != 0).then_some(mode))
+}
+
+/// Closes the data directory to others: in it are the files of workspaces, whose root may have made any
+/// of them set-uid, beside the database and its keys. One that is not a server's alone is refused.
+fn make_private(path: &Path) -> anyhow::Result<()> {
+    let looked = || format!("cannot look at {}", path.display());
+    let Some(mode) = open_to_others(path).with_context(looked)? else {
+        return Ok(());
+    };
+    if !path.join("installation-id").exists() {
+        for entry in fs::read_dir(path).with_context(looked)? {
+            let name = entry.with_context(looked)?.file_name();
+            if !BEFORE_THE_FIRST.iter().any(|ours| name == *ours) {
+                bail!(
+                    "the data directory {} is open to others (mode {mode:04o}) and holds {name:?}, \
+                     which is not this server's: set data_dir to a directory of its own, or run: \
+                     chmod 700 {}",
+                    path.display(),
+                    path.display()
+                );
+            }
+        }
+    }
+    tracing::warn!(path = %path.display(), mode = format!("{mode:04o}"),
+        "the data directory was open to others; it is set to 0700");
+    set_private(path)
+}
+
+fn set_private(path: &Path) -> anyhow::Result<()> {
+    if open_to_others(path).is_ok_and(|mode| mode.is_none()) {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).with_context(|| {
+        format!(
+            "cannot set the mode of {} to 0700; run: chmod 700 {}",
+            path.display(),
+            path.display()
+        )
+    })
+}
+
 fn read_or_make_id(path: &Path) -> anyhow::Result<String> {
     let make = || -> io::Result<()> {
         let mut bytes = [0; 4];
@@ -166,7 +225,6 @@ fn read_or_make_id(path: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn config(root: &Path) -> Config {
         Config {
@@ -190,6 +248,37 @@ mod tests {
         }
         let other = Installation::prepare(&self::config(&root.path().join("b"))).unwrap();
         assert_ne!(first.id, other.id);
+    }
+
+    #[test]
+    fn directories_that_others_could_enter_are_closed_unless_they_are_others_too() {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path());
+        let open = |path: &Path| {
+            fs::create_dir_all(path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        open(&config.data_dir);
+        fs::create_dir(config.data_dir.join("bin")).unwrap();
+        let first = Installation::prepare(&config).unwrap();
+        assert_eq!(open_to_others(&config.data_dir).unwrap(), None);
+        // Of an installation that is there, whatever is in it.
+        fs::write(config.data_dir.join("more"), "").unwrap();
+        open(&config.data_dir);
+        open(&first.run_dir);
+        Installation::prepare(&config).unwrap();
+        assert_eq!(open_to_others(&config.data_dir).unwrap(), None);
+        assert_eq!(open_to_others(&first.run_dir).unwrap(), None);
+        // A directory that others use.
+        let other = self::config(&root.path().join("b"));
+        open(&other.data_dir);
+        fs::write(other.data_dir.join("letter"), "").unwrap();
+        let error = Installation::prepare(&other).unwrap_err().to_string();
+        assert!(
+            error.contains("letter") && error.contains("chmod 700"),
+            "{error}"
+        );
+        assert_eq!(open_to_others(&other.data_dir).unwrap(), Some(0o755));
     }
 
     #[test]

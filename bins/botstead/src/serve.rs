@@ -252,6 +252,7 @@ pub(crate) fn runtime(
         .snapshotter
         .clone_from(&config.runtime.containerd.snapshotter);
     containerd.channel_root = installation.run_dir.join("channels");
+    containerd.etc_root = installation.run_dir.join("etc");
     containerd.guard = agent(config)?;
     containerd.cgroup_parent = installation.cgroup_parent(config);
     containerd.runc_root = installation.run_dir.join("runc");

@@ -16,6 +16,7 @@ mod file;
 mod finish;
 mod folder;
 mod open;
+mod removal;
 mod spread;
 
 use crate::Error;
@@ -520,50 +521,6 @@ impl<'a> Mirror<'a> {
         // What has gone meanwhile is met by what comes next.
         let handle = handle_at(source.as_fd(), name);
         handle.is_ok_and(|handle| self.written.by_handle.remove(&handle) == Some(true))
-    }
-
-    /// A name that the source does not have.
-    fn vanish(&mut self, dir: DirId, name: &CStr) -> Step<()> {
-        match self.model.child(dir, name) {
-            None => Ok(()),
-            Some(Node::Dir(id)) => match self.put_into_limbo(id) {
-                Ok(()) => Ok(()),
-                Err(fault) => self.met(dir, name, fault),
-            },
-            Some(_) => {
-                self.absent.push((dir, name.into()));
-                Ok(())
-            }
-        }
-    }
-
-    fn remove_absent(&mut self, dir: DirId, name: &CStr) -> Step<()> {
-        let looked = self
-            .copier
-            .source
-            .open(&self.model, dir)
-            .and_then(|source| stat_at(&*source, name));
-        match looked {
-            Ok(_) => self.reconcile(dir, name, false, false),
-            Err(Errno::NOENT) => match self.clear(dir, name) {
-                Ok(()) => Ok(()),
-                Err(fault) => self.met(dir, name, fault),
-            },
-            Err(errno) => self.met(dir, name, Fault::Source("look at", errno)),
-        }
-    }
-
-    /// Takes away what the target has under a name.
-    fn clear(&mut self, dir: DirId, name: &CStr) -> Result<(), Fault> {
-        match self.model.child(dir, name) {
-            None => Ok(()),
-            Some(Node::Dir(id)) => self.put_into_limbo(id),
-            Some(Node::File(_) | Node::Whiteout) => {
-                self.unlink(dir, name)?;
-                self.model.unlink(dir, name);
-                Ok(())
-            }
-        }
     }
 
     /// A failure to do something for a name. What the source has lost since it was looked at, or has

@@ -11,6 +11,8 @@ use crate::images::{ContainerdImages, RegistryConfig};
 use crate::leases::ContainerdLeases;
 use crate::metrics::ContainerdMetrics;
 use crate::snapshots::ContainerdSnapshots;
+use crate::spec::files::EtcFiles;
+use crate::spec::start::KnownStarts;
 use crate::tasks::{ContainerdTasks, Starts};
 use async_trait::async_trait;
 use botstead_runtime::{Backend, Capabilities, Network, Result, Runtime};
@@ -62,19 +64,23 @@ impl Containerd {
         let config = Arc::new(config);
         let feed = Feed::default();
         feed.try_early(client.clone());
+        let known = Arc::<KnownStarts>::default();
         let tasks = Arc::new(ContainerdTasks {
             client: client.clone(),
             config: Arc::clone(&config),
             starts: Starts::default(),
+            known: Arc::clone(&known),
         });
         Ok(Runtime {
             images: Arc::new(images),
             containers: Arc::new(ContainerdContainers {
                 client: client.clone(),
                 config: Arc::clone(&config),
+                known,
             }),
             channels: Arc::new(ContainerdChannels {
                 folders: Folders::new(&config.channel_root),
+                etc: EtcFiles::new(&config.etc_root),
                 tasks: Arc::clone(&tasks),
             }),
             tasks,

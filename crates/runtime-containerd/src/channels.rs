@@ -6,6 +6,7 @@
 //! the kernel took when it began to listen (unix(7), SO_PEERCRED).
 
 use crate::op::Op;
+use crate::spec::files::EtcFiles;
 use crate::tasks::ContainerdTasks;
 use async_trait::async_trait;
 use botstead_runtime::{ByteStream, Channels, ErrorKind, Result, Tasks};
@@ -74,6 +75,8 @@ impl Folders {
 #[derive(Debug)]
 pub(crate) struct ContainerdChannels {
     pub(crate) folders: Folders,
+    /// Left together with a channel, and found and removed with it.
+    pub(crate) etc: EtcFiles,
     pub(crate) tasks: Arc<ContainerdTasks>,
 }
 
@@ -102,7 +105,12 @@ impl Channels for ContainerdChannels {
     }
 
     async fn list(&self) -> Result<Vec<ContainerId>> {
-        let all = self.folders.all();
+        let all = self.folders.all().and_then(|mut all| {
+            all.extend(self.etc.all()?);
+            all.sort();
+            all.dedup();
+            Ok(all)
+        });
         all.map_err(|error| {
             let op = Op::new("list", "channel directories");
             op.fail_with(ErrorKind::Internal, "the folder cannot be read", error)
@@ -111,15 +119,16 @@ impl Channels for ContainerdChannels {
 
     async fn remove(&self, id: &ContainerId) -> Result<()> {
         let op = Op::new("remove channel directory of", id);
-        self.folders
-            .remove(id)
+        let removed = self.folders.remove(id);
+        removed
+            .and(self.etc.remove(id))
             .map_err(|error| op.fail_with(ErrorKind::Internal, "it cannot be removed", error))
     }
 }
 
 impl Folders {
-    /// The containers that have a channel directory.
-    fn all(&self) -> io::Result<Vec<ContainerId>> {
+    /// The containers that have a directory here.
+    pub(crate) fn all(&self) -> io::Result<Vec<ContainerId>> {
         match std::fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             entries => Ok(entries?

@@ -198,6 +198,7 @@ mod tests {
     use crate::snapshots::ContainerdSnapshots;
     use botstead_runtime::Snapshots;
     use botstead_types::{OperationId, SnapshotKey};
+    use futures_util::{FutureExt, TryFutureExt};
     use std::collections::BTreeMap;
     use tokio::time::Instant;
 
@@ -216,7 +217,13 @@ mod tests {
         let key = || SnapshotKey::active(OperationId::generate());
         let none = BTreeMap::new();
         for (deadline, call) in [
-            (DEADLINE, snapshots.prepare(&lease, &key(), None, &none)),
+            (
+                DEADLINE,
+                snapshots
+                    .prepare(&lease, &key(), None, &none)
+                    .map_ok(drop)
+                    .boxed(),
+            ),
             (WALK, snapshots.commit(&lease, &key(), &key(), &none)),
         ] {
             let began = Instant::now();

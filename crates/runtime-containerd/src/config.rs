@@ -14,11 +14,14 @@ pub struct ContainerdConfig {
     pub namespace: String,
     /// The snapshotter, such as `overlayfs`.
     pub snapshotter: String,
-    /// Where the adapter keeps the files that containers see (hosts, resolv.conf) and pipes.
+    /// Where the adapter keeps pipes.
     pub state_root: PathBuf,
     /// Where the directories are that containers share with the host for sockets: each a mount of its
     /// own. On a filesystem that a restart of the host empties.
     pub channel_root: PathBuf,
+    /// Where the files are that containers see as `/etc/hosts` and the like: each container's on a mount
+    /// of its own. On a filesystem that a restart of the host empties.
+    pub etc_root: PathBuf,
     /// The folder in the cgroup tree below which every container has its own.
     pub cgroup_parent: String,
     /// The shim, such as `io.containerd.runc.v2`.
@@ -60,6 +63,7 @@ impl ContainerdConfig {
             runtime_binary: String::new(),
             runc_root: state_root.join("runc"),
             channel_root: state_root.join("channels"),
+            etc_root: state_root.join("etc"),
             guard: "botstead-agent".into(),
             state_root,
             cdi_folders: vec!["/etc/cdi".into(), "/var/run/cdi".into()],

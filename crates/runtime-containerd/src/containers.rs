@@ -4,6 +4,8 @@ use crate::channels::Folders;
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
 use crate::op::Op;
+use crate::spec::files::EtcFiles;
+use crate::spec::start::KnownStarts;
 use crate::{cdi, spec};
 use async_trait::async_trait;
 use botstead_runtime::{Container, ContainerSpec, Containers, ErrorKind, Result};
@@ -16,7 +18,6 @@ use prost_types::{Any, FieldMask};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tonic::Code;
-use uuid::Uuid;
 
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
@@ -25,6 +26,7 @@ const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 pub(crate) struct ContainerdContainers {
     pub(crate) client: Client,
     pub(crate) config: Arc<ContainerdConfig>,
+    pub(crate) known: Arc<KnownStarts>,
 }
 
 fn container(record: Record) -> Option<Container> {
@@ -41,32 +43,27 @@ fn container(record: Record) -> Option<Container> {
 }
 
 impl ContainerdContainers {
-    /// Everything on the host that belongs to a container.
-    fn folder(&self, id: &ContainerId) -> PathBuf {
+    /// What older releases had on the host's disk for a container.
+    fn old_folder(&self, id: &ContainerId) -> PathBuf {
         self.config.state_root.join("containers").join(id.as_str())
     }
 
-    /// The record, and the folder with its host files, which is a new one: what an older record
-    /// names stays as it is until this one has replaced it.
-    fn record(&self, op: &Op, spec: &ContainerSpec) -> Result<(Record, PathBuf)> {
+    fn record(&self, op: &Op, spec: &ContainerSpec) -> Result<Record> {
         spec::check(spec)?;
         let edits = cdi::resolve(&spec.devices, &self.config.cdi_folders)?;
-        let folder = self.folder(&spec.id);
-        let folder = folder.join(Uuid::now_v7().simple().to_string());
         let cgroup = self.config.cgroup(&spec.id);
         let channel = Folders::new(&self.config.channel_root).of(&spec.id);
         let host = spec::Host {
-            folder: &folder,
+            etc: &EtcFiles::new(&self.config.etc_root).of(&spec.id),
             cgroup: &cgroup,
+            cgroup_namespace: spec::has_cgroup_namespaces(),
             channel: &channel,
             oom_floor: spec::oom_floor(),
             zones: Path::new(spec::ZONES),
         };
         let value = spec::build(spec, &host, &edits)
             .map_err(|cause| op.fail_with(ErrorKind::InvalidArgument, "it cannot be run", cause))?;
-        spec::files::write(spec, &folder)
-            .map_err(|cause| op.io("its host files cannot be written", cause))?;
-        let record = Record {
+        Ok(Record {
             id: spec.id.as_str().to_owned(),
             labels: spec.labels.clone().into_iter().collect(),
             image: spec.image.reference.as_str().to_owned(),
@@ -81,29 +78,7 @@ impl ContainerdContainers {
             snapshotter: self.client.snapshotter.clone(),
             snapshot_key: spec.snapshot.as_str().to_owned(),
             ..Record::default()
-        };
-        Ok((record, folder))
-    }
-
-    /// Removes the host files that the record does not name, after containerd's answer to it.
-    fn settle(&self, id: &ContainerId, folder: &Path, answer: &Result<()>) {
-        match answer {
-            Ok(()) => {
-                let all = std::fs::read_dir(self.folder(id)).into_iter().flatten();
-                for other in all.flatten().map(|entry| entry.path()) {
-                    if other != folder {
-                        let _ = std::fs::remove_dir_all(other);
-                    }
-                }
-            }
-            // It may have had its effect: the next one removes what is too much.
-            Err(error) if error.kind() == ErrorKind::Unavailable => {}
-            Err(_) => {
-                let _ = std::fs::remove_dir_all(folder);
-                // Only when nothing else is in it.
-                let _ = std::fs::remove_dir(self.folder(id));
-            }
-        }
+        })
     }
 
     /// Fails with `Conflict` when the container has a task, also an exited one.
@@ -124,21 +99,20 @@ impl ContainerdContainers {
 impl Containers for ContainerdContainers {
     async fn create(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
         let op = Op::new("create container", &spec.id);
-        let (record, folder) = self.record(&op, spec)?;
+        let record = self.record(&op, spec)?;
         let request = CreateContainerRequest {
             container: Some(record),
         };
         let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let created = self.client.containers().create(request).await;
-        let created = created.map(drop).map_err(|status| op.status(status));
-        self.settle(&spec.id, &folder, &created);
-        created
+        self.known.written(spec, created.is_ok());
+        created.map(drop).map_err(|status| op.status(status))
     }
 
     async fn switch(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
         let op = Op::new("switch container", &spec.id);
         self.without_task(&op, &spec.id).await?;
-        let (record, folder) = self.record(&op, spec)?;
+        let record = self.record(&op, spec)?;
         let paths = ["snapshotkey", "spec", "image", "labels"];
         let request = UpdateContainerRequest {
             container: Some(record),
@@ -148,9 +122,10 @@ impl Containers for ContainerdContainers {
         };
         let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let updated = self.client.containers().update(request).await;
-        let updated = updated.map(drop).map_err(|status| op.status(status));
-        self.settle(&spec.id, &folder, &updated);
-        updated
+        self.known.written(spec, updated.is_ok());
+        updated.map_err(|status| op.status(status))?;
+        let _ = std::fs::remove_dir_all(self.old_folder(&spec.id));
+        Ok(())
     }
 
     async fn get(&self, id: &ContainerId) -> Result<Container> {
@@ -189,11 +164,15 @@ impl Containers for ContainerdContainers {
         let mut service = self.client.containers();
         let deleted = service.delete(self.client.unary(request));
         deleted.await.map_err(|status| op.status(status))?;
+        self.known.forget(id);
         // Where a task vanished instead of being deleted.
         if let Err(error) = Folders::new(&self.config.channel_root).remove(id) {
             tracing::warn!(%id, %error, "cannot remove the channel directory");
         }
-        match std::fs::remove_dir_all(self.folder(id)) {
+        if let Err(error) = EtcFiles::new(&self.config.etc_root).remove(id) {
+            tracing::warn!(%id, %error, "cannot remove its files for /etc");
+        }
+        match std::fs::remove_dir_all(self.old_folder(id)) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(op.fail_with(
                 ErrorKind::Internal,
                 "its host files cannot be removed",

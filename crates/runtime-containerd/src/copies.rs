@@ -144,6 +144,10 @@ fn failed(snapshots: &Leased<'_>, error: CopyError) -> Error {
     let (kind, reason) = match &error {
         full if full.is_disk_full() => return snapshots.op.disk_full(error),
         CopyError::Cancelled => return snapshots.op.cancelled(),
+        CopyError::TooManyEntries { .. } => (
+            ErrorKind::ResourceExhausted,
+            "it has too many files to be copied while it runs; stop it first".to_owned(),
+        ),
         error if error.is_temporary() => (ErrorKind::Unavailable, error.to_string()),
         _ => (ErrorKind::Internal, "it cannot be copied".to_owned()),
     };

@@ -34,10 +34,8 @@ fn sh(script: &str) -> Exec {
 }
 
 async fn exec(cx: &Context, spec: &ContainerSpec, exec: Exec) -> ExecOutput {
-    match cx.tasks.exec(&spec.id, exec).await {
-        Ok(output) => output,
-        Err(error) => panic!("{}", error.chain()),
-    }
+    let done = cx.tasks.exec(&spec.id, exec).await;
+    done.unwrap_or_else(|error| panic!("{}", error.chain()))
 }
 
 async fn output(cx: &Context, spec: &ContainerSpec, script: &str) -> String {
@@ -55,7 +53,10 @@ async fn until(cx: &Context, spec: &ContainerSpec, script: &str, expected: &str)
         if told.trim() == expected {
             return;
         }
-        assert!(began.elapsed() < LONG, "{script}: {told}");
+        if began.elapsed() > LONG {
+            let all = output(cx, spec, "busybox ps -o pid,ppid,pgid,args").await;
+            panic!("{script}: {told}{all}");
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -316,6 +317,107 @@ async fn a_container_sees_what_its_record_says() {
 }
 
 #[tokio::test]
+async fn a_container_sees_its_own_control_group_only() {
+    run(Real::new, async |cx: Context| {
+        let mut spec = cx.spec(&cx.active().await, Program::Forever);
+        spec.limits.memory_bytes = Some(64 << 20);
+        start(&cx, &spec).await;
+        let other = cx.running(Program::Forever).await;
+        // Every line ends with the group: the top one, as seen from inside.
+        let groups = output(&cx, &spec, "busybox cat /proc/self/cgroup").await;
+        for line in groups.lines() {
+            assert!(line.ends_with(":/"), "{groups}");
+        }
+        let own = std::fs::read_link("/proc/self/ns/cgroup").unwrap();
+        let inside = output(&cx, &spec, "busybox readlink /proc/self/ns/cgroup").await;
+        assert_ne!(own.to_str(), Some(inside.trim()));
+        let seen = output(&cx, &spec, "busybox find /sys/fs/cgroup").await;
+        for foreign in [
+            other.id.as_str(),
+            spec.id.as_str(),
+            "system.slice",
+            "init.scope",
+        ] {
+            assert!(!seen.contains(foreign), "{foreign} in {seen}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_protection_of_the_first_process_is_its_own() {
+    run(Real::new, async |cx: Context| {
+        let mut spec = cx.spec(&cx.active().await, Program::Forever);
+        spec.process.oom_score_adj = -998;
+        start(&cx, &spec).await;
+        let first = output(&cx, &spec, "busybox cat /proc/1/oom_score_adj").await;
+        // Not every host's root may give one.
+        let expected = if support::may_protect() { "-941" } else { "0" };
+        assert_eq!(first.trim(), expected);
+        assert_eq!(output(&cx, &spec, "busybox cat /proc/self/oom_score_adj").await, "0\n");
+        let take = "for value in -998 -17 -1; do echo $value > /proc/self/oom_score_adj && echo taken; \
+             echo $value > /proc/self/oom_adj && echo taken; done 2>/dev/null; true";
+        assert_eq!(output(&cx, &spec, take).await, "");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_of_etc_are_no_files_of_the_hosts_disk() {
+    let real = Real::new().await;
+    let (etc, state) = (real.config.etc_root.clone(), real.config.state_root.clone());
+    run(
+        async || real,
+        async |cx: Context| {
+            let spec = cx.running(Program::Forever).await;
+            for name in ["hosts", "hostname", "resolv.conf"] {
+                let file = format!("/etc/{name}");
+                let options =
+                    output(&cx, &spec, &format!("busybox grep ' {file} ' /proc/mounts")).await;
+                for option in ["tmpfs", "nosuid", "nodev", "noexec"] {
+                    assert!(options.contains(option), "{options}");
+                }
+                // They can be written, in small.
+                output(&cx, &spec, &format!("echo '# more' >> {file}")).await;
+            }
+            for name in ["hosts", "hostname", "resolv.conf"] {
+                let file = format!("/etc/{name}");
+                let fill = sh(&format!("busybox head -c 1000000 /dev/zero >> {file}"));
+                assert_ne!(exec(&cx, &spec, fill).await.exit_code, 0);
+                output(
+                    &cx,
+                    &spec,
+                    &format!(
+                        "busybox cp /bin/busybox {file} 2>/dev/null; busybox chmod 6777 {file}"
+                    ),
+                )
+                .await;
+                assert_ne!(exec(&cx, &spec, sh(&file)).await.exit_code, 0);
+                let on_host = etc.join(spec.id.as_str()).join(name);
+                let found = rustix::fs::statvfs(&on_host).unwrap();
+                assert!(
+                    found.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID),
+                    "{name}"
+                );
+                assert!(found.f_blocks * found.f_frsize <= 1 << 20, "{name}");
+            }
+            assert!(!state.join("containers").join(spec.id.as_str()).exists());
+            // A new task finds them as they were recorded.
+            cx.tasks
+                .stop(&spec.id, Signal::KILL, Duration::ZERO)
+                .await
+                .unwrap();
+            assert!(!etc.join(spec.id.as_str()).exists());
+            cx.tasks.create(&spec.id).await.unwrap();
+            cx.tasks.start(&spec.id).await.unwrap();
+            let hosts = output(&cx, &spec, "busybox cat /etc/hosts").await;
+            assert!(hosts.starts_with("127.0.0.1 localhost\n"), "{hosts}");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn starts_ends_and_lack_of_memory_are_told() {
     run(Real::new, async |cx: Context| {
         let mut events = cx.tasks.events();
@@ -415,34 +517,27 @@ async fn a_task_that_cannot_be_created_leaves_nothing() {
 #[tokio::test]
 async fn host_files_are_those_of_the_record_and_of_nothing_else() {
     let real = Real::new().await;
-    let state = real.folder.path().join("s/containers");
+    let etc = real.config.etc_root.clone();
     run(
         async || real,
         async |cx: Context| {
-            let all = |id: &str| -> Vec<String> {
-                let folders = std::fs::read_dir(state.join(id))
-                    .into_iter()
-                    .flatten()
-                    .flatten();
-                folders
-                    .map(|folder| std::fs::read_to_string(folder.path().join("hostname")).unwrap())
-                    .collect()
+            let shown = async |spec: &ContainerSpec| {
+                cx.tasks.create(&spec.id).await.unwrap();
+                cx.tasks.start(&spec.id).await.unwrap();
+                output(&cx, spec, "busybox cat /etc/hostname").await
             };
             let mut spec = cx.container(Program::Forever).await;
             let id = spec.id.clone();
-            assert_eq!(all(id.as_str()), ["conformance\n"]);
             // Made again: refused, and nothing changed under the first one.
             spec.hostname = "second".to_owned();
             cx.containers.create(&cx.lease, &spec).await.unwrap_err();
-            assert_eq!(all(id.as_str()), ["conformance\n"]);
+            assert_eq!(shown(&spec).await, "conformance\n");
+            cx.tasks.stop(&id, Signal::KILL, LONG).await.unwrap();
             cx.containers.switch(&cx.lease, &spec).await.unwrap();
-            assert_eq!(all(id.as_str()), ["second\n"]);
-            cx.tasks.create(&id).await.unwrap();
-            cx.tasks.start(&id).await.unwrap();
+            assert_eq!(shown(&spec).await, "second\n");
             spec.hostname = "third".to_owned();
             let refused = cx.containers.switch(&cx.lease, &spec).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Conflict);
-            assert_eq!(all(id.as_str()), ["second\n"]);
             assert_eq!(
                 output(&cx, &spec, "busybox cat /etc/hostname").await,
                 "second\n"
@@ -452,13 +547,12 @@ async fn host_files_are_those_of_the_record_and_of_nothing_else() {
             spec.labels.insert("long".to_owned(), "x".repeat(5000));
             let refused = cx.containers.switch(&cx.lease, &spec).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
-            assert_eq!(all(id.as_str()), ["second\n"]);
-            cx.tasks.create(&id).await.unwrap();
+            assert_eq!(shown(&spec).await, "second\n");
             cx.tasks.stop(&id, Signal::KILL, LONG).await.unwrap();
             cx.containers.delete(&id).await.unwrap();
-            assert!(!state.join(id.as_str()).exists());
-            let missing = cx.containers.switch(&cx.lease, &spec).await.unwrap_err();
-            assert!(!state.join(id.as_str()).exists(), "{}", missing.chain());
+            assert!(!etc.join(id.as_str()).exists());
+            cx.containers.switch(&cx.lease, &spec).await.unwrap_err();
+            assert!(!etc.join(id.as_str()).exists());
         },
     )
     .await;

@@ -23,7 +23,7 @@ async fn prepare(runtime: &Runtime, lease: &LeaseId) -> Result<SnapshotKey, Erro
     let key = SnapshotKey::active(OperationId::generate());
     let labels = BTreeMap::new();
     let prepared = runtime.snapshots.prepare(lease, &key, None, &labels).await;
-    prepared.map(|()| key).map_err(|error| error.kind())
+    prepared.map(|_| key).map_err(|error| error.kind())
 }
 
 fn image(text: &str) -> ImageRef {

@@ -55,7 +55,8 @@ pub struct Process {
     /// The working directory, an absolute path inside.
     pub cwd: String,
     /// How readily the kernel kills it when memory runs out, -1000 (never) to 1000
-    /// (proc_pid_oom_score_adj(5)); processes that it starts inherit it.
+    /// (proc_pid_oom_score_adj(5)); processes that it starts inherit it, and may give it up. A value
+    /// below zero is this process's own: none that gave it up, or never had it, can take it.
     pub oom_score_adj: i32,
 }
 

@@ -249,7 +249,7 @@ mod tests {
             devices: vec!["nvidia.com/gpu=*".parse().unwrap()],
             ..Bounds::default()
         };
-        assert!(bounds.check_devices(&[device.clone()]).is_ok());
+        assert!(bounds.check_devices(std::slice::from_ref(&device)).is_ok());
         let other = "nvidia.com/nic=0".parse().unwrap();
         assert!(bounds.check_devices(&[device, other]).is_err());
     }

@@ -156,7 +156,7 @@ impl Snapshots for Gated {
         key: &SnapshotKey,
         parent: Option<&SnapshotKey>,
         labels: &BTreeMap<String, String>,
-    ) -> Result<()> {
+    ) -> Result<Vec<SnapshotMount>> {
         self.inner.prepare(lease, key, parent, labels).await
     }
 
@@ -176,6 +176,14 @@ impl Snapshots for Gated {
 
     async fn list(&self) -> Result<Vec<Snapshot>> {
         self.inner.list().await
+    }
+
+    async fn labelled(&self, label: &str, value: &str) -> Result<Vec<Snapshot>> {
+        self.inner.labelled(label, value).await
+    }
+
+    async fn protect(&self, key: &SnapshotKey) -> Result<()> {
+        self.inner.protect(key).await
     }
 
     async fn open(

@@ -279,6 +279,7 @@ enum Step {
     Session = 1,
     User = 2,
     Folder = 3,
+    Protection = 4,
 }
 
 /// No error number is as large.
@@ -303,8 +304,8 @@ impl Plan {
         if self.terminal {
             process::ioctl_tiocsctty(rustix::stdio::stdin()).map_err(step(Step::Session))?;
         }
+        reset_oom_score().map_err(step(Step::Protection))?;
         // Best effort from here to the user: no reason not to run the program.
-        let _ = reset_oom_score();
         let _ = close_on_exec();
         if let Some(limit) = &self.open_files {
             let _ = setrlimit(Resource::Nofile, *limit);
@@ -319,12 +320,15 @@ impl Plan {
     }
 }
 
-/// The agent has a low score, so that it outlives what it runs. Raising one needs no privilege.
+/// The agent has a low score, so that it outlives what it runs, and nothing that it runs may keep it.
+/// Raising one needs no privilege; where it is refused, the agent's own is above that.
 fn reset_oom_score() -> rustix::io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty())?;
-    rustix::io::write(&file, b"0")?;
-    Ok(())
+    match rustix::io::write(&file, b"0") {
+        Err(Errno::ACCESS) => Ok(()),
+        written => written.map(drop),
+    }
 }
 
 /// Marks every descriptor above the three as one that exec closes, whatever forgot to do so.
@@ -366,6 +370,12 @@ fn failed(error: &io::Error, program: &OsStr, launch: &Launch) -> Result<Launche
             return failure(
                 FailureKind::PermissionDenied,
                 format!("cannot become user {uid} of group {gid}: {errno}"),
+            );
+        }
+        step if step == Step::Protection as i32 => {
+            return failure(
+                FailureKind::Internal,
+                format!("cannot give up the agent's protection when memory runs out: {errno}"),
             );
         }
         _ => {

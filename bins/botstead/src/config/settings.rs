@@ -39,7 +39,7 @@ section! {
     Config {
         /// Address and port to listen on. Port 0 takes a free one.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8787)),
-        /// Where everything lasting is kept: database, secrets, images, snapshots.
+        /// Where everything lasting is kept: database, secrets, images, snapshots. The server sets it to mode 0700.
         data_dir: PathBuf = "/var/lib/botstead".into(),
         /// Where sockets and state of what runs are kept. Short, because socket paths are limited
         /// to 107 bytes; on a file system that a restart of the host empties.

@@ -2,6 +2,7 @@
 
 use super::{Check, Status};
 use crate::config::Config;
+use crate::installation::open_to_others;
 use rustix::fs::{ioctl_ficlone, statfs, statvfs};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,10 +11,35 @@ use std::path::{Path, PathBuf};
 pub(super) fn check(config: &Config) -> Vec<Check> {
     let directory = nearest_existing(&config.data_dir);
     vec![
+        privacy(&config.data_dir),
         free_space(&directory, config),
         kind(&directory),
         reflink(&directory),
     ]
+}
+
+/// Whether others may enter the data directory.
+fn privacy(directory: &Path) -> Check {
+    let name = "data directory";
+    match open_to_others(directory) {
+        Ok(None) => Check::ok(name, format!("{} is private", directory.display())),
+        Ok(Some(mode)) => Check::fail(
+            name,
+            format!(
+                "{} is open to others (mode {mode:04o}): what workspaces made set-uid would be theirs to run",
+                directory.display()
+            ),
+            format!("run: chmod 700 {}", directory.display()),
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Check::ok(name, format!("{} will be made", directory.display()))
+        }
+        Err(error) => Check::fail(
+            name,
+            format!("{}: {error}", directory.display()),
+            "run it as root, and see that the path is right",
+        ),
+    }
 }
 
 fn nearest_existing(path: &Path) -> PathBuf {
@@ -156,6 +182,21 @@ mod tests {
         assert_eq!(judge_kind(0x794c_7630).status, Status::Fail);
         assert_eq!(judge_kind(0x0102_1994).status, Status::Warn);
         assert_eq!(judge_kind(1).detail, "unknown (0x1)");
+    }
+
+    #[test]
+    fn a_data_directory_that_others_may_enter_is_told() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        for (mode, status) in [
+            (0o700, Status::Ok),
+            (0o755, Status::Fail),
+            (0o710, Status::Fail),
+        ] {
+            std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(privacy(root.path()).status, status, "{mode:o}");
+        }
+        assert_eq!(privacy(&root.path().join("new")).status, Status::Ok);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod faults;
 mod files;
 mod host;
 mod hostile;
+mod inside;
 #[cfg(feature = "fault-points")]
 mod kill_matrix;
 mod live;

@@ -118,10 +118,10 @@ pub(super) async fn metrics(
     caller: Option<Caller>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    if state.config.metrics == MetricsAccess::Admin {
-        if !caller.is_some_and(|caller| is_admin(&caller.actor)) {
-            return Err(Problem::from_status(StatusCode::FORBIDDEN));
-        }
+    if state.config.metrics == MetricsAccess::Admin
+        && !caller.is_some_and(|caller| is_admin(&caller.actor))
+    {
+        return Err(Problem::from_status(StatusCode::FORBIDDEN));
     }
     let statistics = state.services.workspaces.statistics().await?;
     let process = web::block(ProcessUsage::read).await;

@@ -54,20 +54,27 @@ fn hosts_of_all_kinds_are_recognised() {
     assert_eq!(Cgroups::of("not a mount\n\n - \n"), None);
 }
 
+/// The recorded files of a version, within the test program: it may run where its source is not.
+macro_rules! recorded {
+    ($version:literal: $($file:literal)*) => {
+        &[$(($file, include_str!(concat!("testdata/", $version, "/", $file)))),*]
+    };
+}
+const V1: &[(&str, &str)] = recorded!("v1": "cpuacct.stat" "cpuacct.usage" "memory.limit_in_bytes"
+    "memory.stat" "memory.usage_in_bytes" "pids.current");
+const V2: &[(&str, &str)] =
+    recorded!("v2": "cpu.stat" "memory.current" "memory.max" "memory.stat" "pids.current");
+
 /// A folder with recorded files in the cgroup `b/c`.
 struct Recorded(tempfile::TempDir);
 
 impl Recorded {
-    fn new(version: &str) -> Self {
+    fn new(files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let cgroup = folder.path().join("b/c");
         std::fs::create_dir_all(&cgroup).unwrap();
-        let data = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("src/cgroup/testdata")
-            .join(version);
-        for file in std::fs::read_dir(data).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), cgroup.join(file.file_name())).unwrap();
+        for (name, text) in files {
+            std::fs::write(cgroup.join(name), text).unwrap();
         }
         Self(folder)
     }
@@ -103,7 +110,7 @@ impl Recorded {
 
 #[test]
 fn recorded_files_of_version_1() {
-    let recorded = Recorded::new("v1");
+    let recorded = Recorded::new(V1);
     let usage = recorded.v1().usage("/b/c").unwrap().unwrap();
     assert_eq!(
         usage,
@@ -129,7 +136,7 @@ fn recorded_files_of_version_1() {
 
 #[test]
 fn kills_for_lack_of_memory_are_counted_in_both_versions() {
-    let recorded = Recorded::new("v1");
+    let recorded = Recorded::new(V1);
     assert_eq!(recorded.v1().out_of_memory_kills("/b/c").unwrap(), None);
     // From before Linux 4.13.
     recorded.write("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n");
@@ -149,7 +156,7 @@ fn kills_for_lack_of_memory_are_counted_in_both_versions() {
 
 #[test]
 fn recorded_files_of_version_2() {
-    let recorded = Recorded::new("v2");
+    let recorded = Recorded::new(V2);
     let usage = recorded.v2().usage("/b/c").unwrap().unwrap();
     assert_eq!(
         usage,
@@ -173,7 +180,7 @@ fn recorded_files_of_version_2() {
 
 #[test]
 fn missing_controllers_are_zero_and_processes_are_counted() {
-    let recorded = Recorded::new("v2");
+    let recorded = Recorded::new(V2);
     for file in [
         "memory.current",
         "memory.stat",
@@ -188,7 +195,7 @@ fn missing_controllers_are_zero_and_processes_are_counted() {
     assert_eq!(usage.pids, 3);
     assert!(usage.cpu.usage_nanoseconds > 0);
 
-    let recorded = Recorded::new("v1");
+    let recorded = Recorded::new(V1);
     recorded.write("cgroup.procs", "41\n");
     let no_pids = Cgroups {
         layout: Layout::V1 {
@@ -203,12 +210,12 @@ fn missing_controllers_are_zero_and_processes_are_counted() {
 
 #[test]
 fn a_cgroup_that_is_not_there_or_going_has_no_usage() {
-    let recorded = Recorded::new("v1");
+    let recorded = Recorded::new(V1);
     assert_eq!(recorded.v1().usage("/b/d").unwrap(), None);
     recorded.remove("pids.current");
     assert_eq!(recorded.v1().usage("/b/c").unwrap(), None);
 
-    let recorded = Recorded::new("v2");
+    let recorded = Recorded::new(V2);
     assert_eq!(recorded.v2().usage("/b/d").unwrap(), None);
     recorded.remove("pids.current");
     assert_eq!(recorded.v2().usage("/b/c").unwrap(), None);
@@ -216,7 +223,7 @@ fn a_cgroup_that_is_not_there_or_going_has_no_usage() {
 
 #[test]
 fn wrong_paths_and_contents_are_errors() {
-    let recorded = Recorded::new("v2");
+    let recorded = Recorded::new(V2);
     for path in ["", "/", "/b/../b/c", "/b//c", "."] {
         let error = recorded.v2().usage(path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{path:?}");

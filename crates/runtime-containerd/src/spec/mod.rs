@@ -1,5 +1,6 @@
 //! From a [`ContainerSpec`] to what runc reads (OCI runtime specification 1.0). Mounts are in
-//! `mounts`, processes in `process`, the files of the host in `files`.
+//! `mounts`, processes in `process`, the files of the host in `files`, what this adapter itself does at
+//! every start in `start`.
 //!
 //! The process gets the capabilities that Docker gives by default, and `/proc` and `/sys` are masked
 //! as there. `noNewPrivileges` is off: `sudo` and other setuid programs are part of what people
@@ -10,6 +11,7 @@
 pub(crate) mod files;
 pub(crate) mod mounts;
 pub(crate) mod process;
+pub(crate) mod start;
 #[cfg(test)]
 mod tests;
 
@@ -51,14 +53,16 @@ const READ_ONLY: &[&str] = &[
 /// What of the host a container sees.
 #[derive(Debug)]
 pub(crate) struct Host<'a> {
-    /// Where its files are that [`files::write`] made.
-    pub(crate) folder: &'a Path,
+    /// Where its files for `/etc` are, once its task is: see [`files::EtcFiles`].
+    pub(crate) etc: &'a Path,
     /// Its channel directory, which exists once its task does.
     pub(crate) channel: &'a Path,
     /// The lowest `oom_score_adj` that may be given here.
     pub(crate) oom_floor: i32,
     /// Its folder in the cgroup tree.
     pub(crate) cgroup: &'a str,
+    /// Whether the kernel has namespaces of control groups.
+    pub(crate) cgroup_namespace: bool,
     /// See [`ZONES`].
     pub(crate) zones: &'a Path,
 }
@@ -77,6 +81,11 @@ pub(crate) fn oom_floor() -> i32 {
     own.ok()
         .and_then(|own| own.trim().parse().ok())
         .unwrap_or(0)
+}
+
+/// Whether the kernel has namespaces of control groups (Linux 4.6).
+pub(crate) fn has_cgroup_namespaces() -> bool {
+    Path::new("/proc/self/ns/cgroup").exists()
 }
 
 /// Refuses what can never run.
@@ -113,19 +122,24 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
     Ok(())
 }
 
-fn namespaces(spec: &ContainerSpec) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+fn namespaces(spec: &ContainerSpec, host: &Host<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     let namespace = |kind| LinuxNamespaceBuilder::default().typ(kind);
     let mut network = namespace(LinuxNamespaceType::Network);
     if let Some(path) = &spec.network_namespace {
         network = network.path(path.as_path());
     }
-    Ok(vec![
+    let mut all = vec![
         namespace(LinuxNamespaceType::Pid).build()?,
         namespace(LinuxNamespaceType::Ipc).build()?,
         namespace(LinuxNamespaceType::Uts).build()?,
         namespace(LinuxNamespaceType::Mount).build()?,
         network.build()?,
-    ])
+    ];
+    // Without one, a workspace on version 2 sees the host's whole tree, and not its own limits.
+    if host.cgroup_namespace {
+        all.push(namespace(LinuxNamespaceType::Cgroup).build()?);
+    }
+    Ok(all)
 }
 
 fn resources(limits: &Limits, edits: &Edits) -> Result<LinuxResources, OciSpecError> {
@@ -161,7 +175,7 @@ pub(crate) fn build(
     let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
     let linux = LinuxBuilder::default()
         .cgroups_path(host.cgroup)
-        .namespaces(namespaces(spec)?)
+        .namespaces(namespaces(spec, host)?)
         .resources(resources(&spec.limits, edits)?)
         .devices(edits.devices.as_slice())
         .masked_paths(texts(MASKED))
@@ -174,6 +188,7 @@ pub(crate) fn build(
         .root(root.build()?)
         .hostname(spec.hostname.as_str())
         .mounts(mounts::all(spec, host, edits)?)
+        .annotations(start::annotations(spec))
         .linux(linux)
         .build()?;
     Ok(serde_json::to_vec(&document)?)

@@ -1,6 +1,7 @@
 //! What is mounted inside, in the order in which it is.
 
 use super::Host;
+use super::files::NAMES;
 use crate::cdi::Edits;
 use botstead_runtime::ContainerSpec;
 use oci_spec::OciSpecError;
@@ -70,6 +71,9 @@ pub(crate) fn bind(
     mount(destination, "bind", source, options)
 }
 
+/// Of files that the root inside may write: see [`super::files`].
+pub(super) const ETC_OPTIONS: [&str; 6] = ["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"];
+
 fn access(read_only: bool) -> Vec<String> {
     let access = if read_only { "ro" } else { "rw" };
     ["rbind", "rprivate", access].map(str::to_owned).to_vec()
@@ -85,9 +89,10 @@ pub(super) fn all(
         let options = options.iter().map(ToString::to_string).collect();
         all.push(mount(destination, kind, Path::new(kind), options)?);
     }
-    for name in ["hosts", "hostname", "resolv.conf"] {
-        let (source, destination) = (host.folder.join(name), format!("/etc/{name}"));
-        all.push(bind(&source, &destination, access(false))?);
+    for name in NAMES {
+        let (source, destination) = (host.etc.join(name), format!("/etc/{name}"));
+        let options = ETC_OPTIONS.map(str::to_owned).to_vec();
+        all.push(bind(&source, &destination, options)?);
     }
     let zone = spec.timezone.as_deref();
     if let Some(zone) = zone.and_then(|zone| zone_file(host.zones, zone)) {

@@ -69,7 +69,10 @@ pub(super) fn main(
 ) -> Result<Process, OciSpecError> {
     let env = environment(spec, edits);
     let mut process = process((0, 0), &spec.process.args, env, &spec.process.cwd)?;
-    process.set_oom_score_adj(Some(spec.process.oom_score_adj.max(host.oom_floor)));
+    // Never below 0 by way of runc, which has the right to: what runc gives, every process inside may
+    // take for itself. See `tasks::protect`.
+    let score = spec.process.oom_score_adj.max(0);
+    process.set_oom_score_adj(Some(score.max(host.oom_floor)));
     Ok(process)
 }
 

@@ -60,8 +60,9 @@ fn document(spec: &ContainerSpec, edits: &Edits) -> (Value, String) {
     let host = Host {
         channel: Path::new("/run/b/channels/one"),
         oom_floor: -600,
-        folder: Path::new("/state/one"),
+        etc: Path::new("/run/b/etc/one"),
         cgroup: "/parent/one",
+        cgroup_namespace: true,
         zones: zones.path(),
     };
     let bytes = build(spec, &host, edits).unwrap();
@@ -107,12 +108,18 @@ fn mounts_come_in_order_and_end_with_those_that_were_asked_for() {
         ]
     );
     let bind = |destination: &str, source: &str, access: &str| json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", access]});
-    assert_eq!(mounts[8], bind("/etc/hosts", "/state/one/hosts", "rw"));
+    assert_eq!(
+        mounts[8],
+        json!({"destination": "/etc/hosts", "type": "bind", "source": "/run/b/etc/one/hosts",
+            "options": ["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"]})
+    );
     assert_eq!(mounts[11], bind("/etc/localtime", &zone, "ro"));
     let channel = bind("/run/botstead/host", "/run/b/channels/one", "rw");
     assert_eq!(mounts[12], channel);
     assert_eq!(mounts[13], bind("/run/botstead/agent", "/srv/agent", "ro"));
-    assert_eq!(document["process"]["oomScoreAdj"], -500);
+    // That of the first process alone is not runc's to give.
+    assert_eq!(document["process"]["oomScoreAdj"], 0);
+    assert_eq!(start::read(&document).unwrap().oom_score_adj, -500);
     assert_eq!(
         mounts[5],
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
@@ -269,17 +276,38 @@ fn a_command_of_another_user_has_no_capability_of_its_own() {
 
 #[test]
 fn the_hosts_files_are_as_resolvers_read_them() {
+    let (document, _) = document(&example(), &Edits::default());
+    let etc = start::read(&document).unwrap().etc;
+    let etc: Vec<(&str, &str)> = etc.iter().map(|(a, b)| (&**a, &**b)).collect();
+    let hosts = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n\
+         10.0.0.7 bot-1\n10.0.0.1 host.internal\n";
+    let resolv = "nameserver 10.0.0.53\nsearch a.test b.test\noptions ndots:1\n";
+    assert_eq!(
+        etc,
+        [
+            ("hosts", hosts),
+            ("hostname", "bot-1\n"),
+            ("resolv.conf", resolv)
+        ]
+    );
+}
+
+#[test]
+fn what_an_older_release_recorded_is_brought_up_to_date() {
+    let (new, _) = document(&example(), &Edits::default());
     let folder = tempfile::tempdir().unwrap();
-    files::write(&example(), folder.path()).unwrap();
-    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
-    assert_eq!(read("hostname"), "bot-1\n");
-    assert_eq!(
-        read("hosts"),
-        "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n\
-         10.0.0.7 bot-1\n10.0.0.1 host.internal\n"
-    );
-    assert_eq!(
-        read("resolv.conf"),
-        "nameserver 10.0.0.53\nsearch a.test b.test\noptions ndots:1\n"
-    );
+    let mut old = new.clone();
+    old.as_object_mut().unwrap().remove("annotations");
+    old["process"]["oomScoreAdj"] = json!(-500);
+    let namespaces = old["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    for (number, (name, content)) in (8..).zip(start::read(&new).unwrap().etc) {
+        let file = folder.path().join(&name);
+        std::fs::write(&file, content).unwrap();
+        old["mounts"][number]["source"] = json!(file);
+        old["mounts"][number]["options"] = json!(["rbind", "rprivate", "rw"]);
+    }
+    assert_eq!(start::read(&old), None);
+    start::renew(&mut old, Path::new("/run/b/etc/one"), true).unwrap();
+    assert_eq!(old, new);
 }

@@ -5,6 +5,7 @@ mod events;
 mod exec;
 mod group;
 mod pipes;
+pub(crate) mod protect;
 mod signal;
 mod starts;
 mod user;
@@ -14,6 +15,9 @@ use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
 use crate::layers::to_mount;
 use crate::op::Op;
+use crate::spec;
+use crate::spec::files::EtcFiles;
+use crate::spec::start::{self, KnownStarts, Start};
 use async_trait::async_trait;
 use botstead_runtime::{
     ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, SnapshotMount, Task, TaskEvent, Tasks,
@@ -21,12 +25,13 @@ use botstead_runtime::{
 use botstead_types::{ContainerId, TaskStatus};
 use containerd_client::services::v1::snapshots::MountsRequest;
 use containerd_client::services::v1::{
-    CreateTaskRequest, DeleteTaskRequest, GetContainerRequest, GetRequest, KillRequest,
-    ListTasksRequest, StartRequest, WaitRequest,
+    Container as Record, CreateTaskRequest, DeleteTaskRequest, GetContainerRequest, GetRequest,
+    KillRequest, ListTasksRequest, StartRequest, UpdateContainerRequest, WaitRequest,
 };
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status};
 use futures_util::stream::BoxStream;
+use prost_types::{Any, FieldMask};
 pub(crate) use starts::Starts;
 use std::sync::Arc;
 
@@ -36,6 +41,7 @@ pub(crate) struct ContainerdTasks {
     pub(crate) client: Client,
     pub(crate) config: Arc<ContainerdConfig>,
     pub(crate) starts: Starts,
+    pub(crate) known: Arc<KnownStarts>,
 }
 
 fn task(process: &Process) -> Task {
@@ -57,7 +63,58 @@ fn task(process: &Process) -> Task {
 }
 
 impl ContainerdTasks {
-    async fn create_with(&self, op: &Op, id: &ContainerId, rootfs: Vec<Mount>) -> Result<u32> {
+    /// What the container's record says is to be done at a start. A record of an older release is
+    /// brought up to date first.
+    async fn start_of(&self, op: &Op, id: &ContainerId, record: &mut Record) -> Result<Start> {
+        let bad = |cause: serde_json::Error| {
+            op.fail_with(ErrorKind::Internal, "its specification is not JSON", cause)
+        };
+        let recorded = record.spec.take().unwrap_or_default();
+        let mut document = serde_json::from_slice(&recorded.value).map_err(bad)?;
+        if let Some(start) = start::read(&document) {
+            return Ok(start);
+        }
+        tracing::info!(%id, "bringing the specification of an older release up to date");
+        let etc = EtcFiles::new(&self.config.etc_root).of(id);
+        start::renew(&mut document, &etc, spec::has_cgroup_namespaces())
+            .map_err(|cause| op.io("its specification cannot be brought up to date", cause))?;
+        let request = UpdateContainerRequest {
+            container: Some(Record {
+                id: record.id.clone(),
+                spec: Some(Any {
+                    type_url: recorded.type_url,
+                    value: serde_json::to_vec(&document).map_err(bad)?,
+                }),
+                ..Record::default()
+            }),
+            update_mask: Some(FieldMask {
+                paths: vec!["spec".to_owned()],
+            }),
+        };
+        let mut service = self.client.containers();
+        let updated = service.update(self.client.unary(request)).await;
+        updated.map_err(|status| op.status(status))?;
+        start::read(&document)
+            .ok_or_else(|| op.fail(ErrorKind::Internal, "its specification has no annotations"))
+    }
+
+    async fn record(&self, op: &Op, id: &ContainerId) -> Result<Record> {
+        let request = GetContainerRequest {
+            id: id.as_str().to_owned(),
+        };
+        let mut service = self.client.containers();
+        let found = service.get(self.client.unary(request)).await;
+        let found = found.map_err(|status| op.status(status))?;
+        Ok(found.into_inner().container.unwrap_or_default())
+    }
+
+    async fn create_with(
+        &self,
+        op: &Op,
+        id: &ContainerId,
+        rootfs: Vec<Mount>,
+        start: &Start,
+    ) -> Result<u32> {
         let request = CreateTaskRequest {
             container_id: id.as_str().to_owned(),
             rootfs,
@@ -69,8 +126,19 @@ impl ContainerdTasks {
             let reason = "its channel directory cannot be made";
             op.fail_with(ErrorKind::Internal, reason, cause)
         })?;
+        let etc = EtcFiles::new(&self.config.etc_root);
+        let contents = start.etc.iter();
+        let contents = contents.map(|(name, content)| (name.as_str(), content.as_str()));
+        etc.make(id, contents).map_err(|cause| {
+            let reason = "its files for /etc cannot be made";
+            op.fail_with(ErrorKind::Internal, reason, cause)
+        })?;
         match self.client.tasks().create(self.client.unary(request)).await {
-            Ok(created) => Ok(created.into_inner().pid),
+            Ok(created) => {
+                let pid = created.into_inner().pid;
+                protect::first_process(id, pid, start.oom_score_adj);
+                Ok(pid)
+            }
             Err(status) => {
                 let failed = op.status(status);
                 // containerd itself ends the shim of a task that it could not create; what is
@@ -78,6 +146,7 @@ impl ContainerdTasks {
                 if !failed.is_already_exists() {
                     let _ = self.delete(id).await;
                     let _ = channels.remove(id);
+                    let _ = etc.remove(id);
                 }
                 Err(failed)
             }
@@ -89,13 +158,8 @@ impl ContainerdTasks {
 impl Tasks for ContainerdTasks {
     async fn create(&self, id: &ContainerId) -> Result<u32> {
         let op = Op::new("create task", id);
-        let request = GetContainerRequest {
-            id: id.as_str().to_owned(),
-        };
-        let mut service = self.client.containers();
-        let record = service.get(self.client.unary(request));
-        let record = record.await.map_err(|status| op.status(status))?;
-        let record = record.into_inner().container.unwrap_or_default();
+        let mut record = self.record(&op, id).await?;
+        let start = self.start_of(&op, id, &mut record).await?;
         let request = MountsRequest {
             snapshotter: record.snapshotter,
             key: record.snapshot_key,
@@ -103,7 +167,8 @@ impl Tasks for ContainerdTasks {
         let mut service = self.client.snapshots();
         let mounts = service.mounts(self.client.unary(request));
         let mounts = mounts.await.map_err(|status| op.status(status))?;
-        self.create_with(&op, id, mounts.into_inner().mounts).await
+        let mounts = mounts.into_inner().mounts;
+        self.create_with(&op, id, mounts, &start).await
     }
 
     async fn create_on(&self, id: &ContainerId, root: &[SnapshotMount]) -> Result<u32> {
@@ -111,8 +176,15 @@ impl Tasks for ContainerdTasks {
             return self.create(id).await;
         }
         let op = Op::new("create task", id);
+        let start = match self.known.get(id) {
+            Some(known) => known,
+            None => {
+                let mut record = self.record(&op, id).await?;
+                Arc::new(self.start_of(&op, id, &mut record).await?)
+            }
+        };
         let root = root.iter().map(to_mount).collect();
-        self.create_with(&op, id, root).await
+        self.create_with(&op, id, root, &start).await
     }
 
     async fn start(&self, id: &ContainerId) -> Result<()> {
@@ -168,6 +240,9 @@ impl Tasks for ContainerdTasks {
         let deleted = deleted.into_inner();
         if let Err(error) = Folders::new(&self.config.channel_root).remove(id) {
             tracing::warn!(%id, %error, "cannot remove the channel directory");
+        }
+        if let Err(error) = EtcFiles::new(&self.config.etc_root).remove(id) {
+            tracing::warn!(%id, %error, "cannot remove its files for /etc");
         }
         Ok(ExitStatus {
             code: deleted.exit_status,

@@ -43,6 +43,13 @@ fn upper(runtime: &[botstead_runtime::SnapshotMount]) -> PathBuf {
     mount.upper_dir().unwrap_or_else(|| (&mount.source).into())
 }
 
+/// Whether root may give a process a score below zero here (CAP_SYS_RESOURCE).
+pub fn may_protect() -> bool {
+    let capabilities = rustix::thread::capabilities(None).unwrap();
+    let needed = rustix::thread::CapabilitySet::SYS_RESOURCE;
+    capabilities.effective.contains(needed)
+}
+
 impl Real {
     pub async fn new() -> Self {
         let folder = tempfile::Builder::new()

@@ -65,11 +65,6 @@ impl InMemoryRuntime {
         self.shared.state().faults.pass();
     }
 
-    /// Whether what [`Self::kill_after`] began has come to its end.
-    pub fn has_killed(&self) -> bool {
-        self.shared.state().faults.is_killed()
-    }
-
     /// Injected failures that did not happen yet do not happen any more.
     pub fn forget_faults(&self) {
         self.shared.state().faults.forget();

@@ -139,10 +139,6 @@ impl Faults {
         self.away_after = Some(calls);
     }
 
-    pub(super) fn is_killed(&self) -> bool {
-        self.dies_after == Some(0)
-    }
-
     pub(super) fn forget(&mut self) {
         self.refusals.clear();
         self.losses.clear();

@@ -7,7 +7,7 @@ use crate::{Change, ErrorKind};
 use botstead_types::ImageConfig;
 
 /// Images of one configuration, which may be large, keep it once; another one has another digest.
-pub async fn a_configuration_is_kept_once(mut fixture: impl Fixture) {
+pub async fn a_configuration_is_kept_once(fixture: &mut dyn Fixture) {
     let images = fixture.store().images;
     let first = images.keep(&config()).await.unwrap();
     assert!(first.starts_with("sha256:"), "{first}");
@@ -24,7 +24,7 @@ pub async fn a_configuration_is_kept_once(mut fixture: impl Fixture) {
 }
 
 /// What a container or a version was made from stays; the rest goes.
-pub async fn a_configuration_in_use_is_not_collected(fixture: impl Fixture) {
+pub async fn a_configuration_in_use_is_not_collected(fixture: &mut dyn Fixture) {
     let store = fixture.store();
     let bot = add_bot(&store).await.id;
     let keep = async |user: &str| {

@@ -323,10 +323,6 @@ impl Ground for OnContainerd<'_> {
         }
     }
 
-    fn is_dead(&self) -> bool {
-        self.left.load(Ordering::SeqCst) <= 0
-    }
-
     fn disarm(&self) {
         self.left.store(i64::MAX, Ordering::SeqCst);
     }

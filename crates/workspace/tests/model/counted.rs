@@ -42,9 +42,30 @@ impl Transactions for Counted {
 
 #[async_trait]
 impl Operations for Counted {
-    async fn begin(&self, operation: &Operation, reserve_version: bool) -> Result<Operation> {
+    async fn begin_with(
+        &self,
+        operation: &Operation,
+        reserve_version: bool,
+        changes: Vec<Change>,
+    ) -> Result<Operation> {
         (self.pass)();
-        self.operations.begin(operation, reserve_version).await
+        let begun = self
+            .operations
+            .begin_with(operation, reserve_version, changes);
+        begun.await
+    }
+
+    async fn begin_with(
+        &self,
+        operation: &Operation,
+        reserve_version: bool,
+        changes: Vec<Change>,
+    ) -> Result<Operation> {
+        (self.pass)();
+        let operations = &self.operations;
+        operations
+            .begin_with(operation, reserve_version, changes)
+            .await
     }
 
     async fn get(&self, bot: BotId, id: OperationId) -> Result<Operation> {

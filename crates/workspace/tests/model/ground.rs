@@ -64,8 +64,6 @@ pub trait Ground {
     async fn reboot(&self);
     /// Lets a fault happen.
     fn arm(&self, fault: Fault);
-    /// Whether an armed fault has ended the server.
-    fn is_dead(&self) -> bool;
     /// No fault happens any more, and everything answers.
     fn disarm(&self);
 }

@@ -155,10 +155,6 @@ impl Ground for Memory {
         }
     }
 
-    fn is_dead(&self) -> bool {
-        self.0.has_killed()
-    }
-
     fn disarm(&self) {
         self.0.live_again();
         self.0.answer_again();

@@ -1,8 +1,9 @@
 //! Performing a step, and what may be out of reach afterwards.
 
+use crate::excused::{Excused, all_of, brought, excused, removes};
 use crate::ground::{Fault, Files, Ground};
 use crate::steps::{PATHS, Step};
-use crate::world::{Place, Reach, World, is_data, is_token, may_expire, unpacked};
+use crate::world::{Place, Reach, World, is_data, is_token, unpacked};
 use botstead_store::{Change, VersionRecord};
 use botstead_types::{BotId, ContainerId, FilePath, PreservedId, VersionNumber};
 use botstead_workspace::{
@@ -35,12 +36,12 @@ impl Outcome {
 /// A step with its choices made.
 #[derive(Debug, Clone)]
 pub struct Chosen {
-    step: Step,
-    bot: BotId,
-    from: Option<BotId>,
-    version: Option<VersionNumber>,
-    archive: Option<PreservedId>,
-    number: usize,
+    pub step: Step,
+    pub bot: BotId,
+    pub from: Option<BotId>,
+    pub version: Option<VersionNumber>,
+    pub archive: Option<PreservedId>,
+    pub number: usize,
 }
 
 impl<G: Ground> World<G> {
@@ -311,21 +312,21 @@ impl<G: Ground> World<G> {
                 self.ground.arm(Fault::Killed { at: *at });
                 let outcome = self.call(&chosen).await;
                 self.restart(async |_: &mut Self| {}).await;
-                (outcome, self.excused(&chosen, before))
+                (outcome, excused(&chosen, before))
             }
             Step::Away { at, step } => {
                 let chosen = self.choose(step).await;
                 self.ground.arm(Fault::Away { at: *at });
                 let outcome = self.call(&chosen).await;
                 self.ground.disarm();
-                (outcome, self.excused(&chosen, before))
+                (outcome, excused(&chosen, before))
             }
             Step::AwayAndRestart { at, step } => {
                 let chosen = self.choose(step).await;
                 self.ground.arm(Fault::Away { at: *at });
                 let outcome = self.call(&chosen).await;
                 self.restart(async |_: &mut Self| {}).await;
-                (outcome, self.excused(&chosen, before))
+                (outcome, excused(&chosen, before))
             }
             Step::Fails {
                 call,
@@ -341,18 +342,18 @@ impl<G: Ground> World<G> {
                 });
                 let outcome = self.call(&chosen).await;
                 self.ground.disarm();
-                (outcome, self.excused(&chosen, before))
+                (outcome, excused(&chosen, before))
             }
             Step::Both { first, second } => {
                 let first = self.choose(first).await;
                 let second = self.choose(second).await;
-                let mut excused = self.excused(&first, before);
-                excused.extend(self.excused(&second, before));
+                let mut may_go = excused(&first, before);
+                may_go.extend(excused(&second, before));
                 if first.bot == second.bot {
                     // What the one brings the other may remove.
                     if removes(&first.step) || removes(&second.step) {
-                        excused.extend(brought(&first, before));
-                        excused.extend(brought(&second, before));
+                        may_go.extend(brought(&first, before));
+                        may_go.extend(brought(&second, before));
                     }
                 }
                 let (one, other) = tokio::join!(self.call(&first), self.call(&second));
@@ -362,7 +363,7 @@ impl<G: Ground> World<G> {
                     }
                     _ => Outcome::Done,
                 };
-                (outcome, excused)
+                (outcome, may_go)
             }
             Step::Export { .. } => {
                 let chosen = self.choose(step).await;
@@ -389,7 +390,7 @@ impl<G: Ground> World<G> {
             call => {
                 let chosen = self.choose(call).await;
                 let outcome = self.call(&chosen).await;
-                (outcome, self.excused(&chosen, before))
+                (outcome, excused(&chosen, before))
             }
         }
     }
@@ -408,94 +409,6 @@ impl<G: Ground> World<G> {
         })
         .await;
     }
-
-    /// What the user of a call wants to be gone afterwards.
-    fn excused(&self, chosen: &Chosen, before: &Reach) -> Excused {
-        let bot = chosen.bot;
-        match &chosen.step {
-            Step::Write { path, .. } | Step::Remove { path, .. } => {
-                // The file of that name, also where `/data` leads elsewhere.
-                let path = PATHS[*path].to_owned();
-                let moved = path.replace("data/", "home/moved/");
-                let active = Place::Active(bot);
-                [(active.clone(), path), (active, moved)].into()
-            }
-            Step::Delete {
-                preserve, versions, ..
-            } => {
-                let mut excused = deleted(bot, *preserve, before);
-                if *versions {
-                    excused.extend(of_versions(bot, before));
-                }
-                excused
-            }
-            Step::DeleteBot { preserve, .. } => {
-                let mut excused = deleted(bot, *preserve, before);
-                excused.extend(of_versions(bot, before));
-                if !*preserve {
-                    excused.extend(of_archives(bot, before));
-                }
-                excused
-            }
-            Step::DeleteVersion { .. } => chosen
-                .version
-                .map(|version| all_of(&Place::Version(bot, version), before))
-                .unwrap_or_default(),
-            Step::Discard { .. } => chosen
-                .archive
-                .map(|archive| all_of(&Place::Archive(bot, archive), before))
-                .unwrap_or_default(),
-            _ => Excused::new(),
-        }
-    }
-}
-
-/// Files that may be out of reach after a step.
-pub type Excused = BTreeSet<(Place, String)>;
-
-/// What a call that could not come to its end may still take away, with what it says: what is written
-/// there later it may not.
-pub type Pending = BTreeSet<(Place, String, String)>;
-
-/// What may go of what is there now.
-pub fn pending(excused: &Excused, before: &Reach) -> Pending {
-    let text = |place, path| before.of(place).get(path).cloned();
-    excused
-        .iter()
-        .filter_map(|(place, path)| Some((place.clone(), path.clone(), text(place, path)?)))
-        .collect()
-}
-
-/// What is out of reach now, was in reach before, and is not excused everywhere.
-pub fn lost<'a>(
-    before: &'a Reach,
-    after: &Reach,
-    excused: &Excused,
-    later: &Pending,
-) -> Vec<&'a str> {
-    let now = after.tokens();
-    let is_excused = |place: &Place, path: &str| {
-        excused.contains(&(place.clone(), path.to_owned()))
-            || match place {
-                // Versions that nobody asked for make room for newer ones.
-                Place::Version(bot, number) => before.versions.iter().any(|version| {
-                    version.bot == *bot && version.number == *number && may_expire(version, after)
-                }),
-                _ => false,
-            }
-    };
-    let gone = before
-        .tokens()
-        .into_iter()
-        .filter(|token| !now.contains(token));
-    gone.filter(|token| {
-        let places = before.places_of(token);
-        !places.iter().all(|(place, path)| {
-            let later = later.contains(&((*place).clone(), (*path).to_owned(), token.to_string()));
-            later || is_excused(place, path)
-        })
-    })
-    .collect()
 }
 
 fn slot(step: &Step) -> usize {
@@ -555,54 +468,4 @@ pub fn tokens(files: &Files) -> BTreeSet<String> {
         .filter(|text| is_token(text))
         .cloned()
         .collect()
-}
-
-fn all_of(place: &Place, before: &Reach) -> Excused {
-    let files = before.of(place).into_keys();
-    files.map(|path| (place.clone(), path)).collect()
-}
-
-fn all_where(before: &Reach, which: impl Fn(&Place) -> bool) -> Excused {
-    let places = before.places.keys().filter(|place| which(place));
-    places.flat_map(|place| all_of(place, before)).collect()
-}
-
-/// What goes with a workspace.
-fn deleted(bot: BotId, preserve: bool, before: &Reach) -> Excused {
-    let place = Place::Active(bot);
-    let active = before.of(&place);
-    let mut gone = all_of(&place, before);
-    gone.retain(|(_, path)| !preserve || !is_data(path, &active));
-    gone
-}
-
-fn of_versions(bot: BotId, before: &Reach) -> Excused {
-    all_where(
-        before,
-        |place| matches!(place, Place::Version(of, _) if *of == bot),
-    )
-}
-
-fn of_archives(bot: BotId, before: &Reach) -> Excused {
-    all_where(
-        before,
-        |place| matches!(place, Place::Archive(of, _) if *of == bot),
-    )
-}
-
-fn removes(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::Delete { .. } | Step::DeleteBot { .. } | Step::Write { .. } | Step::Remove { .. }
-    )
-}
-
-/// Where a call may move something into the present state from.
-fn brought(chosen: &Chosen, before: &Reach) -> Excused {
-    match &chosen.step {
-        Step::Create { restore: true, .. } | Step::Restore { .. } | Step::Start { .. } => {
-            of_archives(chosen.bot, before)
-        }
-        _ => Excused::new(),
-    }
 }

@@ -1,7 +1,8 @@
 //! Performing sequences, and shortening one that fails.
 
+use crate::excused::{Pending, lost, pending};
 use crate::ground::{Files, Ground};
-use crate::model::{Outcome, Pending, lost, pending, tokens};
+use crate::model::{Outcome, tokens};
 use crate::steps::{Abilities, Step, draw};
 use crate::world::{Place, World};
 use botstead_runtime_testing::memory::Killed;

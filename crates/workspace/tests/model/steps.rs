@@ -197,7 +197,6 @@ pub fn draw(seed: u64, abilities: Abilities) -> Vec<Step> {
 fn any(rng: &mut StdRng, abilities: Abilities) -> Step {
     match rng.random_range(0..100) {
         0..=62 => call(rng),
-        63..=84 if std::env::var_os("NO_BEHIND").is_some() => Step::Restart,
         63..=66 => Step::Backup,
         67..=70 => Step::Older,
         71..=72 => Step::Restart,

@@ -1,0 +1,69 @@
+//! Databases that are older than what they describe, and things that vanish behind the server's back:
+//! what a user wrote is still there, and can be reached.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod lost;
+mod older;
+
+use botstead_runtime::Signal;
+use botstead_store::Change;
+use botstead_store_sql::{SqlConfig, SqlStore};
+use botstead_types::{BotId, SnapshotKey, VersionNumber};
+use common::{World, container};
+use std::time::Duration;
+
+pub(crate) fn version(number: i64) -> VersionNumber {
+    number.try_into().unwrap()
+}
+
+/// Removes the row of the bot's workspace behind the server's back.
+pub(crate) async fn lose_row(world: &World, bot: BotId) {
+    let gone = vec![Change::DeleteContainer(bot), Change::ReleaseAddress(bot)];
+    world.store.transactions.apply(gone).await.unwrap();
+}
+
+/// Removes the bot's container behind the server's back; its snapshot stays.
+pub(crate) async fn lose_container(world: &World, bot: BotId) {
+    let runtime = world.memory.runtime();
+    let id = container(bot);
+    let stopped = runtime.tasks.stop(&id, Signal::KILL, Duration::ZERO);
+    stopped.await.unwrap();
+    runtime.containers.delete(&id).await.unwrap();
+}
+
+pub(crate) async fn lose_snapshot(world: &World, key: &SnapshotKey) {
+    world.memory.runtime().snapshots.remove(key).await.unwrap();
+}
+
+pub(crate) async fn stop_and_start(world: &World, bot: BotId) {
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    world.workspaces.start(&world.owner, bot).await.unwrap();
+}
+
+/// The folder of the test's data.
+fn folder(world: &World) -> std::path::PathBuf {
+    world.preserved().parent().unwrap().to_owned()
+}
+
+/// As `admin backup`: a copy of the database.
+pub(crate) async fn backup(world: &World, name: &str) -> std::path::PathBuf {
+    let copy = folder(world).join(name);
+    let path = folder(world).join("botstead.db");
+    let database = SqlStore::open(&SqlConfig::at(path)).await.unwrap();
+    database.backup_to(&copy).await.unwrap();
+    database.close().await;
+    copy
+}
+
+/// As `admin restore` and a start: the server goes on with the copy.
+pub(crate) async fn restore(world: &mut World, copy: &std::path::Path) {
+    world.workspaces.close(Duration::from_secs(5)).await;
+    let database = SqlStore::open(&SqlConfig::at(copy)).await.unwrap();
+    world.store = database.store();
+    let folder = folder(world);
+    let opened = common::open(&world.memory, &world.store, &folder).await;
+    world.workspaces = opened.unwrap();
+}
