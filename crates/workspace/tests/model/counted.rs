@@ -49,19 +49,6 @@ impl Operations for Counted {
         changes: Vec<Change>,
     ) -> Result<Operation> {
         (self.pass)();
-        let begun = self
-            .operations
-            .begin_with(operation, reserve_version, changes);
-        begun.await
-    }
-
-    async fn begin_with(
-        &self,
-        operation: &Operation,
-        reserve_version: bool,
-        changes: Vec<Change>,
-    ) -> Result<Operation> {
-        (self.pass)();
         let operations = &self.operations;
         operations
             .begin_with(operation, reserve_version, changes)

@@ -21,7 +21,8 @@
 //! - where two calls ran at the same time, what either excuses, and what the one may have put where the
 //!   other removes it.
 //!
-//! A call that fails, a server that is killed at any call to the runtime or the database, and a runtime
+//! An operation that stopped half-way goes on when the bot's data is asked for, and is asked for before the
+//! listing. A call that fails, a server that is killed at any call to the runtime or the database, and a runtime
 //! that goes away excuse what the call would have, and no more.
 //!
 //! At the end of a sequence, with nothing broken any more, everything must also be usable: each workspace

@@ -221,6 +221,10 @@ async fn sequence<G: Ground>(world: &mut World<G>, steps: &[Step]) -> Result<(),
         if matches!(outcome, Outcome::Nothing) && excused.is_empty() && !step.restarts() {
             continue;
         }
+        for stopped in world.store.operations.unfinished().await.unwrap() {
+            // It goes on when anybody asks for the bot's data.
+            let _ = world.export(stopped.bot).await;
+        }
         let after = world.reach().await;
         if let Outcome::Wrote { token } = &outcome
             && matches!(step, Step::Write { .. })
