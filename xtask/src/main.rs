@@ -93,7 +93,7 @@ enum Task {
         #[arg(long, value_name = "SEQUENCES", conflicts_with_all = ["matrix", "kill_matrix"])]
         model: Option<u64>,
         /// Check the server on whole machines with systemd and cgroup v2, or on those named: Debian
-        /// in QEMU, without KVM; takes about an hour
+        /// in QEMU, without KVM, which takes long
         #[arg(long, value_name = "DEBIAN", num_args = 0.., value_delimiter = ',',
             conflicts_with_all = ["matrix", "kill_matrix", "model"])]
         vm: Option<Vec<Debian>>,

@@ -58,5 +58,6 @@ def down_with_purge_leaves_nothing():
     left["links"] = [link for link in left["links"] if link not in ("lo", "eth0")]
     assert not any(left.values()), left
     assert not os.path.exists(botstead.DATA) and not os.path.exists(botstead.UNIT_FILE)
-    assert "bs-" not in sh("nft list ruleset"), "rules are left"
+    rules = sh("nft list ruleset")
+    assert "bs-" not in rules and "botstead" not in rules, rules
     assert botstead.containerd() is None

@@ -37,7 +37,8 @@ def sh(line, timeout=300):
     done = subprocess.run(
         ["bash", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, text=True
     )
-    print(f"$ {line}\n{done.stdout}", flush=True)
+    # The console is slow, and shows the rest nobody.
+    print(f"$ {line}\n{done.stdout[:2000]}", flush=True)
     assert done.returncode == 0, f"{line}: exit code {done.returncode}: {done.stdout[-2000:]}"
     return done.stdout
 

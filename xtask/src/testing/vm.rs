@@ -21,7 +21,7 @@ use std::fs;
 /// What making and running the machines takes.
 const NEEDS: &[Need] = &[
     need("mmdebstrap", "mmdebstrap"),
-    need("util-linux", "unshare"),
+    need("util-linux", "setpriv"),
     need("e2fsprogs", "mkfs.ext4"),
     need("binutils", "strip"),
     need("qemu-system-x86", "qemu-system-x86_64"),

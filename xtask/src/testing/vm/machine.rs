@@ -58,8 +58,10 @@ fn qemu(image: &Image, payload: &Path, console: &Path, lines: &Path) -> Command 
         word
     };
     let drive = ",format=raw,if=virtio,cache=unsafe";
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = Command::new("setpriv");
     command
+        // Whatever ends this program, it switches the machine off.
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(["-accel", "tcg,thread=multi,tb-size=1024"])
         // One with AVX is slower: every vector instruction is emulated.
         .args([
