@@ -154,7 +154,7 @@ impl Processes for Liar {
         let process = |n: usize| ProcessInfo {
             id: format!("p{n}"),
             args: vec!["x".repeat(100).into(); 10],
-            terminal: n % 2 == 0,
+            terminal: n.is_multiple_of(2),
             running: true,
             started_at_ms: i64::MAX,
             idle_ms: u64::MAX,

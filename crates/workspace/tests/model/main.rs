@@ -37,7 +37,8 @@
 #![allow(
     unreachable_pub,
     clippy::unwrap_used,
-    reason = "a test of several files, where a panic is how it fails"
+    clippy::print_stdout,
+    reason = "a test of several files, where a panic is how it fails and output how it tells"
 )]
 
 mod containerd;

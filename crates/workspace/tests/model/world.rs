@@ -309,13 +309,13 @@ async fn open<G: Ground>(ground: &G, store: &Store, folder: &Path) -> Workspaces
 
 /// Whether a version may be gone because newer ones of its kind came.
 pub fn may_expire(version: &VersionRecord, after: &Reach) -> bool {
-    let automatic = match version.source {
+    let automatic = matches!(
+        version.source,
         VersionSource::PreExec
-        | VersionSource::Rollback
-        | VersionSource::Import
-        | VersionSource::Image => true,
-        _ => false,
-    };
+            | VersionSource::Rollback
+            | VersionSource::Import
+            | VersionSource::Image
+    );
     let newer = after.versions.iter().filter(|other| {
         other.bot == version.bot && other.source == version.source && other.number > version.number
     });
