@@ -122,19 +122,27 @@ impl Connections {
         state.all.insert(connection.id, Arc::downgrade(&connection));
         let crowded = here > self.config.max_connections_per_address;
         let full = state.all.len() > self.most;
-        let longest_idle = (full && !crowded)
-            .then(|| state.longest_idle(connection.id))
-            .flatten();
+        let others: Vec<_> = match full && !crowded {
+            true => state.all.values().cloned().collect(),
+            false => Vec::new(),
+        };
         let said = (crowded || full) && state.said.is_none_or(|said| said.elapsed() > SAY);
         if said {
             state.said = Some(Instant::now());
         }
         drop(state);
+        // Without the lock: whoever has a connection last takes it to let it go.
+        let longest_idle = others
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|other| other.id != connection.id)
+            .filter_map(|other| Some((other.idle()?, other)))
+            .max_by_key(|(idle, _)| *idle);
         if said {
             tracing::warn!(client = %peer, crowded, full, "connections are cut: there are too many");
         }
         match longest_idle {
-            Some(idle) => idle.cut(),
+            Some((_, idle)) => idle.cut(),
             None if crowded || full => connection.cut(),
             None => {}
         }
@@ -154,18 +162,6 @@ impl Connections {
                 }
             }
         }
-    }
-}
-
-impl State {
-    fn longest_idle(&self, but: u64) -> Option<Arc<Connection>> {
-        let others = self.all.iter().filter(|(id, _)| **id != but);
-        let idle = others.filter_map(|(_, connection)| {
-            let connection = connection.upgrade()?;
-            Some((connection.idle()?, connection))
-        });
-        let longest = idle.max_by_key(|(idle, _)| *idle);
-        longest.map(|(_, connection)| connection)
     }
 }
 
@@ -209,5 +205,62 @@ impl Drop for Connection {
                 state.of_network.remove(&network);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+
+    /// One end takes connections beyond the most while the other lets go of some that may be the
+    /// longest idle at that moment.
+    #[tokio::test]
+    async fn connections_come_and_go_at_once_when_there_are_too_many() {
+        const MOST: usize = 100;
+        const PAIRS: usize = 20_000;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let stream = client.await.unwrap();
+        let connections = Connections::new(HttpConfig {
+            max_connections: MOST,
+            max_connections_per_address: usize::MAX,
+            ..HttpConfig::default()
+        });
+        let (done, ended) = mpsc::channel();
+        // Not joined: the fault that this looks for is that it never ends.
+        thread::spawn(move || {
+            let held = Mutex::new(VecDeque::new());
+            let all_taken = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..PAIRS {
+                        let taken = connections.register(&stream).unwrap();
+                        locked(&held).push_back(taken);
+                    }
+                    all_taken.store(true, Ordering::SeqCst);
+                });
+                scope.spawn(|| {
+                    while !all_taken.load(Ordering::SeqCst) {
+                        let mut held = locked(&held);
+                        let second = (held.len() > MOST).then(|| held.remove(1)).flatten();
+                        drop(held);
+                        drop(second);
+                    }
+                });
+            });
+            drop(held);
+            let _ = done.send(locked(&connections.state).all.len());
+        });
+        let left =
+            tokio::task::spawn_blocking(move || ended.recv_timeout(Duration::from_secs(300)));
+        assert_eq!(
+            left.await.unwrap(),
+            Ok(0),
+            "connections stand in each other's way"
+        );
     }
 }

@@ -20,6 +20,7 @@ fn operations(bot: &str) -> Vec<(Method, String, String)> {
                 .replace("{bot_id}", bot)
                 .replace("{user_id}", NOBODY)
                 .replace("{operation_id}", NOBODY)
+                .replace("{preserved_id}", NOBODY)
                 .replace("{version}", "1")
                 .replace("{a}/diff/{b}", "1/diff/current")
                 .replace("{name}", "active-none")
