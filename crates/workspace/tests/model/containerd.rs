@@ -102,11 +102,14 @@ impl Host {
 
     /// Takes everything away again.
     pub fn stop(mut self) {
-        let daemon = self.daemon.take().unwrap();
         self.tokio.block_on(async {
             for name in &self.installations {
+                empty(&self.connect(name)).await;
                 self.network(name).teardown_host().await.unwrap();
             }
+        });
+        let daemon = self.daemon.take().unwrap();
+        self.tokio.block_on(async {
             daemon.stop().await.unwrap();
         });
         let root = Path::new("/sys/fs/cgroup");
@@ -195,26 +198,7 @@ impl Ground for OnContainerd<'_> {
     }
 
     async fn begin(&self) {
-        let runtime = &self.runtime;
-        for container in runtime.containers.list().await.unwrap() {
-            let id = &container.id;
-            let now = Duration::ZERO;
-            runtime.tasks.stop(id, Signal::KILL, now).await.unwrap();
-            runtime.network.remove(id).await.unwrap();
-            runtime.containers.delete(id).await.unwrap();
-        }
-        for lease in runtime.leases.list().await.unwrap() {
-            runtime.leases.delete(&lease.id).await.unwrap();
-        }
-        for snapshot in runtime.snapshots.list().await.unwrap() {
-            match snapshot.kind {
-                // An image's own.
-                _ if snapshot.key.as_str().starts_with("sha256:") => {}
-                SnapshotKind::Active => runtime.snapshots.remove(&snapshot.key).await.unwrap(),
-                _ => runtime.snapshots.release(&snapshot.key).await.unwrap(),
-            }
-        }
-        runtime.leases.collect().await.unwrap();
+        empty(&self.runtime).await;
     }
 
     fn images(&self) -> [&'static str; 2] {
@@ -326,6 +310,35 @@ impl Ground for OnContainerd<'_> {
     fn disarm(&self) {
         self.left.store(i64::MAX, Ordering::SeqCst);
     }
+}
+
+/// Removes everything but the images.
+async fn empty(runtime: &Runtime) {
+    for container in runtime.containers.list().await.unwrap() {
+        let id = &container.id;
+        let now = Duration::ZERO;
+        runtime.tasks.stop(id, Signal::KILL, now).await.unwrap();
+        runtime.network.remove(id).await.unwrap();
+        runtime.containers.delete(id).await.unwrap();
+    }
+    for id in runtime.network.list().await.unwrap() {
+        runtime.network.remove(&id).await.unwrap();
+    }
+    for id in runtime.channels.list().await.unwrap() {
+        runtime.channels.remove(&id).await.unwrap();
+    }
+    for lease in runtime.leases.list().await.unwrap() {
+        runtime.leases.delete(&lease.id).await.unwrap();
+    }
+    for snapshot in runtime.snapshots.list().await.unwrap() {
+        match snapshot.kind {
+            // An image's own.
+            _ if snapshot.key.as_str().starts_with("sha256:") => {}
+            SnapshotKind::Active => runtime.snapshots.remove(&snapshot.key).await.unwrap(),
+            _ => runtime.snapshots.release(&snapshot.key).await.unwrap(),
+        }
+    }
+    runtime.leases.collect().await.unwrap();
 }
 
 /// Reads the files beneath a folder that is one: a link may lead out.

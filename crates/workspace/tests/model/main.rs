@@ -54,6 +54,7 @@ mod world;
 use containerd::{Host, OnContainerd};
 use memory::Memory;
 use run::{Settings, check, number};
+use std::panic::AssertUnwindSafe;
 use steps::Abilities;
 
 const SEQUENCES: u64 = 10_000;
@@ -88,6 +89,12 @@ fn every_byte_can_still_be_reached_on_containerd() {
         abilities,
     };
     let host = Host::start(settings.threads);
-    check(&settings, || OnContainerd::new(&host));
+    let done = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        check(&settings, || OnContainerd::new(&host));
+    }));
+    // Whatever came of it.
     host.stop();
+    if let Err(panic) = done {
+        std::panic::resume_unwind(panic);
+    }
 }
