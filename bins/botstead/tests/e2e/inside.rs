@@ -15,6 +15,18 @@ fn first_process(server: &Server, bot: &str) -> u32 {
     task.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// The children of a process, whichever of its threads started them.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of_thread = |thread: std::io::Result<std::fs::DirEntry>| {
+        let file = thread.unwrap().path().join("children");
+        std::fs::read_to_string(file).unwrap_or_default()
+    };
+    let all: Vec<_> = threads.map(of_thread).collect();
+    let pids = all.iter().flat_map(|of_one| of_one.split_whitespace());
+    pids.map(|pid| pid.parse().unwrap()).collect()
+}
+
 /// Takes a descriptor out of a process with the user and the capabilities that the root of a workspace
 /// has: what has to be allowed is the same as for tracing it (ptrace(2), pidfd_getfd(2)).
 fn take_descriptor_as_the_root_inside(pid: u32) -> Result<OwnedFd, Errno> {
@@ -74,16 +86,15 @@ async fn the_first_process_is_neither_traced_nor_read() {
     let sleeps = json!({"command": "echo $$; exec sleep 60", "user": "0", "detach": true});
     let detached = workspace.exec(sleeps).await.ok();
     let agent = first_process(&server, &workspace.bot);
-    let children = format!("/proc/{agent}/task/{agent}/children");
-    let mut child = String::new();
+    let mut child = None;
     for _ in 0..200 {
-        child = std::fs::read_to_string(&children).unwrap();
-        if !child.trim().is_empty() {
+        child = children(agent).first().copied();
+        if child.is_some() {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    let child = child.split_whitespace().next().unwrap().parse().unwrap();
+    let child = child.unwrap();
     assert!(take_descriptor_as_the_root_inside(child).is_ok());
     let refused = take_descriptor_as_the_root_inside(agent).unwrap_err();
     assert_eq!(refused, Errno::PERM);
