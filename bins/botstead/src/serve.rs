@@ -329,7 +329,11 @@ fn existing(key: &str, path: &Option<PathBuf>) -> anyhow::Result<Option<PathBuf>
     let Some(path) = path else { return Ok(None) };
     let path = std::fs::canonicalize(path)
         .with_context(|| format!("cannot use {key} = {}", path.display()))?;
-    anyhow::ensure!(path.is_dir(), "{key} = {} is no directory", path.display());
+    anyhow::ensure!(
+        path.is_dir(),
+        "{key} = {} is not a directory",
+        path.display()
+    );
     Ok(Some(path))
 }
 

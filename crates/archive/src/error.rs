@@ -130,7 +130,7 @@ impl fmt::Display for Entry {
 #[non_exhaustive]
 pub enum Refusal {
     /// Neither gzip nor zstd nor tar.
-    #[error("this is no tar archive, nor one compressed by gzip or zstd")]
+    #[error("this is not a tar archive, nor one compressed by gzip or zstd")]
     NotAnArchive,
     /// Applied in place of a tree it would only delete.
     #[error("the archive has no entries")]
@@ -175,7 +175,7 @@ pub enum Refusal {
     #[error("it lies beneath a symbolic link")]
     BeneathLink,
     /// A directory in its name is no directory in the archive.
-    #[error("it lies beneath an entry that is no directory")]
+    #[error("it lies beneath an entry that is not a directory")]
     BeneathFile,
     /// A hard link to something outside.
     #[error("it is a hard link to something outside of the archive")]

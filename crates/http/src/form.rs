@@ -59,10 +59,7 @@ impl Form {
         let next = tokio::time::timeout(self.idle, self.parts.next()).await;
         let next = next.map_err(|_| Problem::from(Broken::Idle))?;
         next.transpose().map_err(|error: MultipartError| {
-            Problem::invalid(
-                "invalid_body",
-                format!("this is no multipart form: {error}"),
-            )
+            Problem::invalid("invalid_body", format!("invalid multipart form: {error}"))
         })
     }
 

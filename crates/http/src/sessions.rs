@@ -100,7 +100,7 @@ impl Sessions {
                 Ok(hold) => hold,
                 Err(error) => {
                     // It says nothing about the sessions; new requests fail by themselves.
-                    tracing::warn!(%error, "cannot look whether sessions still stand");
+                    tracing::warn!(%error, "cannot check whether sessions are still valid");
                     continue;
                 }
             };

@@ -48,7 +48,7 @@ pub enum Error {
     #[error("cannot restore {0}: the tree does not have it")]
     NotFound(String),
     /// Where a directory would have to be there is something else, such as a symbolic link.
-    #[error("cannot restore anything beneath {0}: it is no directory")]
+    #[error("cannot restore anything beneath {0}: it is not a directory")]
     InTheWay(String),
     /// The filesystem failed.
     #[error("cannot {operation} {path}")]

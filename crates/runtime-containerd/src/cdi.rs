@@ -96,7 +96,7 @@ impl Edits {
             let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
                 rustix::fs::FileType::CharacterDevice => LinuxDeviceType::C,
                 rustix::fs::FileType::BlockDevice => LinuxDeviceType::B,
-                _ => return Err(op.fail(ErrorKind::NotFound, "its node is no device")),
+                _ => return Err(op.fail(ErrorKind::NotFound, "its node is not a device")),
             };
             let device = LinuxDeviceBuilder::default()
                 .path(node.path.as_str())

@@ -157,7 +157,10 @@ fn open(folder: &Path, socket: &str) -> io::Result<OwnedFd> {
 }
 
 fn no_socket() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "what stands there is no socket")
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "what stands there is not a socket",
+    )
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ pub enum Error {
     )]
     WorkspaceLost(BotId),
     /// The runtime has no such snapshot that the database does not know.
-    #[error("there is no unrecorded snapshot {0:?}; GET /recovery lists them")]
+    #[error("there is no unrecorded snapshot {0:?}; list them for their names")]
     NothingToRecover(String),
     /// A pinned version is not deleted.
     #[error("version {0} is pinned; unpin it first")]
@@ -84,7 +84,7 @@ pub enum Error {
     #[error("no preserved data found")]
     NoPreservedData,
     /// There is no preserved archive of that id.
-    #[error("no preserved data {0} found")]
+    #[error("there is no preserved archive {0}")]
     PreservedNotFound(PreservedId),
     /// `/data` is not a directory and does not lead to one, so that it can neither be saved nor sent.
     #[error("/data of the workspace {0}; make it a directory of its own, then try again")]

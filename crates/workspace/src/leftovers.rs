@@ -221,7 +221,8 @@ async fn is_recorded(store: &Store, bot: BotId, operation: Option<OperationId>) 
     }
 }
 
-async fn bot_exists(store: &Store, bot: BotId) -> Result<bool> {
+/// Whether the database knows the bot.
+pub(crate) async fn bot_exists(store: &Store, bot: BotId) -> Result<bool> {
     match store.bots.get(bot).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == botstead_store::ErrorKind::NotFound => Ok(false),

@@ -94,7 +94,7 @@ impl Inner {
             tracing::warn!(
                 bots = unknown,
                 "the runtime has snapshots or containers of bots that the database does not know; they \
-                 stay, and GET /recovery lists them"
+                 stay until an admin exports or discards them"
             );
         }
         self.look_for_versions().await

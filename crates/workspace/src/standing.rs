@@ -2,14 +2,12 @@
 //! by the journal alone. A database may be older than the workspace, put back from a copy that was made
 //! in the middle of an operation; what the workspace has become since is never undone then.
 
+use crate::leftovers::bot_exists;
 use crate::operations::{event, finish, kind_name};
 use crate::service::Inner;
 use crate::{Error, ErrorKind, Result};
 use botstead_runtime::Container;
-use botstead_store::{
-    BotPatch, BotStatus, Change, ContainerPatch, ErrorKind as StoreErrorKind, Operation,
-    OperationKind,
-};
+use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, Operation, OperationKind};
 use botstead_types::{BotId, ContainerId, LeaseId, OperationId, SnapshotKey};
 use serde_json::json;
 use std::sync::Arc;
@@ -148,16 +146,12 @@ impl Inner {
     }
 
     pub(crate) async fn bot_exists(&self, bot: BotId) -> Result<bool> {
-        match self.store.bots.get(bot).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        bot_exists(&self.store, bot).await
     }
 }
 
-/// Whether an operation that fails so fails for good: what it needs is gone or refuses it. When the
-/// runtime is away or the disk is full, later may be better.
+/// Whether an operation that failed like this will never succeed: what it needs is gone or refuses
+/// it. When the runtime is away or the disk is full, later may be better.
 pub(crate) fn is_final(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::NotFound

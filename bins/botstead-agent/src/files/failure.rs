@@ -74,11 +74,11 @@ fn meaning(errno: Errno) -> (FailureKind, Option<&'static str>) {
     let (kind, reason) = match errno {
         Errno::NOENT => (Kind::NotFound, "there is no such file or directory"),
         Errno::EXIST => (Kind::AlreadyExists, "it is there already"),
-        Errno::NOTDIR => (Kind::NotADirectory, "a part of the path is no directory"),
+        Errno::NOTDIR => (Kind::NotADirectory, "a part of the path is not a directory"),
         Errno::ISDIR => (Kind::IsADirectory, "it is a directory"),
         Errno::NOTEMPTY => (Kind::NotEmpty, "the directory is not empty"),
         // Opening a socket, or a device that nothing drives.
-        Errno::NXIO | Errno::NODEV => (Kind::NotRegular, "it is no regular file"),
+        Errno::NXIO | Errno::NODEV => (Kind::NotRegular, "it is not a regular file"),
         Errno::LOOP => (Kind::Loop, "there are too many symlinks in the path"),
         Errno::NAMETOOLONG => (
             Kind::NameTooLong,

@@ -22,7 +22,7 @@ impl Fault {
     pub(crate) fn failure(self, bytes: &[u8]) -> Failure {
         let words = match self {
             Self::Empty => "a path is missing".to_owned(),
-            Self::Relative => format!("{} is no absolute path: begin it with /", shown(bytes)),
+            Self::Relative => format!("{} is not an absolute path: begin it with /", shown(bytes)),
             Self::Nul => format!("{} holds a zero byte, which no path can", shown(bytes)),
             Self::TooLong => "a path is longer than 4095 bytes".to_owned(),
         };

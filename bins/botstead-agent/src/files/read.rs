@@ -51,7 +51,7 @@ pub(super) fn not_regular(path: &[u8]) -> botstead_bridge::Failure {
     refused(
         FailureKind::NotRegular,
         path,
-        "it is no regular file but a pipe, a socket or a device",
+        "it is not a regular file but a pipe, a socket or a device",
     )
 }
 

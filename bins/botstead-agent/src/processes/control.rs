@@ -146,8 +146,9 @@ impl Control {
     /// # Errors
     /// `INVALID` for what is no signal, `ENDED` when it ended.
     pub(super) fn signal(&self, number: i32) -> Result<(), Failure> {
-        let signal = Signal::from_named_raw(number)
-            .ok_or_else(|| Failure::new(FailureKind::Invalid, format!("{number} is no signal")))?;
+        let signal = Signal::from_named_raw(number).ok_or_else(|| {
+            Failure::new(FailureKind::Invalid, format!("{number} is not a signal"))
+        })?;
         self.children.signal(self.pid, signal).map_err(|errno| {
             Failure::new(FailureKind::Ended, "the process has ended")
                 .with_errno(errno.raw_os_error())

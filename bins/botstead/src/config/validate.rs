@@ -175,7 +175,10 @@ impl Config {
         let network = &self.network;
         if let Some(subnet) = network.subnet {
             if subnet.addr() != subnet.network() {
-                let reason = format!("{subnet} is no network, did you mean {}?", subnet.trunc());
+                let reason = format!(
+                    "{subnet} is not a network, did you mean {}?",
+                    subnet.trunc()
+                );
                 return Err(invalid("network.subnet", reason));
             }
             if !(8..=29).contains(&subnet.prefix_len()) {

@@ -171,7 +171,7 @@ pub(super) fn agent(config: &Config) -> Check {
         ),
         None => Check::fail(
             "agent",
-            format!("{shown} is no 64-bit Linux program"),
+            format!("{shown} is not a 64-bit Linux program"),
             advice,
         ),
     }

@@ -65,7 +65,7 @@ impl From<Image> for ImageShape {
     params(PageQuery),
     responses(
         (status = 200, body = List<ImageShape>),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
     ),
 )]
 #[get("/images")]
@@ -122,7 +122,7 @@ fn pull_step(event: ImageEvent) -> Step<PullEvent> {
     responses(
         (status = 200, description = "The events.", content_type = "text/event-stream", body = String),
         (status = 400, description = "The reference is not valid."),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
     ),
 )]
 #[post("/images")]
@@ -154,7 +154,7 @@ struct ImportQuery {
     request_body(content = String, content_type = "application/octet-stream", description = "The archive."),
     responses(
         (status = 201, body = List<ImageShape>, description = "The images that it held."),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 413, description = "`archive_too_large`, or `image_too_large` for one that is larger than this server takes."),
         (status = 422, description = "The archive holds no usable image."),
         (status = 507, description = "`insufficient_storage`."),
@@ -185,7 +185,7 @@ async fn import_images(
     params(("ref" = String, Path, description = "The image's reference; its slashes need no escaping.")),
     responses(
         (status = 204, description = "The image is gone."),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 404, description = "`image_not_found`."),
     ),
 )]

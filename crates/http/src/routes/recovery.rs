@@ -71,7 +71,7 @@ impl From<UnrecordedSnapshot> for Unrecorded {
     tag = "recovery",
     responses(
         (status = 200, body = List<Unrecorded>),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
     ),
 )]
 #[get("/recovery")]
@@ -90,7 +90,7 @@ async fn list_unrecorded(
     params(("name" = String, Path, description = "Its name."), ExportQuery),
     responses(
         (status = 200, description = "The archive.", content_type = "application/gzip", body = Vec<u8>),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 404, description = "`nothing_to_recover`, or `path_not_found` when it has no `/data`."),
         (status = 409, description = "`busy`: another operation is under way."),
         (status = 429, description = "`too_many_exports`: read those that are under way first."),
@@ -129,7 +129,7 @@ async fn export_unrecorded(
     params(("name" = String, Path, description = "Its name.")),
     responses(
         (status = 204, description = "It is gone."),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 404, description = "`nothing_to_recover`."),
         (status = 409, description = "`busy`: another operation is under way."),
     ),

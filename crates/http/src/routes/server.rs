@@ -110,7 +110,7 @@ fn is_admin(actor: &Actor) -> bool {
     tag = "server",
     responses(
         (status = 200, description = "The figures.", content_type = "text/plain", body = String),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
     ),
 )]
 #[get("/metrics")]

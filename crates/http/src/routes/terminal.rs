@@ -177,7 +177,7 @@ struct OpenQuery {
     params(("bot_id" = Uuid, Path, description = "The bot."), OpenQuery),
     responses(
         (status = 101, description = "The WebSocket."),
-        (status = 400, description = "The request is no WebSocket upgrade, or a size is not valid."),
+        (status = 400, description = "The request is not a WebSocket upgrade, or a size is not valid."),
         (status = 403, description = "`origin_not_allowed`."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `session_not_found`."),
         (status = 409, description = "`workspace_not_running`."),

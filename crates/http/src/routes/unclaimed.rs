@@ -57,7 +57,7 @@ struct UnclaimedList {
     tag = "recovery",
     responses(
         (status = 200, body = UnclaimedList),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
     ),
 )]
 #[get("/recovery/archives")]
@@ -77,7 +77,7 @@ async fn list(caller: Caller, state: web::Data<SharedState>) -> Result<HttpRespo
     ),
     responses(
         (status = 200, description = "The archive.", content_type = "application/zstd", body = Vec<u8>),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 404, description = "`no_preserved_data`: there is none, or its bot exists."),
     ),
 )]
@@ -108,7 +108,7 @@ async fn download(
     ),
     responses(
         (status = 204, description = "It is gone."),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 404, description = "`no_preserved_data`: there is none, or its bot exists."),
     ),
 )]

@@ -90,7 +90,7 @@ impl From<User> for UserShape {
     params(PageQuery),
     responses(
         (status = 200, body = List<UserShape>),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
     ),
 )]
 #[get("/users")]
@@ -125,7 +125,7 @@ struct CreateUser {
     request_body = CreateUser,
     responses(
         (status = 201, body = UserShape),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 409, description = "`username_taken`."),
     ),
 )]
@@ -152,7 +152,7 @@ async fn create_user(
     params(("user_id" = Uuid, Path, description = "The user.")),
     responses(
         (status = 200, body = UserShape),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 404, description = "`user_not_found`."),
     ),
 )]
@@ -190,7 +190,7 @@ struct PatchUser {
     request_body = PatchUser,
     responses(
         (status = 200, body = UserShape),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 404, description = "`user_not_found`."),
         (status = 409, description = "`last_admin`: nobody could administer the server any more."),
     ),
@@ -219,7 +219,7 @@ async fn update_user(
     params(("user_id" = Uuid, Path, description = "The user.")),
     responses(
         (status = 204, description = "The user is gone."),
-        (status = 403, description = "The caller is no admin."),
+        (status = 403, description = "The caller is not an admin."),
         (status = 404, description = "`user_not_found`."),
         (status = 409, description = "`user_owns_bots` or `last_admin`."),
     ),

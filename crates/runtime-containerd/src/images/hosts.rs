@@ -37,8 +37,13 @@ impl FromStr for HostPattern {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let refused =
-            || InvalidValue::new("host", text, "expected host, host:port or host:*, no URL");
+        let refused = || {
+            InvalidValue::new(
+                "host",
+                text,
+                "expected host, host:port or host:*, not a URL",
+            )
+        };
         let (host, port) = match text.strip_suffix(":*") {
             Some(host) => (host, Some(Port::Any)),
             None => (text, None),

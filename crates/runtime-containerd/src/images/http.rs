@@ -104,7 +104,7 @@ fn redirect(op: &Op, response: &Response) -> Result<Option<Url>, Fault> {
     };
     let location = location.to_str().ok();
     let next = location.and_then(|location| response.url().join(location).ok());
-    let malformed = || op.corrupt("the registry redirects to something that is no URL");
+    let malformed = || op.corrupt("the registry redirects to something that is not a URL");
     next.map(Some).ok_or_else(|| malformed().into())
 }
 

@@ -73,7 +73,7 @@ impl SignIn<'_> {
         service: Option<&str>,
     ) -> Result<Option<HeaderValue>, Fault> {
         let malformed = |_| {
-            let reason = "the registry names a token service that is no URL";
+            let reason = "the registry names a token service that is not a URL";
             self.op.corrupt(reason)
         };
         let mut url = Url::parse(realm).map_err(malformed)?;

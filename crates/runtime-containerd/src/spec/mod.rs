@@ -96,17 +96,17 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<()> {
     let absolute = |path: &str| path.starts_with('/') && !path.split('/').any(|part| part == "..");
     let program = spec.process.args.first();
     if !program.is_some_and(|program| absolute(program)) {
-        return Err(invalid("its program is no absolute path"));
+        return Err(invalid("its program is not an absolute path"));
     }
     if !absolute(&spec.process.cwd) {
-        return Err(invalid("its working directory is no absolute path"));
+        return Err(invalid("its working directory is not an absolute path"));
     }
     if !spec.channel.as_deref().is_none_or(absolute) {
-        return Err(invalid("its channel directory is no absolute path"));
+        return Err(invalid("its channel directory is not an absolute path"));
     }
     for mount in &spec.mounts {
         if !absolute(&mount.destination) || !mount.source.is_absolute() {
-            return Err(invalid("a mount is no absolute path"));
+            return Err(invalid("a mount is not an absolute path"));
         }
     }
     let texts = spec.process.args.iter().chain(&spec.process.env);
