@@ -77,7 +77,7 @@ impl Form {
             return Err(Problem::invalid(
                 "invalid_body",
                 format!(
-                    "the form has too many or too large fields that are not known, such as {name:?}"
+                    "the form has too many unknown fields, or too much in them; leave out {name:?}"
                 ),
             ));
         }
