@@ -1,5 +1,5 @@
-//! Images by their names: the one place that looks a name up, pulls it or unpacks it, and refuses those
-//! that this server does not allow.
+//! Images by their names: the one place that pulls or unpacks one, and refuses those that this server does
+//! not allow. What recorded snapshots grew from is found in `recovery/images.rs`.
 
 use crate::create::Wishes;
 use crate::operations::LiveOperation;

@@ -136,7 +136,8 @@ async fn no_process_takes_the_protection_of_the_first() {
     }
     // One whose parent ended, and is the first process now.
     let orphan = format!(
-        "(setsid sh -c 'sleep 1; {take}' > /data/orphan 2>&1 &); sleep 3; cat /data/orphan"
+        "(setsid sh -c 'sleep 1; {take}' > /data/orphan 2>&1 &); \
+         for i in $(seq 300); do [ -s /data/orphan ] && break; sleep 0.1; done; cat /data/orphan"
     );
     assert_eq!(workspace.sh(&orphan).await, "0");
     // What takes all memory is killed, again and again, and the first process goes on.

@@ -129,7 +129,9 @@ async fn a_request_that_was_not_answered_yet_is_cut_off() {
     let line = format!("touch {}; exec sleep 600", file.display());
     let request = api.request(&api.member, Method::POST, &format!("{bot}/container/exec"));
     let command = tokio::spawn(request.json(&json!({"command": line})).send());
+    let begun = std::time::Instant::now();
     while !file.exists() {
+        assert!(begun.elapsed() < PATIENCE, "the command does not begin");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let user = api.user(&api.member).await;
