@@ -75,8 +75,11 @@ impl Inner {
             .await;
         let long_ago = Utc::now() - Days::new(KEEP_OPERATIONS_DAYS);
         let forgotten = self.store.operations.forget_finished(long_ago).await?;
-        // Nothing is being made yet.
-        let unused = self.store.images.collect().await?;
+        // Nothing is being made yet, but what waits to be retried names images in its input alone.
+        let unused = match self.store.operations.unfinished().await?.is_empty() {
+            true => self.store.images.collect().await?,
+            false => 0,
+        };
         tracing::debug!(
             forgotten,
             unused,
