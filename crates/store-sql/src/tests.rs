@@ -164,7 +164,7 @@ async fn a_newer_database_is_refused_and_left_alone() {
     assert!(matches!(error, OpenError::Newer { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("m20990101_000001_later"), "{text}");
-    assert!(text.contains("m20261123_000002_workspaces"), "{text}");
+    assert!(text.contains("m20261130_000005_image_configs"), "{text}");
     assert_eq!(fs::read(&config.path).unwrap(), before);
     assert_eq!(backups(directory.path()), Vec::<PathBuf>::new());
 }

@@ -6,7 +6,7 @@ use crate::layers::unless_missing;
 use crate::model::DeleteRequest;
 use crate::operations::{event, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
-use crate::{Error, Result};
+use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::Signal;
 use botstead_store::{
@@ -153,6 +153,7 @@ impl Inner {
         operation: &Operation,
         record: &ContainerRecord,
     ) -> Result<()> {
+        disk::require_free_space(&self.config)?;
         let lease = LeaseId::for_operation(operation.id);
         self.runtime.leases.create(&lease).await?;
         self.power_down(record).await?;

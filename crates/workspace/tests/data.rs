@@ -253,3 +253,20 @@ async fn what_a_backend_cannot_do_is_unsupported_and_the_rest_works() {
     assert_eq!(world.snapshot(bot).await, 1);
     world.check_whole().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_is_left_while_its_data_is_copied_leaves_nothing() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    world.settled().await;
+    let (workspaces, owner) = (world.workspaces.clone(), world.owner.clone());
+    let export = tokio::spawn(async move {
+        let export = workspaces.export_data(&owner, bot, ArchiveFormat::TarGz);
+        export.await.map(drop)
+    });
+    while !world.memory.take_calls().contains(&"snapshots.commit_copy") {
+        tokio::task::yield_now().await;
+    }
+    export.abort();
+    world.check_whole().await;
+}

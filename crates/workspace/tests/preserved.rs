@@ -326,3 +326,18 @@ async fn an_archive_of_a_deletion_that_failed_afterwards_is_not_kept() {
     assert!(w.get(&world.owner, bot).await.unwrap().task_running);
     world.check_whole().await;
 }
+
+#[tokio::test]
+async fn data_is_not_preserved_on_a_disk_that_is_nearly_full() {
+    let mut world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "mine").await;
+    world
+        .restart_with(|config| config.min_free_bytes = u64::MAX)
+        .await;
+    let w = &world.workspaces;
+    let refused = w.delete(&world.owner, bot, PRESERVE).await.unwrap_err();
+    assert_eq!(refused.code(), "insufficient_storage");
+    assert_eq!(world.read(bot).await.as_deref(), Some("mine"));
+    assert!(w.get(&world.owner, bot).await.unwrap().task_running);
+}

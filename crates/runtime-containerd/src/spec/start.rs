@@ -116,7 +116,10 @@ pub(crate) fn renew(document: &mut Value, folder: &Path, cgroup_namespace: bool)
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        annotations[format!("{ETC}{name}")] = json!(String::from_utf8_lossy(&content));
+        let mut text = String::from_utf8_lossy(&content).into_owned();
+        // What is no UTF-8 takes more room as text than as bytes.
+        text.truncate(text.floor_char_boundary(MOST_OF_A_FILE as usize));
+        annotations[format!("{ETC}{name}")] = json!(text);
         *mount = json!({"destination": destination, "type": "bind", "source": folder.join(name),
             "options": super::mounts::ETC_OPTIONS});
     }

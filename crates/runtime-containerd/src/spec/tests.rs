@@ -195,11 +195,17 @@ fn limits_namespaces_and_paths_are_as_wanted() {
     );
     let linux = &document["linux"];
     assert_eq!(linux["cgroupsPath"], "/parent/one");
-    assert_eq!(
-        linux["namespaces"],
-        json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-            {"type": "network", "path": "/run/netns/one"}])
-    );
+    let mut namespaces = vec![
+        json!({"type": "pid"}),
+        json!({"type": "ipc"}),
+        json!({"type": "uts"}),
+        json!({"type": "mount"}),
+        json!({"type": "network", "path": "/run/netns/one"}),
+    ];
+    if crate::spec::has_cgroup_namespaces() {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
+    assert_eq!(linux["namespaces"], json!(namespaces));
     assert_eq!(
         linux["resources"],
         json!({"devices": [{"allow": false, "access": "rwm"}],
@@ -308,6 +314,18 @@ fn what_an_older_release_recorded_is_brought_up_to_date() {
         old["mounts"][number]["options"] = json!(["rbind", "rprivate", "rw"]);
     }
     assert_eq!(start::read(&old), None);
+    let mut hostile = old.clone();
     start::renew(&mut old, Path::new("/run/b/etc/one"), true).unwrap();
     assert_eq!(old, new);
+    // The root inside could write what it wanted: bytes that are three times as long as text.
+    for mount in hostile["mounts"].as_array().unwrap() {
+        let file = Path::new(mount["source"].as_str().unwrap());
+        if file.starts_with(folder.path()) {
+            std::fs::write(file, vec![0xff; 128 << 10]).unwrap();
+        }
+    }
+    start::renew(&mut hostile, Path::new("/run/b/etc/one"), true).unwrap();
+    for (name, content) in start::read(&hostile).unwrap().etc {
+        assert!(content.len() <= 64 << 10, "{name}: {}", content.len());
+    }
 }

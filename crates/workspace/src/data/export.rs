@@ -82,10 +82,13 @@ impl Workspaces {
         inner.refuse_when_closing()?;
         let place = inner.pools.exports.place(actor)?;
         let work = Arc::clone(inner);
-        let picture = inner
-            .detached(async move { work.picture(bot).await })
-            .await?;
-        Ok(inner.stream_picture(bot, picture, format, place))
+        // The writer begins here too: when nobody is left to read, it is what clears up.
+        inner
+            .detached(async move {
+                let picture = work.picture(bot).await?;
+                Ok(work.stream_picture(bot, picture, format, place))
+            })
+            .await
     }
 }
 

@@ -154,13 +154,22 @@ impl Inner {
         if plan.sweep.begin(now) {
             self.give_back_again();
             let inner = Arc::clone(self);
-            jobs.spawn(async move { Done::Sweep(inner.compare_all().await) });
+            jobs.spawn(async move {
+                let work = Arc::clone(&inner);
+                // A panic is an error there.
+                Done::Sweep(
+                    inner
+                        .detached(async move { work.compare_all().await })
+                        .await,
+                )
+            });
         }
         if plan.host.begin(now) {
             let inner = Arc::clone(self);
             jobs.spawn(async move {
                 // Docker or a firewall may have started or reloaded since.
-                if let Err(error) = inner.runtime.network.ensure_host().await {
+                let ensured = AssertUnwindSafe(inner.runtime.network.ensure_host()).catch_unwind();
+                if let Ok(Err(error)) = ensured.await {
                     tracing::warn!(error = %error.chain(), "cannot mend the host's network");
                 }
                 Done::Host
@@ -169,7 +178,9 @@ impl Inner {
         if plan.terminals.begin(now) {
             let inner = Arc::clone(self);
             jobs.spawn(async move {
-                inner.close_all_idle_terminals().await;
+                let closed = AssertUnwindSafe(inner.close_all_idle_terminals()).catch_unwind();
+                // A panic is in the log already; the next time is as planned.
+                let _ = closed.await;
                 Done::Terminals
             });
         }

@@ -106,10 +106,12 @@ impl Workspaces {
         inner.refuse_when_closing()?;
         let place = inner.pools.exports.place(actor)?;
         let (work, name) = (Arc::clone(inner), name.to_owned());
-        let (bot, picture) = inner
-            .detached(async move { work.picture_unrecorded(&name).await })
-            .await?;
-        Ok(inner.stream_picture(bot, picture, format, place))
+        inner
+            .detached(async move {
+                let (bot, picture) = work.picture_unrecorded(&name).await?;
+                Ok(work.stream_picture(bot, picture, format, place))
+            })
+            .await
     }
 
     /// Removes one of them for good, and the container that runs on it.

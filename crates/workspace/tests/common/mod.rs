@@ -104,8 +104,17 @@ impl World {
 
     /// As a restart of the server: the service is opened anew on the same runtime and database.
     pub async fn restart(&mut self) {
+        self.restart_with(|_| {}).await;
+    }
+
+    /// The same with another configuration.
+    pub async fn restart_with(&mut self, change: impl FnOnce(&mut WorkspaceConfig)) {
         self.workspaces.close(Duration::from_secs(5)).await;
-        self.workspaces = open(&self.memory, &self.store, self.directory.path())
+        let mut config = config(self.directory.path());
+        change(&mut config);
+        let (runtime, store) = (self.memory.runtime(), self.store.clone());
+        let handle = tokio::runtime::Handle::current();
+        self.workspaces = Workspaces::open(runtime, store, config, handle)
             .await
             .unwrap();
     }

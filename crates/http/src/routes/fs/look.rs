@@ -256,7 +256,7 @@ pub(super) async fn read(
         content.extend_from_slice(&data);
     }
     let (content, encoding) = match String::from_utf8(content.into()) {
-        Ok(text) if !as_base64 => (text, "utf-8"),
+        Ok(text) if !as_base64 && !is_mostly_escapes(&text) => (text, "utf-8"),
         Ok(text) => (to_base64(text.as_bytes()), "base64"),
         Err(error) => (to_base64(error.as_bytes()), "base64"),
     };
@@ -267,6 +267,13 @@ pub(super) async fn read(
         encoding,
         revision: file.entry.revision,
     }))
+}
+
+/// Whether a text is longer in JSON than in base64 because of its control characters, each of which takes
+/// six bytes there: that is no text that anybody reads.
+fn is_mostly_escapes(text: &str) -> bool {
+    let escaped = |byte: &u8| *byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r');
+    text.bytes().filter(|byte| escaped(byte)).count() > text.len() / 15
 }
 
 fn too_large(limit: usize) -> Problem {
@@ -303,6 +310,27 @@ mod tests {
         assert_eq!(part("offset=7").unwrap(), range);
         for bad in ["line=0", "length=0", "line=1&offset=0"] {
             assert!(part(bad).is_err(), "{bad}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_mostly_escapes;
+
+    #[test]
+    fn what_json_makes_long_is_no_text() {
+        for (text, escapes) in [
+            ("", false),
+            ("a line\n\tand \"another\"\r\n", false),
+            (
+                "\u{1b}[1mbold\u{1b}[0m and much that is plain text after it",
+                false,
+            ),
+            ("\u{1}", true),
+            ("\u{0}\u{0}\u{0}abcdefghi", true),
+        ] {
+            assert_eq!(is_mostly_escapes(text), escapes, "{text:?}");
         }
     }
 }
