@@ -51,12 +51,20 @@ pub(super) async fn read(client: &Client, op: &Op, digest: &str) -> Result<Optio
 
 /// Whether content is there. It may be collected right after, unless something keeps it.
 pub(super) async fn exists(client: &Client, op: &Op, digest: &str) -> Result<bool> {
+    Ok(size(client, op, digest).await?.is_some())
+}
+
+/// How many bytes content has; none when it is not there.
+async fn size(client: &Client, op: &Op, digest: &str) -> Result<Option<u64>> {
     let request = InfoRequest {
         digest: digest.to_owned(),
     };
     match client.content().info(client.request(request)).await {
-        Ok(_) => Ok(true),
-        Err(status) if status.code() == Code::NotFound => Ok(false),
+        Ok(response) => {
+            let info = response.into_inner().info.unwrap_or_default();
+            Ok(Some(u64::try_from(info.size).unwrap_or_default()))
+        }
+        Err(status) if status.code() == Code::NotFound => Ok(None),
         Err(status) => Err(op.status(status)),
     }
 }
@@ -132,7 +140,8 @@ pub(super) struct Ingest<'a> {
 
 impl<'a> Ingest<'a> {
     /// Starts writing, or goes on where an earlier writer stopped. None when the content is there,
-    /// which the lease then keeps: containerd adds it to the lease when it says so.
+    /// which the lease then keeps: containerd adds it to the lease when it says so. It is `Corrupt` when
+    /// that has another size than `total`, by which the limits were checked.
     ///
     /// A failure is transient when another process writes the same content at this time.
     pub(super) async fn open(
@@ -162,7 +171,16 @@ impl<'a> Ingest<'a> {
         };
         let (responses, first) = match opened.await {
             Ok(opened) => opened,
-            Err(status) if status.code() == Code::AlreadyExists => return Ok(None),
+            Err(status) if status.code() == Code::AlreadyExists => {
+                return match size(client, op, digest).await? {
+                    Some(size) if size != total => Err(op
+                        .corrupt(format!(
+                            "{digest} has {size} bytes where its manifest says {total}"
+                        ))
+                        .into()),
+                    _ => Ok(None),
+                };
+            }
             Err(status) => {
                 let locked = status.code() == Code::Unavailable;
                 let error = op.status(status);

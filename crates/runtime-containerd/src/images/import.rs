@@ -73,7 +73,7 @@ impl ContainerdImages {
         self.ingest_layers(op, lease, &source, &found).await?;
         let mut images = Vec::new();
         for image in found {
-            let room = Room::new(limits, &image.tree.layers);
+            let room = Room::new(limits);
             self.unpack_tree(op, lease, &image.tree, &room).await?;
             for name in &image.names {
                 images.push(self.finish(op, lease, name, &image.tree, &room).await?);

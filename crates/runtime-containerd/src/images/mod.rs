@@ -37,6 +37,7 @@ mod sign_in;
 mod size;
 mod tree;
 mod unpack;
+mod weight;
 
 pub use config::{Credentials, ImageLimits, RegistryConfig};
 pub use hosts::HostPattern;

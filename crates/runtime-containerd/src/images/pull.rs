@@ -29,7 +29,7 @@ impl ContainerdImages {
         let top = repository.top().await?;
         let tree = Arc::new(tree::resolve(op, &repository, top, Some(limits)).await?);
         limits.check(op, &tree)?;
-        let room = Room::new(limits, &tree.layers);
+        let room = Room::new(limits);
         progress.layers(&tree.layers);
         let download = Download {
             op,

@@ -38,6 +38,11 @@ impl ContainerdImages {
         if self.is_committed(op, &layer.chain_id).await? {
             return Ok(());
         }
+        // Nothing unpacks that is not measured at the same time.
+        let _turn = match room.is_endless() {
+            true => None,
+            false => Some(self.measures.acquire().await.map_err(|_| op.cancelled())?),
+        };
         let key = format!("extract-{} {}", Uuid::new_v4(), layer.chain_id);
         let result = self.extract(op, lease, layer, parent, &key, room).await;
         match result {
