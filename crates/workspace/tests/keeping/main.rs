@@ -7,6 +7,7 @@
 mod common;
 mod lost;
 mod older;
+mod unsaved;
 
 use botstead_runtime::Signal;
 use botstead_store::Change;
