@@ -8,6 +8,7 @@ mod common;
 mod halfway;
 mod lost;
 mod older;
+mod reverted;
 mod unsaved;
 
 use botstead_runtime::Signal;
