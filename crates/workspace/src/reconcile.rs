@@ -75,16 +75,17 @@ impl Inner {
             .await;
         let long_ago = Utc::now() - Days::new(KEEP_OPERATIONS_DAYS);
         let forgotten = self.store.operations.forget_finished(long_ago).await?;
-        // Nothing is being made yet, but what waits to be retried names images in its input alone.
-        let unused = match self.store.operations.unfinished().await?.is_empty() {
-            true => self.store.images.collect().await?,
-            false => 0,
-        };
-        tracing::debug!(
-            forgotten,
-            unused,
-            "forgot finished operations and unused configurations of images"
-        );
+        tracing::debug!(forgotten, "forgot finished operations");
+        // An operation that waits may have kept one for what it will record.
+        if self.store.operations.unfinished().await?.is_empty() {
+            match self.store.images.collect().await {
+                Ok(unused) => tracing::debug!(unused, "forgot configurations of images"),
+                // They are in nobody's way; a row that cannot be read is no reason not to start.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot forget unused configurations of images");
+                }
+            }
+        }
         Ok(())
     }
 

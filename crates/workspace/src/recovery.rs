@@ -6,6 +6,7 @@
 //!   row where there is none;
 //! - versions that no row names are recorded again, with source `recovered` and, where it is free, the
 //!   number that they had;
+//! - a row that takes the workspace for its head version is not believed when it may differ from it;
 //! - a row whose snapshot is gone gets the nearest state of the bot's that is left;
 //! - what belongs to bots that the database does not know stays, and is listed (`recovery/unknown.rs`).
 //!
@@ -26,7 +27,7 @@ use crate::service::Inner;
 use crate::spec::is_workspace_of;
 use crate::{Error, Result};
 use botstead_store::{ContainerPatch, ContainerRecord};
-use botstead_types::{BotId, SnapshotKey};
+use botstead_types::{BotId, SnapshotKey, TaskStatus};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -120,16 +121,54 @@ impl Inner {
             };
         };
         let lost = match theirs {
-            Some(active) if active.key == record.snapshot => false,
+            Some(active) if active.key == record.snapshot => {
+                self.doubt(&record).await?;
+                false
+            }
             Some(active) => {
                 self.take_over(&record, active, seen).await?;
                 false
             }
-            None if seen.active(record.snapshot.as_str()).is_some() => false,
+            None if seen.active(record.snapshot.as_str()).is_some() => {
+                self.doubt(&record).await?;
+                false
+            }
             None => !self.find_state(&record, seen).await?,
         };
         self.losses.set_workspace(bot, lost);
         Ok(())
+    }
+
+    /// A row of an older database says that the workspace equals its head version, and it may have run
+    /// since: where it runs, or something was written, it counts as the only copy.
+    async fn doubt(&self, record: &ContainerRecord) -> Result<()> {
+        if record.dirty || !self.may_differ(record).await {
+            return Ok(());
+        }
+        tracing::warn!(bot = %record.bot, snapshot = %record.snapshot,
+            "the database takes a workspace for its head version, and it may differ from it");
+        let patch = ContainerPatch {
+            dirty: Some(true),
+            ..ContainerPatch::default()
+        };
+        self.patch(record, patch).await
+    }
+
+    /// Whether the workspace's writable snapshot may have something of its own. What cannot be told may.
+    async fn may_differ(&self, record: &ContainerRecord) -> bool {
+        match self.runtime.tasks.get(&record.container).await {
+            Ok(task) if matches!(task.status, TaskStatus::Running | TaskStatus::Paused) => true,
+            Err(error) if !error.is_not_found() => true,
+            // An empty one has its own directory only.
+            Ok(_) | Err(_) => match self.runtime.snapshots.usage(&record.snapshot).await {
+                Ok(usage) => usage.inodes > 1,
+                Err(error) => {
+                    tracing::warn!(bot = %record.bot, error = %error.chain(),
+                        "cannot tell whether a workspace has anything of its own");
+                    true
+                }
+            },
+        }
     }
 
     /// The row of the bot's workspace; a container that no row has is recorded first. The caller holds

@@ -32,6 +32,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 
+/// The step from which on a replacement goes back: what it switches to is the state before.
+const REVERTING: &str = "reverting";
+
 /// The step from which on a replacement that failed is undone, and only the start is left.
 const REVERTED: &str = "reverted";
 
@@ -114,6 +117,8 @@ enum How<'a> {
     Record,
     /// Back to the state before, after this failure, which is how the operation ends.
     Back(&'a Error),
+    /// The workspace has the state before again: only the record is missing.
+    RecordBack(&'a Error),
 }
 
 impl Inner {
@@ -197,10 +202,13 @@ impl Inner {
         }
         // The present state is a version already: the workspace goes on from it.
         let reverted = what.reverted();
-        match self
-            .replace_steps(operation, &reverted, Edit::Nothing, How::Back(error))
-            .await
-        {
+        let back = async {
+            self.decide_to_revert(operation).await?;
+            let how = How::Back(error);
+            self.replace_steps(operation, &reverted, Edit::Nothing, how)
+                .await
+        };
+        match back.await {
             Ok(_) => {
                 self.forget_stuck(operation);
                 self.drop_lease(operation.id);
@@ -213,6 +221,23 @@ impl Inner {
         }
     }
 
+    /// Writes down that a replacement goes back, unless its new state is recorded. What it switched to
+    /// goes first: the state before gets the same name, and a replay has to tell them apart.
+    async fn decide_to_revert(&self, operation: &Operation) -> Result<()> {
+        let fresh = SnapshotKey::active(operation.id);
+        let row = self.record(operation.bot).await?;
+        if row.is_some_and(|row| row.snapshot == fresh) {
+            return Ok(());
+        }
+        unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
+        let decided = vec![Change::AdvanceOperation {
+            id: operation.id,
+            step: REVERTING.to_owned(),
+            input: None,
+        }];
+        Ok(self.store.transactions.apply(decided).await?)
+    }
+
     /// Ends a replacement that a dead server or a failure left.
     pub(crate) async fn replay_replacement(self: &Arc<Self>, operation: &Operation) -> Result<()> {
         let what: Replacement = input(operation)?;
@@ -221,6 +246,14 @@ impl Inner {
         let (what, how) = match operation.step.as_str() {
             RECORDED => (what, How::Forward),
             REVERTED => (what.reverted(), How::Back(&why)),
+            REVERTING => {
+                let active = what.active.as_ref();
+                match self.standing(operation, active, &fresh).await? {
+                    Standing::MovedOn => return self.end_superseded(operation).await,
+                    Standing::Switched => (what.reverted(), How::RecordBack(&why)),
+                    Standing::Untouched | Standing::Between => (what.reverted(), How::Back(&why)),
+                }
+            }
             _ => {
                 let active = what.active.as_ref();
                 match self.standing(operation, active, &fresh).await? {
@@ -239,7 +272,10 @@ impl Inner {
                     }
                     Standing::Between if what.goes_forward() => (what, How::Forward),
                     // What was to be put in may be gone, and nobody waits for it any more.
-                    Standing::Between => (what.reverted(), How::Back(&why)),
+                    Standing::Between => {
+                        self.decide_to_revert(operation).await?;
+                        (what.reverted(), How::Back(&why))
+                    }
                 }
             }
         };
@@ -263,6 +299,7 @@ impl Inner {
             How::Forward => (None, false),
             How::Record => (None, true),
             How::Back(error) => (Some(error), false),
+            How::RecordBack(error) => (Some(error), true),
         };
         let kept = match what.keep {
             Some(_) => Some(reserved(operation)?),

@@ -2,7 +2,7 @@
 
 use crate::faults::fault_point;
 use crate::locks::Holder;
-use crate::operations::{LiveOperation, event, finished, input, new_operation};
+use crate::operations::{LiveOperation, event, finish, finished, input, new_operation};
 use crate::preferences::{preferences, retention};
 use crate::service::{Inner, Workspaces};
 use crate::snapshot::checked_name;
@@ -138,6 +138,11 @@ impl Inner {
         let mut all = versions.iter();
         let named = all.find(|found| found.number == number && found.snapshot == snapshot);
         if let Some(version) = named {
+            if version.pinned {
+                // Pinned while the deletion waited to go on; nothing is removed yet.
+                let ended = finish(operation, Some(&Error::VersionPinned(number)));
+                return Ok(self.store.transactions.apply(ended).await?);
+            }
             let mut changes: Vec<Change> = versions
                 .iter()
                 .filter(|child| child.parent == Some(number))

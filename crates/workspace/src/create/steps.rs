@@ -173,11 +173,18 @@ impl Inner {
         operation: &Operation,
         returned: &Returned,
     ) -> Result<()> {
+        let own = SnapshotKey::active(operation.id);
+        // Where that is gone, an archive may be the only copy again.
+        let is_there = returned.is_orphan() || self.snapshot_exists(&own).await?;
         match returned {
             // Not all of it is in the new workspace, only `/data`.
             Returned::Orphan(key) => {
                 self.keep_as_version(operation.id, operation.bot, key)
                     .await?;
+            }
+            Returned::Preserved | Returned::Archive(_) if !is_there => {
+                tracing::warn!(operation = %operation.id, bot = %operation.bot,
+                    "what was brought back is not there any more: its archive is kept");
             }
             Returned::Preserved => {
                 let bot = operation.bot;
@@ -319,7 +326,7 @@ impl Inner {
     }
 
     /// Removes everything that a creation made. Can be repeated. A container with another snapshot is
-    /// not its.
+    /// not its. The row goes first: what is recorded goes forward, and must be there for that.
     async fn undo_creation(
         self: &Arc<Self>,
         operation: &Operation,
@@ -327,6 +334,11 @@ impl Inner {
     ) -> Result<()> {
         let container = ContainerId::for_bot(operation.bot);
         let prepared = SnapshotKey::active(operation.id);
+        let forgotten = vec![
+            Change::DeleteContainer(operation.bot),
+            bot_status(operation, status),
+        ];
+        self.store.transactions.apply(forgotten).await?;
         let found = self.container(operation.bot).await?;
         if found.is_none_or(|found| found.snapshot == prepared.as_str()) {
             self.runtime
@@ -336,14 +348,8 @@ impl Inner {
             self.remove_network(&container).await;
         }
         self.remove_made(&container, &prepared).await?;
-        self.store
-            .transactions
-            .apply(vec![
-                Change::DeleteContainer(operation.bot),
-                Change::ReleaseAddress(operation.bot),
-                bot_status(operation, status),
-            ])
-            .await?;
+        let released = vec![Change::ReleaseAddress(operation.bot)];
+        self.store.transactions.apply(released).await?;
         self.drop_lease(operation.id);
         Ok(())
     }
@@ -373,6 +379,15 @@ impl Inner {
                     return self.end_superseded(operation).await;
                 }
             }
+        }
+        let own = recorded.is_some_and(|record| record.snapshot == prepared);
+        if own
+            && !self.snapshot_exists(&prepared).await?
+            && self.standing(operation, None, &prepared).await? == Standing::Between
+        {
+            // Recorded, and half undone.
+            self.undo_creation(operation, BotStatus::Error).await?;
+            return self.finish_interrupted(operation).await;
         }
         let wanted = ContainerPatch {
             desired: Some(DesiredState::Running),

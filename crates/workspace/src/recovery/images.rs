@@ -5,7 +5,7 @@ use crate::Result;
 use crate::layers::base_of;
 use crate::notes::Noted;
 use crate::service::Inner;
-use botstead_runtime::Snapshot;
+use botstead_runtime::{ErrorKind, Snapshot};
 use botstead_types::{BotId, ImageConfig, ImageRef, RecordedImage};
 
 impl Inner {
@@ -76,8 +76,27 @@ impl Inner {
     async fn local(&self, reference: &ImageRef) -> Result<Option<RecordedImage>> {
         match self.runtime.images.get(reference).await {
             Ok(image) => Ok(Some(self.kept(image.resolved).await?)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound => Ok(None),
+                // Later it may be there.
+                ErrorKind::Unavailable | ErrorKind::ResourceExhausted | ErrorKind::Cancelled => {
+                    Err(error.into())
+                }
+                ErrorKind::AlreadyExists
+                | ErrorKind::Conflict
+                | ErrorKind::InvalidArgument
+                | ErrorKind::Unsupported
+                | ErrorKind::PermissionDenied
+                | ErrorKind::NotAllowed
+                | ErrorKind::TooLarge
+                | ErrorKind::Corrupt
+                | ErrorKind::Internal => {
+                    // The files are there without it.
+                    tracing::warn!(image = %reference, error = %error.chain(),
+                        "cannot read the image of a workspace");
+                    Ok(None)
+                }
+            },
         }
     }
 }

@@ -1,14 +1,22 @@
 //! What vanishes behind the server's back, and operations that cannot go on.
 
 use crate::common::{IMAGE, OTHER_IMAGE, World, image, request};
-use crate::{lose_container, lose_row, lose_snapshot, stop_and_start, version};
-use botstead_runtime::ErrorKind;
-use botstead_store::{Change, OperationState};
-use botstead_types::{BotId, PageRequest, SnapshotKey, VersionSource};
-use botstead_workspace::{
-    ArchiveFormat, CreateEvent, DeleteRequest, Error, SnapshotMode, VersionUpdate,
+use crate::{
+    backup, ended, lose_container, lose_row, lose_snapshot, restore, stop_and_start, version,
 };
+use async_trait::async_trait;
+use botstead_runtime::ErrorKind;
+use botstead_store::{
+    Change, ImageConfigs, Operation, OperationKind, OperationState, VersionPatch,
+};
+use botstead_types::{BotId, ImageConfig, OperationId, PageRequest, SnapshotKey, VersionSource};
+use botstead_workspace::{
+    ArchiveFormat, CreateEvent, DeleteRequest, Error, ImportMode, SnapshotMode, VersionUpdate,
+};
+use chrono::Utc;
 use futures_util::StreamExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 #[tokio::test]
@@ -366,4 +374,112 @@ async fn an_operation_that_can_go_neither_way_is_given_up_and_said() {
     w.rollback(owner, bot, version(1), false).await.unwrap();
     assert_eq!(world.read(bot).await.as_deref(), Some("one"));
     world.check_whole().await;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_read_keeps_nobody_from_their_data() {
+    let mut world = World::new().await;
+    let bot = world.bot().await;
+    let copy = backup(&world, "older.db").await;
+    world.create(bot).await;
+    world.write(bot, "precious").await;
+    world.settled().await;
+    let kind = ErrorKind::Corrupt;
+    world.memory.fail_next("images.get", kind, 1000);
+    restore(&mut world, &copy).await;
+    let archive = world.export(bot, ArchiveFormat::TarGz).await;
+    world.memory.clear_faults();
+    let to = world.running().await;
+    world
+        .import(to, &archive, ImportMode::Replace)
+        .await
+        .unwrap();
+    assert_eq!(world.read(to).await.as_deref(), Some("precious"));
+}
+
+#[tokio::test]
+async fn a_version_that_was_pinned_before_its_deletion_went_on_stays() {
+    let mut world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "one").await;
+    world.snapshot(bot).await;
+    world.settled().await;
+    world.workspaces.close(Duration::from_secs(5)).await;
+    let found = world.store.versions.get(bot, version(1)).await.unwrap();
+    let now = Utc::now();
+    let deletion = Operation {
+        id: OperationId::generate(),
+        bot,
+        kind: OperationKind::DeleteVersion,
+        state: OperationState::Running,
+        step: "begun".to_owned(),
+        version: None,
+        input: serde_json::json!({"number": 1, "snapshot": found.snapshot}),
+        error: None,
+        created_at: now,
+        updated_at: now,
+    };
+    world
+        .store
+        .operations
+        .begin(&deletion, false)
+        .await
+        .unwrap();
+    let pinned = VersionPatch {
+        pinned: Some(true),
+        ..VersionPatch::default()
+    };
+    let pinned = vec![Change::PatchVersion(bot, version(1), pinned)];
+    world.store.transactions.apply(pinned).await.unwrap();
+    world.restart().await;
+    let deletion = ended(&world, bot, OperationKind::DeleteVersion).await;
+    assert_eq!(deletion.state, OperationState::Failed);
+    assert_eq!(deletion.error.unwrap().code, "version_pinned");
+    let versions = world.store.versions.list(bot).await.unwrap();
+    assert_eq!(versions.len(), 1);
+    world.check_whole().await;
+}
+
+/// Configurations of images beside a row that cannot be read.
+struct Unreadable {
+    images: Arc<dyn ImageConfigs>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl ImageConfigs for Unreadable {
+    async fn keep(&self, config: &ImageConfig) -> botstead_store::Result<String> {
+        self.images.keep(config).await
+    }
+
+    async fn get(&self, digest: &str) -> botstead_store::Result<ImageConfig> {
+        self.images.get(digest).await
+    }
+
+    async fn collect(&self) -> botstead_store::Result<u64> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let kind = botstead_store::ErrorKind::Internal;
+        Err(botstead_store::Error::new(kind, "collect", "images"))
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_no_reason_not_to_start() {
+    let mut world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "one").await;
+    let unreadable = Arc::new(Unreadable {
+        images: Arc::clone(&world.store.images),
+        asked: AtomicUsize::new(0),
+    });
+    world.store.images = unreadable.clone();
+    world.restart().await;
+    assert_eq!(unreadable.asked.load(Ordering::SeqCst), 1);
+    // While an operation waits, what it needs is not looked for.
+    stuck_snapshot(&world, bot).await;
+    world.restart().await;
+    assert_eq!(unreadable.asked.load(Ordering::SeqCst), 1);
+    world.memory.clear_faults();
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    assert_eq!(world.read(bot).await.as_deref(), Some("one"));
 }

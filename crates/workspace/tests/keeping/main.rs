@@ -5,13 +5,17 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod halfway;
 mod lost;
 mod older;
+mod reverted;
+mod unsaved;
 
 use botstead_runtime::Signal;
-use botstead_store::Change;
+use botstead_store::{Change, Operation, OperationKind};
 use botstead_store_sql::{SqlConfig, SqlStore};
-use botstead_types::{BotId, SnapshotKey, VersionNumber};
+use botstead_types::{BotId, PageRequest, SnapshotKey, VersionNumber};
+use botstead_workspace::DeleteRequest;
 use common::{World, container};
 use std::time::Duration;
 
@@ -66,4 +70,23 @@ pub(crate) async fn restore(world: &mut World, copy: &std::path::Path) {
     let folder = folder(world);
     let opened = common::open(&world.memory, &world.store, &folder).await;
     world.workspaces = opened.unwrap();
+}
+
+/// How the latest operation of that kind ended.
+pub(crate) async fn ended(world: &World, bot: BotId, kind: OperationKind) -> Operation {
+    let page = PageRequest::default();
+    let listed = world.store.operations.list(bot, &page).await.unwrap();
+    let mut all = listed.items.into_iter();
+    all.find(|one| one.kind == kind).unwrap()
+}
+
+/// Preserves what the bot's workspace holds, and deletes that.
+pub(crate) async fn preserve(world: &World, bot: BotId, content: &str) {
+    world.write(bot, content).await;
+    let preserving = DeleteRequest {
+        preserve_data: true,
+        ..DeleteRequest::default()
+    };
+    let w = &world.workspaces;
+    w.delete(&world.owner, bot, preserving).await.unwrap();
 }
