@@ -259,7 +259,7 @@ async fn an_export_that_is_left_while_its_data_is_copied_leaves_nothing() {
     let world = World::new().await;
     let bot = world.running().await;
     world.settled().await;
-    let (workspaces, owner) = (world.workspaces.clone(), world.owner.clone());
+    let (workspaces, owner) = (world.workspaces.clone(), world.owner);
     let export = tokio::spawn(async move {
         let export = workspaces.export_data(&owner, bot, ArchiveFormat::TarGz);
         export.await.map(drop)

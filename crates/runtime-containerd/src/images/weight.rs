@@ -263,7 +263,7 @@ mod tests {
 
     fn header(kind: u8, name: &str, size: u64) -> tar::Header {
         let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::new(kind));
+        header.as_old_mut().linkflag = [kind];
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_size(size);
         header.set_cksum();

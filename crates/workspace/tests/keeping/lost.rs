@@ -472,7 +472,7 @@ async fn a_row_that_cannot_be_read_is_no_reason_not_to_start() {
         images: Arc::clone(&world.store.images),
         asked: AtomicUsize::new(0),
     });
-    world.store.images = unreadable.clone();
+    world.store.images = Arc::<Unreadable>::clone(&unreadable);
     world.restart().await;
     assert_eq!(unreadable.asked.load(Ordering::SeqCst), 1);
     // While an operation waits, what it needs is not looked for.
