@@ -362,7 +362,10 @@ impl Inner {
         let recorded = self.record(bot).await?;
         if recorded.is_none() || operation.step != RECORDED {
             // Without a lease it came no further than its beginning, unless there is something else now.
-            let nothing = recorded.is_none() && self.container(bot).await?.is_none();
+            // A writable snapshot may be what became of it: its container can be lost.
+            let nothing = recorded.is_none()
+                && self.container(bot).await?.is_none()
+                && !self.snapshot_exists(&prepared).await?;
             match self.standing(operation, None, &prepared).await? {
                 Standing::Switched => self.keep_what_is_there(bot).await?,
                 Standing::Untouched | Standing::Between if recorded.is_none() => {

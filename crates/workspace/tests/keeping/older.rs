@@ -3,6 +3,7 @@
 use crate::common::World;
 use crate::{backup, lose_container, lose_snapshot, restore, stop_and_start, version};
 use botstead_authz::Actor;
+use botstead_runtime::ErrorKind;
 use botstead_types::{BotId, DesiredState, VersionNumber, VersionSource};
 use botstead_workspace::{
     ArchiveFormat, CreateEvent, DeleteRequest, Leftover, SnapshotMode, discard_leftover,
@@ -388,4 +389,28 @@ async fn what_belongs_to_bots_that_the_database_does_not_know_can_be_exported() 
     w.discard_unrecorded(&Actor::System, name).await.unwrap();
     assert_eq!(w.unrecorded(&Actor::System).await.unwrap(), []);
     world.check_whole().await;
+}
+
+#[tokio::test]
+async fn a_creation_in_an_older_database_does_not_remove_what_lost_its_container() {
+    let mut world = World::new().await;
+    let bot = world.bot().await;
+    // The container is made, nobody hears of it, and nothing can be undone.
+    let kind = ErrorKind::Unavailable;
+    world.memory.lose_answer_next("containers.create", kind, 1);
+    for call in ["tasks.get", "tasks.kill", "tasks.delete"] {
+        world.memory.fail_next(call, kind, 1000);
+    }
+    world.create(bot).await;
+    let copy = backup(&world, "middle.db").await;
+    world.workspaces.close(Duration::from_secs(5)).await;
+    world.memory.clear_faults();
+    world.restart().await;
+    world.write(bot, "newer").await;
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    world.settled().await;
+    lose_container(&world, bot).await;
+    restore(&mut world, &copy).await;
+    world.create(bot).await;
+    assert_eq!(world.read(bot).await.as_deref(), Some("newer"));
 }
