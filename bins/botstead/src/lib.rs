@@ -9,6 +9,7 @@ pub mod backup;
 pub mod config;
 pub mod doctor;
 pub mod installation;
+pub mod memory;
 mod notify;
 pub mod process;
 pub mod repair;

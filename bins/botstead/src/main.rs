@@ -4,7 +4,7 @@ mod cli;
 
 use anyhow::Context;
 use botstead_server::config::{self, Config, Log};
-use botstead_server::{admin, backup, doctor, process, repair, serve};
+use botstead_server::{admin, backup, doctor, memory, process, repair, serve};
 use clap::Parser;
 use cli::{Account, Admin, Cli, Command, Show};
 use std::io::{IsTerminal, Write};
@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::settle();
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {

@@ -6,7 +6,7 @@
 use crate::config::{Config, ContainerdMode};
 use crate::installation::Installation;
 use crate::notify::{self, Notifier};
-use crate::process;
+use crate::{memory, process};
 use anyhow::Context;
 use botstead_accounts::{Accounts, Settings, TokenKey};
 use botstead_http::{HttpConfig, MetricsAccess, Services};
@@ -34,6 +34,7 @@ const TO_END: Duration = Duration::from_secs(30);
 /// What could not be prepared, with its cause.
 pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let shutdown = process::shutdown_signal()?;
+    memory::give_back().context("cannot start a thread")?;
     let manager = Notifier::from_environment();
     let installation = Installation::prepare(config)?;
     let _lock = installation.lock()?;
