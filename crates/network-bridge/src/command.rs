@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Why a command gave no output.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +56,46 @@ pub(crate) fn run(
     }
 }
 
+/// How often a listing is asked for while rules change under it, and how long after the time before.
+const LISTINGS: usize = 10;
+const LIST_AGAIN: Duration = Duration::from_millis(20);
+
+/// What `nft -j` prints. When rules change while it looks, it can end well and have printed nothing.
+pub(crate) fn nft_json(arguments: &[&str]) -> Result<String, Failure> {
+    let words: Vec<_> = std::iter::once("-j")
+        .chain(arguments.iter().copied())
+        .collect();
+    whole_listing(|| run("nft", &words, None))
+}
+
+fn whole_listing(mut list: impl FnMut() -> Result<String, Failure>) -> Result<String, Failure> {
+    for _ in 1..LISTINGS {
+        let text = list()?;
+        if serde_json::from_str::<serde_json::Value>(&text).is_ok() {
+            return Ok(text);
+        }
+        std::thread::sleep(LIST_AGAIN);
+    }
+    list()
+}
+
 pub(crate) fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/local/sbin:/usr/sbin:/sbin");
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_that_broke_off_is_asked_for_again() {
+        let mut texts = ["\n", "{\"nftables\": [", "{\"nftables\": []}"].into_iter();
+        let listing = whole_listing(|| Ok(texts.next().unwrap().to_owned()));
+        assert_eq!(listing.unwrap(), "{\"nftables\": []}");
+        assert_eq!(whole_listing(|| Ok("\n".to_owned())).unwrap(), "\n");
+        let refused = || Err(Failure::Refused("nft", "no".to_owned()));
+        assert!(whole_listing(refused).is_err());
+    }
 }

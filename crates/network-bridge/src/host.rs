@@ -284,7 +284,7 @@ fn leave_others(config: &BridgeConfig) -> Result<()> {
 }
 
 fn nft_chains(config: &BridgeConfig) -> Result<Vec<foreign::Chain>> {
-    let listing = command::run("nft", &["-j", "list", "ruleset"], None)
+    let listing = command::nft_json(&["list", "ruleset"])
         .map_err(|failure| unavailable("list", "the firewall rules", failure))?;
     foreign::chains(&listing, &config.table_name, &config.bridge_name).map_err(|error| {
         Error::new(ErrorKind::Internal, "read", "the firewall rules").with_source(error)

@@ -88,8 +88,8 @@ impl OwnTables {
 
 /// The table as `nft` shows it, when it is there.
 pub(crate) fn listing(config: &BridgeConfig) -> Result<Option<String>, Failure> {
-    let words = ["-j", "list", "table", "inet", &config.table_name];
-    match command::run("nft", &words, None) {
+    let words = ["list", "table", "inet", &config.table_name];
+    match command::nft_json(&words) {
         Ok(text) => Ok(Some(text)),
         Err(Failure::Refused(..)) => Ok(None),
         Err(failure) => Err(failure),
@@ -156,8 +156,8 @@ impl Guard {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let look = ["-j", "list", "table", "inet", &config.guard_table()];
-            match command::run("nft", &look, None) {
+            let look = ["list", "table", "inet", &config.guard_table()];
+            match command::nft_json(&look) {
                 Ok(shown) if shows_owner(&shown) => {
                     if rule_count(&shown) == rules::count(table) {
                         return Ok(guard);
