@@ -10,8 +10,9 @@ use actix_multipart::Multipart;
 use actix_web::http::header::CONTENT_DISPOSITION;
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use botstead_types::{BotId, VersionNumber};
-use botstead_workspace::{ArchiveFormat, ImportMode};
-use futures_util::TryStreamExt;
+use botstead_workspace::{ArchiveFormat, Error, ImportMode};
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -78,13 +79,22 @@ async fn export(
     let workspaces = &state.services.workspaces;
     let archive = workspaces.export_data(&caller.actor, id.0, format).await?;
     let name = format!("{}-data.{}", id.0, format.extension());
-    Ok(HttpResponse::Ok()
+    Ok(archive_reply(&name, kind, archive))
+}
+
+/// An archive to be saved under this name, which has no quotes.
+pub(super) fn archive_reply(
+    name: &str,
+    kind: &'static str,
+    archive: impl Stream<Item = Result<Bytes, Error>> + 'static,
+) -> HttpResponse {
+    HttpResponse::Ok()
         .content_type(kind)
         .insert_header((
             CONTENT_DISPOSITION,
             format!("attachment; filename=\"{name}\""),
         ))
-        .streaming(archive.map_err(std::io::Error::other)))
+        .streaming(archive.map_err(std::io::Error::other))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -1,17 +1,15 @@
 //! /recovery: what the runtime has and the database does not know, for admins.
 
-use super::data::ExportQuery;
+use super::data::{ExportQuery, archive_reply};
 use crate::auth::Caller;
 use crate::extract::QueryOf;
 use crate::problem::Problem;
 use crate::shapes::{List, word};
 use crate::state::SharedState;
-use actix_web::http::header::CONTENT_DISPOSITION;
 use actix_web::{HttpResponse, delete, get, post, web};
 use botstead_types::VersionNumber;
 use botstead_workspace::UnrecordedSnapshot;
 use chrono::{DateTime, Utc};
-use futures_util::TryStreamExt;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -114,13 +112,7 @@ async fn export_unrecorded(
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let name: String = name.chars().filter(|c| plain(*c)).collect();
     let name = format!("{name}-data.{}", format.extension());
-    Ok(HttpResponse::Ok()
-        .content_type(kind)
-        .insert_header((
-            CONTENT_DISPOSITION,
-            format!("attachment; filename=\"{name}\""),
-        ))
-        .streaming(archive.map_err(std::io::Error::other)))
+    Ok(archive_reply(&name, kind, archive))
 }
 
 /// Remove one of them for good, and the container that runs on it.

@@ -1,15 +1,14 @@
 //! /recovery/archives: preserved data of bots that the database does not know, for admins.
 
+use super::data::archive_reply;
 use crate::auth::Caller;
 use crate::extract::IdOf;
 use crate::problem::Problem;
 use crate::state::SharedState;
-use actix_web::http::header::CONTENT_DISPOSITION;
 use actix_web::{HttpResponse, delete, get, web};
 use botstead_types::{BotId, PreservedId};
 use botstead_workspace::UnclaimedArchive;
 use chrono::{DateTime, Utc};
-use futures_util::TryStreamExt;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -92,11 +91,8 @@ async fn download(
     let archive = workspaces
         .export_unclaimed(&caller.actor, bot.0, id.0)
         .await?;
-    let name = format!("attachment; filename=\"{}-data.tar.zst\"", bot.0);
-    Ok(HttpResponse::Ok()
-        .content_type("application/zstd")
-        .insert_header((CONTENT_DISPOSITION, name))
-        .streaming(archive.map_err(std::io::Error::other)))
+    let name = format!("{}-data.tar.zst", bot.0);
+    Ok(archive_reply(&name, "application/zstd", archive))
 }
 
 /// Discard one of them for good.

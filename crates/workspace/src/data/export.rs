@@ -151,34 +151,47 @@ impl Inner {
                     copied
                 }
             };
-            let snapshots = &self.runtime.snapshots;
-            let tree = snapshots.open(&lease, &snapshot, Access::Read).await?;
-            blocking(move || {
-                let data = existing_data(tree.as_ref())?;
-                let missing = || FilePath::new(DATA_PATH).map(Error::PathNotFound);
-                match data {
-                    Some(data) => Ok((tree, data)),
-                    None => Err(missing()?),
-                }
-            })
-            .await
+            self.open_picture(id, &lease, &snapshot).await
         };
-        match opened.await {
-            Ok((tree, data)) => Ok(Picture {
-                operation: id,
-                tree,
+        let opened = opened.await;
+        self.keep_picture(id, opened).await
+    }
+
+    /// The picture that a snapshot is.
+    pub(crate) async fn open_picture(
+        &self,
+        operation: OperationId,
+        lease: &LeaseId,
+        snapshot: &SnapshotKey,
+    ) -> Result<Picture> {
+        let snapshots = &self.runtime.snapshots;
+        let tree = snapshots.open(lease, snapshot, Access::Read).await?;
+        blocking(move || match existing_data(tree.as_ref())? {
+            Some(data) => Ok(Picture {
+                operation,
                 data,
+                tree,
             }),
-            Err(error) => {
-                let copied = SnapshotKey::copied(id);
-                if let Err(release) = self.runtime.snapshots.release(&copied).await {
-                    // The next start does it.
-                    tracing::warn!(%copied, error = %release.chain(), "cannot release");
-                }
-                self.drop_lease(id);
-                Err(error)
+            None => Err(Error::PathNotFound(FilePath::new(DATA_PATH)?)),
+        })
+        .await
+    }
+
+    /// Clears up after a picture that could not be made.
+    pub(crate) async fn keep_picture<T>(
+        self: &Arc<Self>,
+        operation: OperationId,
+        made: Result<T>,
+    ) -> Result<T> {
+        if made.is_err() {
+            let copied = SnapshotKey::copied(operation);
+            if let Err(release) = self.runtime.snapshots.release(&copied).await {
+                // The next start does it.
+                tracing::warn!(%copied, error = %release.chain(), "cannot release");
             }
+            self.drop_lease(operation);
         }
+        made
     }
 
     async fn write_archive(

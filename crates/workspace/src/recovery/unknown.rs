@@ -5,14 +5,13 @@ use super::versions::is_unrecorded;
 use crate::data::{ArchiveFormat, Picture};
 use crate::layers::unless_missing;
 use crate::notes::{Note, Noted, bot_of};
-use crate::replace::{blocking, existing_data};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
-use botstead_runtime::{Access, Signal, Snapshot, SnapshotCopy};
+use botstead_runtime::{Signal, Snapshot, SnapshotCopy};
 use botstead_types::{
-    BotId, ContainerId, FilePath, ImageRef, LeaseId, OperationId, SnapshotKey, SnapshotKind,
-    TaskStatus, VersionNumber,
+    BotId, ContainerId, ImageRef, LeaseId, OperationId, SnapshotKey, SnapshotKind, TaskStatus,
+    VersionNumber,
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -197,30 +196,10 @@ impl Inner {
                 snapshots.release(&copied).await?;
                 source = copied.clone();
             }
-            let tree = snapshots.open(&lease, &source, Access::Read).await?;
-            blocking(move || match existing_data(tree.as_ref())? {
-                Some(data) => Ok((tree, data)),
-                None => Err(Error::PathNotFound(FilePath::new(crate::spec::DATA_PATH)?)),
-            })
-            .await
+            Ok((bot, self.open_picture(id, &lease, &source).await?))
         };
-        match opened.await {
-            Ok((tree, data)) => Ok((
-                bot,
-                Picture {
-                    operation: id,
-                    data,
-                    tree,
-                },
-            )),
-            Err(error) => {
-                if let Err(release) = self.runtime.snapshots.release(&copied).await {
-                    tracing::warn!(%copied, error = %release.chain(), "cannot release");
-                }
-                self.drop_lease(id);
-                Err(error)
-            }
-        }
+        let opened = opened.await;
+        self.keep_picture(id, opened).await
     }
 
     /// Whether processes may be writing to it.
