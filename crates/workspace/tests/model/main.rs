@@ -57,7 +57,7 @@ use run::{Settings, check, number};
 use std::panic::AssertUnwindSafe;
 use steps::Abilities;
 
-const SEQUENCES: u64 = 2_000;
+const SEQUENCES: u64 = 10_000;
 /// On containerd each takes a second, where in memory it takes some milliseconds.
 const FEWER: u64 = 50;
 
