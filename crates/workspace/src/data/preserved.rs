@@ -5,13 +5,13 @@
 //! removed is what was brought back or meant, whatever else happens to the bot. Everything that adds or
 //! removes one holds the bot.
 
-use super::export::ArchiveFormat;
+use super::export::{ArchiveFormat, require_all};
 use crate::notes::LABEL_BOT;
 use crate::operations::event;
 use crate::recovery::Seen;
 use crate::replace::{Edit, blocking, existing_data, host};
 use crate::service::{Inner, Workspaces};
-use crate::{DataTrouble, Error, Result};
+use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::Access;
@@ -307,14 +307,7 @@ impl Inner {
                 let exported = botstead_archive::export(data, file, &options, &Progress::new());
                 exported.map(|(_, report)| report)
             })?;
-            if report.mounts_left_out > 0 {
-                return Err(Error::DataNotDirectory(DataTrouble::Mounted));
-            }
-            if report.vanished > 0 {
-                let reason = io::Error::other("some of it vanished meanwhile");
-                return Err(host("save all of /data", reason));
-            }
-            Ok(())
+            require_all(&report)
         })
         .await
     }

@@ -329,6 +329,18 @@ impl World {
     }
 }
 
+/// Bytes that no compression makes fewer: as an archive, more than is on its way at once.
+pub fn noise() -> Vec<u8> {
+    let mut state = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(1 << 20).flatten().collect()
+}
+
 pub fn request(image_name: &str) -> CreateRequest {
     CreateRequest {
         image: Some(image(image_name)),
