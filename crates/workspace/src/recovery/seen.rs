@@ -42,7 +42,7 @@ impl Seen {
                 .collect(),
             versions: versions
                 .into_iter()
-                .map(|(bot, number, key)| (key, (bot, number)))
+                .map(|one| (one.snapshot, (one.bot, one.number)))
                 .collect(),
             rows: rows
                 .into_iter()

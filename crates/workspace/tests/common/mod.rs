@@ -30,6 +30,9 @@ use tempfile::TempDir;
 pub const IMAGE: &str = "localhost/test/image:1";
 pub const OTHER_IMAGE: &str = "localhost/test/other:1";
 
+/// No busy machine takes so long.
+pub const LONG: Duration = Duration::from_secs(90);
+
 pub struct World {
     pub memory: InMemoryRuntime,
     pub store: Store,
