@@ -5,6 +5,7 @@
 //! removed is what was brought back or meant, whatever else happens to the bot. Everything that adds or
 //! removes one holds the bot.
 
+use super::archives::{self, PreservedArchive, archive_id, file_name, is_missing, legacy};
 use super::export::{ArchiveFormat, require_all};
 use crate::notes::LABEL_BOT;
 use crate::operations::event;
@@ -22,22 +23,11 @@ use botstead_types::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use std::fs::{DirBuilder, File, Metadata};
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// An archive of preserved data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PreservedArchive {
-    /// Its id.
-    pub id: PreservedId,
-    /// When it was written.
-    pub created_at: DateTime<Utc>,
-    /// What it occupies.
-    pub size_bytes: u64,
-}
 
 impl Workspaces {
     /// The archives of the bot's preserved data, newest first.
@@ -121,48 +111,17 @@ impl Workspaces {
 }
 
 impl Inner {
-    /// Where the bot's archives are.
     fn preserved_folder(&self, bot: BotId) -> PathBuf {
-        self.config.preserved_dir.join(bot.to_string())
+        archives::folder(&self.config.preserved_dir, bot)
     }
 
-    /// Earlier servers kept one archive per bot, beside the folders. Its id is the bot's, which is older
-    /// than that of any operation on the bot.
     fn preserved_path(&self, bot: BotId, archive: PreservedId) -> PathBuf {
-        if archive == legacy(bot) {
-            self.config.preserved_dir.join(file_name(archive))
-        } else {
-            self.preserved_folder(bot).join(file_name(archive))
-        }
+        archives::path(&self.config.preserved_dir, bot, archive)
     }
 
     /// The bot's archives, newest first.
     pub(crate) fn preserved_archives(&self, bot: BotId) -> Result<Vec<PreservedArchive>> {
-        let failed = |error| host("list preserved data", error);
-        let mut found = Vec::new();
-        let id = legacy(bot);
-        match self.preserved_path(bot, id).symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
-            Err(error) if !is_missing(&error) => return Err(failed(error)),
-            _ => {}
-        }
-        let entries = match self.preserved_folder(bot).read_dir() {
-            Err(error) if is_missing(&error) => return Ok(found),
-            entries => entries.map_err(failed)?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let Some(id) = archive_id(&entry.file_name().to_string_lossy()) else {
-                continue;
-            };
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
-                Err(error) if !is_missing(&error) => return Err(failed(error)),
-                _ => {}
-            }
-        }
-        found.sort_by_key(|archive| std::cmp::Reverse(archive.id));
-        Ok(found)
+        archives::list(&self.config.preserved_dir, bot)
     }
 
     /// Whether data of the bot is preserved.
@@ -336,36 +295,6 @@ impl Inner {
 /// The archive of a deletion.
 pub(crate) fn archive_of(operation: OperationId) -> PreservedId {
     PreservedId::from_uuid(*operation.as_uuid())
-}
-
-/// The archive that an earlier server wrote.
-pub(crate) fn legacy(bot: BotId) -> PreservedId {
-    PreservedId::from_uuid(*bot.as_uuid())
-}
-
-fn file_name(archive: PreservedId) -> String {
-    format!("{archive}.{}", ArchiveFormat::TarZst.extension())
-}
-
-fn archive_id(name: &str) -> Option<PreservedId> {
-    let id = name.strip_suffix(ArchiveFormat::TarZst.extension())?;
-    id.strip_suffix('.')?.parse().ok()
-}
-
-fn describe(id: PreservedId, metadata: &Metadata) -> PreservedArchive {
-    PreservedArchive {
-        id,
-        created_at: metadata.modified().unwrap_or(std::time::UNIX_EPOCH).into(),
-        size_bytes: metadata.len(),
-    }
-}
-
-/// It is not there; nor can it be, when what would hold it is no directory.
-fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 /// Makes a directory that only this server can read, and remembers it on the disk.
