@@ -16,7 +16,7 @@ use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::Access;
-use botstead_store::{ContainerRecord, OperationKind};
+use botstead_store::{ContainerRecord, Operation, OperationKind};
 use botstead_types::{
     BotId, InvalidValue, LeaseId, OperationId, Page, PageRequest, PreservedId, SnapshotKey,
     SnapshotKind,
@@ -206,6 +206,33 @@ impl Inner {
         // When it was the last; anything that is left keeps it.
         let _ = std::fs::remove_dir(self.preserved_folder(bot));
         Ok(())
+    }
+
+    /// Removes the archive that an operation brought back. One that an earlier server wrote is called like
+    /// those before it: the journal of an older database may mean one that is gone, and then a newer one
+    /// that nobody brought back stays.
+    pub(crate) fn remove_returned(
+        &self,
+        operation: &Operation,
+        archive: PreservedId,
+    ) -> Result<()> {
+        let bot = operation.bot;
+        if archive == legacy(bot) {
+            let written = self.preserved_path(bot, archive).metadata();
+            let written = written.and_then(|metadata| metadata.modified());
+            match written.map(DateTime::<Utc>::from) {
+                Ok(written) if written >= operation.created_at => {
+                    tracing::warn!(operation = %operation.id, %bot, %written,
+                        "an archive is newer than the operation that is to remove it, and stays");
+                    return Ok(());
+                }
+                Err(error) if !is_missing(&error) => {
+                    return Err(host("look at preserved data", error));
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.remove_preserved(bot, archive)
     }
 
     /// Removes all of the bot's archives, and what a killed server left of one.
