@@ -26,6 +26,7 @@ pub(crate) struct Note<'a> {
     /// The version that its state grew from.
     parent: Option<VersionNumber>,
     version: Option<Numbered<'a>>,
+    made_of: Option<&'a SnapshotKey>,
 }
 
 /// What a version says besides.
@@ -33,7 +34,6 @@ pub(crate) struct Note<'a> {
 struct Numbered<'a> {
     number: VersionNumber,
     name: Option<&'a str>,
-    made_of: &'a SnapshotKey,
 }
 
 impl<'a> Note<'a> {
@@ -44,6 +44,7 @@ impl<'a> Note<'a> {
             image,
             parent,
             version: None,
+            made_of: None,
         }
     }
 
@@ -54,12 +55,14 @@ impl<'a> Note<'a> {
         name: Option<&'a str>,
         made_of: &'a SnapshotKey,
     ) -> Self {
-        let version = Some(Numbered {
-            number,
-            name,
-            made_of,
-        });
-        Self { version, ..self }
+        let version = Some(Numbered { number, name });
+        Self { version, ..self }.made_of(made_of)
+    }
+
+    /// The same of what becomes of the writable snapshot `made_of`.
+    pub(crate) fn made_of(self, made_of: &'a SnapshotKey) -> Self {
+        let made_of = Some(made_of);
+        Self { made_of, ..self }
     }
 
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
@@ -73,10 +76,12 @@ impl<'a> Note<'a> {
         }
         if let Some(version) = &self.version {
             labels.insert(LABEL_VERSION.to_owned(), version.number.to_string());
-            labels.insert(LABEL_MADE_OF.to_owned(), version.made_of.to_string());
             if let Some(name) = version.name {
                 labels.insert(LABEL_NAME.to_owned(), name.to_owned());
             }
+        }
+        if let Some(made_of) = self.made_of {
+            labels.insert(LABEL_MADE_OF.to_owned(), made_of.to_string());
         }
         labels
     }

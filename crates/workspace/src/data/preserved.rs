@@ -310,12 +310,9 @@ impl Inner {
         if own.is_empty() {
             return Ok(None);
         }
+        // The one of the operation that asks is under way.
         let seen = Seen::look(&self.runtime, &self.store).await?;
-        let orphans = own
-            .into_iter()
-            .filter(|snapshot| !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key));
-        let newest = orphans.max_by_key(|snapshot| snapshot.created_at);
-        Ok(newest.map(|snapshot| snapshot.key))
+        Ok(seen.orphan(bot).map(|orphan| orphan.key.clone()))
     }
 }
 

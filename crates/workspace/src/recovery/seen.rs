@@ -140,6 +140,17 @@ impl Seen {
         operation_of(key).is_some_and(|operation| self.unfinished.contains_key(&operation))
     }
 
+    /// The newest writable snapshot of the bot's that no container, no row and no operation under way has:
+    /// somebody's work.
+    pub(crate) fn orphan(&self, bot: BotId) -> Option<&Snapshot> {
+        let own = self.of_bot(bot).filter(|found| {
+            found.kind == SnapshotKind::Active
+                && !self.is_named(&found.key)
+                && !self.is_under_way(&found.key)
+        });
+        own.max_by_key(|found| found.created_at)
+    }
+
     /// The snapshots that one was prepared from, nearest first.
     pub(crate) fn ancestors(&self, of: &Snapshot) -> Vec<&Snapshot> {
         let mut chain: Vec<&Snapshot> = Vec::new();
