@@ -1,7 +1,7 @@
 //! Databases that were put back.
 
 use crate::common::World;
-use crate::{backup, lose_container, lose_snapshot, restore, stop_and_start, version};
+use crate::{backup, lose_container, lose_row, lose_snapshot, restore, stop_and_start, version};
 use botstead_authz::Actor;
 use botstead_runtime::ErrorKind;
 use botstead_types::{BotId, DesiredState, VersionNumber, VersionSource};
