@@ -59,6 +59,14 @@ impl World {
         Self::with(memory, |_, _| {}).await
     }
 
+    /// Where nobody waits long for what somebody else holds.
+    pub async fn impatient() -> Self {
+        Self::with(InMemoryRuntime::new(), |_, config| {
+            config.busy_wait = Duration::from_millis(300);
+        })
+        .await
+    }
+
     /// With ports and settings of the test's own. They do not outlive a restart.
     pub async fn with(
         memory: InMemoryRuntime,
@@ -112,7 +120,7 @@ impl World {
 
     /// The same with another configuration.
     pub async fn restart_with(&mut self, change: impl FnOnce(&mut WorkspaceConfig)) {
-        self.workspaces.close(Duration::from_secs(5)).await;
+        assert!(self.workspaces.close(LONG).await, "the server does not end");
         let mut config = config(self.directory.path());
         change(&mut config);
         let (runtime, store) = (self.memory.runtime(), self.store.clone());
@@ -259,13 +267,13 @@ impl World {
 
     /// Waits until the background work of finished operations is done.
     pub async fn settled(&self) {
-        for _ in 0..500 {
-            if self.memory.leases().is_empty() {
-                return;
+        let empty = async {
+            while !self.memory.leases().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("leases are left: {:?}", self.memory.leases());
+        };
+        let empty = tokio::time::timeout(LONG, empty).await;
+        assert!(empty.is_ok(), "leases are left: {:?}", self.memory.leases());
     }
 
     /// What holds whenever nothing is under way: nothing is orphaned, nothing recorded is missing,
@@ -365,7 +373,8 @@ fn config(directory: &std::path::Path) -> WorkspaceConfig {
     let mut config = WorkspaceConfig::new("/nonexistent/agent".into(), directory.to_owned());
     (config.min_free_bytes, config.min_free_percent) = (0, 0);
     config.stop_grace = Duration::from_secs(1);
-    config.busy_wait = Duration::from_millis(300);
+    // Longer than a busy machine takes for what goes on in the background.
+    config.busy_wait = LONG;
     config.reconcile_interval = Duration::from_secs(3600);
     config
 }

@@ -245,7 +245,7 @@ async fn a_workspace_is_rebuilt_on_its_own_snapshot_whatever_the_row_says() {
 
 #[tokio::test]
 async fn a_pin_waits_for_what_deletes_versions() {
-    let world = World::new().await;
+    let world = World::impatient().await;
     let bot = world.running().await;
     world.snapshot(bot).await;
     let slow = botstead_runtime_testing::PullScript {
