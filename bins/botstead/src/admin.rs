@@ -10,6 +10,7 @@ use botstead_types::Role;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
@@ -172,7 +173,10 @@ fn answer(user: User, made: Option<Made>, installation: &Installation) -> anyhow
             // Names of users have nothing that a path could be made of.
             let name = format!("{}.password", user.username);
             let path = installation.secrets_dir().join(name);
-            file.persist(&path)
+            let written = file.persist(&path).map_err(io::Error::from);
+            // Nobody is told it again.
+            written
+                .and_then(|_| File::open(installation.secrets_dir())?.sync_all())
                 .with_context(|| format!("cannot write {}", path.display()))?;
             answer["password_file"] = path.display().to_string().into();
         }

@@ -40,35 +40,32 @@ pub async fn restore(config: &Config, file: &Path) -> anyhow::Result<Value> {
         .lock()
         .context("end the server first: a database is put back only while none runs")?;
     let path = installation.database_path(config);
-    let beside = |what: &str| -> PathBuf {
-        let time = chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ");
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{what}-{time}"));
-        name.into()
-    };
+    // Under the lock nobody else makes one: what is left of it is a killed restore's.
+    let candidate = beside(&path, "restoring");
+    let time = chrono::Utc::now().format("%Y%m%dT%H%M%S%3fZ");
+    let kept = beside(&path, &format!("before-restore-{time}"));
+    remove(&candidate)?;
     // Opened as a database of ours, and brought up to this program's schema, before anything is
     // replaced.
-    let candidate = beside("restoring");
     let checked = copy_and_check(file, &candidate).await;
-    if checked.is_err() {
+    let restored = match checked.with_context(|| format!("cannot use {}", file.display())) {
+        Ok(()) => SqlStore::replace(&path, &candidate, &kept)
+            .await
+            .with_context(|| format!("cannot put {} in place", file.display())),
+        refused => refused,
+    };
+    if restored.is_err() {
         remove(&candidate)?;
     }
-    checked.with_context(|| format!("cannot use {}", file.display()))?;
-    let kept = beside("before-restore");
-    if path.exists() {
-        // With its log, through a copy: the log belongs to its name.
-        let database = SqlStore::open(&SqlConfig::at(&path))
-            .await
-            .context("cannot open the present database")?;
-        let saved = database.backup_to(&kept).await;
-        database.close().await;
-        saved.with_context(|| format!("cannot keep the present database as {}", kept.display()))?;
-    }
-    remove(&path)?;
-    fs::rename(&candidate, &path)
-        .with_context(|| format!("cannot put {} in place", candidate.display()))?;
-    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    restored?;
     Ok(json!({"restored": file, "kept": kept.exists().then_some(kept)}))
+}
+
+/// A file beside the database.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{what}"));
+    name.into()
 }
 
 async fn copy_and_check(file: &Path, candidate: &Path) -> anyhow::Result<()> {

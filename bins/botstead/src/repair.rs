@@ -5,11 +5,17 @@ use crate::config::{Config, ContainerdMode};
 use crate::installation::Installation;
 use crate::serve;
 use anyhow::{Context, ensure};
+use botstead_http::export_unrecorded_request;
 use botstead_runtime::Runtime;
 use botstead_store_sql::{SqlConfig, SqlStore};
-use botstead_workspace::{Leftover, discard_leftover, find_leftovers, remove_leftover};
+use botstead_types::SnapshotKind;
+use botstead_workspace::{
+    Leftover, UnclaimedArchive, WorkspaceConfig, discard_leftover, find_leftovers, remove_leftover,
+    unclaimed_archives,
+};
 use chrono::TimeDelta;
 use std::fmt::Write;
+use std::path::Path;
 
 /// Beside a running server: longer than an export takes.
 const SETTLED: TimeDelta = TimeDelta::hours(6);
@@ -125,7 +131,35 @@ pub async fn unrecorded(config: &Config) -> anyhow::Result<Vec<String>> {
     let found = find_leftovers(&runtime, &database.store(), SETTLED).await;
     database.close().await;
     let kept = found?.into_iter().filter(|found| !found.is_removable());
-    Ok(kept.map(|found| found.to_string()).collect())
+    Ok(kept.map(|found| told(&found)).collect())
+}
+
+/// What was found, and how an admin gets at it or rid of it.
+fn told(leftover: &Leftover) -> String {
+    let Leftover::Unrecorded(found) = leftover else {
+        return leftover.to_string();
+    };
+    let name = &found.name;
+    let export = export_unrecorded_request(name.as_str());
+    match (found.bot_exists, found.kind, &found.container) {
+        (false, ..) => {
+            format!("{leftover}; {export} gives its /data, --discard {name} removes it")
+        }
+        (true, SnapshotKind::Active, None) => format!("{leftover}; {export} gives it at once"),
+        (true, ..) => leftover.to_string(),
+    }
+}
+
+/// Archives of preserved data whose bots are gone. Looks only, and asks no containerd.
+///
+/// # Errors
+/// When the database cannot be opened, or the folder not be read.
+pub async fn unclaimed(config: &Config, database: &Path) -> anyhow::Result<Vec<UnclaimedArchive>> {
+    let folder = WorkspaceConfig::preserved_in(&config.data_dir);
+    let database = SqlStore::open_as_it_is(&SqlConfig::at(database)).await?;
+    let found = unclaimed_archives(&database.store(), &folder).await;
+    database.close().await;
+    Ok(found?)
 }
 
 /// The runtime of an installation, which answers.
@@ -164,7 +198,7 @@ impl Repair {
                 Outcome::ToRemove => "found  ",
                 Outcome::Kept => "kept   ",
             };
-            let _ = writeln!(text, "{word}  {leftover}");
+            let _ = writeln!(text, "{word}  {}", told(leftover));
             if let Outcome::Failed(why) = outcome {
                 let _ = writeln!(text, "         -> {why}");
             }

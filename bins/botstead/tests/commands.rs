@@ -181,6 +181,144 @@ fn doctor_says_what_is_missing_and_fails() {
     assert!(!root.path().join("data").exists(), "doctor made something");
 }
 
+fn create_user(root: &Path, name: &str) {
+    let create = ["admin", "create-user", "--username", name];
+    answer(botstead(root, &create, ""));
+}
+
+async fn users(path: &Path) -> usize {
+    let database = SqlStore::open(&SqlConfig::at(path)).await.unwrap();
+    let page = botstead_types::PageRequest::default();
+    let listed = database.store().users.list(&page).await.unwrap();
+    database.close().await;
+    listed.items.len()
+}
+
+#[tokio::test]
+async fn a_database_that_is_put_back_takes_the_place_of_the_other_in_one_step() {
+    use rustix::fs::inotify;
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    let (path, copy) = (data.join("botstead.db"), root.path().join("copy.db"));
+    let copy = copy.to_str().unwrap();
+    create_user(root.path(), "ada");
+    answer(botstead(root.path(), &["admin", "backup", copy], ""));
+    create_user(root.path(), "ben");
+    // As a killed server leaves it: what came last is in the log only.
+    let open = SqlStore::open(&SqlConfig::at(&path)).await.unwrap();
+    let page = botstead_types::PageRequest::default();
+    let mut third = open
+        .store()
+        .users
+        .list(&page)
+        .await
+        .unwrap()
+        .items
+        .remove(0);
+    (third.id, third.username) = (botstead_types::UserId::generate(), "cem".to_owned());
+    open.store().users.create(&third).await.unwrap();
+    let mut log = path.clone().into_os_string();
+    log.push("-wal");
+    let killed = [std::fs::read(&path).unwrap(), std::fs::read(&log).unwrap()];
+    assert!(!killed[1].is_empty());
+    open.close().await;
+    std::fs::write(&path, &killed[0]).unwrap();
+    std::fs::write(&log, &killed[1]).unwrap();
+
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    let flags = inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::MOVED_FROM
+        | inotify::WatchFlags::MOVED_TO;
+    inotify::add_watch(&watch, &data, flags).unwrap();
+    let restored = answer(botstead(root.path(), &["admin", "restore", copy], ""));
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 1 << 16];
+    let mut events = inotify::Reader::new(&watch, &mut buffer);
+    let mut seen = Vec::new();
+    while let Ok(event) = events.next() {
+        let name = event
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        seen.push((name.unwrap_or_default(), event.events()));
+    }
+    let of = |wanted: &str| -> Vec<_> {
+        let own = seen.iter().filter(|(name, _)| name == wanted);
+        own.map(|(_, what)| *what).collect()
+    };
+    // Whenever it is killed there is a whole database of that name.
+    assert_eq!(
+        of("botstead.db"),
+        [inotify::ReadFlags::MOVED_TO],
+        "{seen:?}"
+    );
+    let at = |name: &str, what| {
+        let mut all = seen.iter();
+        all.rposition(|event| *event == (name.to_owned(), what))
+            .unwrap()
+    };
+    let replaced = at("botstead.db", inotify::ReadFlags::MOVED_TO);
+    // The log of the other would be taken for its own.
+    assert!(at("botstead.db-wal", inotify::ReadFlags::DELETE) < replaced);
+    let kept = restored["kept"].as_str().unwrap();
+    assert_eq!(users(Path::new(kept)).await, 3);
+    assert_eq!(users(&path).await, 1);
+    let left: Vec<_> = data
+        .read_dir()
+        .unwrap()
+        .map(|one| one.unwrap().file_name())
+        .collect();
+    let left = left
+        .iter()
+        .filter(|name| name.to_string_lossy().contains("restoring"));
+    assert_eq!(left.count(), 0);
+}
+
+#[tokio::test]
+async fn a_database_that_is_damaged_is_kept_and_replaced() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("data/botstead.db");
+    let copy = root.path().join("copy.db");
+    let copy = copy.to_str().unwrap();
+    create_user(root.path(), "ada");
+    answer(botstead(root.path(), &["admin", "backup", copy], ""));
+    std::fs::write(&path, "no database at all, whoever wrote this").unwrap();
+    let restored = answer(botstead(root.path(), &["admin", "restore", copy], ""));
+    assert_eq!(users(&path).await, 1);
+    let kept = std::fs::read_to_string(restored["kept"].as_str().unwrap()).unwrap();
+    assert_eq!(kept, "no database at all, whoever wrote this");
+    // What is no database puts nothing in its place.
+    let text = root.path().join("text");
+    std::fs::write(&text, "no database either").unwrap();
+    let refused = refusal(botstead(
+        root.path(),
+        &["admin", "restore", text.to_str().unwrap()],
+        "",
+    ));
+    assert!(refused.contains("cannot use"), "{refused}");
+    assert_eq!(users(&path).await, 1);
+}
+
+#[test]
+fn doctor_names_archives_of_bots_that_are_gone() {
+    let root = tempfile::tempdir().unwrap();
+    create_user(root.path(), "ada");
+    let (bot, id) = (
+        botstead_types::BotId::generate(),
+        botstead_types::PreservedId::generate(),
+    );
+    let folder = root.path().join(format!("data/preserved/{bot}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(format!("{id}.tar.zst")), "data").unwrap();
+    let output = botstead(root.path(), &["doctor", "--json"], "");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    let told = checks.find(|check| check["name"] == "archives").unwrap();
+    assert_eq!(told["status"], "warn", "{told}");
+    let (detail, advice) = (told["detail"].to_string(), told["advice"].to_string());
+    assert!(detail.contains(&id.to_string()), "{detail}");
+    assert!(advice.contains("/recovery/archives"), "{advice}");
+}
+
 #[test]
 fn the_version_is_that_of_the_package() {
     let root = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -200,6 +200,53 @@ fn directories_that_move_are_noticed() {
         },
     );
     assert!(whole > 0 && changed > 0, "{whole} whole, {changed} changed");
+}
+
+#[test]
+fn an_export_that_lacks_what_was_removed_meanwhile_is_none() {
+    /// Removes a path once a file is under way.
+    struct Removing(std::path::PathBuf, usize);
+    impl Write for Removing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += bytes.len();
+            if self.1 > 1 << 20 {
+                match self.0.is_dir() {
+                    true => fs::remove_dir_all(&self.0)?,
+                    false => drop(fs::remove_file(&self.0)),
+                }
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let dir = Dir::in_memory();
+    for gone in ["file", "folder"] {
+        let from = dir.make(&format!("without-{gone}"));
+        // Files come in the order of their inodes.
+        fs::write(from.join("one"), "x").unwrap();
+        fs::write(from.join("other"), "x").unwrap();
+        let mut files = [from.join("one"), from.join("other")];
+        files.sort_by_key(|file| fs::metadata(file).unwrap().ino());
+        let [first, later] = files;
+        fs::write(first, vec![1; 8 << 20]).unwrap();
+        fs::create_dir(from.join("folder")).unwrap();
+        fs::write(from.join("folder/file"), "x").unwrap();
+        let mut options = ExportOptions::new("data");
+        options.compression = Compression::None;
+        let tree = File::open(&from).unwrap();
+        let gone_path = match gone {
+            "file" => later,
+            folder => from.join(folder),
+        };
+        let out = Removing(gone_path, 0);
+        let exported = export(tree, out, &options, &Progress::new()).map(drop);
+        assert!(
+            matches!(exported, Err(Error::Changed { .. })),
+            "{gone}: {exported:?}"
+        );
+    }
 }
 
 struct Full(usize);

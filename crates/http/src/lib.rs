@@ -37,5 +37,7 @@ mod state;
 
 pub use config::{HttpConfig, MetricsAccess};
 pub use openapi::openapi;
+pub use routes::recovery::export_request as export_unrecorded_request;
 pub use routes::terminal::frames::fuzz as fuzz_terminal_frame;
+pub use routes::unclaimed::requests as unclaimed_archive_requests;
 pub use server::{Error, Server, Services, serve};

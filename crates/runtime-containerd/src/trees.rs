@@ -11,7 +11,8 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use uuid::Uuid;
 
-/// The directories of a snapshot's layers, from the bottom up.
+/// The directories of a snapshot's layers, from the bottom up. Those of a committed one stay as long as
+/// the lease: it may be released and collected while they are read.
 pub(crate) async fn layers(
     snapshots: &ContainerdSnapshots,
     op: &Op,
@@ -22,11 +23,10 @@ pub(crate) async fn layers(
     if found.kind == SnapshotKind::Active {
         return active_layers(op, &snapshots.mounts(key).await?);
     }
-    let leased = Leased {
-        client: &snapshots.client,
-        op,
-        lease,
-    };
+    let client = &snapshots.client;
+    let kind = format!("snapshots/{}", client.snapshotter);
+    client.keep(op, lease, kind, key.as_str()).await?;
+    let leased = Leased { client, op, lease };
     // Of its own, so that two who look at one snapshot do not meet.
     let view = format!("view-{}", Uuid::now_v7());
     let layers = leased.view(&view, key).await;

@@ -200,7 +200,8 @@ pub trait Snapshots: Send + Sync {
     }
 
     /// The directories of a snapshot's layers, from the bottom up; the last one of an active snapshot
-    /// is its writable one. They stay as long as the snapshot does.
+    /// is its writable one. They stay as long as the snapshot does, and a committed one as long as the
+    /// lease, also when it is released meanwhile.
     ///
     /// # Errors
     /// `NotFound`; `Unsupported` where [`crate::Capabilities::files`] is false.
@@ -210,7 +211,8 @@ pub trait Snapshots: Send + Sync {
     }
 
     /// Opens the files of a snapshot on this host, where nobody else sees them. For writing it must
-    /// be active, with no task and no other opening of it.
+    /// be active, with no task and no other opening of it. A committed one stays as long as the lease,
+    /// also when it is released meanwhile.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for writing to a committed one; `Unsupported` where

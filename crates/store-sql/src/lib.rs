@@ -224,6 +224,17 @@ impl SqlStore {
         sqlite::backup_to(&self.database.writer, target).await
     }
 
+    /// Puts the database in the file `new`, which nobody has open, in the place of the one at `path`, where
+    /// there is one, and keeps that as `kept`. Killed at any moment, it leaves either of them whole under
+    /// the name. One that is damaged is kept as it is, with its log.
+    ///
+    /// # Errors
+    /// When another program writes to the database, or a file cannot be written; the database is as it was
+    /// then, and nothing is left of the copy of it.
+    pub async fn replace(path: &Path, new: &Path, kept: &Path) -> Result<(), BackupError> {
+        sqlite::replace(path, new, kept).await
+    }
+
     /// Closes the database after what is under way; whoever still has its repositories gets
     /// `Unavailable` from them.
     pub async fn close(&self) {

@@ -184,6 +184,102 @@ async fn write_backup(
     Ok(())
 }
 
+/// Puts a database in the place of another, which is kept.
+pub(crate) async fn replace(path: &Path, new: &Path, kept: &Path) -> Result<(), BackupError> {
+    fold(new).await?;
+    remove_log(new)?;
+    File::open(new)?.sync_all()?;
+    if path.try_exists()? {
+        let copied = keep(path, kept).await;
+        if copied.is_err() {
+            // The error that matters is the first one.
+            let _ = fs::remove_file(kept);
+            let _ = remove_log(kept);
+        }
+        copied?;
+    }
+    // Beside the new one it would be taken for its log. What it has is in the file, or kept.
+    remove_log(path)?;
+    sync_directory(path)?;
+    fs::rename(new, path)?;
+    sync_directory(path)?;
+    Ok(())
+}
+
+/// Copies a database that is about to go, and writes what is in its log into its file.
+async fn keep(path: &Path, kept: &Path) -> Result<(), BackupError> {
+    let whole = async {
+        let db = plain(path).await?;
+        let copied = backup_to(&db, kept).await;
+        db.close().await?;
+        copied?;
+        fold(path).await
+    };
+    let damage = match whole.await {
+        Err(BackupError::Copy(error)) => error,
+        done => return done,
+    };
+    tracing::warn!(path = %path.display(), error = %damage,
+        "a database cannot be read and is kept as it is");
+    let _ = fs::remove_file(kept);
+    if log_of(path).try_exists()? {
+        copy_file(&log_of(path), &log_of(kept))?;
+    }
+    copy_file(path, kept)?;
+    Ok(sync_directory(kept)?)
+}
+
+/// A connection of its own, whatever the schema is.
+async fn plain(path: &Path) -> Result<DatabaseConnection, DbErr> {
+    let config = SqlConfig::at(path);
+    pool(&config, options(&config), 1).await
+}
+
+/// Writes what is in the log of a database into its file.
+async fn fold(path: &Path) -> Result<(), BackupError> {
+    let db = plain(path).await?;
+    let statement = sea_orm::Statement::from_string(
+        db.get_database_backend(),
+        "PRAGMA wal_checkpoint(TRUNCATE)",
+    );
+    let folded = db.query_one_raw(statement).await;
+    db.close().await?;
+    let busy: i32 = match folded? {
+        Some(row) => row.try_get_by_index(0)?,
+        None => 0,
+    };
+    let rest = fs::metadata(log_of(path)).map_or(0, |log| log.len());
+    if busy != 0 || rest > 0 {
+        return Err(BackupError::InUse);
+    }
+    Ok(())
+}
+
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// Removes the log of a database, and what connections share of it.
+fn remove_log(path: &Path) -> io::Result<()> {
+    let mut shared = path.as_os_str().to_owned();
+    shared.push("-shm");
+    for name in [log_of(path), shared.into()] {
+        match fs::remove_file(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut copy = create(to)?;
+    io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.sync_all()
+}
+
 /// Why a backup could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
@@ -193,6 +289,9 @@ pub enum BackupError {
     /// The database could not be copied.
     #[error("the database could not be copied")]
     Copy(#[from] DbErr),
+    /// Another program writes to the database.
+    #[error("another program has the database open; try again when it has ended")]
+    InUse,
     /// SQLite needs names in UTF-8.
     #[error("the path is not UTF-8")]
     Path,

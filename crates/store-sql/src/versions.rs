@@ -5,8 +5,10 @@ use crate::database::Database;
 use crate::entities::{bots, versions};
 use crate::error::failed;
 use async_trait::async_trait;
-use botstead_store::{Error, ErrorKind, Result, VersionPatch, VersionRecord, Versions};
-use botstead_types::{BotId, RecordedImage, SnapshotKey, VersionNumber};
+use botstead_store::{
+    Error, ErrorKind, Result, VersionPatch, VersionRecord, VersionSnapshot, Versions,
+};
+use botstead_types::{BotId, RecordedImage, VersionNumber};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait,
     QueryFilter, QueryOrder, QuerySelect, Set,
@@ -191,23 +193,29 @@ impl Versions for SqlVersions {
             .collect()
     }
 
-    async fn snapshots(&self) -> Result<Vec<(BotId, VersionNumber, SnapshotKey)>> {
-        let rows: Vec<(String, i64, String)> = versions::Entity::find()
+    async fn snapshots(&self) -> Result<Vec<VersionSnapshot>> {
+        let rows: Vec<(String, i64, String, bool)> = versions::Entity::find()
             .select_only()
             .column(versions::Column::BotId)
             .column(versions::Column::Number)
             .column(versions::Column::SnapshotKey)
+            .column(versions::Column::Pinned)
             .into_tuple()
             .all(&self.0.reader)
             .await
             .map_err(failed("list snapshots of", "versions"))?;
         rows.into_iter()
-            .map(|(bot, number, snapshot)| {
+            .map(|(bot, number, snapshot, pinned)| {
                 let of = Row {
                     operation: "read version of bot",
                     key: &bot,
                 };
-                Ok((of.text(&bot)?, of.number(number)?, of.text(&snapshot)?))
+                Ok(VersionSnapshot {
+                    bot: of.text(&bot)?,
+                    number: of.number(number)?,
+                    snapshot: of.text(&snapshot)?,
+                    pinned,
+                })
             })
             .collect()
     }

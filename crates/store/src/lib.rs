@@ -34,7 +34,7 @@ pub use network::{Addresses, AssignedAddress};
 pub use operations::{Operation, OperationError, OperationKind, OperationState, Operations};
 pub use transactions::{Change, Transactions};
 pub use users::{User, UserPatch, Users};
-pub use versions::{VersionPatch, VersionRecord, Versions};
+pub use versions::{VersionPatch, VersionRecord, VersionSnapshot, Versions};
 
 use async_trait::async_trait;
 use std::sync::Arc;

@@ -46,6 +46,19 @@ pub struct VersionPatch {
     pub parent: Option<Option<VersionNumber>>,
 }
 
+/// Which snapshot a version is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionSnapshot {
+    /// Whose it is.
+    pub bot: BotId,
+    /// Its number.
+    pub number: VersionNumber,
+    /// The snapshot.
+    pub snapshot: SnapshotKey,
+    /// Whether it is pinned.
+    pub pinned: bool,
+}
+
 /// Versions. They are added and removed by [`crate::Transactions::apply`].
 #[async_trait]
 pub trait Versions: Send + Sync {
@@ -61,9 +74,9 @@ pub trait Versions: Send + Sync {
     /// `Unavailable` when the database does not answer.
     async fn list(&self, bot: BotId) -> Result<Vec<VersionRecord>>;
 
-    /// The snapshots of all versions of all bots, and whose they are, in no order.
+    /// The snapshots of all versions of all bots, in no order.
     ///
     /// # Errors
     /// `Unavailable` when the database does not answer.
-    async fn snapshots(&self) -> Result<Vec<(BotId, VersionNumber, SnapshotKey)>>;
+    async fn snapshots(&self) -> Result<Vec<VersionSnapshot>>;
 }

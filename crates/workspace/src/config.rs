@@ -2,7 +2,7 @@
 
 use botstead_lineage::RetentionRules;
 use botstead_types::{Bounds, ImageRef, Limits};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Settings of the use cases. [`WorkspaceConfig::new`] gives defaults that fit a small host.
@@ -60,6 +60,11 @@ pub struct WorkspaceConfig {
 }
 
 impl WorkspaceConfig {
+    /// Where preserved data is below the folder of the server's data.
+    pub fn preserved_in(storage_path: &Path) -> PathBuf {
+        storage_path.join("preserved")
+    }
+
     /// Defaults around the two paths that have none.
     ///
     /// # Panics
@@ -81,7 +86,7 @@ impl WorkspaceConfig {
             stop_grace: Duration::from_secs(10),
             pull_timeout: Duration::from_secs(30 * 60),
             busy_wait: Duration::from_secs(30),
-            preserved_dir: storage_path.join("preserved"),
+            preserved_dir: Self::preserved_in(&storage_path),
             storage_path,
             retention: RetentionRules::default(),
             min_free_bytes: 2 << 30,

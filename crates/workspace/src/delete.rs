@@ -292,9 +292,9 @@ impl Inner {
         }
         self.samples.forget(bot);
         self.kills.forget(bot);
-        self.losses.set_workspace(bot, false);
-        if delete_versions {
-            self.losses.forget(bot);
+        match delete_versions {
+            true => self.losses.forget(bot),
+            false => self.losses.set_workspace(bot, false),
         }
         Ok(())
     }

@@ -130,7 +130,6 @@ impl Inner {
         let operation = self.store.operations.begin(&operation, true).await?;
         fault_point!("fork", "begun");
         let live = self.register(operation);
-        self.runtime.leases.create(&lease).await?;
         let done = self.fork_steps(&live, &lease, &input).await;
         let outcome = match &done {
             Ok(_) => {
@@ -160,6 +159,7 @@ impl Inner {
     ) -> Result<ContainerRecord> {
         let operation = &live.record;
         let (id, bot) = (operation.id, operation.bot);
+        self.runtime.leases.create(lease).await?;
         if input.version.is_none() {
             // Its own lock, for the moment of the copy only.
             let _other = self

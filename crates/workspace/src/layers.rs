@@ -157,10 +157,8 @@ impl Inner {
             }
             Err(error) => return Err(error.into()),
         };
-        let place = Place::above(&before.labels);
-        let committed = snapshots
-            .commit(lease, active, version, &place.labels(note))
-            .await;
+        let labels = Place::above(&before.labels).labels(&note.made_of(active));
+        let committed = snapshots.commit(lease, active, version, &labels).await;
         Ok(unless_exists(committed)?)
     }
 

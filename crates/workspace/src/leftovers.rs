@@ -77,14 +77,8 @@ fn write_unrecorded(
         (true, SnapshotKind::Committed, _) | (true, _, Some(_)) => {
             write!(f, "the next start of the server records it again")
         }
-        (true, _, None) => write!(
-            f,
-            "the bot's next workspace gets its /data; POST /recovery/{name}/export gives it at once"
-        ),
-        (false, ..) => write!(
-            f,
-            "POST /recovery/{name}/export gives its /data, --discard {name} removes it"
-        ),
+        (true, _, None) => write!(f, "the bot's next workspace gets its /data"),
+        (false, ..) => write!(f, "it stays until it is discarded"),
     }
 }
 

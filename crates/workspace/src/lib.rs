@@ -55,7 +55,7 @@ mod versions;
 pub use agent::{AgentFailure, AgentInfo};
 pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
-pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive};
+pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive, unclaimed_archives};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;

@@ -1,7 +1,7 @@
 //! What every snapshot of ours says of itself, so that a database that does not know it can record it
 //! again: whose it is, from which image and version it grew, and of a version its number and name.
 //!
-//! Written when a snapshot is prepared or committed. Snapshots of earlier releases say whose they are
+//! Written when a snapshot is prepared or committed, and when a version is renamed or pinned. Snapshots of earlier releases say whose they are
 //! and nothing else; for them [`crate::recovery`] finds the rest as far as it can.
 
 use crate::snapshot::checked_name;
@@ -16,6 +16,7 @@ const LABEL_PARENT: &str = "botstead.parent_version";
 const LABEL_VERSION: &str = "botstead.version";
 const LABEL_NAME: &str = "botstead.version_name";
 const LABEL_MADE_OF: &str = "botstead.made_of";
+const LABEL_PINNED: &str = "botstead.pinned";
 
 /// What is written on a snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +26,7 @@ pub(crate) struct Note<'a> {
     /// The version that its state grew from.
     parent: Option<VersionNumber>,
     version: Option<Numbered<'a>>,
+    made_of: Option<&'a SnapshotKey>,
 }
 
 /// What a version says besides.
@@ -32,7 +34,6 @@ pub(crate) struct Note<'a> {
 struct Numbered<'a> {
     number: VersionNumber,
     name: Option<&'a str>,
-    made_of: &'a SnapshotKey,
 }
 
 impl<'a> Note<'a> {
@@ -43,6 +44,7 @@ impl<'a> Note<'a> {
             image,
             parent,
             version: None,
+            made_of: None,
         }
     }
 
@@ -53,12 +55,14 @@ impl<'a> Note<'a> {
         name: Option<&'a str>,
         made_of: &'a SnapshotKey,
     ) -> Self {
-        let version = Some(Numbered {
-            number,
-            name,
-            made_of,
-        });
-        Self { version, ..self }
+        let version = Some(Numbered { number, name });
+        Self { version, ..self }.made_of(made_of)
+    }
+
+    /// The same of what becomes of the writable snapshot `made_of`.
+    pub(crate) fn made_of(self, made_of: &'a SnapshotKey) -> Self {
+        let made_of = Some(made_of);
+        Self { made_of, ..self }
     }
 
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
@@ -72,10 +76,12 @@ impl<'a> Note<'a> {
         }
         if let Some(version) = &self.version {
             labels.insert(LABEL_VERSION.to_owned(), version.number.to_string());
-            labels.insert(LABEL_MADE_OF.to_owned(), version.made_of.to_string());
             if let Some(name) = version.name {
                 labels.insert(LABEL_NAME.to_owned(), name.to_owned());
             }
+        }
+        if let Some(made_of) = self.made_of {
+            labels.insert(LABEL_MADE_OF.to_owned(), made_of.to_string());
         }
         labels
     }
@@ -90,6 +96,7 @@ pub(crate) struct Noted {
     pub(crate) version: Option<VersionNumber>,
     pub(crate) name: Option<String>,
     pub(crate) made_of: Option<SnapshotKey>,
+    pub(crate) pinned: bool,
 }
 
 impl Noted {
@@ -106,8 +113,29 @@ impl Noted {
             version: number(LABEL_VERSION),
             name: checked_name(text(LABEL_NAME).cloned()).unwrap_or_default(),
             made_of: text(LABEL_MADE_OF).and_then(|key| key.parse().ok()),
+            pinned: text(LABEL_PINNED).is_some(),
         }
     }
+}
+
+/// The labels of a version's snapshot after a change of its name and pin; absent changes stay.
+pub(crate) fn relabelled(
+    snapshot: &Snapshot,
+    name: Option<Option<&str>>,
+    pinned: Option<bool>,
+) -> BTreeMap<String, String> {
+    let mut labels = snapshot.labels.clone();
+    let mut set = |label: &str, value: Option<&str>| match value {
+        Some(value) => labels.insert(label.to_owned(), value.to_owned()),
+        None => labels.remove(label),
+    };
+    if let Some(name) = name {
+        set(LABEL_NAME, name);
+    }
+    if let Some(pinned) = pinned {
+        set(LABEL_PINNED, pinned.then_some("true"));
+    }
+    labels
 }
 
 /// The bot whose snapshot it is, where it is one of ours.
@@ -172,6 +200,26 @@ pub(crate) mod tests {
         assert_eq!((noted.parent, noted.version), (Some(one), Some(two)));
         assert_eq!(noted.name.as_deref(), Some("before the upgrade"));
         assert_eq!(noted.made_of, Some(active));
+    }
+
+    #[test]
+    fn names_and_pins_are_changed_each_by_itself() {
+        let (bot, image, id) = (BotId::generate(), image(), OperationId::generate());
+        let active = SnapshotKey::active(id);
+        let note = Note::of(bot, &image, None).version(VersionNumber::FIRST, Some("a"), &active);
+        let mut version = snapshot(SnapshotKey::version(id), note.labels());
+        version.labels.insert("another".to_owned(), "1".to_owned());
+        for (name, pinned, expected) in [
+            (None, Some(true), (Some("a"), true)),
+            (Some(Some("b")), None, (Some("b"), true)),
+            (Some(None), Some(false), (None, false)),
+        ] {
+            version.labels = relabelled(&version, name, pinned);
+            let noted = Noted::on(&version);
+            assert_eq!((noted.name.as_deref(), noted.pinned), expected);
+            assert_eq!(noted.version, Some(VersionNumber::FIRST));
+            assert!(version.labels.contains_key("another"));
+        }
     }
 
     #[test]

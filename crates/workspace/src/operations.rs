@@ -250,8 +250,8 @@ impl Inner {
                 return Err(error);
             }
         }
-        if ended_one {
-            // At start a bot with such an operation was not compared.
+        // At start a bot with such an operation was not compared, or could not be.
+        if ended_one || self.uncompared.has(bot) {
             self.keep_what_is_there(bot).await?;
         }
         Ok(())

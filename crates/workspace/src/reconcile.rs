@@ -17,7 +17,7 @@ use botstead_runtime::TaskEvent;
 use botstead_store::{ContainerRecord, ErrorKind as StoreErrorKind, Operation, OperationKind};
 use botstead_types::{ContainerId, DesiredState, LeaseId, OperationId};
 use chrono::{Days, Utc};
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, BoxStream, StreamExt};
 use schedule::{Found, Leave};
 use serde_json::json;
 use std::collections::HashSet;
@@ -218,9 +218,13 @@ impl Inner {
     /// Watches, until the service closes, that what should run does.
     pub(crate) fn watch(self: &Arc<Self>) {
         let events = Arc::clone(self);
+        // From now on, and not from when the task first runs: an end in between would be missed.
+        let first = self.runtime.tasks.events();
         self.handle.spawn(async move {
             let closed = events.background.clone();
-            closed.run_until_cancelled(events.follow_events()).await;
+            closed
+                .run_until_cancelled(events.follow_events(first))
+                .await;
         });
         let rounds = Arc::clone(self);
         self.handle.spawn(async move {
@@ -241,13 +245,11 @@ impl Inner {
         });
     }
 
-    async fn follow_events(self: Arc<Self>) {
-        let mut lost = false;
+    async fn follow_events(
+        self: Arc<Self>,
+        mut events: BoxStream<'static, botstead_runtime::Result<TaskEvent>>,
+    ) {
         loop {
-            let mut events = self.runtime.tasks.events();
-            if lost {
-                self.wake.all();
-            }
             while let Some(event) = events.next().await {
                 match event {
                     Ok(event) => self.note(&event).await,
@@ -258,7 +260,8 @@ impl Inner {
                 }
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
-            lost = true;
+            events = self.runtime.tasks.events();
+            self.wake.all();
         }
     }
 

@@ -69,6 +69,24 @@ impl Losses {
     }
 }
 
+/// Bots whose rows could not be compared with the runtime: what they say is not acted upon before that.
+#[derive(Debug, Default)]
+pub(crate) struct Uncompared(Mutex<BTreeSet<BotId>>);
+
+impl Uncompared {
+    fn set(&self, bot: BotId, uncompared: bool) {
+        let mut bots = lock(&self.0);
+        match uncompared {
+            true => bots.insert(bot),
+            false => bots.remove(&bot),
+        };
+    }
+
+    pub(crate) fn has(&self, bot: BotId) -> bool {
+        lock(&self.0).contains(&bot)
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -87,7 +105,9 @@ impl Inner {
                 unknown += 1;
                 continue;
             }
-            if let Err(error) = self.compare_bot(bot, &seen).await {
+            let compared = self.compare_bot(bot, &seen).await;
+            self.uncompared.set(bot, compared.is_err());
+            if let Err(error) = compared {
                 tracing::error!(%bot, %error, "cannot compare the database with the runtime");
             }
         }
@@ -103,11 +123,16 @@ impl Inner {
 
     /// Compares one bot. The caller holds it.
     pub(crate) async fn keep_what_is_there(self: &Arc<Self>, bot: BotId) -> Result<()> {
-        if !self.bot_exists(bot).await? {
-            return Ok(());
-        }
-        let seen = Seen::look(&self.runtime, &self.store).await?;
-        self.compare_bot(bot, &seen).await
+        let compared = async {
+            if !self.bot_exists(bot).await? {
+                return Ok(());
+            }
+            let seen = Seen::look(&self.runtime, &self.store).await?;
+            self.compare_bot(bot, &seen).await
+        };
+        let compared = compared.await;
+        self.uncompared.set(bot, compared.is_err());
+        compared
     }
 
     async fn compare_bot(self: &Arc<Self>, bot: BotId, seen: &Seen) -> Result<()> {

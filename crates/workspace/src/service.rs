@@ -10,7 +10,7 @@ use crate::operations::Running;
 use crate::out_of_memory::Kills;
 use crate::pools::Pools;
 use crate::reconcile::Wake;
-use crate::recovery::Losses;
+use crate::recovery::{Losses, Uncompared};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_bridge::AgentPool;
@@ -50,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) starts: Semaphore,
     pub(crate) pools: Pools,
     pub(crate) losses: Losses,
+    pub(crate) uncompared: Uncompared,
     tracker: TaskTracker,
     closing: AtomicBool,
     pub(crate) background: CancellationToken,
@@ -96,6 +97,7 @@ impl Workspaces {
             starts,
             pools,
             losses: Losses::default(),
+            uncompared: Uncompared::default(),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
             background: CancellationToken::new(),

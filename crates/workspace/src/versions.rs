@@ -1,7 +1,9 @@
 //! Versions after they were made: names, pins, deletion, retention.
 
 use crate::faults::fault_point;
+use crate::layers::unless_missing;
 use crate::locks::Holder;
+use crate::notes::{Noted, relabelled};
 use crate::operations::{LiveOperation, event, finish, finished, input, new_operation};
 use crate::preferences::{preferences, retention};
 use crate::service::{Inner, Workspaces};
@@ -61,9 +63,17 @@ impl Workspaces {
                 let _guard = work
                     .lock_without_recovery(bot, id, "update_version")
                     .await?;
-                work.version(bot, number).await?;
-                let change = Change::PatchVersion(bot, number, patch);
+                let version = work.version(bot, number).await?;
+                // A pin that is written anywhere holds: what keeps comes first, what lets go last.
+                let lets_go = patch.pinned == Some(false);
+                if !lets_go {
+                    work.note_update(&version.snapshot, &patch).await?;
+                }
+                let change = Change::PatchVersion(bot, number, patch.clone());
                 work.store.transactions.apply(vec![change]).await?;
+                if lets_go {
+                    work.note_update(&version.snapshot, &patch).await?;
+                }
                 work.version(bot, number).await
             })
             .await
@@ -90,7 +100,7 @@ impl Workspaces {
                 let id = OperationId::generate();
                 let _guard = work.lock(bot, id, "delete_version").await?;
                 let version = work.version(bot, number).await?;
-                if version.pinned {
+                if work.is_pinned(&version).await? {
                     return Err(Error::VersionPinned(number));
                 }
                 work.remove_version(id, &version).await
@@ -100,6 +110,53 @@ impl Workspaces {
 }
 
 impl Inner {
+    /// Writes a name and a pin on the version's snapshot, for a database that does not know them.
+    pub(crate) async fn note_update(&self, key: &SnapshotKey, patch: &VersionPatch) -> Result<()> {
+        if patch.name.is_none() && patch.pinned.is_none() {
+            return Ok(());
+        }
+        let snapshots = &self.runtime.snapshots;
+        let snapshot = match snapshots.get(key).await {
+            // Nothing is left that anybody could delete.
+            Err(error) if error.is_not_found() => return Ok(()),
+            snapshot => snapshot?,
+        };
+        let name = patch.name.as_ref().map(Option::as_deref);
+        let labels = relabelled(&snapshot, name, patch.pinned);
+        if labels == snapshot.labels {
+            return Ok(());
+        }
+        Ok(unless_missing(snapshots.set_labels(key, &labels).await)?)
+    }
+
+    /// Whether the version is pinned, here or by what its snapshot says: a database that is older than the
+    /// pin does not know it, and learns it then.
+    async fn is_pinned(&self, version: &VersionRecord) -> Result<bool> {
+        if version.pinned {
+            return Ok(true);
+        }
+        match self.runtime.snapshots.get(&version.snapshot).await {
+            Ok(snapshot) if Noted::on(&snapshot).pinned => {
+                self.pin_again(version.bot, version.number).await?;
+                Ok(true)
+            }
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            Ok(_) | Err(_) => Ok(false),
+        }
+    }
+
+    /// Records a pin that the version's snapshot says.
+    pub(crate) async fn pin_again(&self, bot: BotId, number: VersionNumber) -> Result<()> {
+        tracing::warn!(%bot, version = %number,
+            "a version is pinned, which the database did not know");
+        let pinned = VersionPatch {
+            pinned: Some(true),
+            ..VersionPatch::default()
+        };
+        let change = Change::PatchVersion(bot, number, pinned);
+        Ok(self.store.transactions.apply(vec![change]).await?)
+    }
+
     /// Deletes a version. The caller holds the bot.
     async fn remove_version(
         self: &Arc<Self>,
@@ -138,7 +195,7 @@ impl Inner {
         let mut all = versions.iter();
         let named = all.find(|found| found.number == number && found.snapshot == snapshot);
         if let Some(version) = named {
-            if version.pinned {
+            if self.is_pinned(version).await? {
                 // Pinned while the deletion waited to go on; nothing is removed yet.
                 let ended = finish(operation, Some(&Error::VersionPinned(number)));
                 return Ok(self.store.transactions.apply(ended).await?);
@@ -209,7 +266,9 @@ impl Inner {
             .await?
             .and_then(|record| record.head_version);
         for number in lineage::retention(&versions, head, &rules) {
-            if let Some(version) = records.iter().find(|record| record.number == number) {
+            if let Some(version) = records.iter().find(|record| record.number == number)
+                && !self.is_pinned(version).await?
+            {
                 self.remove_version(OperationId::generate(), version)
                     .await?;
             }

@@ -10,8 +10,9 @@ use botstead_types::{DesiredState, VersionNumber, VersionSource};
 use botstead_workspace::{
     ArchiveFormat, CreateEvent, CreateRequest, DeleteRequest, ImportMode, SnapshotMode,
 };
-use common::{IMAGE, World, container, request};
+use common::{IMAGE, World, container, noise, request};
 use futures_util::StreamExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const PRESERVE: DeleteRequest = DeleteRequest {
@@ -252,6 +253,67 @@ async fn what_a_backend_cannot_do_is_unsupported_and_the_rest_works() {
     assert!(w.get(&world.owner, bot).await.unwrap().task_running);
     assert_eq!(world.snapshot(bot).await, 1);
     world.check_whole().await;
+}
+
+/// The folder that somebody has open in which there is a file of this name.
+fn opened_with(name: &str) -> PathBuf {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut open = all.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    open.find(|path| path.join(name).exists()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_whose_files_go_meanwhile_ends_with_an_error() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    let (key, name) = (world.record(bot).await.snapshot, format!("big-{bot}"));
+    world
+        .memory
+        .write_file(&key, &format!("data/{name}"), noise());
+    world.write_to(bot, "data/later/file", "precious").await;
+    let format = ArchiveFormat::TarGz;
+    let export = world
+        .workspaces
+        .export_data(&world.owner, bot, format)
+        .await;
+    let mut export = export.unwrap();
+    export.next().await.unwrap().unwrap();
+    std::fs::remove_dir_all(opened_with(&name).join("later")).unwrap();
+    let rest: Vec<_> = export.collect().await;
+    let last = rest.last().unwrap().as_ref().unwrap_err();
+    assert!(last.to_string().contains("changed meanwhile"), "{last}");
+    world.check_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_deleted_while_it_is_exported_stays_until_then() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    let key = world.record(bot).await.snapshot;
+    world.memory.write_file(&key, "data/big", noise());
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    world.snapshot(bot).await;
+    world.settled().await;
+    let version = VersionNumber::FIRST;
+    let key = world.store.versions.get(bot, version).await.unwrap();
+    let is_there = || {
+        let all = world.memory.snapshots();
+        all.iter().any(|found| found.key == key.snapshot)
+    };
+    let (w, format) = (&world.workspaces, ArchiveFormat::TarGz);
+    let export = w.export_data(&world.owner, bot, format).await;
+    let mut export = export.unwrap();
+    export.next().await.unwrap().unwrap();
+    w.delete_version(&world.owner, bot, version).await.unwrap();
+    w.delete(&world.owner, bot, DeleteRequest::default())
+        .await
+        .unwrap();
+    world.memory.runtime().leases.collect().await.unwrap();
+    assert!(is_there());
+    let rest: Vec<_> = export.collect().await;
+    assert!(rest.iter().all(Result::is_ok));
+    world.settled().await;
+    assert!(!is_there());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,9 +7,8 @@ mod common;
 
 use botstead_types::{BotId, DesiredState, FilePath, VersionNumber};
 use botstead_workspace::{CreateEvent, DeleteRequest, ImportMode, SnapshotMode};
-use common::{IMAGE, OTHER_IMAGE, World, image, request};
+use common::{IMAGE, LONG, OTHER_IMAGE, World, image, request};
 use futures_util::StreamExt;
-use std::time::Duration;
 
 /// What is interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +215,8 @@ async fn interrupt(step: Step) {
         world.memory.stop_answering_after(calls);
         let done = perform(&world, bot, step).await;
         let untouched = world.memory.is_answering();
-        world.workspaces.close(Duration::from_secs(5)).await;
+        let closed = world.workspaces.close(LONG).await;
+        assert!(closed, "{step:?} does not end after {calls} calls");
         world.memory.answer_again();
         world.restart().await;
         check(&world, bot, step, calls).await;

@@ -409,7 +409,7 @@ async fn a_strangers_bot_does_not_exist() {
 
 #[tokio::test]
 async fn a_busy_bot_names_what_it_is_busy_with_and_another_bot_is_not_delayed() {
-    let world = World::new().await;
+    let world = World::impatient().await;
     let (busy, free) = (world.bot().await, world.running().await);
     let name = image("registry.test/slow:1");
     let slow = PullScript {
@@ -424,7 +424,9 @@ async fn a_busy_bot_names_what_it_is_busy_with_and_another_bot_is_not_delayed() 
         .create(&world.owner, busy, request(name.as_str()))
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    while !world.memory.take_calls().contains(&"images.pull") {
+        tokio::task::yield_now().await;
+    }
     let all = DeleteRequest {
         delete_versions: true,
         ..DeleteRequest::default()

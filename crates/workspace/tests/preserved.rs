@@ -5,6 +5,7 @@
 mod common;
 
 use botstead_runtime::ErrorKind;
+use botstead_store::{OperationKind, OperationState};
 use botstead_types::{BotId, PageRequest, PreservedId};
 use botstead_workspace::{
     ArchiveFormat, CreateEvent, CreateRequest, DeleteRequest, ImportMode, PreservedArchive,
@@ -282,6 +283,58 @@ async fn an_archive_of_an_earlier_server_is_found_brought_back_and_removed() {
     assert_eq!(world.read(bot).await.as_deref(), Some("old"));
     assert!(!earlier.exists());
     world.check_whole().await;
+}
+
+#[tokio::test]
+async fn an_older_journal_removes_no_newer_archive_of_an_earlier_server() {
+    for is_newer in [true, false] {
+        let mut world = World::new().await;
+        let bot = world.bot().await;
+        world.preserve(bot, "old").await;
+        let written = world.archives(bot).pop().unwrap();
+        let earlier = world.preserved().join(format!("{bot}.tar.zst"));
+        std::fs::rename(written, &earlier).unwrap();
+        let aside = world.preserved().join("aside");
+        std::fs::copy(&earlier, &aside).unwrap();
+        world.create_empty(bot).await;
+        let w = &world.workspaces;
+        w.restore_data(&world.owner, bot, None).await.unwrap();
+        assert!(!earlier.exists());
+        world.settled().await;
+        w.close(common::LONG).await;
+        // The journal as an earlier server wrote it, in the middle of that; then the same name is used for
+        // another archive.
+        let operations = &world.store.operations;
+        let page = PageRequest::default();
+        let listed = operations.list(bot, &page).await.unwrap().items;
+        let mut all = listed.into_iter();
+        let mut restore = all.find(|one| one.kind == OperationKind::Restore).unwrap();
+        let tomorrow = chrono::Utc::now() + chrono::Days::new(1);
+        operations.forget_finished(tomorrow).await.unwrap();
+        restore.state = OperationState::Running;
+        restore.step = "recorded".to_owned();
+        restore.input.as_object_mut().unwrap().remove("preserved");
+        operations.begin(&restore, false).await.unwrap();
+        std::fs::copy(&aside, &earlier).unwrap();
+        if !is_newer {
+            let file = std::fs::File::open(&earlier).unwrap();
+            let before = restore.created_at - chrono::TimeDelta::seconds(1);
+            file.set_modified(before.into()).unwrap();
+        }
+        world.restart().await;
+        assert!(operations_are_over(&world).await);
+        assert_eq!(earlier.exists(), is_newer);
+    }
+}
+
+async fn operations_are_over(world: &World) -> bool {
+    world
+        .store
+        .operations
+        .unfinished()
+        .await
+        .unwrap()
+        .is_empty()
 }
 
 #[tokio::test]

@@ -9,55 +9,51 @@ use async_trait::async_trait;
 use botstead_bridge::proto;
 use botstead_bridge::proto::processes_server::{Processes, ProcessesServer};
 use botstead_runtime::{
-    Access, ByteStream, Channels, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots, Tree,
+    Access, ByteStream, Channels, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots,
+    TaskEvent, Tree,
 };
 use botstead_runtime_testing::InMemoryRuntime;
-use botstead_types::{BotId, ContainerId, LeaseId, SnapshotKey, TaskStatus};
+use botstead_types::{BotId, ContainerId, LeaseId, SnapshotKey};
 use botstead_workspace::{CreateEvent, DeleteRequest};
-use common::{World, container};
+use common::{LONG, World, container};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::BoxStream;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
-async fn running_again(world: &World, bot: BotId, before: u32) {
-    for _ in 0..1500 {
-        let tasks = world.memory.tasks();
-        let again = tasks.iter().any(|(id, task)| {
-            *id == container(bot) && task.status == TaskStatus::Running && task.pid != before
-        });
-        if again {
-            return;
+type Events = BoxStream<'static, Result<TaskEvent>>;
+
+/// Ends the workspace's task as if by itself, and waits until it runs again.
+async fn end(world: &World, bot: BotId) {
+    let events = world.memory.runtime().tasks.events();
+    assert!(world.memory.exit_task(&container(bot), 137));
+    started(events, bot).await;
+}
+
+/// Waits until the workspace's task is started.
+async fn started(mut events: Events, bot: BotId) {
+    let seen = async {
+        while let Some(event) = events.next().await {
+            if matches!(event, Ok(TaskEvent::Started(id)) if id == container(bot)) {
+                return;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the workspace was not started again");
-}
-
-fn pid(world: &World, bot: BotId) -> u32 {
-    let tasks = world.memory.tasks();
-    let task = tasks.iter().find(|(id, _)| *id == container(bot));
-    task.unwrap().1.pid
-}
-
-/// The watcher follows events from its own task; an end before that would be missed.
-async fn watching(world: &World) -> BotId {
-    let bot = world.running().await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    bot
+        panic!("the runtime's events ended");
+    };
+    let seen = tokio::time::timeout(LONG, seen).await;
+    seen.expect("the workspace was not started again");
 }
 
 #[tokio::test]
 async fn a_bot_deleted_before_it_was_seen_running_again_leaves_nothing_to_look_at() {
     let world = World::new().await;
-    let bot = watching(&world).await;
-    let before = pid(&world, bot);
-    assert!(world.memory.exit_task(&container(bot), 137));
-    running_again(&world, bot, before).await;
+    let bot = world.running().await;
+    end(&world, bot).await;
     let all = DeleteRequest {
         delete_versions: true,
         ..DeleteRequest::default()
@@ -77,15 +73,14 @@ async fn a_bot_deleted_before_it_was_seen_running_again_leaves_nothing_to_look_a
 #[tokio::test]
 async fn an_end_concerns_its_own_workspace_only() {
     let world = World::new().await;
-    let bot = watching(&world).await;
+    let bot = world.running().await;
     for _ in 0..9 {
         world.running().await;
     }
     world.settled().await;
     world.memory.take_calls();
-    let before = pid(&world, bot);
-    assert!(world.memory.exit_task(&container(bot), 137));
-    running_again(&world, bot, before).await;
+    end(&world, bot).await;
+    // Long enough for a round that was not asked for.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let calls = world.memory.take_calls();
     let count = |name: &str| calls.iter().filter(|call| **call == name).count();
@@ -98,12 +93,12 @@ async fn an_end_concerns_its_own_workspace_only() {
 #[tokio::test]
 async fn ends_that_were_missed_are_found_once_the_runtime_answers_again() {
     let world = World::new().await;
-    let bot = watching(&world).await;
-    let before = pid(&world, bot);
+    let bot = world.running().await;
     world.memory.stop_answering();
     assert!(world.memory.exit_task(&container(bot), 137));
     world.memory.answer_again();
-    running_again(&world, bot, before).await;
+    let events = world.memory.runtime().tasks.events();
+    started(events, bot).await;
 }
 
 /// Agents that accept a connection and never say a word.
@@ -130,14 +125,19 @@ async fn workspaces_whose_agents_never_answer_hold_up_no_other() {
         config.reconcile_interval = Duration::from_secs(2);
     })
     .await;
-    let bot = watching(&world).await;
+    let bot = world.running().await;
     join_all((0..120).map(|_| world.running())).await;
-    // A round that looks at some of them at a time, and waits for each, is under way now.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // A round that looks at some of them at a time, and waits for each, is under way then.
+    world.memory.take_calls();
+    let round = async {
+        while !world.memory.take_calls().contains(&"tasks.list") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let round = tokio::time::timeout(LONG, round).await;
+    round.expect("nobody looked at the workspaces");
     for _ in 0..3 {
-        let before = pid(&world, bot);
-        assert!(world.memory.exit_task(&container(bot), 137));
-        running_again(&world, bot, before).await;
+        end(&world, bot).await;
     }
 }
 
@@ -146,6 +146,8 @@ struct Gated {
     inner: Arc<dyn Snapshots>,
     closed: Arc<AtomicBool>,
     gate: Arc<Semaphore>,
+    /// Told when somebody stands before it.
+    arrived: Arc<Notify>,
 }
 
 #[async_trait]
@@ -193,6 +195,7 @@ impl Snapshots for Gated {
         access: Access,
     ) -> Result<Box<dyn Tree>> {
         if access == Access::Write && self.closed.load(Ordering::SeqCst) {
+            self.arrived.notify_one();
             self.gate.acquire().await.unwrap().forget();
         }
         self.inner.open(lease, key, access).await
@@ -225,11 +228,13 @@ async fn data_that_is_brought_back_holds_no_place_among_the_starts() {
         Arc::new(AtomicBool::new(false)),
         Arc::new(Semaphore::new(0)),
     );
+    let arrived = Arc::new(Notify::new());
     let world = World::with(InMemoryRuntime::new(), |runtime, config| {
         runtime.snapshots = Arc::new(Gated {
             inner: Arc::clone(&runtime.snapshots),
             closed: Arc::clone(&closed),
             gate: Arc::clone(&gate),
+            arrived: Arc::clone(&arrived),
         });
         config.max_concurrent_starts = 1;
     })
@@ -255,9 +260,10 @@ async fn data_that_is_brought_back_holds_no_place_among_the_starts() {
             gate.add_permits(1);
         }
     };
-    // The archive is at the gate by then.
-    let early = tokio::time::timeout(Duration::from_millis(500), &mut restoring).await;
-    assert!(early.is_err(), "{early:?}");
+    tokio::select! {
+        early = &mut restoring => panic!("nothing was held up: {early:?}"),
+        () = arrived.notified() => {}
+    }
     let (events, ()) = tokio::join!(restoring, others);
     assert!(
         matches!(events.last(), Some(CreateEvent::Complete(_))),
@@ -271,6 +277,8 @@ struct Terminals {
     honest: Arc<Mutex<Option<ContainerId>>>,
     asked_to_end: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
+    /// Told with each change of these.
+    told: Arc<Notify>,
 }
 
 #[async_trait]
@@ -283,6 +291,7 @@ impl Channels for Terminals {
             answers: honest,
             asked_to_end: Arc::clone(&self.asked_to_end),
             ended: Arc::clone(&self.ended),
+            told: Arc::clone(&self.told),
         };
         let connections = futures_util::stream::once(async { Ok::<_, std::io::Error>(theirs) });
         // The server goes on until its connection ends.
@@ -301,6 +310,7 @@ struct Agent {
     answers: bool,
     asked_to_end: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
+    told: Arc<Notify>,
 }
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
@@ -335,9 +345,11 @@ impl Processes for Agent {
     ) -> Answer<proto::RemoveProcessReply> {
         if !self.answers {
             self.asked_to_end.fetch_add(1, Ordering::SeqCst);
+            self.told.notify_one();
             std::future::pending::<()>().await;
         }
         self.ended.store(true, Ordering::SeqCst);
+        self.told.notify_one();
         Ok(Response::new(proto::RemoveProcessReply::default()))
     }
 
@@ -364,11 +376,13 @@ impl Processes for Agent {
 async fn invented_terminals_are_no_reason_to_leave_others_open() {
     let memory = InMemoryRuntime::limited(|capabilities| capabilities.channels = true);
     let (honest, asked_to_end, ended) = (Arc::default(), Arc::default(), Arc::default());
+    let told = Arc::new(Notify::new());
     let world = World::with(memory, |runtime, config| {
         runtime.channels = Arc::new(Terminals {
             honest: Arc::clone(&honest),
             asked_to_end: Arc::clone(&asked_to_end),
             ended: Arc::clone(&ended),
+            told: Arc::clone(&told),
         });
         config.terminal_idle = Duration::from_secs(10);
     })
@@ -379,11 +393,11 @@ async fn invented_terminals_are_no_reason_to_leave_others_open() {
     let bot = world.bot().await;
     *honest.lock().unwrap() = Some(container(bot));
     world.create(bot).await;
-    for _ in 0..1800 {
-        if ended.load(Ordering::SeqCst) && asked_to_end.load(Ordering::SeqCst) > 0 {
-            return;
+    let both = async {
+        while !ended.load(Ordering::SeqCst) || asked_to_end.load(Ordering::SeqCst) == 0 {
+            told.notified().await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("nobody ended the terminal of the honest agent");
+    };
+    let both = tokio::time::timeout(LONG, both).await;
+    both.expect("nobody ended the terminal of the honest agent");
 }

@@ -253,6 +253,23 @@ async fn another_image_keeps_the_data_and_a_rollback_brings_the_old_one_back() {
 }
 
 #[tokio::test]
+async fn a_fork_that_cannot_begin_is_over() {
+    let world = World::new().await;
+    let (from, to) = (world.running().await, world.bot().await);
+    world.write(from, "mine").await;
+    world.settled().await;
+    let kind = botstead_runtime::ErrorKind::Unavailable;
+    world.memory.fail_next("leases.create", kind, 1);
+    let w = &world.workspaces;
+    w.fork(&world.owner, to, from, None).await.unwrap_err();
+    assert_eq!(w.statistics().await.unwrap().operations_running, 0);
+    world.check_whole().await;
+    w.fork(&world.owner, to, from, None).await.unwrap();
+    assert_eq!(world.read(to).await.as_deref(), Some("mine"));
+    world.check_whole().await;
+}
+
+#[tokio::test]
 async fn versions_are_compared_in_pages() {
     let world = World::new().await;
     let bot = world.running().await;

@@ -2,6 +2,7 @@
 //!
 //! Looks only: nothing is changed, and the files of the disk check have no names.
 
+mod archives;
 mod cgroups;
 mod containerd;
 mod disk;
@@ -93,6 +94,7 @@ pub async fn examine(config: &Config) -> Report {
     ];
     checks.extend(disk::check(config));
     checks.push(unrecorded::check(config).await);
+    checks.push(archives::check(config).await);
     Report { checks }
 }
 

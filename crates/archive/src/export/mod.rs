@@ -77,8 +77,6 @@ pub struct ExportReport {
     pub mounts_left_out: u64,
     /// Extended attributes left out because they belong to the host; overlayfs' own not counted.
     pub attributes_left_out: u64,
-    /// Names that were gone, or something else, when it was their turn.
-    pub vanished: u64,
 }
 
 /// Writes what is beneath `tree`, itself included, to `out`; gives `out` back. A `tree` that is open
@@ -87,8 +85,8 @@ pub struct ExportReport {
 /// Nothing is synced. After an error `out` has a stream that no reader takes for complete.
 ///
 /// # Errors
-/// [`Error::Changed`] when a file became shorter than it said, or a directory moved, while it was read.
-/// A file that grows is written with the size that it had.
+/// [`Error::Changed`] when a file became shorter than it said, a name was gone when it was its turn, or a
+/// directory moved. A file that grows is written with the size that it had.
 pub fn export<W: Write>(
     tree: impl AsFd,
     out: W,
@@ -149,16 +147,16 @@ impl<W: Write> Exporter<'_, W> {
                 frames.pop();
                 let path = cursor.path().to_vec();
                 cursor.leave().map_err(|errno| match errno {
-                    Errno::STALE => Error::Changed {
-                        path: escape(&path),
-                    },
+                    Errno::STALE => changed(&path),
                     errno => Error::export("leave", &path, errno),
                 })?;
                 continue;
             };
             match cursor.enter(&name) {
                 Ok(()) => frames.push(self.directory(&cursor)?),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.report.vanished += 1,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    return Err(changed(&join(&cursor, &name)));
+                }
                 Err(Errno::XDEV) => self.report.mounts_left_out += 1,
                 Err(errno) => return Err(Error::export("open", &join(&cursor, &name), errno)),
             }
@@ -197,10 +195,7 @@ impl<W: Write> Exporter<'_, W> {
         let path = join(cursor, name);
         let (opened, stat) = match open(cursor.dir(), listed) {
             Ok(opened) => opened,
-            Err(Errno::NOENT) => {
-                self.report.vanished += 1;
-                return Ok(false);
-            }
+            Err(Errno::NOENT) => return Err(changed(&path)),
             Err(Errno::XDEV) => {
                 self.report.mounts_left_out += 1;
                 return Ok(false);
@@ -357,7 +352,7 @@ impl<W: Write> Exporter<'_, W> {
                 read => read.map_err(|errno| Error::export("read", path, errno))?,
             };
             if read == 0 {
-                return Err(Error::Changed { path: escape(path) });
+                return Err(changed(path));
             }
             let written = self.sink.write_all(&self.buffer[..read]);
             written.map_err(Error::WriteArchive)?;
@@ -445,6 +440,10 @@ fn join(cursor: &Cursor, name: &CStr) -> Vec<u8> {
         b"" => name.to_bytes().to_vec(),
         path => [path, name.to_bytes()].join(&b'/'),
     }
+}
+
+fn changed(path: &[u8]) -> Error {
+    Error::Changed { path: escape(path) }
 }
 
 fn too_much_extended(path: &[u8]) -> Error {

@@ -8,12 +8,12 @@ mod fs;
 mod images;
 mod operations;
 mod preserved;
-mod recovery;
+pub(crate) mod recovery;
 mod server;
 mod sign_in;
 mod snapshots;
 pub(crate) mod terminal;
-mod unclaimed;
+pub(crate) mod unclaimed;
 mod users;
 
 use crate::MetricsAccess;

@@ -15,6 +15,11 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
 
+/// The request that gives the `/data` of one of them, for who tells an admin about it elsewhere.
+pub fn export_request(name: &str) -> String {
+    format!("POST /recovery/{name}/export")
+}
+
 pub(super) fn configure(config: &mut ServiceConfig<'_>) {
     config
         .service(list_unrecorded)

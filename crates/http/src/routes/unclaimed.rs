@@ -50,6 +50,15 @@ struct UnclaimedList {
     items: Vec<Unclaimed>,
 }
 
+/// The requests that list them and that discard one, for who tells an admin about it elsewhere.
+pub fn requests(bot: BotId, archive: PreservedId) -> [String; 2] {
+    let path = "/recovery/archives";
+    [
+        format!("GET {path}"),
+        format!("DELETE {path}/{bot}/{archive}"),
+    ]
+}
+
 /// List archives of bots that do not exist: they were deleted with their data preserved, or an older
 /// database was put back.
 #[utoipa::path(

@@ -90,7 +90,11 @@ pub(crate) fn read(document: &Value) -> Option<Start> {
 /// below `folder`; a control group namespace; a first process whose protection is its own.
 pub(crate) fn renew(document: &mut Value, folder: &Path, cgroup_namespace: bool) -> io::Result<()> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let mut annotations = json!({});
+    // Those of others stay.
+    let mut annotations = match document.get("annotations") {
+        Some(found @ Value::Object(_)) => found.clone(),
+        _ => json!({}),
+    };
     let process = document.get_mut("process").ok_or_else(invalid)?;
     let score = process.get("oomScoreAdj").and_then(Value::as_i64);
     let score = score.unwrap_or(0);

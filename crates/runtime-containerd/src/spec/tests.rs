@@ -300,10 +300,12 @@ fn the_hosts_files_are_as_resolvers_read_them() {
 
 #[test]
 fn what_an_older_release_recorded_is_brought_up_to_date() {
-    let (new, _) = document(&example(), &Edits::default());
+    let (mut new, _) = document(&example(), &Edits::default());
     let folder = tempfile::tempdir().unwrap();
     let mut old = new.clone();
-    old.as_object_mut().unwrap().remove("annotations");
+    // What others, such as a CDI specification, have put in stays.
+    new["annotations"]["org.example/kept"] = json!("yes");
+    old["annotations"] = json!({"org.example/kept": "yes"});
     old["process"]["oomScoreAdj"] = json!(-500);
     let namespaces = old["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.retain(|namespace| namespace["type"] != "cgroup");

@@ -74,6 +74,7 @@ macro_rules! conformance_tests {
             @tests $new, trees,
             layers_are_told_from_the_bottom_up,
             an_opened_snapshot_shows_its_files,
+            an_opened_snapshot_stays_while_it_is_released_and_collected,
             what_is_written_to_an_opened_snapshot_is_its_own,
             a_committed_snapshot_is_opened_for_looking_only,
             what_is_missing_is_not_opened,

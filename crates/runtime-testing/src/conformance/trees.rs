@@ -94,6 +94,27 @@ pub async fn an_opened_snapshot_shows_its_files(cx: Context) {
     );
 }
 
+pub async fn an_opened_snapshot_stays_while_it_is_released_and_collected(cx: Context) {
+    let version = cx.version("one").await;
+    if !cx.has_files(&version).await {
+        return;
+    }
+    let reader = cx.another_lease().await;
+    let opened = cx.snapshots.open(&reader, &version, Access::Read).await;
+    let tree = done(opened.map(Opened));
+    let layers = done(cx.snapshots.layers(&reader, &version).await);
+    cx.end_lease(&cx.lease).await;
+    done(cx.snapshots.release(&version).await);
+    cx.collect().await;
+    assert_eq!(read(&tree, "version"), Some(b"one".into()));
+    let own = layers.last().expect("it has a layer");
+    assert!(own.join("version").exists(), "its layers are gone");
+    drop(tree);
+    cx.end_lease(&reader).await;
+    cx.collect().await;
+    assert!(!cx.exists(&version).await);
+}
+
 pub async fn what_is_written_to_an_opened_snapshot_is_its_own(cx: Context) {
     let version = cx.version("one").await;
     if !cx.has_files(&version).await {

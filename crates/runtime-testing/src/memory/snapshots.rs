@@ -208,11 +208,7 @@ impl Snapshots for Shared {
     }
 
     async fn layers(&self, lease: &LeaseId, key: &SnapshotKey) -> Result<Vec<PathBuf>> {
-        lease_of(
-            &mut self.state(),
-            Op("snapshots.layers", "find layers of"),
-            lease,
-        )?;
+        keep(self, Op("snapshots.layers", "find layers of"), lease, key)?;
         trees::layers(self, key)
     }
 
@@ -222,11 +218,7 @@ impl Snapshots for Shared {
         key: &SnapshotKey,
         access: Access,
     ) -> Result<Box<dyn Tree>> {
-        lease_of(
-            &mut self.state(),
-            Op("snapshots.open", "open snapshot"),
-            lease,
-        )?;
+        keep(self, Op("snapshots.open", "open snapshot"), lease, key)?;
         trees::open(self, key, access)
     }
 
@@ -296,6 +288,16 @@ impl Snapshots for Shared {
             state.changed();
             Ok(())
         })
+    }
+}
+
+/// Keeps a committed snapshot as long as the lease.
+fn keep(shared: &Shared, op: Op, lease: &LeaseId, key: &SnapshotKey) -> Result<()> {
+    let state = &mut *shared.state();
+    let found = state.snapshots.get(key);
+    match found.map(|found| found.snapshot.kind) {
+        Some(SnapshotKind::Committed) => protect(state, op, lease, key),
+        _ => lease_of(state, op, lease).map(drop),
     }
 }
 

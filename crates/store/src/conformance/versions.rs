@@ -2,7 +2,7 @@
 
 use super::samples::{add_bot, apply, container, image, number, version};
 use super::{Fixture, assert_kind};
-use crate::{Change, ErrorKind, VersionPatch, VersionRecord};
+use crate::{Change, ErrorKind, VersionPatch, VersionRecord, VersionSnapshot};
 use botstead_types::{BotId, VersionSource};
 
 fn insert(record: &VersionRecord) -> Change {
@@ -47,16 +47,22 @@ pub async fn versions_are_listed_by_number(fixture: &mut dyn Fixture) {
     assert_eq!(nobody, Vec::new());
 }
 
-/// The snapshots of all bots' versions, each with its bot and number.
+/// The snapshots of all bots' versions, each with its bot, number and pin.
 pub async fn snapshots_of_all_versions_are_listed(fixture: &mut dyn Fixture) {
     let store = fixture.store();
     let mut expected = Vec::new();
     for numbers in [1..=2, 1..=1] {
         let bot = add_bot(&store).await.id;
         for n in numbers {
-            let record = version(bot, n);
+            let mut record = version(bot, n);
+            record.pinned = n == 2;
             apply(&store, insert(&record)).await.unwrap();
-            expected.push((bot, record.number, record.snapshot));
+            expected.push(VersionSnapshot {
+                bot,
+                number: record.number,
+                snapshot: record.snapshot,
+                pinned: record.pinned,
+            });
         }
     }
     let all = store.versions.snapshots().await.unwrap();

@@ -187,10 +187,9 @@ impl Inner {
                     "what was brought back is not there any more: its archive is kept");
             }
             Returned::Preserved => {
-                let bot = operation.bot;
-                self.remove_preserved(bot, crate::data::legacy(bot))?;
+                self.remove_returned(operation, crate::data::legacy(operation.bot))?;
             }
-            Returned::Archive(id) => self.remove_preserved(operation.bot, *id)?,
+            Returned::Archive(id) => self.remove_returned(operation, *id)?,
         }
         fault_point!("create", "returned");
         let ended = vec![finished(operation)];

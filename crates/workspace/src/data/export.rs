@@ -5,11 +5,11 @@ use crate::pools::{ExportPlace, on_thread};
 use crate::replace::{blocking, existing_data};
 use crate::service::{Inner, Workspaces};
 use crate::spec::DATA_PATH;
-use crate::{Error, Result, disk};
-use botstead_archive::{Compression, ExportOptions, Progress};
+use crate::{DataTrouble, Error, Result, disk};
+use botstead_archive::{Compression, ExportOptions, ExportReport, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Access, Tree};
-use botstead_types::{BotId, FilePath, LeaseId, OperationId, SnapshotKey};
+use botstead_types::{BotId, FilePath, LeaseId, OperationId, SnapshotKey, SnapshotKind};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -98,6 +98,8 @@ pub(crate) struct Picture {
     /// `/data`, or what it leads to. Closed before its tree.
     pub(crate) data: OwnedFd,
     pub(crate) tree: Box<dyn Tree>,
+    /// The writable snapshot that it is: no lease keeps that one, and somebody may discard it meanwhile.
+    pub(crate) writable: Option<SnapshotKey>,
 }
 
 impl Inner {
@@ -157,7 +159,7 @@ impl Inner {
         self.keep_picture(id, opened).await
     }
 
-    /// The picture that a snapshot is.
+    /// The picture that a snapshot is. Nobody writes to it any more.
     pub(crate) async fn open_picture(
         &self,
         operation: OperationId,
@@ -165,12 +167,15 @@ impl Inner {
         snapshot: &SnapshotKey,
     ) -> Result<Picture> {
         let snapshots = &self.runtime.snapshots;
+        let kind = snapshots.get(snapshot).await?.kind;
+        let writable = (kind == SnapshotKind::Active).then(|| snapshot.clone());
         let tree = snapshots.open(lease, snapshot, Access::Read).await?;
         blocking(move || match existing_data(tree.as_ref())? {
             Some(data) => Ok(Picture {
                 operation,
                 data,
                 tree,
+                writable,
             }),
             None => Err(Error::PathNotFound(FilePath::new(DATA_PATH)?)),
         })
@@ -206,6 +211,7 @@ impl Inner {
             operation,
             data,
             tree,
+            writable,
         } = picture;
         let patience = self.config.export_patience;
         let out = Pieces::new(sender.clone(), self.handle.clone(), patience);
@@ -221,6 +227,15 @@ impl Inner {
         let outcome = match outcome {
             Err(_) if stalled.load(Ordering::Relaxed) => Err(Error::ExportStalled(patience)),
             outcome => outcome,
+        };
+        let outcome = match (outcome, writable) {
+            // Its files went after its name.
+            (Ok(()), Some(writable)) => match self.snapshot_exists(&writable).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Error::NothingToRecover(writable.into())),
+                Err(error) => Err(error),
+            },
+            (outcome, _) => outcome,
         };
         match &outcome {
             Err(_) if sender.is_closed() => {
@@ -247,6 +262,7 @@ impl Inner {
 fn write(data: OwnedFd, format: ArchiveFormat, out: Pieces) -> Result<()> {
     let (mut out, report) =
         botstead_archive::export(data, out, &format.options(), &Progress::new())?;
+    require_all(&report)?;
     let failed = |error| crate::replace::host("send the archive", error);
     out.flush().map_err(failed)?;
     let left_out = report.sockets_left_out + report.devices_left_out;
@@ -258,6 +274,14 @@ fn write(data: OwnedFd, format: ArchiveFormat, out: Pieces) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses an archive that lacks what is mounted within the tree.
+pub(super) fn require_all(report: &ExportReport) -> Result<()> {
+    match report.mounts_left_out {
+        0 => Ok(()),
+        _ => Err(Error::DataNotDirectory(DataTrouble::Mounted)),
+    }
 }
 
 /// The way from the thread that writes to whoever reads; it waits for them.

@@ -5,39 +5,29 @@
 //! removed is what was brought back or meant, whatever else happens to the bot. Everything that adds or
 //! removes one holds the bot.
 
-use super::export::ArchiveFormat;
+use super::archives::{self, PreservedArchive, archive_id, file_name, is_missing, legacy};
+use super::export::{ArchiveFormat, require_all};
 use crate::notes::LABEL_BOT;
 use crate::operations::event;
 use crate::recovery::Seen;
 use crate::replace::{Edit, blocking, existing_data, host};
 use crate::service::{Inner, Workspaces};
-use crate::{DataTrouble, Error, Result};
+use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::Access;
-use botstead_store::{ContainerRecord, OperationKind};
+use botstead_store::{ContainerRecord, Operation, OperationKind};
 use botstead_types::{
     BotId, InvalidValue, LeaseId, OperationId, Page, PageRequest, PreservedId, SnapshotKey,
     SnapshotKind,
 };
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use std::fs::{DirBuilder, File, Metadata};
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// An archive of preserved data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PreservedArchive {
-    /// Its id.
-    pub id: PreservedId,
-    /// When it was written.
-    pub created_at: DateTime<Utc>,
-    /// What it occupies.
-    pub size_bytes: u64,
-}
 
 impl Workspaces {
     /// The archives of the bot's preserved data, newest first.
@@ -121,48 +111,17 @@ impl Workspaces {
 }
 
 impl Inner {
-    /// Where the bot's archives are.
     fn preserved_folder(&self, bot: BotId) -> PathBuf {
-        self.config.preserved_dir.join(bot.to_string())
+        archives::folder(&self.config.preserved_dir, bot)
     }
 
-    /// Earlier servers kept one archive per bot, beside the folders. Its id is the bot's, which is older
-    /// than that of any operation on the bot.
     fn preserved_path(&self, bot: BotId, archive: PreservedId) -> PathBuf {
-        if archive == legacy(bot) {
-            self.config.preserved_dir.join(file_name(archive))
-        } else {
-            self.preserved_folder(bot).join(file_name(archive))
-        }
+        archives::path(&self.config.preserved_dir, bot, archive)
     }
 
     /// The bot's archives, newest first.
     pub(crate) fn preserved_archives(&self, bot: BotId) -> Result<Vec<PreservedArchive>> {
-        let failed = |error| host("list preserved data", error);
-        let mut found = Vec::new();
-        let id = legacy(bot);
-        match self.preserved_path(bot, id).symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
-            Err(error) if !is_missing(&error) => return Err(failed(error)),
-            _ => {}
-        }
-        let entries = match self.preserved_folder(bot).read_dir() {
-            Err(error) if is_missing(&error) => return Ok(found),
-            entries => entries.map_err(failed)?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let Some(id) = archive_id(&entry.file_name().to_string_lossy()) else {
-                continue;
-            };
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
-                Err(error) if !is_missing(&error) => return Err(failed(error)),
-                _ => {}
-            }
-        }
-        found.sort_by_key(|archive| std::cmp::Reverse(archive.id));
-        Ok(found)
+        archives::list(&self.config.preserved_dir, bot)
     }
 
     /// Whether data of the bot is preserved.
@@ -249,6 +208,33 @@ impl Inner {
         Ok(())
     }
 
+    /// Removes the archive that an operation brought back. One that an earlier server wrote is called like
+    /// those before it: the journal of an older database may mean one that is gone, and then a newer one
+    /// that nobody brought back stays.
+    pub(crate) fn remove_returned(
+        &self,
+        operation: &Operation,
+        archive: PreservedId,
+    ) -> Result<()> {
+        let bot = operation.bot;
+        if archive == legacy(bot) {
+            let written = self.preserved_path(bot, archive).metadata();
+            let written = written.and_then(|metadata| metadata.modified());
+            match written.map(DateTime::<Utc>::from) {
+                Ok(written) if written >= operation.created_at => {
+                    tracing::warn!(operation = %operation.id, %bot, %written,
+                        "an archive is newer than the operation that is to remove it, and stays");
+                    return Ok(());
+                }
+                Err(error) if !is_missing(&error) => {
+                    return Err(host("look at preserved data", error));
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.remove_preserved(bot, archive)
+    }
+
     /// Removes all of the bot's archives, and what a killed server left of one.
     pub(crate) fn remove_all_preserved(&self, bot: BotId) -> Result<()> {
         let found = self.preserved_archives(bot)?;
@@ -307,14 +293,7 @@ impl Inner {
                 let exported = botstead_archive::export(data, file, &options, &Progress::new());
                 exported.map(|(_, report)| report)
             })?;
-            if report.mounts_left_out > 0 {
-                return Err(Error::DataNotDirectory(DataTrouble::Mounted));
-            }
-            if report.vanished > 0 {
-                let reason = io::Error::other("some of it vanished meanwhile");
-                return Err(host("save all of /data", reason));
-            }
-            Ok(())
+            require_all(&report)
         })
         .await
     }
@@ -331,48 +310,15 @@ impl Inner {
         if own.is_empty() {
             return Ok(None);
         }
+        // The one of the operation that asks is under way.
         let seen = Seen::look(&self.runtime, &self.store).await?;
-        let orphans = own
-            .into_iter()
-            .filter(|snapshot| !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key));
-        let newest = orphans.max_by_key(|snapshot| snapshot.created_at);
-        Ok(newest.map(|snapshot| snapshot.key))
+        Ok(seen.orphan(bot).map(|orphan| orphan.key.clone()))
     }
 }
 
 /// The archive of a deletion.
 pub(crate) fn archive_of(operation: OperationId) -> PreservedId {
     PreservedId::from_uuid(*operation.as_uuid())
-}
-
-/// The archive that an earlier server wrote.
-pub(crate) fn legacy(bot: BotId) -> PreservedId {
-    PreservedId::from_uuid(*bot.as_uuid())
-}
-
-fn file_name(archive: PreservedId) -> String {
-    format!("{archive}.{}", ArchiveFormat::TarZst.extension())
-}
-
-fn archive_id(name: &str) -> Option<PreservedId> {
-    let id = name.strip_suffix(ArchiveFormat::TarZst.extension())?;
-    id.strip_suffix('.')?.parse().ok()
-}
-
-fn describe(id: PreservedId, metadata: &Metadata) -> PreservedArchive {
-    PreservedArchive {
-        id,
-        created_at: metadata.modified().unwrap_or(std::time::UNIX_EPOCH).into(),
-        size_bytes: metadata.len(),
-    }
-}
-
-/// It is not there; nor can it be, when what would hold it is no directory.
-fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 /// Makes a directory that only this server can read, and remembers it on the disk.

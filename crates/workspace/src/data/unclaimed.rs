@@ -1,18 +1,20 @@
 //! Archives of bots that the database does not know: the bot was deleted with its data preserved, or an
 //! older database was put back. Listed for admins, given to them, and discarded when they say so.
 
-use super::preserved::PreservedArchive;
+use super::archives::{self, PreservedArchive};
+use crate::leftovers::bot_exists;
 use crate::replace::{blocking, host};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
+use botstead_store::Store;
 use botstead_types::{BotId, OperationId, PreservedId};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 /// How much of an archive is read at once.
@@ -27,6 +29,21 @@ pub struct UnclaimedArchive {
     pub archive: PreservedArchive,
 }
 
+/// Archives in a folder of preserved data whose bots the database does not know, by bot, newest first.
+///
+/// # Errors
+/// The folder cannot be read, or the database does not answer.
+pub async fn unclaimed_archives(store: &Store, folder: &Path) -> Result<Vec<UnclaimedArchive>> {
+    let mut found = Vec::new();
+    for bot in archives::bots(folder)? {
+        if !bot_exists(store, bot).await? {
+            let own = archives::list(folder, bot)?.into_iter();
+            found.extend(own.map(|archive| UnclaimedArchive { bot, archive }));
+        }
+    }
+    Ok(found)
+}
+
 impl Workspaces {
     /// Archives of bots that the database does not know, by bot, newest first.
     ///
@@ -39,14 +56,7 @@ impl Workspaces {
             Action::RecoverData,
             "see what the database does not know",
         )?;
-        let mut found = Vec::new();
-        for bot in inner.preserved_bots()? {
-            if !inner.bot_exists(bot).await? {
-                let archives = inner.preserved_archives(bot)?.into_iter();
-                found.extend(archives.map(|archive| UnclaimedArchive { bot, archive }));
-            }
-        }
-        Ok(found)
+        unclaimed_archives(&inner.store, &inner.config.preserved_dir).await
     }
 
     /// One of them as it is, a tar in zstd.
@@ -120,23 +130,5 @@ impl Inner {
             return Err(Error::PreservedNotFound(archive));
         }
         Ok(())
-    }
-
-    /// Every bot that something is preserved of.
-    fn preserved_bots(&self) -> Result<BTreeSet<BotId>> {
-        let failed = |error| host("list preserved data", error);
-        let entries = match self.config.preserved_dir.read_dir() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-            entries => entries.map_err(failed)?,
-        };
-        let mut bots = BTreeSet::new();
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
-            let name = name.to_string_lossy();
-            // A folder of archives, or the archive of an earlier server.
-            let bot = name.split('.').next().unwrap_or_default();
-            bots.extend(bot.parse::<BotId>());
-        }
-        Ok(bots)
     }
 }

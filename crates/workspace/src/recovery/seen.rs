@@ -42,7 +42,7 @@ impl Seen {
                 .collect(),
             versions: versions
                 .into_iter()
-                .map(|(bot, number, key)| (key, (bot, number)))
+                .map(|one| (one.snapshot, (one.bot, one.number)))
                 .collect(),
             rows: rows
                 .into_iter()
@@ -138,6 +138,17 @@ impl Seen {
     /// Whether it is named after an operation that is not finished.
     pub(crate) fn is_under_way(&self, key: &SnapshotKey) -> bool {
         operation_of(key).is_some_and(|operation| self.unfinished.contains_key(&operation))
+    }
+
+    /// The newest writable snapshot of the bot's that no container, no row and no operation under way has:
+    /// somebody's work.
+    pub(crate) fn orphan(&self, bot: BotId) -> Option<&Snapshot> {
+        let own = self.of_bot(bot).filter(|found| {
+            found.kind == SnapshotKind::Active
+                && !self.is_named(&found.key)
+                && !self.is_under_way(&found.key)
+        });
+        own.max_by_key(|found| found.created_at)
     }
 
     /// The snapshots that one was prepared from, nearest first.

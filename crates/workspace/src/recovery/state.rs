@@ -127,23 +127,23 @@ impl Inner {
             .iter()
             .find(|(version, _)| Some(version.number) == record.head_version);
         let version = made.or(head).or(there.last());
-        let active = seen
-            .of_bot(bot)
-            .filter(|snapshot| seen.active(snapshot.key.as_str()).is_some())
-            .filter(|snapshot| !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key))
-            .max_by_key(|snapshot| snapshot.created_at);
-        // A version that was copied of a workspace while it ran is older than what goes on in that.
+        // A version that was copied of a workspace while it ran is older than what goes on in that. Earlier
+        // releases did not write down what they copied: it lies where the copy does.
         let is_newer = |active: &Snapshot| {
             version.is_none_or(|(_, snapshot)| {
                 active.created_at > snapshot.created_at
-                    || made_of(snapshot).as_ref() == Some(&active.key)
+                    || match made_of(snapshot) {
+                        Some(made_of) => made_of == active.key,
+                        None => active.parent == snapshot.parent,
+                    }
             })
         };
         let operation = OperationId::generate();
         let lease = LeaseId::for_operation(operation);
-        let taken = match (active.filter(|active| is_newer(active)), version) {
-            (Some(active), _) => {
-                let taken = self.take_over(record, active, seen).await?;
+        let orphan = seen.orphan(bot).filter(|orphan| is_newer(orphan));
+        let taken = match (orphan, version) {
+            (Some(orphan), _) => {
+                let taken = self.take_over(record, orphan, seen).await?;
                 self.runtime.leases.create(&lease).await?;
                 taken
             }

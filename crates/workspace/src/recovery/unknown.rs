@@ -187,7 +187,9 @@ impl Inner {
         let opened = async {
             let snapshots = &self.runtime.snapshots;
             let mut source = found.name.clone();
-            if found.kind == SnapshotKind::Active && self.is_in_use(&found).await? {
+            // Whoever knows the bot may start it meanwhile.
+            let changes = found.bot_exists || self.is_in_use(&found).await?;
+            if found.kind == SnapshotKind::Active && changes {
                 disk::require_free_space(&self.config)?;
                 let copy = self.copy_of(&found, &copied).await?;
                 let cancel = CancellationToken::new();

@@ -6,7 +6,10 @@ use crate::notes::{Noted, is_version};
 use crate::operations::{event, finished, new_operation};
 use crate::service::Inner;
 use botstead_runtime::Snapshot;
-use botstead_store::{Change, ErrorKind as StoreErrorKind, OperationKind, VersionRecord};
+use botstead_store::{
+    Change, ErrorKind as StoreErrorKind, OperationKind, VersionPatch, VersionRecord,
+    VersionSnapshot,
+};
 use botstead_types::{BotId, OperationId, SnapshotKey, SnapshotKind, VersionNumber, VersionSource};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -77,7 +80,7 @@ impl Inner {
             parent,
             image,
             size_bytes: None,
-            pinned: false,
+            pinned: noted.pinned,
             created_at: snapshot.created_at,
         };
         let detail = json!({"version": number, "snapshot": snapshot.key});
@@ -130,28 +133,30 @@ impl Inner {
         }
     }
 
-    /// Protects recorded versions that were released in a time that the database does not know, and
-    /// counts those that are gone.
+    /// Protects recorded versions that were released in a time that the database does not know, pins
+    /// those that are pinned either there or here, and counts those that are gone.
     pub(super) async fn look_for_versions(&self) -> Result<()> {
         let snapshots = self.runtime.snapshots.list().await?;
-        let mut rooted = HashSet::new();
-        let mut released = HashSet::new();
-        for snapshot in snapshots {
-            match snapshot.rooted {
-                true => rooted.insert(snapshot.key),
-                false => released.insert(snapshot.key),
-            };
-        }
+        let found: HashMap<_, _> = snapshots
+            .into_iter()
+            .map(|snapshot| (snapshot.key.clone(), snapshot))
+            .collect();
         let deleted: HashSet<_> = self.versions_being_deleted().await?;
         let mut missing: BTreeMap<BotId, Vec<u32>> = BTreeMap::new();
-        for (bot, number, key) in self.store.versions.snapshots().await? {
-            if released.contains(&key) && !deleted.contains(&bot) {
+        for version in self.store.versions.snapshots().await? {
+            let (bot, number) = (version.bot, version.number);
+            let Some(snapshot) = found.get(&version.snapshot) else {
+                missing.entry(bot).or_default().push(number.get());
+                continue;
+            };
+            if !snapshot.rooted && !deleted.contains(&bot) {
                 tracing::info!(%bot, version = %number, "protecting a version that was released");
-                if let Err(error) = self.runtime.snapshots.protect(&key).await {
+                if let Err(error) = self.runtime.snapshots.protect(&snapshot.key).await {
                     tracing::warn!(%bot, version = %number, error = %error.chain(), "cannot protect");
                 }
-            } else if !rooted.contains(&key) && !released.contains(&key) {
-                missing.entry(bot).or_default().push(number.get());
+            }
+            if let Err(error) = self.agree_on_pin(&version, snapshot).await {
+                tracing::warn!(%bot, version = %number, %error, "cannot pin again");
             }
         }
         for (bot, versions) in missing {
@@ -159,6 +164,22 @@ impl Inner {
             self.losses.set_versions(bot, versions.len() as u64);
         }
         Ok(())
+    }
+
+    /// A version that is pinned in the database or in the runtime is pinned in both.
+    async fn agree_on_pin(&self, version: &VersionSnapshot, snapshot: &Snapshot) -> Result<()> {
+        match (version.pinned, Noted::on(snapshot).pinned) {
+            (false, true) => self.pin_again(version.bot, version.number).await,
+            // As earlier releases pinned it.
+            (true, false) => {
+                let pinned = VersionPatch {
+                    pinned: Some(true),
+                    ..VersionPatch::default()
+                };
+                self.note_update(&version.snapshot, &pinned).await
+            }
+            (true, true) | (false, false) => Ok(()),
+        }
     }
 
     /// Bots with an operation that is not finished: it may be releasing versions.

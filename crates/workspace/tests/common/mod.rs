@@ -30,6 +30,9 @@ use tempfile::TempDir;
 pub const IMAGE: &str = "localhost/test/image:1";
 pub const OTHER_IMAGE: &str = "localhost/test/other:1";
 
+/// No busy machine takes so long.
+pub const LONG: Duration = Duration::from_secs(90);
+
 pub struct World {
     pub memory: InMemoryRuntime,
     pub store: Store,
@@ -54,6 +57,14 @@ impl World {
 
     pub async fn on(memory: InMemoryRuntime) -> Self {
         Self::with(memory, |_, _| {}).await
+    }
+
+    /// Where nobody waits long for what somebody else holds.
+    pub async fn impatient() -> Self {
+        Self::with(InMemoryRuntime::new(), |_, config| {
+            config.busy_wait = Duration::from_millis(300);
+        })
+        .await
     }
 
     /// With ports and settings of the test's own. They do not outlive a restart.
@@ -109,7 +120,7 @@ impl World {
 
     /// The same with another configuration.
     pub async fn restart_with(&mut self, change: impl FnOnce(&mut WorkspaceConfig)) {
-        self.workspaces.close(Duration::from_secs(5)).await;
+        assert!(self.workspaces.close(LONG).await, "the server does not end");
         let mut config = config(self.directory.path());
         change(&mut config);
         let (runtime, store) = (self.memory.runtime(), self.store.clone());
@@ -256,13 +267,13 @@ impl World {
 
     /// Waits until the background work of finished operations is done.
     pub async fn settled(&self) {
-        for _ in 0..500 {
-            if self.memory.leases().is_empty() {
-                return;
+        let empty = async {
+            while !self.memory.leases().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("leases are left: {:?}", self.memory.leases());
+        };
+        let empty = tokio::time::timeout(LONG, empty).await;
+        assert!(empty.is_ok(), "leases are left: {:?}", self.memory.leases());
     }
 
     /// What holds whenever nothing is under way: nothing is orphaned, nothing recorded is missing,
@@ -329,6 +340,18 @@ impl World {
     }
 }
 
+/// Bytes that no compression makes fewer: as an archive, more than is on its way at once.
+pub fn noise() -> Vec<u8> {
+    let mut state = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(1 << 20).flatten().collect()
+}
+
 pub fn request(image_name: &str) -> CreateRequest {
     CreateRequest {
         image: Some(image(image_name)),
@@ -350,7 +373,8 @@ fn config(directory: &std::path::Path) -> WorkspaceConfig {
     let mut config = WorkspaceConfig::new("/nonexistent/agent".into(), directory.to_owned());
     (config.min_free_bytes, config.min_free_percent) = (0, 0);
     config.stop_grace = Duration::from_secs(1);
-    config.busy_wait = Duration::from_millis(300);
+    // Longer than a busy machine takes for what goes on in the background.
+    config.busy_wait = LONG;
     config.reconcile_interval = Duration::from_secs(3600);
     config
 }

@@ -1,10 +1,11 @@
 //! What vanishes behind the server's back, and operations that cannot go on.
 
-use crate::common::{IMAGE, OTHER_IMAGE, World, image, request};
+use crate::common::{IMAGE, OTHER_IMAGE, World, image, noise, request};
 use crate::{
     backup, ended, lose_container, lose_row, lose_snapshot, restore, stop_and_start, version,
 };
 use async_trait::async_trait;
+use botstead_authz::Actor;
 use botstead_runtime::ErrorKind;
 use botstead_store::{
     Change, ImageConfigs, Operation, OperationKind, OperationState, VersionPatch,
@@ -85,6 +86,45 @@ async fn all_of_an_orphan_stays_when_its_data_is_in_a_new_workspace() {
     let notes = world.read_from(bot, "root/notes").await;
     assert_eq!(notes.as_deref(), Some("elsewhere"));
     world.check_whole().await;
+}
+
+#[tokio::test]
+async fn an_export_of_what_may_be_started_meanwhile_is_one_of_a_copy() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "precious").await;
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    world.settled().await;
+    let name = world.record(bot).await.snapshot;
+    lose_row(&world, bot).await;
+    world.memory.take_calls();
+    let w = &world.workspaces;
+    let export = w.export_unrecorded(&Actor::System, name.as_str(), ArchiveFormat::TarZst);
+    let pieces: Vec<_> = export.await.unwrap().collect().await;
+    assert!(pieces.iter().all(Result::is_ok));
+    let calls = world.memory.take_calls();
+    assert!(calls.contains(&"snapshots.commit_copy"), "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_what_is_discarded_meanwhile_ends_with_an_error() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    let name = world.record(bot).await.snapshot;
+    world.memory.write_file(&name, "data/big", noise());
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    world.settled().await;
+    let gone = vec![Change::DeleteBot(bot)];
+    world.store.transactions.apply(gone).await.unwrap();
+    let w = &world.workspaces;
+    let export = w.export_unrecorded(&Actor::System, name.as_str(), ArchiveFormat::TarZst);
+    let mut export = export.await.unwrap();
+    export.next().await.unwrap().unwrap();
+    let discarded = w.discard_unrecorded(&Actor::System, name.as_str()).await;
+    discarded.unwrap();
+    let rest: Vec<_> = export.collect().await;
+    let last = rest.last().unwrap().as_ref().unwrap_err();
+    assert_eq!(last.code(), "nothing_to_recover");
 }
 
 /// A snapshot that froze the present state and cannot go on.
@@ -205,7 +245,7 @@ async fn a_workspace_is_rebuilt_on_its_own_snapshot_whatever_the_row_says() {
 
 #[tokio::test]
 async fn a_pin_waits_for_what_deletes_versions() {
-    let world = World::new().await;
+    let world = World::impatient().await;
     let bot = world.running().await;
     world.snapshot(bot).await;
     let slow = botstead_runtime_testing::PullScript {

@@ -8,6 +8,7 @@ mod common;
 mod halfway;
 mod lost;
 mod older;
+mod pins;
 mod reverted;
 mod unsaved;
 

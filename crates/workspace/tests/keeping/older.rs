@@ -1,7 +1,7 @@
 //! Databases that were put back.
 
 use crate::common::World;
-use crate::{backup, lose_container, lose_snapshot, restore, stop_and_start, version};
+use crate::{backup, lose_container, lose_row, lose_snapshot, restore, stop_and_start, version};
 use botstead_authz::Actor;
 use botstead_runtime::ErrorKind;
 use botstead_types::{BotId, DesiredState, VersionNumber, VersionSource};
@@ -294,6 +294,89 @@ async fn a_row_whose_snapshot_is_gone_gets_the_nearest_state_that_is_left() {
     lose_snapshot(&world, &own).await;
     world.workspaces.start(&world.owner, bot).await.unwrap();
     assert_eq!(world.read(bot).await.as_deref(), Some("two"));
+    world.check_whole().await;
+}
+
+#[tokio::test]
+async fn what_was_kept_of_an_orphan_is_the_nearest_state_of_a_row_that_names_it() {
+    let mut world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "one").await;
+    world.snapshot(bot).await;
+    world.write(bot, "precious").await;
+    let copy = backup(&world, "older.db").await;
+    lose_row(&world, bot).await;
+    lose_container(&world, bot).await;
+    world.create(bot).await;
+    world.settled().await;
+    let own = world.record(bot).await.snapshot;
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    lose_container(&world, bot).await;
+    lose_snapshot(&world, &own).await;
+    restore(&mut world, &copy).await;
+    assert_eq!(world.read(bot).await.as_deref(), Some("precious"));
+    world.check_whole().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_an_earlier_release_is_older_than_what_it_is_of() {
+    let mut world = World::new().await;
+    let bot = world.running().await;
+    let copy = backup(&world, "older.db").await;
+    world.write(bot, "one").await;
+    world.snapshot(bot).await;
+    world.write(bot, "two").await;
+    world.live_snapshot(bot).await;
+    world.write(bot, "three").await;
+    world.settled().await;
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    lose_container(&world, bot).await;
+    let runtime = world.memory.runtime();
+    for mut snapshot in world.memory.snapshots() {
+        snapshot.labels.remove("botstead.made_of");
+        let told = runtime
+            .snapshots
+            .set_labels(&snapshot.key, &snapshot.labels);
+        told.await.unwrap();
+    }
+    restore(&mut world, &copy).await;
+    assert_eq!(world.read(bot).await.as_deref(), Some("three"));
+    world.check_whole().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_compared_at_the_start_is_compared_before_it_is_acted_upon() {
+    let mut world = World::new().await;
+    let bot = world.running().await;
+    let w = world.workspaces.clone();
+    w.stop(&world.owner, bot).await.unwrap();
+    world.write(bot, "one").await;
+    world.snapshot(bot).await;
+    let copy = backup(&world, "older.db").await;
+    w.start(&world.owner, bot).await.unwrap();
+    world.live_snapshot(bot).await;
+    world.write(bot, "precious").await;
+    w.stop(&world.owner, bot).await.unwrap();
+    world.settled().await;
+    // As one of an image that the older database does not know.
+    let made = world.store.versions.get(bot, version(2)).await.unwrap();
+    let snapshots = world.memory.runtime().snapshots;
+    let mut labels = snapshots.get(&made.snapshot).await.unwrap().labels;
+    labels.remove("botstead.image_digest");
+    snapshots.set_labels(&made.snapshot, &labels).await.unwrap();
+    let kind = ErrorKind::Unavailable;
+    world.memory.fail_next("images.get", kind, 1);
+    restore(&mut world, &copy).await;
+    assert!(world.memory.pending_faults().is_empty());
+    // The database says that the workspace equals version 1.
+    let w = world.workspaces.clone();
+    w.rollback(&world.owner, bot, version(1), false)
+        .await
+        .unwrap();
+    let versions = world.store.versions.list(bot).await.unwrap();
+    let kept = versions.last().unwrap();
+    let kept = world.memory.read_file(&kept.snapshot, "data/file");
+    assert_eq!(kept.as_deref(), Some("precious".as_bytes()));
     world.check_whole().await;
 }
 

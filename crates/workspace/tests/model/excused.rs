@@ -3,7 +3,7 @@
 use crate::model::Chosen;
 use crate::steps::{PATHS, Step};
 use crate::world::{Place, Reach, is_data, may_expire};
-use botstead_types::BotId;
+use botstead_types::{BotId, VersionNumber};
 use std::collections::BTreeSet;
 
 /// Files that may be out of reach after a step.
@@ -52,6 +52,16 @@ pub fn lost<'a>(
         })
     })
     .collect()
+}
+
+/// A version that was pinned and is not any more.
+pub fn unpinned(before: &Reach, after: &Reach) -> Option<VersionNumber> {
+    let mut pinned = before.versions.iter().filter(|version| version.pinned);
+    let unpinned = pinned.find(|version| {
+        let mut now = after.versions.iter();
+        now.any(|now| now.snapshot == version.snapshot && !now.pinned)
+    });
+    unpinned.map(|version| version.number)
 }
 
 /// What the user of a call wants to be gone afterwards.

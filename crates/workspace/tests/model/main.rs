@@ -25,6 +25,8 @@
 //! listing. A call that fails, a server that is killed at any call to the runtime or the database, and a runtime
 //! that goes away excuse what the call would have, and no more.
 //!
+//! A version that is pinned stays pinned unless a call takes the pin away.
+//!
 //! At the end of a sequence, with nothing broken any more, everything must also be usable: each workspace
 //! starts, each version is rolled back to, each archive comes back, and each holds what it held.
 //!

@@ -1,6 +1,6 @@
 //! Performing sequences, and shortening one that fails.
 
-use crate::excused::{Pending, lost, pending};
+use crate::excused::{Pending, lost, pending, unpinned};
 use crate::ground::{Files, Ground};
 use crate::model::{Outcome, tokens};
 use crate::steps::{Abilities, Step, draw};
@@ -232,6 +232,11 @@ async fn sequence<G: Ground>(world: &mut World<G>, steps: &[Step]) -> Result<(),
             && after.places_of(token).is_empty()
         {
             return Err(format!("{log}{token} was written and is not in reach"));
+        }
+        if let Some(version) = unpinned(&before, &after)
+            && !step.unpins()
+        {
+            return Err(format!("{log}version {version} is not pinned any more"));
         }
         if let [token, ..] = lost(&before, &after, &excused, &unended)[..] {
             let places = before.places_of(token);

@@ -159,6 +159,19 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether a pin is taken away in it.
+    pub fn unpins(&self) -> bool {
+        match self {
+            Self::Pin { pinned, .. } => !pinned,
+            Self::Both { first, second } => first.unpins() || second.unpins(),
+            Self::Killed { step, .. }
+            | Self::Away { step, .. }
+            | Self::AwayAndRestart { step, .. }
+            | Self::Fails { step, .. } => step.unpins(),
+            _ => false,
+        }
+    }
+
     /// Whether the server starts again in it, whatever else comes of it.
     pub fn restarts(&self) -> bool {
         matches!(
