@@ -2,6 +2,7 @@
 
 use crate::config::{Log, LogFormat};
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::IsTerminal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,19 @@ pub fn start_log(log: &Log) -> anyhow::Result<()> {
 pub fn install_tls_provider() {
     // An error means that one is installed, which is all that is wanted.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Lets the process open as many files as it may: a connection takes two. The usual soft limit is for
+/// programs that use select(2).
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, soft = limit.current, "cannot raise the limit of open files");
+    }
 }
 
 /// A token that is cancelled on SIGTERM, SIGINT or SIGHUP. A second signal ends the process at

@@ -46,6 +46,8 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let accounts = accounts(config, &installation, &database, handle.clone())?;
 
     let (socket, daemon) = containerd(config, &installation).await?;
+    // After a managed containerd has the limit that was: workspaces inherit theirs from it.
+    process::raise_open_files();
     let network = network(config, &installation)?;
     let runtime = runtime(config, &installation, &socket, network)?;
     let workspaces = Workspaces::open(runtime, database.store(), workspace_config(config)?, handle)
@@ -363,6 +365,7 @@ fn http_config(config: &Config, installation: &Installation) -> HttpConfig {
         max_connections: settings.max_connections,
         max_connections_per_address: settings.max_connections_per_address,
         max_reply_bytes: settings.reply_limit_bytes,
+        max_memory_bytes: settings.memory_limit_bytes,
         trusted_proxies: settings.trusted_proxies.clone(),
         shutdown_grace: Duration::from_secs(config.shutdown.grace_seconds),
         metrics: match settings.public_metrics {

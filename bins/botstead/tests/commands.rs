@@ -82,6 +82,7 @@ async fn accounts_are_made_and_changed_while_a_server_has_the_database_open() {
             username: username.into(),
             password: Password::new(password),
             client: None,
+            earlier_token: None,
         };
         accounts.login(login).await
     };

@@ -48,7 +48,7 @@ enum Taken {
 }
 
 impl Place {
-    /// Whether the user signed in from this network before.
+    /// Whether the user signed in from this network before, or brings a token.
     pub(crate) fn is_known(&self) -> bool {
         matches!(self.taken, Taken::Known(_))
     }
@@ -97,7 +97,7 @@ impl Admission {
     /// that no flood of others takes theirs.
     pub(crate) fn admit(&self, key: &Key, client: Option<IpAddr>) -> Option<Place> {
         let mut state = self.state();
-        let taken = if state.known.contains_key(key) {
+        let taken = if key.is_proved() || state.known.contains_key(key) {
             let waiting = state.of_known.entry(key.clone()).or_default();
             if *waiting >= PER_NETWORK {
                 return None;
@@ -174,6 +174,20 @@ mod tests {
         assert!(!held[0].is_known());
         drop(place);
         assert!(admission.state().of_known.is_empty());
+    }
+
+    #[test]
+    fn whoever_brings_a_token_has_places_that_no_flood_takes() {
+        let admission = Admission::default();
+        let here = address("192.0.2.1");
+        let ann = Key::new("ann", here);
+        admission.remember(ann.clone(), Instant::now());
+        let _held: Vec<_> = (0..PER_NETWORK)
+            .map(|_| admission.admit(&ann, here).unwrap())
+            .collect();
+        assert!(admission.admit(&ann, here).is_none());
+        let place = admission.admit(&Key::proved("ann"), here).unwrap();
+        assert!(place.is_known());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Key {
     username: String,
     network: Option<IpAddr>,
+    proved: bool,
 }
 
 impl Key {
@@ -20,7 +21,21 @@ impl Key {
         Self {
             username: username.chars().take(64).collect(),
             network: network(client),
+            proved: false,
         }
+    }
+
+    /// Those of whoever brings a token that this user got before, from wherever.
+    pub(crate) fn proved(username: &str) -> Self {
+        Self {
+            proved: true,
+            ..Self::new(username, None)
+        }
+    }
+
+    /// Whether a token came with it.
+    pub(crate) fn is_proved(&self) -> bool {
+        self.proved
     }
 }
 

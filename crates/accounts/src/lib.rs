@@ -19,6 +19,7 @@
 //!         username: "ann".into(),
 //!         password: Password::new("correct horse"),
 //!         client: None,
+//!         earlier_token: None,
 //!     })
 //!     .await?;
 //! let actor = accounts.authenticate(&signed_in.access_token).await?.actor();

@@ -104,7 +104,6 @@ pub struct UserUpdate {
 }
 
 /// An attempt to sign in.
-#[derive(Debug)]
 pub struct Login {
     /// The user name, in any case.
     pub username: String,
@@ -112,6 +111,19 @@ pub struct Login {
     pub password: Password,
     /// Where the attempt comes from, for the back-off.
     pub client: Option<IpAddr>,
+    /// An access token that the user got before, which may have expired: who brings one is not kept out by
+    /// whoever guesses passwords from the same network.
+    pub earlier_token: Option<String>,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither a password nor a token is shown.
+        f.debug_struct("Login")
+            .field("username", &self.username)
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A successful sign-in.

@@ -26,7 +26,8 @@ impl Accounts {
     /// # Errors
     /// `InvalidCredentials`, whatever is wrong; `TooManyAttempts` after repeated failures with
     /// this name from this address, or when too many sign-ins wait, of this network or of all. A user
-    /// who proved from this network before who they are is made to wait instead, a second at most.
+    /// who proved from this network before who they are is made to wait instead, a second at most; so is
+    /// who brings a token that they got before, from wherever and whoever else tries.
     pub async fn login(&self, login: Login) -> Result<SignedIn> {
         self.detached(|this| async move { this.decide_login(login).await })
             .await
@@ -35,12 +36,16 @@ impl Accounts {
     async fn decide_login(&self, login: Login) -> Result<SignedIn> {
         let inner = &*self.inner;
         let username = login.username.to_ascii_lowercase();
-        let key = Key::new(&username, login.client);
+        let from_here = Key::new(&username, login.client);
+        let key = match &login.earlier_token {
+            Some(token) if self.had_session(&username, token).await? => Key::proved(&username),
+            _ => from_here.clone(),
+        };
         let place = inner.admission.admit(&key, login.client);
         let place = place.ok_or(Error::TooManyAttempts {
             retry_after: NO_PLACE,
         })?;
-        let failures = inner.backoff.failures(key.clone(), Instant::now());
+        let failures = inner.backoff.failures(key, Instant::now());
         // Held until this attempt is decided. It delays nobody but those who try the same name
         // from the same address.
         let mut failures = failures.lock().await;
@@ -67,7 +72,7 @@ impl Accounts {
         match user {
             Some(user) if right => {
                 failures.clear();
-                inner.admission.remember(key, Instant::now());
+                inner.admission.remember(from_here, Instant::now());
                 let (access_token, expires_at) =
                     inner.tokens.issue(user.id, &user.password_hash, now())?;
                 tracing::info!(user_id = %user.id, "signed in");
@@ -85,6 +90,16 @@ impl Accounts {
                 Err(Error::InvalidCredentials)
             }
         }
+    }
+
+    /// Whether this token was given to this user, with the password that they have still. It may have
+    /// expired.
+    async fn had_session(&self, username: &str, token: &str) -> Result<bool> {
+        let Ok(verified) = self.inner.tokens.verify_of_any_age(token) else {
+            return Ok(false);
+        };
+        let session = self.session(verified.user, verified.credential).await?;
+        Ok(session.is_some_and(|it| it.user.username.eq_ignore_ascii_case(username)))
     }
 
     /// The session of whoever has this access token.

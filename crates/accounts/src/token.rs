@@ -191,6 +191,8 @@ pub(crate) struct Tokens {
     signing: EncodingKey,
     verifying: DecodingKey,
     validation: Validation,
+    /// The same without expiry.
+    any_age: Validation,
     ttl: TimeDelta,
 }
 
@@ -210,7 +212,10 @@ impl Tokens {
         let mut validation = Validation::new(Algorithm::HS256);
         // One clock signs and verifies.
         validation.leeway = 0;
+        let mut any_age = validation.clone();
+        any_age.validate_exp = false;
         Self {
+            any_age,
             signing: EncodingKey::from_secret(&key.0),
             verifying: DecodingKey::from_secret(&key.0),
             validation,
@@ -242,10 +247,19 @@ impl Tokens {
 
     /// Checks signature, type and expiry. Whether the user may still sign in is not known here.
     pub(crate) fn verify(&self, token: &str) -> Result<Verified> {
+        self.verify_as(token, &self.validation)
+    }
+
+    /// The same for a token that may have expired: it gives no session, and tells who had one.
+    pub(crate) fn verify_of_any_age(&self, token: &str) -> Result<Verified> {
+        self.verify_as(token, &self.any_age)
+    }
+
+    fn verify_as(&self, token: &str, validation: &Validation) -> Result<Verified> {
         if token.len() > MAX_TOKEN_LENGTH {
             return Err(Error::InvalidToken);
         }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation)
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.verifying, validation)
             .map_err(|_| Error::InvalidToken)?
             .claims;
         if claims.typ != ACCESS || claims.sub != claims.user_id {

@@ -18,6 +18,9 @@ use tonic::{Code, Status};
 
 /// How long a call waits for an agent that is just starting.
 const START_WAIT: Duration = Duration::from_secs(5);
+/// While calls are under way a connection on which nothing comes for this long is asked for a sign of life,
+/// and given up when there is none for as long again: an agent that stands still ends none of its calls.
+const SILENCE: Duration = Duration::from_secs(45);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -140,6 +143,8 @@ impl AgentPool {
         Endpoint::from_static("http://agent")
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(SILENCE)
+            .keep_alive_timeout(SILENCE)
             .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let (connector, container) = (Arc::clone(&connector), container.clone());
                 async move {

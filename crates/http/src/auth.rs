@@ -6,6 +6,7 @@
 
 use crate::client_address;
 use crate::connections::Connection;
+use crate::memory::Room;
 use crate::problem::Problem;
 use crate::sessions::Serving;
 use crate::state::SharedState;
@@ -75,14 +76,37 @@ pub(crate) async fn require(
     let (actor, user) = (session.actor(), session.user.id);
     tracing::Span::current().record("user", tracing::field::display(user));
     let connection = request.conn_data::<Arc<Connection>>();
+    if let Some(connection) = connection {
+        connection.has_session();
+    }
     let (serving, ended) = state.sessions.serve(session, connection);
     let caller = Caller { actor, user, ended };
     request.extensions_mut().insert(caller);
-    let reply = next.call(request).await?;
+    let (request, mut reply) = next.call(request).await?.into_parts();
+    let room = reply.extensions_mut().remove::<Room>();
+    let mut room = room.unwrap_or_else(|| state.memory.room(Some(user)));
+    let (reply, body) = reply.into_parts();
+    // What is in memory as a whole counts until it is sent, however slowly it is read.
+    let whole = match body.size() {
+        BodySize::Sized(1..) => body.try_into_bytes(),
+        _ => Err(body),
+    };
+    let reply = match whole {
+        Err(other) => reply.set_body(other),
+        Ok(bytes) => match room.reserve(bytes.len()).await {
+            Ok(()) => {
+                room.keep(bytes.len());
+                reply.set_body(BoxBody::new(bytes))
+            }
+            Err(problem) => problem.error_response(),
+        },
+    };
+    let reply = ServiceResponse::new(request, reply);
     Ok(reply.map_body(|_, body| {
         BoxBody::new(ServedBody {
             body,
             _serving: serving,
+            _room: room,
         })
     }))
 }
@@ -92,6 +116,14 @@ pub(crate) async fn require(
 pub(crate) async fn if_any(request: &HttpRequest, state: &SharedState) -> Option<Actor> {
     let session = identify(request, state).await.ok()?;
     Some(session.actor())
+}
+
+/// A token that came with a request to a public route, whatever it proves.
+pub(crate) fn token_of(request: &HttpRequest) -> Option<String> {
+    match credential(request.headers(), "", request.method(), "") {
+        Ok(Credential::Token(token)) => Some(token),
+        Ok(Credential::Ticket(_)) | Err(_) => None,
+    }
 }
 
 async fn identify(request: &HttpRequest, state: &SharedState) -> Result<Session, Problem> {
@@ -120,6 +152,7 @@ async fn identify(request: &HttpRequest, state: &SharedState) -> Result<Session,
 struct ServedBody {
     body: BoxBody,
     _serving: Serving,
+    _room: Room,
 }
 
 impl MessageBody for ServedBody {

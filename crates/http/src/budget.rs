@@ -6,12 +6,18 @@ use std::io;
 
 /// The bytes that are left for a reply's items.
 pub(crate) struct Budget {
+    bytes: usize,
     left: usize,
 }
 
 impl Budget {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { left: bytes }
+        Self { bytes, left: bytes }
+    }
+
+    /// The bytes of the items that it has room for already.
+    pub(crate) fn taken(&self) -> usize {
+        self.bytes - self.left
     }
 
     /// Takes the room of one more item as JSON; `false` when there is not enough, for this and for

@@ -44,13 +44,17 @@ pub struct HttpConfig {
     pub write_timeout: Duration,
     /// How long an idle connection is kept.
     pub keep_alive: Duration,
-    /// The most connections at once; for one more, the one that was idle for longest goes.
+    /// The most connections at once; for one more, the oldest request without a session goes, or the
+    /// connection that was idle for longest.
     pub max_connections: usize,
-    /// The most of them from one address, or from one IPv6 network of 64 bits. Trusted proxies have no
-    /// such limit.
+    /// The most of them from one address, or from one IPv6 network of 64 bits; of a client behind a trusted
+    /// proxy the most requests under way.
     pub max_connections_per_address: usize,
     /// The largest list or search result that is given as one JSON reply, in bytes.
     pub max_reply_bytes: usize,
+    /// The most bytes of bodies and replies, of all requests together, that are held in memory; more wait
+    /// shortly and are refused then. No user has more than half of it.
+    pub max_memory_bytes: usize,
     /// Proxies whose `X-Forwarded-For` tells where a request comes from.
     pub trusted_proxies: Vec<IpNet>,
     /// How long requests under way may go on after shutdown began; rounded up to seconds.
@@ -77,6 +81,7 @@ impl Default for HttpConfig {
             max_connections: 8192,
             max_connections_per_address: 1024,
             max_reply_bytes: 8 << 20,
+            max_memory_bytes: 256 << 20,
             trusted_proxies: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
             metrics: MetricsAccess::Admin,

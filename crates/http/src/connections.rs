@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_secs(1);
 /// Open files that are kept for everything but connections.
 const FILES: u64 = 512;
+/// How long a request has no session that gets one: signing in and reading who asks take less.
+const INTRODUCTION: Duration = Duration::from_secs(1);
 /// How often the log says that connections are refused.
 const SAY: Duration = Duration::from_secs(60);
 
@@ -55,11 +57,28 @@ pub(crate) struct Connection {
 
 struct Activity {
     requests: usize,
-    idle_since: Instant,
+    /// When the first of them began, or the last one ended.
+    since: Instant,
+    has_session: bool,
 }
 
 /// A request under way on a connection, until this is dropped.
-pub(crate) struct UnderWay(Arc<Connection>);
+pub(crate) struct UnderWay {
+    connection: Arc<Connection>,
+    /// Whose share it counts against, behind a trusted proxy.
+    network: Option<IpAddr>,
+}
+
+/// What a connection does, and for how long.
+#[derive(Clone, Copy)]
+enum Standing {
+    /// Nothing.
+    Idle(Duration),
+    /// A request of nobody who is known yet.
+    Stranger(Duration),
+    /// A request of a session.
+    Session,
+}
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -109,16 +128,12 @@ impl Connections {
             network,
             activity: Mutex::new(Activity {
                 requests: 0,
-                idle_since: Instant::now(),
+                since: Instant::now(),
+                has_session: false,
             }),
             connections: Arc::clone(self),
         });
-        let mut here = 0;
-        if let Some(network) = network {
-            let count = state.of_network.entry(network).or_default();
-            *count += 1;
-            here = *count;
-        }
+        let here = network.map_or(0, |network| state.count(network));
         state.all.insert(connection.id, Arc::downgrade(&connection));
         let crowded = here > self.config.max_connections_per_address;
         let full = state.all.len() > self.most;
@@ -132,21 +147,33 @@ impl Connections {
         }
         drop(state);
         // Without the lock: whoever has a connection last takes it to let it go.
-        let longest_idle = others
+        let others: Vec<_> = others
             .iter()
             .filter_map(Weak::upgrade)
             .filter(|other| other.id != connection.id)
-            .filter_map(|other| Some((other.idle()?, other)))
-            .max_by_key(|(idle, _)| *idle);
+            .map(|other| (other.standing(), other))
+            .collect();
         if said {
             tracing::warn!(client = %peer, crowded, full, "connections are cut: there are too many");
         }
-        match longest_idle {
-            Some((_, idle)) => idle.cut(),
+        match dispensable(&others) {
+            Some(other) => other.cut(),
             None if crowded || full => connection.cut(),
             None => {}
         }
         Ok(connection)
+    }
+
+    /// Counts a request that a trusted proxy passes on for this client; none when there are as many as one
+    /// may have.
+    fn passed_on(&self, client: IpAddr) -> Option<IpAddr> {
+        let network = client_address::network(client);
+        let mut state = locked(&self.state);
+        if state.count(network) > self.config.max_connections_per_address {
+            state.discount(network);
+            return None;
+        }
+        Some(network)
     }
 
     /// Cuts connections that were without a request for too long. Does not end.
@@ -165,11 +192,82 @@ impl Connections {
     }
 }
 
+impl State {
+    fn count(&mut self, network: IpAddr) -> usize {
+        let count = self.of_network.entry(network).or_default();
+        *count += 1;
+        *count
+    }
+
+    fn discount(&mut self, network: IpAddr) {
+        if let Some(count) = self.of_network.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_network.remove(&network);
+            }
+        }
+    }
+}
+
+/// Which connection goes when there are too many: the oldest request without a session that had the time to
+/// get one, else what was idle for longest, else the oldest request without a session.
+fn dispensable(all: &[(Standing, Arc<Connection>)]) -> Option<&Arc<Connection>> {
+    let longest = |time: &dyn Fn(Standing) -> Option<Duration>| {
+        let timed = all.iter().filter_map(|(it, one)| Some((time(*it)?, one)));
+        timed.max_by_key(|(time, _)| *time).map(|(_, one)| one)
+    };
+    let stranger = |standing| match standing {
+        Standing::Stranger(time) => Some(time),
+        _ => None,
+    };
+    let idle = |standing| match standing {
+        Standing::Idle(time) => Some(time),
+        _ => None,
+    };
+    longest(&|standing| stranger(standing).filter(|time| *time >= INTRODUCTION))
+        .or_else(|| longest(&idle))
+        .or_else(|| longest(&stranger))
+}
+
 impl Connection {
-    /// Says that a request began.
-    pub(crate) fn begin(self: &Arc<Self>) -> UnderWay {
-        locked(&self.activity).requests += 1;
-        UnderWay(Arc::clone(self))
+    /// Says that a request of this client began; none when too many of them are under way behind trusted
+    /// proxies.
+    pub(crate) fn begin(self: &Arc<Self>, client: Option<IpAddr>) -> Option<UnderWay> {
+        let trusted = &self.connections.config.trusted_proxies;
+        // A connection of its own counts itself, and what a proxy does for itself is the proxy's.
+        let passed_on = client.filter(|client| {
+            self.network.is_none() && !client_address::is_trusted(*client, trusted)
+        });
+        let network = match passed_on {
+            Some(client) => Some(self.connections.passed_on(client)?),
+            None => None,
+        };
+        let mut activity = locked(&self.activity);
+        if activity.requests == 0 {
+            activity.since = Instant::now();
+            activity.has_session = false;
+        }
+        activity.requests += 1;
+        drop(activity);
+        Some(UnderWay {
+            connection: Arc::clone(self),
+            network,
+        })
+    }
+
+    /// Says that the request under way has a session.
+    pub(crate) fn has_session(&self) {
+        locked(&self.activity).has_session = true;
+    }
+
+    fn standing(&self) -> Standing {
+        let activity = locked(&self.activity);
+        let time = activity.since.elapsed();
+        match activity.requests {
+            0 => Standing::Idle(time),
+            _ if activity.has_session => Standing::Session,
+            _ => Standing::Stranger(time),
+        }
     }
 
     /// Ends it at once, whatever is under way on it.
@@ -180,16 +278,21 @@ impl Connection {
 
     /// How long it has been without a request; none while there is one.
     fn idle(&self) -> Option<Duration> {
-        let activity = locked(&self.activity);
-        (activity.requests == 0).then(|| activity.idle_since.elapsed())
+        match self.standing() {
+            Standing::Idle(time) => Some(time),
+            Standing::Stranger(_) | Standing::Session => None,
+        }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut activity = locked(&self.0.activity);
+        if let Some(network) = self.network {
+            locked(&self.connection.connections.state).discount(network);
+        }
+        let mut activity = locked(&self.connection.activity);
         activity.requests -= 1;
-        activity.idle_since = Instant::now();
+        activity.since = Instant::now();
     }
 }
 
@@ -197,13 +300,8 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut state = locked(&self.connections.state);
         state.all.remove(&self.id);
-        if let Some(network) = self.network
-            && let Some(count) = state.of_network.get_mut(&network)
-        {
-            *count -= 1;
-            if *count == 0 {
-                state.of_network.remove(&network);
-            }
+        if let Some(network) = self.network {
+            state.discount(network);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! and its figures.
 
 use crate::auth::Caller;
+use crate::client_address;
 use crate::connections::{Connection, UnderWay};
 use crate::problem::Problem;
 use crate::state::SharedState;
@@ -10,7 +11,7 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use bytes::Bytes;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -67,6 +68,13 @@ pub(crate) async fn surround(
         route,
         user = tracing::field::Empty,
     );
+    let shared = request.app_data::<web::Data<SharedState>>().cloned();
+    let connection = request.conn_data::<Arc<Connection>>();
+    let client = shared
+        .as_ref()
+        .and_then(|state| client_address::of(request.request(), &state.config));
+    let under_way = connection.map(|connection| connection.begin(client));
+    let crowded = matches!(under_way, Some(None));
     let mut line = AccessLine {
         id: id.clone(),
         method: request.method().clone(),
@@ -75,13 +83,14 @@ pub(crate) async fn surround(
         status: None,
         begun: Instant::now(),
         finished: false,
-        _under_way: request
-            .conn_data::<Arc<Connection>>()
-            .map(Connection::begin),
-        state: request.app_data::<web::Data<SharedState>>().cloned(),
+        _under_way: under_way.flatten(),
+        state: shared,
     };
     request.extensions_mut().insert(id.clone());
-    let mut reply = next.call(request).instrument(span.clone()).await?;
+    let mut reply = match crowded {
+        true => request.into_response(too_many_requests().error_response()),
+        false => next.call(request).instrument(span.clone()).await?,
+    };
 
     // Routing knows better than the path, which may be spelt in other ways.
     if let Some(route) = reply.request().match_pattern() {
@@ -106,6 +115,14 @@ pub(crate) async fn surround(
         line.finished = matches!(body.size(), BodySize::None | BodySize::Sized(0));
         BoxBody::new(SurroundedBody { body, span, line })
     }))
+}
+
+fn too_many_requests() -> Problem {
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_requests",
+        "too many requests from your network are under way; try again when some of them ended",
+    )
 }
 
 /// Whether the framework refused the request in its own words.

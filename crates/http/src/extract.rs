@@ -2,6 +2,8 @@
 //! problem reply that names the field.
 
 use crate::HttpConfig;
+use crate::auth::Caller;
+use crate::memory::Room;
 use crate::problem::Problem;
 use crate::state::SharedState;
 use actix_web::dev::Payload;
@@ -80,16 +82,30 @@ pub(crate) struct PageQuery {
     cursor: Option<String>,
 }
 
+impl PageQuery {
+    /// How many items are asked for at most, where that is said.
+    pub(crate) fn limit(&self) -> Result<Option<usize>, InvalidValue> {
+        match self.limit {
+            Some(limit) if !(1..=PageRequest::MAX_LIMIT).contains(&limit) => {
+                Err(InvalidValue::new("limit", &limit.to_string(), "1 to 100"))
+            }
+            limit => Ok(limit.map(|limit| limit as usize)),
+        }
+    }
+
+    /// The cursor of the page, where it is not the first.
+    pub(crate) fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref().filter(|cursor| !cursor.is_empty())
+    }
+}
+
 impl TryFrom<PageQuery> for PageRequest {
     type Error = Problem;
 
     fn try_from(query: PageQuery) -> Result<Self, Problem> {
-        let limit = query.limit.unwrap_or(Self::MAX_LIMIT);
-        if !(1..=Self::MAX_LIMIT).contains(&limit) {
-            return Err(InvalidValue::new("limit", &limit.to_string(), "1 to 100").into());
-        }
+        query.limit()?;
         Ok(Self {
-            limit,
+            limit: query.limit.unwrap_or(Self::MAX_LIMIT),
             cursor: query.cursor.filter(|cursor| !cursor.is_empty()),
         })
     }
@@ -128,7 +144,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            match read(&request, payload, |config| config.max_json_bytes).await? {
+            match read_and_hold(&request, payload).await? {
                 Some(body) => Ok(Self(body)),
                 None => Err(Problem::invalid("invalid_body", NO_BODY)),
             }
@@ -158,16 +174,16 @@ impl<T: DeserializeOwned + 'static> FromRequest for SmallBody<T> {
                 .await
                 .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
             match body? {
-                Some(body) => Ok(Self(body)),
+                Some((body, _)) => Ok(Self(body)),
                 None => Err(Problem::invalid("invalid_body", NO_BODY)),
             }
         })
     }
 }
 
-/// A JSON body that carries the text of a file.
-#[derive(Debug)]
-pub(crate) struct LargeBody<T>(pub(crate) T);
+/// A JSON body that carries the text of a file, for a bot that its sender may write to, and the memory that
+/// it has: whoever goes on with the text keeps both.
+pub(crate) struct LargeBody<T>(pub(crate) T, pub(crate) Room);
 
 impl<T: DeserializeOwned + 'static> FromRequest for LargeBody<T> {
     type Error = Problem;
@@ -180,8 +196,13 @@ impl<T: DeserializeOwned + 'static> FromRequest for LargeBody<T> {
             let limit = |config: &HttpConfig| {
                 config.max_json_bytes + config.max_text_bytes.div_ceil(3).saturating_mul(4)
             };
+            let caller = Caller::extract(&request).await?;
+            let bot = IdOf::<BotId>::extract(&request).await?;
+            let state = state(&request)?;
+            let workspaces = &state.services.workspaces;
+            workspaces.before_write(&caller.actor, bot.0).await?;
             match read(&request, payload, limit).await? {
-                Some(body) => Ok(Self(body)),
+                Some((body, room)) => Ok(Self(body, room)),
                 None => Err(Problem::invalid("invalid_body", NO_BODY)),
             }
         })
@@ -201,25 +222,55 @@ impl<T: DeserializeOwned + Default + 'static> FromRequest for BodyOrDefault<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let body = read(&request, payload, |config| config.max_json_bytes).await?;
+            let body = read_and_hold(&request, payload).await?;
             Ok(Self(body.unwrap_or_default()))
         })
     }
 }
 
-/// Reads a JSON body: `None` when there are no bytes.
+fn state(request: &HttpRequest) -> Result<&SharedState, Problem> {
+    let state = request.app_data::<web::Data<SharedState>>();
+    let state = state.ok_or_else(|| Problem::internal("the server has no state"))?;
+    Ok(state.get_ref())
+}
+
+/// Reads a JSON body, once its sender may know of the bot that it is for. Its memory is given back when the
+/// request is answered.
+async fn read_and_hold<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<Option<T>, Problem> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let bot = request.match_info().get(BotId::SEGMENT);
+    if let (Some(caller), Some(Ok(bot))) = (caller, bot.map(str::parse)) {
+        let workspaces = &state(request)?.services.workspaces;
+        workspaces.before_body(&caller.actor, bot).await?;
+    }
+    let read = read(request, payload, |config| config.max_json_bytes).await?;
+    Ok(read.map(|(body, room)| {
+        request.extensions_mut().insert(room);
+        body
+    }))
+}
+
+/// Reads a JSON body: `None` when there are no bytes. The memory is that of its bytes and of what is made
+/// of them.
 async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: Payload,
     limit: impl FnOnce(&HttpConfig) -> usize,
-) -> Result<Option<T>, Problem> {
-    let Some(state) = request.app_data::<web::Data<SharedState>>() else {
-        return Err(Problem::internal("the server has no state"));
-    };
+) -> Result<Option<(T, Room)>, Problem> {
+    let state = state(request)?;
     let limit = limit(&state.config);
+    let user = request.extensions().get::<Caller>().map(|it| it.user);
+    let mut room = state.memory.room(user);
+    let announced = content_length(request);
+    if let Some(announced) = announced.and_then(|it| usize::try_from(it).ok()) {
+        room.reserve(2 * announced.min(limit)).await?;
+    }
     let collected = tokio::time::timeout(
         state.config.body_timeout,
-        collect(payload, content_length(request), limit),
+        collect(payload, announced, limit, &mut room),
     );
     let bytes = collected
         .await
@@ -234,7 +285,8 @@ async fn read<T: DeserializeOwned>(
             "the body must have the header Content-Type: application/json",
         ));
     }
-    parse(&bytes).map(Some)
+    let body = parse(&bytes)?;
+    Ok(Some((body, room)))
 }
 
 /// Whether the client asks for an event stream.
@@ -256,6 +308,7 @@ async fn collect(
     mut payload: Payload,
     announced: Option<u64>,
     limit: usize,
+    room: &mut Room,
 ) -> Result<BytesMut, Problem> {
     let too_large = || {
         Problem::new(
@@ -275,6 +328,7 @@ async fn collect(
         if bytes.len() + chunk.len() > limit {
             return Err(too_large());
         }
+        room.reserve(2 * (bytes.len() + chunk.len())).await?;
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)

@@ -23,6 +23,7 @@ mod context;
 mod docs;
 mod extract;
 mod form;
+mod memory;
 mod monitoring;
 mod openapi;
 mod paths;

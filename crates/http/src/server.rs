@@ -1,6 +1,7 @@
 //! Binding, running and ending the server.
 
 use crate::connections::Connections;
+use crate::memory::Memory;
 use crate::monitoring::Monitoring;
 use crate::problem::Problem;
 use crate::sessions::Sessions;
@@ -94,6 +95,7 @@ impl Server {
         let state = Arc::new(State {
             services,
             monitoring: Monitoring::new().map_err(Error::Monitoring)?,
+            memory: Memory::new(&config),
             sessions: Arc::new(Sessions::default()),
             shutdown: CancellationToken::new(),
             openapi: document.to_json().map_err(Error::OpenApi)?,

@@ -3,9 +3,12 @@
 use crate::HttpConfig;
 use crate::budget::Budget;
 use crate::context::RequestId;
+use crate::extract::PageQuery;
+use crate::paths::{from_cursor, to_cursor};
 use crate::problem::Problem;
 use botstead_types::{InvalidValue, Limits, Page};
 use botstead_workspace::LayerProgress;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -41,6 +44,53 @@ impl<T: Serialize> List<T> {
             next_cursor: None,
             truncated: more || cut,
         }
+    }
+}
+
+/// The page of a sorted list that follows a cursor: as many items as were asked for and fit into a reply.
+pub(crate) struct Paged<T> {
+    pub(crate) items: Vec<T>,
+    pub(crate) next_cursor: Option<String>,
+}
+
+impl<T: Serialize> Paged<T> {
+    /// `key` is what the list is sorted by; a cursor is the key of the last item before the page, so that
+    /// it stands when items come and go.
+    pub(crate) fn of<I, K: Ord + Serialize + DeserializeOwned>(
+        all: impl IntoIterator<Item = I>,
+        key: impl Fn(&I) -> K,
+        shape: impl Fn(I) -> T,
+        page: &PageQuery,
+        config: &HttpConfig,
+    ) -> Result<Self, Problem> {
+        let limit = page.limit()?.unwrap_or(usize::MAX);
+        let after: Option<K> = match from_cursor(page.cursor())? {
+            None => None,
+            Some(cursor) => Some(serde_json::from_slice(&cursor).map_err(|_| {
+                let given = page.cursor().unwrap_or_default();
+                InvalidValue::new("cursor", given, "it is none of this list's")
+            })?),
+        };
+        let mut budget = Budget::new(config.max_reply_bytes);
+        let (mut items, mut last) = (Vec::new(), None);
+        let rest = all.into_iter().map(|item| (key(&item), item));
+        for (key, item) in rest.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after)) {
+            let item = shape(item);
+            if items.len() == limit || !budget.take(&item) {
+                let last = last.map(|key| serde_json::to_vec(&key)).transpose();
+                let last = last.map_err(Problem::internal)?;
+                return Ok(Self {
+                    items,
+                    next_cursor: last.map(to_cursor),
+                });
+            }
+            items.push(item);
+            last = Some(key);
+        }
+        Ok(Self {
+            items,
+            next_cursor: None,
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every handler may use.
 
+use crate::memory::Memory;
 use crate::monitoring::Monitoring;
 use crate::sessions::Sessions;
 use crate::{HttpConfig, Services};
@@ -16,6 +17,8 @@ pub(crate) struct State {
     pub(crate) config: HttpConfig,
     /// Counters of requests.
     pub(crate) monitoring: Monitoring,
+    /// Memory for bodies and replies.
+    pub(crate) memory: Arc<Memory>,
     /// Requests under way, by the sessions that they rest on.
     pub(crate) sessions: Arc<Sessions>,
     /// Cancelled when shutdown begins.

@@ -122,6 +122,8 @@ enum Fault {
 
 /// What a name costs beside the model, in bytes and roundly.
 pub(crate) const NAME_COST: u64 = 128;
+/// The part of the memory that each copy has for itself: some 80,000 entries of the usual limit.
+const RESERVE: u64 = 64;
 
 impl<'a> Mirror<'a> {
     /// `target` is empty.
@@ -462,7 +464,7 @@ impl<'a> Mirror<'a> {
         if self.stop.is_due() {
             return Err(Halt::stopped(self.stop));
         }
-        self.check_memory(0)?;
+        self.check_memory()?;
         let looked = self
             .copier
             .source
@@ -499,15 +501,29 @@ impl<'a> Mirror<'a> {
         }
     }
 
-    /// Fails when what is remembered, and `more` bytes, are more than may be.
-    pub(crate) fn check_memory(&self, more: u64) -> Step<()> {
-        let names = (self.touched.len() + self.again.len() + self.absent.len()) as u64;
-        let cost = Model::cost_of_all() + names * NAME_COST + more;
-        if cost > self.memory_limit {
+    /// Fails when no more may be remembered.
+    fn check_memory(&self) -> Step<()> {
+        if self.room() == 0 {
             let limit = self.memory_limit;
             return Err(Error::TooManyEntries { limit }.into());
         }
         Ok(())
+    }
+
+    /// How many bytes more may be remembered: what all copies leave of the limit, and a reserve that no
+    /// other copy takes, so that a large tree does not fail the small ones beside it.
+    pub(crate) fn room(&self) -> u64 {
+        let names = (self.touched.len() + self.again.len() + self.absent.len()) as u64;
+        let shared = (Model::cost_of_all() + names * NAME_COST, self.memory_limit);
+        let own = (
+            self.model.cost() + names * NAME_COST,
+            self.memory_limit / RESERVE,
+        );
+        [shared, own]
+            .map(|(cost, limit)| limit.saturating_sub(cost))
+            .into_iter()
+            .max()
+            .unwrap_or(0)
     }
 
     /// Whether the feed reported a change of the content of what has this name now; only once.

@@ -215,6 +215,11 @@ impl Model {
         }
     }
 
+    /// What this one costs, in bytes.
+    pub(crate) fn cost(&self) -> u64 {
+        self.cost
+    }
+
     /// What all models of this process cost, in bytes.
     pub(crate) fn cost_of_all() -> u64 {
         COST.load(Ordering::Relaxed)

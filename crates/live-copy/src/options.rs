@@ -25,7 +25,8 @@ pub struct Options {
     /// How often to copy what changed, between two attempts, at most.
     pub rounds: u32,
     /// How much memory all copies of this process may take for what they remember of their trees, in
-    /// bytes: some 200 per entry. A copy that would take more is given up.
+    /// bytes: some 200 per entry. A copy that would take more is given up, but each has a 64th of it
+    /// for itself.
     pub memory_limit: u64,
     /// Whether the copy is on the disk at the end. One that is only read and goes soon need not be.
     pub durable: bool,

@@ -6,6 +6,7 @@ mod failure;
 pub use failure::AgentFailure;
 
 use crate::service::Inner;
+use crate::shares::{Share, Shares};
 use crate::spec::CHANNEL_PATH;
 use crate::{Error, Result};
 use async_trait::async_trait;
@@ -14,10 +15,11 @@ use botstead_bridge::{AgentClient, AgentPool, Connector, Error as BridgeError, S
 use botstead_runtime::{Channels, ErrorKind, Runtime};
 use botstead_store::ContainerRecord;
 use botstead_types::{BotId, ContainerId, DesiredState};
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::Request;
+use tonic::{Request, Response, Status};
 
 /// The name of the agent's socket in the channel directory.
 const SOCKET: &str = "agent.sock";
@@ -76,11 +78,55 @@ impl Connector for ChannelConnector {
     }
 }
 
-/// A request that is answered in time or fails.
+/// A call to an agent: the way to it, and the call's place among those of the bot. Whoever goes on with
+/// the call keeps both.
+#[derive(Debug)]
+pub(crate) struct AgentCall {
+    pub(crate) client: AgentClient,
+    pub(crate) place: Share,
+}
+
+/// The places of calls to agents, by bot. An agent decides how long a call takes, and each holds memory
+/// here.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    short: Shares<BotId>,
+    lasting: Shares<BotId>,
+}
+
+impl Calls {
+    pub(crate) fn new(short: usize, lasting: usize) -> Self {
+        Self {
+            short: Shares::apart(short),
+            lasting: Shares::apart(lasting),
+        }
+    }
+}
+
+/// A request that says how long its answer is waited for; see [`answered`].
 pub(crate) fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
     request
+}
+
+/// The answer to a call that should be short. The request's own timeout ends with the beginning of the
+/// answer, so that an agent that begins one could go on for ever.
+pub(crate) async fn answered<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T> {
+    in_time(DEADLINE, call).await
+}
+
+/// The answer to a call, which is given up when it takes longer than this.
+pub(crate) async fn in_time<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => Ok(answer.map_err(failed)?.into_inner()),
+        Err(_) => Err(Error::Stalled(limit)),
+    }
 }
 
 impl Inner {
@@ -100,10 +146,25 @@ impl Inner {
         Some(self.agents.as_ref()?.get(container))
     }
 
-    /// The agent of the bot's workspace.
-    pub(crate) async fn agent(&self, bot: BotId) -> Result<AgentClient> {
+    /// The agent of the bot's workspace, for a call that should be short.
+    ///
+    /// # Errors
+    /// `WorkspaceNotFound`, `NotRunning`, `TooManyCalls`.
+    pub(crate) async fn agent(&self, bot: BotId) -> Result<AgentCall> {
+        self.call(bot, &self.calls.short).await
+    }
+
+    /// The same for a call that lasts.
+    pub(crate) async fn agent_for_long(&self, bot: BotId) -> Result<AgentCall> {
+        self.call(bot, &self.calls.lasting).await
+    }
+
+    async fn call(&self, bot: BotId, places: &Shares<BotId>) -> Result<AgentCall> {
         let record = self.required_record(bot).await?;
-        self.agent_of(&record)
+        let client = self.agent_of(&record)?;
+        let place = tokio::time::timeout(self.config.busy_wait, places.take(bot, 1)).await;
+        let place = place.map_err(|_| Error::TooManyCalls)?;
+        Ok(AgentCall { client, place })
     }
 
     /// Connects to the agent of a task that has just started, so that its first command need not wait

@@ -1,5 +1,6 @@
 //! Comparing versions, and bringing single paths back from them.
 
+use crate::pools;
 use crate::replace::{Base, Edit, Replacement};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
@@ -7,7 +8,7 @@ use botstead_authz::{Action, Actor};
 use botstead_overlay::{Change, Difference, Kind};
 use botstead_store::OperationKind;
 use botstead_types::{
-    BotId, FilePath, LeaseId, OperationId, SnapshotKey, VersionNumber, VersionSource,
+    BotId, FilePath, LeaseId, OperationId, SnapshotKey, UserId, VersionNumber, VersionSource,
 };
 use std::sync::Arc;
 
@@ -60,13 +61,14 @@ impl Workspaces {
     ) -> Result<PathChanges> {
         let inner = &self.inner;
         inner.authorized(actor, Action::ReadWorkspace, bot).await?;
-        let work = Arc::clone(inner);
+        let (work, user) = (Arc::clone(inner), pools::user(actor));
         inner
             .detached(async move {
                 let id = OperationId::generate();
                 let lease = LeaseId::for_operation(id);
                 work.runtime.leases.create(&lease).await?;
-                let compared = work.compare(bot, &lease, from, to, after, limit).await;
+                let page = (after, limit);
+                let compared = work.compare(user, bot, &lease, (from, to), page).await;
                 work.drop_lease(id);
                 compared
             })
@@ -124,12 +126,11 @@ impl Workspaces {
 impl Inner {
     async fn compare(
         self: &Arc<Self>,
+        user: Option<UserId>,
         bot: BotId,
         lease: &LeaseId,
-        from: VersionNumber,
-        to: VersionOrCurrent,
-        after: Option<Vec<u8>>,
-        limit: usize,
+        (from, to): (VersionNumber, VersionOrCurrent),
+        (after, limit): (Option<Vec<u8>>, usize),
     ) -> Result<PathChanges> {
         let from = self.version(bot, from).await?;
         self.require_snapshot(&from).await?;
@@ -146,7 +147,7 @@ impl Inner {
             snapshots.layers(lease, &from.snapshot),
             snapshots.layers(lease, &to)
         )?;
-        let compared = self.pools.comparisons.run(move || {
+        let compared = self.pools.comparisons.run(user, move || {
             let changes = botstead_overlay::diff(&from, &to, after.as_deref(), limit)?;
             Ok(PathChanges {
                 items: changes.items.into_iter().map(PathChange::from).collect(),

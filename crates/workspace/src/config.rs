@@ -51,6 +51,16 @@ pub struct WorkspaceConfig {
     pub max_concurrent_exports: usize,
     /// An export of which nothing is taken for this long is ended.
     pub export_patience: Duration,
+    /// Calls to a bot's agent that should be short, at once; more wait as long as for a busy bot, and are
+    /// refused then.
+    pub max_calls_per_bot: usize,
+    /// The same for those that last: commands, terminals, watches, searches, and content of files on its
+    /// way.
+    pub max_streams_per_bot: usize,
+    /// How long a workspace's agent may take nothing of what is sent to it, or give nothing of what it was
+    /// asked for, before the call is ended. A copy or a removal says nothing until it is done, and may take
+    /// sixty times as long.
+    pub agent_patience: Duration,
     /// A terminal that nobody is connected to and nothing happens in is ended after this; never when
     /// zero.
     pub terminal_idle: Duration,
@@ -94,6 +104,9 @@ impl WorkspaceConfig {
             max_concurrent_starts: 16,
             max_concurrent_exports: 16,
             export_patience: Duration::from_secs(5 * 60),
+            max_calls_per_bot: 64,
+            max_streams_per_bot: 512,
+            agent_patience: Duration::from_secs(60),
             terminal_idle: Duration::from_secs(24 * 3600),
             reconcile_interval: Duration::from_secs(60),
         }

@@ -260,6 +260,19 @@ pub enum Error {
          restart it when that does not help"
     )]
     Unreachable(#[source] Option<botstead_bridge::Error>),
+    /// The workspace's agent takes or answers nothing.
+    #[error(
+        "the workspace took and answered nothing for {} s; what was asked for may have been done in \
+         part, so look before you try again, and restart the workspace when it stays like this",
+        .0.as_secs()
+    )]
+    Stalled(std::time::Duration),
+    /// As many calls to the bot's workspace are under way as there may be.
+    #[error(
+        "too many calls to this workspace are under way; try again when some ended, or end commands, \
+         terminals, watches and transfers that are not needed"
+    )]
+    TooManyCalls,
     /// What the caller sent ended before it was whole.
     #[error("the data ended early; nothing was changed")]
     Interrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -363,9 +376,10 @@ impl Error {
             Self::ShuttingDown
             | Self::Interrupted
             | Self::Unreachable(_)
+            | Self::Stalled(_)
             | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
             Self::Cancelled | Self::ExportStalled(_) => ErrorKind::Cancelled,
-            Self::TooManyExports => ErrorKind::LimitReached,
+            Self::TooManyExports | Self::TooManyCalls => ErrorKind::LimitReached,
             Self::ImageConfigTooLarge { .. } => ErrorKind::TooLarge,
             Self::Joined { kind, .. } => *kind,
             Self::Runtime(error) | Self::Pull(error) => match error.kind() {
@@ -411,6 +425,8 @@ impl Error {
             Self::ProcessNotFound { .. } => "exec_not_found",
             Self::Agent(failure) => failure.code(),
             Self::Unreachable(_) => "workspace_unreachable",
+            Self::Stalled(_) => "workspace_stalled",
+            Self::TooManyCalls => "too_many_calls",
             Self::Interrupt(_) => "incomplete_body",
             Self::Forbidden(_) => "forbidden",
             Self::ContainerExists(_) => "container_exists",

@@ -9,9 +9,9 @@ mod run;
 mod without_agent;
 
 pub use model::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
-pub(crate) use run::{RunInput, events, run};
+pub(crate) use run::{RunInput, events, first_output, run};
 
-use crate::agent::{failed, timed};
+use crate::agent::{AgentCall, answered, timed};
 use crate::model::SnapshotMode;
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
@@ -77,12 +77,13 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
     ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
-        let client = self.inner.agent(bot).await?;
+        let AgentCall { client, place } = self.inner.agent_for_long(bot).await?;
         let kills = self.inner.out_of_memory_kills(bot).await;
         let events = start(&client, new_id(), request, false).await?;
         let inner = Arc::clone(&self.inner);
         Ok(events
             .then(move |event| {
+                let _ = &place;
                 let inner = Arc::clone(&inner);
                 async move {
                     let mut event = event;
@@ -107,18 +108,19 @@ impl Workspaces {
         request: ExecRequest,
     ) -> Result<String> {
         self.prepare_exec(actor, bot, &request).await?;
-        let client = self.inner.agent(bot).await?;
+        let call = self.inner.agent_for_long(bot).await?;
+        let patience = self.inner.config.agent_patience;
         let id = new_id();
-        let (start_id, work) = (id.clone(), client.clone());
+        let start_id = id.clone();
         self.inner
             .detached(async move {
                 let stdin = request.stdin.clone();
                 let first = Input::Start(as_start(start_id, &request, true));
-                let (input, mut outputs) = run(&work, first).await?;
+                let (input, mut outputs) = run(&call.client, first).await?;
                 // Whether it started is known with the first message.
-                outputs.message().await.map_err(failed)?;
+                first_output(&mut outputs).await?;
                 if !stdin.is_empty() {
-                    input.write(stdin).await;
+                    input.write_steadily(stdin, patience).await?;
                     input.send(Input::CloseStdin(true)).await;
                 }
                 Ok(())
@@ -132,8 +134,8 @@ impl Workspaces {
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`.
     pub async fn execs(&self, actor: &Actor, bot: BotId) -> Result<Listed<ExecInfo>> {
-        let client = self.exec_client(actor, bot).await?;
-        let all = processes(&client).await?;
+        let call = self.exec_call(actor, bot).await?;
+        let all = processes(&call.client).await?;
         let commands = all.items.into_iter().filter(|process| !process.terminal);
         Ok(Listed {
             items: commands.map(exec_info).collect(),
@@ -152,7 +154,7 @@ impl Workspaces {
         id: &str,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
-        let client = self.exec_client(actor, bot).await?;
+        let AgentCall { client, place } = self.exec_stream_call(actor, bot).await?;
         let attach = Attach {
             id: id.to_owned(),
             replay: true,
@@ -163,7 +165,7 @@ impl Workspaces {
             .await
             .map_err(|error| not_found("command", id, error))?;
         let id = id.to_owned();
-        Ok(events(outputs, input)
+        Ok(events(outputs, (input, place))
             .map(move |event| event.map_err(|error| not_found("command", &id, error)))
             .boxed())
     }
@@ -197,16 +199,16 @@ impl Workspaces {
         data: Bytes,
         close: bool,
     ) -> Result<()> {
-        let client = self.exec_client(actor, bot).await?;
+        let call = self.exec_call(actor, bot).await?;
         let request = proto::WriteInputRequest {
             id: id.to_owned(),
             data,
             close,
         };
-        let written = client.processes().write_input(timed(request)).await;
+        let written = answered(call.client.processes().write_input(timed(request))).await;
         written
             .map(drop)
-            .map_err(|status| not_found("command", id, failed(status)))
+            .map_err(|error| not_found("command", id, error))
     }
 
     /// Sends a signal to a detached command and its group.
@@ -220,14 +222,14 @@ impl Workspaces {
         id: &str,
         signal: i32,
     ) -> Result<()> {
-        let client = self.exec_client(actor, bot).await?;
+        let call = self.exec_call(actor, bot).await?;
         let request = proto::SignalRequest {
             id: id.to_owned(),
             signal,
         };
-        let sent = client.processes().signal(timed(request)).await;
+        let sent = answered(call.client.processes().signal(timed(request))).await;
         sent.map(drop)
-            .map_err(|status| not_found("command", id, failed(status)))
+            .map_err(|error| not_found("command", id, error))
     }
 
     /// Kills a detached command with its children, where it runs, and forgets it.
@@ -235,8 +237,8 @@ impl Workspaces {
     /// # Errors
     /// `ProcessNotFound`.
     pub async fn remove_exec(&self, actor: &Actor, bot: BotId, id: &str) -> Result<()> {
-        let client = self.exec_client(actor, bot).await?;
-        remove(&client, "command", id).await
+        let call = self.exec_call(actor, bot).await?;
+        remove(&call.client, "command", id).await
     }
 
     async fn prepare_exec(
@@ -258,10 +260,17 @@ impl Workspaces {
         Ok(Some(made.version.number))
     }
 
-    pub(crate) async fn exec_client(&self, actor: &Actor, bot: BotId) -> Result<AgentClient> {
+    pub(crate) async fn exec_call(&self, actor: &Actor, bot: BotId) -> Result<AgentCall> {
         let inner: &Inner = &self.inner;
         inner.authorized(actor, Action::ExecWorkspace, bot).await?;
         inner.agent(bot).await
+    }
+
+    /// The same for a call that lasts.
+    pub(crate) async fn exec_stream_call(&self, actor: &Actor, bot: BotId) -> Result<AgentCall> {
+        let inner: &Inner = &self.inner;
+        inner.authorized(actor, Action::ExecWorkspace, bot).await?;
+        inner.agent_for_long(bot).await
     }
 }
 
@@ -272,8 +281,8 @@ pub(crate) fn new_id() -> String {
 /// The processes that an agent keeps: no more than there can be, with ids that can be asked for.
 pub(crate) async fn processes(client: &AgentClient) -> Result<Listed<proto::ProcessInfo>> {
     let request = timed(proto::ListProcessesRequest {});
-    let listed = client.processes().list(request).await.map_err(failed)?;
-    Ok(bounded(listed.into_inner().processes))
+    let listed = answered(client.processes().list(request)).await?;
+    Ok(bounded(listed.processes))
 }
 
 fn bounded(mut processes: Vec<proto::ProcessInfo>) -> Listed<proto::ProcessInfo> {
@@ -303,10 +312,10 @@ pub(crate) fn is_id(id: &str) -> bool {
 
 pub(crate) async fn remove(client: &AgentClient, what: &'static str, id: &str) -> Result<()> {
     let request = timed(proto::RemoveProcessRequest { id: id.to_owned() });
-    let removed = client.processes().remove(request).await;
+    let removed = answered(client.processes().remove(request)).await;
     removed
         .map(drop)
-        .map_err(|status| not_found(what, id, failed(status)))
+        .map_err(|error| not_found(what, id, error))
 }
 
 /// What the agent does not find here is a process, not a path.

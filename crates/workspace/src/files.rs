@@ -12,11 +12,12 @@ pub use model::{
     SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
 };
 
-use crate::agent::{failed, timed};
+use crate::agent::{AgentCall, DEADLINE, answered, failed, in_time, timed};
 use crate::service::Workspaces;
+use crate::shares::Share;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
-use botstead_bridge::{AgentClient, proto};
+use botstead_bridge::proto;
 use botstead_types::{BotId, FilePath, InvalidValue};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -24,6 +25,7 @@ use futures_util::{Stream, StreamExt};
 pub(crate) use transfer::chunks;
 
 use model::at;
+use std::time::Duration;
 use tonic::{Request, Status};
 
 impl Workspaces {
@@ -33,14 +35,30 @@ impl Workspaces {
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `InsufficientStorage`.
     pub async fn before_upload(&self, actor: &Actor, bot: BotId, bytes: u64) -> Result<()> {
-        self.agent_for(actor, Action::WriteWorkspace, bot).await?;
-        self.inner.refuse_when_closing()?;
+        self.before_write(actor, bot).await?;
         self.require_space(bytes)
     }
 
-    async fn agent_for(&self, actor: &Actor, action: Action, bot: BotId) -> Result<AgentClient> {
+    /// The same for a file that is small enough to be written as a whole.
+    ///
+    /// # Errors
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`.
+    pub async fn before_write(&self, actor: &Actor, bot: BotId) -> Result<()> {
+        let inner = &self.inner;
+        inner.authorized(actor, Action::WriteWorkspace, bot).await?;
+        inner.agent_of(&inner.required_record(bot).await?)?;
+        inner.refuse_when_closing()
+    }
+
+    async fn agent_for(&self, actor: &Actor, action: Action, bot: BotId) -> Result<AgentCall> {
         self.inner.authorized(actor, action, bot).await?;
         self.inner.agent(bot).await
+    }
+
+    /// The same for a call that lasts.
+    async fn stream_for(&self, actor: &Actor, action: Action, bot: BotId) -> Result<AgentCall> {
+        self.inner.authorized(actor, action, bot).await?;
+        self.inner.agent_for_long(bot).await
     }
 
     /// One entry. A symlink at the end is followed only when asked.
@@ -55,13 +73,13 @@ impl Workspaces {
         path: &FilePath,
         follow: bool,
     ) -> Result<FileEntry> {
-        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let call = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
         let request = proto::StatRequest {
             at: at(path),
             follow,
         };
-        let entry = client.files().stat(timed(request)).await.map_err(failed)?;
-        Ok(entry.into_inner().into())
+        let entry = answered(call.client.files().stat(timed(request))).await?;
+        Ok(entry.into())
     }
 
     /// A page of a directory.
@@ -76,7 +94,7 @@ impl Workspaces {
         list: ListFiles,
     ) -> Result<FileList> {
         within("limit", list.limit, ListFiles::MAX_LIMIT)?;
-        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let call = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
         let request = proto::ListRequest {
             at: at(path),
             recursive: list.recursive,
@@ -84,8 +102,7 @@ impl Workspaces {
             after: list.after.unwrap_or_default().into(),
             max_depth: list.max_depth,
         };
-        let page = client.files().list(timed(request)).await.map_err(failed)?;
-        let page = page.into_inner();
+        let page = answered(call.client.files().list(timed(request))).await?;
         let entries = page.entries.into_iter().take(list.limit as usize);
         Ok(FileList {
             path: model::path(&page.path),
@@ -105,16 +122,16 @@ impl Workspaces {
         path: &FilePath,
         parents: bool,
     ) -> Result<FileEntry> {
-        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let call = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
         let request = proto::MakeDirectoryRequest {
             at: at(path),
             parents,
             mode: None,
         };
-        let mut files = client.files();
-        self.finished(async move { files.make_directory(timed(request)).await })
-            .await
-            .map(FileEntry::from)
+        let mut files = call.client.files();
+        let made = async move { files.make_directory(timed(request)).await };
+        let made = self.finished(call, DEADLINE, made).await;
+        made.map(FileEntry::from)
     }
 
     /// Renames; what is at the target is replaced only where asked, and then atomically.
@@ -129,7 +146,7 @@ impl Workspaces {
         to: &FilePath,
         replace: bool,
     ) -> Result<()> {
-        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let call = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
         let request = proto::RenameRequest {
             root: Bytes::new(),
             from: Bytes::copy_from_slice(from.as_bytes()),
@@ -137,10 +154,9 @@ impl Workspaces {
             replace,
             parents: false,
         };
-        let mut files = client.files();
-        self.finished(async move { files.rename(timed(request)).await })
-            .await
-            .map(drop)
+        let mut files = call.client.files();
+        let renamed = async move { files.rename(timed(request)).await };
+        self.finished(call, DEADLINE, renamed).await.map(drop)
     }
 
     /// Removes a file, a symlink itself, an empty directory, or a tree where asked. Tells how many
@@ -158,15 +174,15 @@ impl Workspaces {
         if path.is_root() {
             return Err(Error::Forbidden("delete the root of a workspace"));
         }
-        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let call = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
         let request = Request::new(proto::RemoveRequest {
             at: at(path),
             recursive,
         });
-        let mut files = client.files();
-        self.finished(async move { files.remove(request).await })
-            .await
-            .map(|reply| reply.removed)
+        let mut files = call.client.files();
+        let removed = async move { files.remove(request).await };
+        let removed = self.finished(call, self.silence(), removed).await;
+        removed.map(|reply| reply.removed)
     }
 
     /// Copies a file, a symlink or, where asked, a tree.
@@ -182,7 +198,7 @@ impl Workspaces {
         recursive: bool,
         replace: bool,
     ) -> Result<()> {
-        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let call = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
         let request = Request::new(proto::CopyRequest {
             root: Bytes::new(),
             from: Bytes::copy_from_slice(from.as_bytes()),
@@ -191,10 +207,9 @@ impl Workspaces {
             replace,
             parents: false,
         });
-        let mut files = client.files();
-        self.finished(async move { files.copy(request).await })
-            .await
-            .map(drop)
+        let mut files = call.client.files();
+        let copied = async move { files.copy(request).await };
+        self.finished(call, self.silence(), copied).await.map(drop)
     }
 
     /// Searches by name, or by content where a pattern is given. Dropping the stream ends it.
@@ -213,7 +228,8 @@ impl Workspaces {
             let given = search.context.to_string();
             return Err(InvalidValue::new("context", &given, "at most 20 lines").into());
         }
-        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let AgentCall { client, place } =
+            self.stream_for(actor, Action::ReadWorkspace, bot).await?;
         let request = Request::new(proto::SearchRequest {
             at: at(path),
             globs: search.globs,
@@ -226,9 +242,9 @@ impl Workspaces {
             context: search.context,
             max_file_bytes: 0,
         });
-        let replies = client.files().search(request).await.map_err(failed)?;
+        let replies = answered(client.files().search(request)).await?;
         let (limit, context) = (u64::from(search.limit), search.context);
-        Ok(found(replies.into_inner(), limit, context).boxed())
+        Ok(found(replies, limit, context, place).boxed())
     }
 
     /// Tells what changes from now on at or beneath a path; the first event is
@@ -243,23 +259,35 @@ impl Workspaces {
         path: &FilePath,
         recursive: bool,
     ) -> Result<BoxStream<'static, Result<WatchEvent>>> {
-        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let AgentCall { client, place } =
+            self.stream_for(actor, Action::ReadWorkspace, bot).await?;
         let request = Request::new(proto::WatchRequest {
             at: at(path),
             recursive,
         });
-        let replies = client.files().watch(request).await.map_err(failed)?;
-        Ok(events(replies.into_inner(), WatchEvent::of))
+        let replies = answered(client.files().watch(request)).await?;
+        Ok(events(replies, WatchEvent::of, place))
     }
 
-    /// A change that goes on when its caller leaves.
+    /// How long a change may take of which nothing is heard until it is done. An agent that is gone or
+    /// stands still is noticed sooner, by its connection.
+    fn silence(&self) -> Duration {
+        self.inner.config.agent_patience.saturating_mul(60)
+    }
+
+    /// A change that goes on when its caller leaves, as long as it may take.
     async fn finished<T: Send + 'static>(
         &self,
-        call: impl Future<Output = Result<tonic::Response<T>, Status>> + Send + 'static,
+        call: AgentCall,
+        limit: Duration,
+        change: impl Future<Output = Result<tonic::Response<T>, Status>> + Send + 'static,
     ) -> Result<T> {
         self.inner.refuse_when_closing()?;
         self.inner
-            .detached(async move { Ok(call.await.map_err(failed)?.into_inner()) })
+            .detached(async move {
+                let _call = call;
+                in_time(limit, change).await
+            })
             .await
     }
 }
@@ -278,8 +306,10 @@ fn found(
     mut replies: tonic::Streaming<proto::SearchReply>,
     limit: u64,
     context: u32,
+    place: Share,
 ) -> impl Stream<Item = Result<SearchEvent>> {
     async_stream::stream! {
+        let _place = place;
         let mut matches = 0;
         loop {
             let event = match replies.message().await {
@@ -321,13 +351,15 @@ fn found(
 fn events<T: Send + 'static, E: Send + 'static>(
     replies: tonic::Streaming<T>,
     event: fn(T) -> Option<E>,
+    place: Share,
 ) -> BoxStream<'static, Result<E>> {
     replies
-        .filter_map(move |reply| async move {
-            match reply {
+        .filter_map(move |reply| {
+            let _ = &place;
+            std::future::ready(match reply {
                 Ok(reply) => event(reply).map(Ok),
                 Err(status) => Some(Err(failed(status))),
-            }
+            })
         })
         .boxed()
 }

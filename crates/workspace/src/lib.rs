@@ -45,6 +45,7 @@ mod replace;
 mod resolve;
 mod rollback;
 mod service;
+mod shares;
 mod shutdown;
 mod snapshot;
 mod spec;
@@ -73,6 +74,7 @@ pub use model::{
 pub use recovery::UnrecordedSnapshot;
 pub use replace::DataTrouble;
 pub use service::Workspaces;
+pub use shares::{Share, Shares};
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
 pub use versions::VersionUpdate;
 

@@ -1,17 +1,19 @@
 //! Threads for long work on files, apart from the runtime's own: whatever is slow here, or held up by
 //! whoever reads it, takes a thread from nothing else.
 
+use crate::shares::Shares;
 use crate::{Error, Result};
 use botstead_authz::Actor;
 use botstead_types::UserId;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-/// Comparisons of versions at once; more wait. They read disks, which gain nothing from more.
+/// Comparisons of versions at once; more wait, and so does who has half of them. They read disks, which
+/// gain nothing from more.
 const COMPARISONS: usize = 4;
-/// Archives that are judged at once; more wait. Each takes a core.
+/// The same for archives that are judged. Each takes a core.
 const JUDGEMENTS: usize = 4;
 
 /// The pools of a service.
@@ -38,29 +40,29 @@ impl Pools {
     }
 }
 
-/// Threads for work that ends by itself; more of it waits.
+/// Threads for work that ends by itself; more of it waits, and no user has more than half of them.
 #[derive(Debug)]
 pub(crate) struct Pool {
     name: &'static str,
-    places: Arc<Semaphore>,
+    places: Shares<Option<UserId>>,
 }
 
 impl Pool {
     fn new(name: &'static str, places: usize) -> Self {
         Self {
             name,
-            places: Arc::new(Semaphore::new(places)),
+            places: Shares::halves(places),
         }
     }
 
-    /// Does the work when there is a place for it. It goes on when its caller leaves, and keeps its
+    /// Does the work when there is a place for it, and for this user. It goes on when its caller leaves, and keeps its
     /// place.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
+        of: Option<UserId>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        let place = place.map_err(|error| failed(io::Error::other(error)))?;
+        let place = self.places.take(of, 1).await;
         on_thread(self.name, move || {
             let _place = place;
             work()
@@ -94,6 +96,14 @@ fn failed(source: io::Error) -> Error {
     }
 }
 
+/// Whose places it takes; those of the server itself are together.
+pub(crate) fn user(actor: &Actor) -> Option<UserId> {
+    match actor {
+        Actor::User { id, .. } => Some(*id),
+        Actor::System => None,
+    }
+}
+
 /// Places for exports, which last as long as their readers take: refused when there is none, and no
 /// user has more than half of them.
 #[derive(Debug)]
@@ -115,10 +125,7 @@ impl Exports {
     /// # Errors
     /// `TooManyExports`.
     pub(crate) fn place(self: &Arc<Self>, actor: &Actor) -> Result<ExportPlace> {
-        let of = match actor {
-            Actor::User { id, .. } => Some(*id),
-            Actor::System => None,
-        };
+        let of = user(actor);
         let mut under_way = self
             .under_way
             .lock()
@@ -153,6 +160,7 @@ impl Drop for ExportPlace {
 mod tests {
     use super::*;
     use botstead_types::Role;
+    use std::time::Duration;
 
     #[test]
     fn nobody_has_more_than_half_of_the_exports() {
@@ -177,11 +185,41 @@ mod tests {
     #[tokio::test]
     async fn work_takes_no_thread_of_the_runtime_and_a_panic_is_an_error() {
         let pool = Pool::new("test", 1);
-        let name = pool.run(|| Ok(std::thread::current().name().map(str::to_owned)));
+        let name = pool.run(None, || {
+            Ok(std::thread::current().name().map(str::to_owned))
+        });
         assert_eq!(name.await.unwrap().as_deref(), Some("test"));
-        let ended: Result<()> = pool.run(|| panic!("on purpose")).await;
+        let ended: Result<()> = pool.run(None, || panic!("on purpose")).await;
         assert_eq!(ended.unwrap_err().code(), "internal");
         // Its place is free again.
-        pool.run(|| Ok(())).await.unwrap();
+        pool.run(None, || Ok(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_has_more_than_half_of_the_comparisons() {
+        let pool = Arc::new(Pools::new(1).comparisons);
+        let (ann, bob) = (Some(UserId::generate()), Some(UserId::generate()));
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let ended = Arc::new(Mutex::new(ended));
+        // She has more under way than there are threads, none of which ends.
+        let held: Vec<_> = (0..2 * COMPARISONS)
+            .map(|_| {
+                let (pool, ended) = (Arc::clone(&pool), Arc::clone(&ended));
+                tokio::spawn(async move {
+                    let work = move || {
+                        let _ = ended.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        Ok(())
+                    };
+                    pool.run(ann, work).await
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let his = tokio::time::timeout(Duration::from_secs(30), pool.run(bob, || Ok(())));
+        his.await.expect("she has them all").unwrap();
+        drop(end);
+        for work in held {
+            work.await.unwrap().unwrap();
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The service: what all use cases share.
 
-use crate::agent;
+use crate::agent::{self, Calls};
 use crate::config::WorkspaceConfig;
 use crate::create::Creation;
 use crate::garbage::Garbage;
@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) background: CancellationToken,
     /// Connections to the workspaces' agents, on a backend that has channels.
     pub(crate) agents: Option<AgentPool>,
+    /// Calls to them.
+    pub(crate) calls: Calls,
     /// Wakes the reconcile loop before its time.
     pub(crate) wake: Wake,
 }
@@ -82,7 +84,9 @@ impl Workspaces {
     ) -> Result<Self> {
         let starts = Semaphore::new(config.max_concurrent_starts.max(1));
         let pools = Pools::new(config.max_concurrent_exports);
+        let calls = Calls::new(config.max_calls_per_bot, config.max_streams_per_bot);
         let inner = Arc::new(Inner {
+            calls,
             agents: agent::pool(&runtime),
             runtime,
             store,
@@ -109,6 +113,15 @@ impl Workspaces {
             .await?;
         Inner::watch(&inner);
         Ok(Self { inner })
+    }
+
+    /// Refuses whoever may not know of the bot, before anything that they send is received.
+    ///
+    /// # Errors
+    /// `BotNotFound`.
+    pub async fn before_body(&self, actor: &Actor, bot: BotId) -> Result<()> {
+        let seen = self.inner.authorized(actor, Action::ReadBot, bot).await;
+        seen.map(drop)
     }
 
     /// Refuses new work, waits at most `grace` for what is under way, and stops watching.

@@ -1,7 +1,7 @@
 //! Terminals in a running workspace, by its agent. A terminal belongs to the workspace: it outlives
 //! its connections and the server, and ends with its shell or the workspace's task.
 
-use crate::agent::{failed, timed};
+use crate::agent::{AgentCall, DEADLINE, answered, timed};
 use crate::exec::{self, CommandEvent, Listed, RunInput, TerminalInfo};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
@@ -97,15 +97,15 @@ impl Workspaces {
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `Unreachable`.
     pub async fn terminal_shell(&self, actor: &Actor, bot: BotId) -> Result<Option<String>> {
-        let client = match self.exec_client(actor, bot).await {
+        let call = match self.exec_call(actor, bot).await {
             Err(Error::NotRunning) => return Ok(None),
-            client => client?,
+            call => call?,
         };
         let request = timed(proto::FindShellRequest {
             user: String::new(),
         });
-        let found = client.processes().find_shell(request).await;
-        let path = found.map_err(failed)?.into_inner().path;
+        let found = answered(call.client.processes().find_shell(request)).await;
+        let path = found?.path;
         // The kernel takes no longer one.
         let possible = (1..=4096).contains(&path.len());
         Ok(possible.then(|| botstead_types::escaped(&path)))
@@ -123,7 +123,7 @@ impl Workspaces {
         size: TerminalSize,
     ) -> Result<TerminalConnection> {
         self.inner.refuse_when_closing()?;
-        let client = self.exec_client(actor, bot).await?;
+        let AgentCall { client, place } = self.exec_stream_call(actor, bot).await?;
         let id = session.map_or_else(exec::new_id, str::to_owned);
         let terminal = Some(size.wire());
         let first = if session.is_some() {
@@ -143,9 +143,10 @@ impl Workspaces {
         };
         let opened = exec::run(&client, first).await;
         let (input, outputs) = opened.map_err(|error| exec::not_found("terminal", &id, error))?;
-        let mut output = exec::events(outputs, input.clone());
+        let mut output = exec::events(outputs, (input.clone(), place));
         // A terminal that cannot be had is told before anything else.
-        match output.next().await {
+        let first = tokio::time::timeout(DEADLINE, output.next()).await;
+        match first.map_err(|_| Error::Stalled(DEADLINE))? {
             Some(Ok(CommandEvent::Started { .. })) => {}
             Some(Ok(_)) | None => return Err(Error::Unreachable(None)),
             Some(Err(error)) => return Err(exec::not_found("terminal", &id, error)),
@@ -162,8 +163,8 @@ impl Workspaces {
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`.
     pub async fn terminals(&self, actor: &Actor, bot: BotId) -> Result<Listed<TerminalInfo>> {
-        let client = self.exec_client(actor, bot).await?;
-        let all = exec::processes(&client).await?;
+        let call = self.exec_call(actor, bot).await?;
+        let all = exec::processes(&call.client).await?;
         Ok(Listed {
             items: all.items.into_iter().filter_map(terminal_info).collect(),
             more: all.more,
@@ -175,8 +176,8 @@ impl Workspaces {
     /// # Errors
     /// `ProcessNotFound`.
     pub async fn close_terminal(&self, actor: &Actor, bot: BotId, session: &str) -> Result<()> {
-        let client = self.exec_client(actor, bot).await?;
-        exec::remove(&client, "terminal", session).await
+        let call = self.exec_call(actor, bot).await?;
+        exec::remove(&call.client, "terminal", session).await
     }
 }
 

@@ -31,6 +31,9 @@ fn a_token_speaks_for_its_user_until_it_expires() {
         .issue(user, HASH, now - TimeDelta::seconds(3602))
         .unwrap();
     assert_eq!(tokens.verify(&expired).unwrap_err().code(), "invalid_token");
+    // It tells who had it, for as long as nobody changed it.
+    assert_eq!(tokens.verify_of_any_age(&expired).unwrap().user, user);
+    assert!(tokens.verify_of_any_age(&format!("{expired}x")).is_err());
     assert!(
         Tokens::new(&key, Duration::MAX)
             .issue(user, HASH, now)

@@ -61,6 +61,7 @@ impl Fixture {
             username: username.into(),
             password: Password::new(password),
             client: None,
+            earlier_token: None,
         };
         self.accounts.login(login).await.map(|s| s.access_token)
     }
@@ -91,6 +92,7 @@ async fn signing_in_gives_a_token_that_speaks_for_the_user() {
         username: "Ann".into(),
         password: Password::new(PASSWORD),
         client: Some("192.0.2.1".parse().unwrap()),
+        earlier_token: None,
     };
     let signed_in = f.accounts.login(login).await.unwrap();
     assert_eq!(signed_in.user, f.ann);
@@ -161,6 +163,7 @@ async fn repeated_failures_have_to_wait() {
         username: "ann".into(),
         password: Password::new(PASSWORD),
         client: Some("192.0.2.1".parse().unwrap()),
+        earlier_token: None,
     };
     f.accounts.login(login).await.unwrap();
 }
@@ -175,6 +178,7 @@ async fn parallel_guesses_do_not_pass_before_the_first_failure_counts() {
                 username: "ann".into(),
                 password: Password::new(password),
                 client: None,
+                earlier_token: None,
             };
             accounts.login(login).await.unwrap_err().code()
         })
@@ -199,6 +203,7 @@ async fn parallel_sign_ins_of_one_user_all_succeed() {
                     username: "ann".into(),
                     password: Password::new(PASSWORD),
                     client: None,
+                    earlier_token: None,
                 };
                 accounts.login(login).await.map(drop)
             })

@@ -4,12 +4,14 @@ use super::{Fixture, PASSWORD, code};
 use botstead_accounts::{Login, Password, UserUpdate};
 use botstead_authz::Actor;
 use botstead_types::Role;
+use std::time::Duration;
 
 fn login(username: &str, password: &str, client: &str) -> Login {
     Login {
         username: username.into(),
         password: Password::new(password),
         client: Some(client.parse().unwrap()),
+        earlier_token: None,
     }
 }
 
@@ -140,4 +142,44 @@ async fn a_flood_from_one_address_denies_nobody_elsewhere() {
         refused += usize::from(attempt.await.unwrap() == "too_many_attempts");
     }
     assert!(refused >= 90 - 16, "only {refused} were turned away");
+}
+
+#[tokio::test]
+async fn whoever_brings_an_earlier_token_is_not_kept_out_by_others_of_their_network() {
+    let f = Fixture::new().await;
+    let here = "192.0.2.1";
+    let first = f.accounts.login(login("ann", PASSWORD, here)).await;
+    let token = first.unwrap().access_token;
+    let flood: Vec<_> = (0..60)
+        .map(|_| {
+            let accounts = f.accounts.clone();
+            tokio::spawn(async move {
+                loop {
+                    let attempt = login("ann", "incorrect", here);
+                    accounts.login(attempt).await.unwrap_err();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+        })
+        .collect();
+    // The flood takes every place as soon as it is free, which is once in a second now.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let with = |username: &str, token: &str| Login {
+        earlier_token: Some(token.to_owned()),
+        ..login(username, PASSWORD, here)
+    };
+    let without = f.accounts.login(login("ann", PASSWORD, here)).await;
+    assert_eq!(code(without), "too_many_attempts");
+    for other in [
+        String::new(),
+        format!("{token}x"),
+        f.login("bob", PASSWORD).await.unwrap(),
+    ] {
+        let refused = f.accounts.login(with("ann", &other)).await;
+        assert_eq!(code(refused), "too_many_attempts", "{other}");
+    }
+    f.accounts.login(with("Ann", &token)).await.unwrap();
+    for guesses in flood {
+        guesses.abort();
+    }
 }

@@ -217,7 +217,7 @@ struct Detached {
         (status = 409, description = "`workspace_not_running`."),
         (status = 422, description = "`no_such_user`."),
         (status = 429, description = "`workspace_limit`: the workspace is at its limit of processes."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[post("/bots/{bot_id}/container/exec")]

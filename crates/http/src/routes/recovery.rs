@@ -2,9 +2,9 @@
 
 use super::data::{ExportQuery, archive_reply};
 use crate::auth::Caller;
-use crate::extract::QueryOf;
+use crate::extract::{PageQuery, QueryOf};
 use crate::problem::Problem;
-use crate::shapes::{List, word};
+use crate::shapes::{List, Paged, word};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, post, web};
 use botstead_types::VersionNumber;
@@ -70,8 +70,11 @@ impl From<UnrecordedSnapshot> for Unrecorded {
 
 /// List snapshots that the runtime has and the database does not know, as after an older database was
 /// put back.
+///
+/// Without `limit` as many as fit into a reply.
 #[utoipa::path(
     tag = "recovery",
+    params(PageQuery),
     responses(
         (status = 200, body = List<Unrecorded>),
         (status = 403, description = "The caller is not an admin."),
@@ -80,11 +83,20 @@ impl From<UnrecordedSnapshot> for Unrecorded {
 #[get("/recovery")]
 async fn list_unrecorded(
     caller: Caller,
+    query: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let found = state.services.workspaces.unrecorded(&caller.actor).await?;
-    let items = found.into_iter().map(Unrecorded::from);
-    Ok(HttpResponse::Ok().json(List::fitting(items, false, &state.config)))
+    let key = |one: &UnrecordedSnapshot| {
+        let bot = *one.bot.as_uuid();
+        (bot, one.created_at, one.name.to_string())
+    };
+    let page = Paged::of(found, key, Unrecorded::from, &query.0, &state.config)?;
+    Ok(HttpResponse::Ok().json(List {
+        items: page.items,
+        truncated: page.next_cursor.is_some(),
+        next_cursor: page.next_cursor,
+    }))
 }
 
 /// Download `/data` of one of them as an archive. A workspace that runs on it goes on.

@@ -1,7 +1,7 @@
 //! /auth: sign-in, the caller, one-time tickets.
 
 use super::users::UserShape;
-use crate::auth::Caller;
+use crate::auth::{self, Caller};
 use crate::client_address;
 use crate::extract::{Body, SmallBody};
 use crate::problem::Problem;
@@ -46,6 +46,10 @@ struct LoginReply {
 }
 
 /// Sign in with user name and password.
+///
+/// An access token that the user got before, in the header `Authorization`, also one that has expired,
+/// gives the attempt a place of its own, which others who try to sign in from the same network cannot
+/// take.
 #[utoipa::path(
     tag = "auth",
     request_body = LoginRequest,
@@ -68,6 +72,7 @@ async fn login(
             username: body.0.username,
             password: body.0.password,
             client: client_address::of(&request, &state.config),
+            earlier_token: auth::token_of(&request),
         })
         .await?;
     Ok(HttpResponse::Ok().json(LoginReply {

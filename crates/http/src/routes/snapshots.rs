@@ -3,10 +3,11 @@
 //! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
 //! are ignored for the same reason.
 
+use crate::HttpConfig;
 use crate::auth::Caller;
-use crate::budget::Budget;
-use crate::extract::{Body, BodyOrDefault, IdOf, QueryOf};
+use crate::extract::{Body, BodyOrDefault, IdOf, PageQuery, QueryOf};
 use crate::problem::Problem;
+use crate::shapes::Paged;
 use crate::state::SharedState;
 use actix_web::{HttpResponse, get, post, web};
 use botstead_types::{BotId, VersionNumber};
@@ -168,7 +169,10 @@ struct Snapshots {
     snapshotter: String,
     /// The snapshots that the workspace's state is made of, and its other versions; oldest first.
     snapshots: Vec<Snapshot>,
-    /// Whether the newest were left out because there are too many for a reply; absent otherwise.
+    /// Where the next page begins; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+    /// Whether newer ones follow on the next page; absent otherwise.
     #[serde(skip_serializing_if = "is_false")]
     #[schema(required = false)]
     truncated: bool,
@@ -217,7 +221,7 @@ struct Snapshot {
 }
 
 impl Snapshots {
-    fn fitting(list: SnapshotList, budget: Budget) -> Self {
+    fn page(list: SnapshotList, page: &PageQuery, config: &HttpConfig) -> Result<Self, Problem> {
         let shape = |snapshot: ListedSnapshot| Snapshot {
             snapshotter: list.snapshotter.clone(),
             name: snapshot.name,
@@ -234,19 +238,27 @@ impl Snapshots {
             managed: snapshot.managed,
             version: snapshot.version.map(VersionNumber::get),
         };
-        let (snapshots, truncated) = budget.fit(list.snapshots.into_iter().map(shape));
-        Self {
-            snapshots,
-            truncated,
+        let key = |one: &ListedSnapshot| {
+            let version = one.version.map(VersionNumber::get);
+            let runtime_name = one.runtime_name.to_string();
+            (one.created_at, one.name.clone(), runtime_name, version)
+        };
+        let page = Paged::of(list.snapshots, key, shape, page, config)?;
+        Ok(Self {
+            snapshots: page.items,
+            truncated: page.next_cursor.is_some(),
+            next_cursor: page.next_cursor,
             snapshotter: list.snapshotter,
-        }
+        })
     }
 }
 
 /// List a bot's snapshots.
+///
+/// Without `limit` as many as fit into a reply.
 #[utoipa::path(
     tag = "snapshots",
-    params(("bot_id" = Uuid, Path, description = "The bot."), SnapshotsQuery),
+    params(("bot_id" = Uuid, Path, description = "The bot."), SnapshotsQuery, PageQuery),
     responses(
         (status = 200, body = Snapshots),
         (status = 400, description = "Another snapshotter than the container's."),
@@ -258,6 +270,7 @@ async fn list_snapshots(
     caller: Caller,
     id: IdOf<BotId>,
     query: QueryOf<SnapshotsQuery>,
+    page: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let snapshotter = query
@@ -269,10 +282,8 @@ async fn list_snapshots(
     let list = workspaces
         .snapshots(&caller.actor, id.0, snapshotter)
         .await?;
-    Ok(HttpResponse::Ok().json(Snapshots::fitting(
-        list,
-        Budget::new(state.config.max_reply_bytes),
-    )))
+    let page = Snapshots::page(list, &page.0, &state.config)?;
+    Ok(HttpResponse::Ok().json(page))
 }
 
 /// The version to bring back.
@@ -342,7 +353,10 @@ struct Tree {
     head_version: Option<u32>,
     /// All versions, parents before children.
     versions: Vec<Version>,
-    /// Whether the last were left out because there are too many for a reply; absent otherwise.
+    /// Where the next page begins; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+    /// Whether others follow on the next page; absent otherwise.
     #[serde(skip_serializing_if = "is_false")]
     #[schema(required = false)]
     truncated: bool,
@@ -384,20 +398,24 @@ impl From<VersionRecord> for Version {
 }
 
 impl Tree {
-    fn fitting(tree: VersionTree, budget: Budget) -> Self {
-        let (versions, truncated) = budget.fit(tree.versions.into_iter().map(Version::from));
-        Self {
+    fn page(tree: VersionTree, page: &PageQuery, config: &HttpConfig) -> Result<Self, Problem> {
+        let key = |version: &VersionRecord| version.number.get();
+        let page = Paged::of(tree.versions, key, Version::from, page, config)?;
+        Ok(Self {
             head_version: tree.head_version.map(VersionNumber::get),
-            versions,
-            truncated,
-        }
+            versions: page.items,
+            truncated: page.next_cursor.is_some(),
+            next_cursor: page.next_cursor,
+        })
     }
 }
 
 /// The versions of a workspace as a tree: a rollback makes a branch.
+///
+/// Without `limit` as many as fit into a reply.
 #[utoipa::path(
     tag = "snapshots",
-    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    params(("bot_id" = Uuid, Path, description = "The bot."), PageQuery),
     responses(
         (status = 200, body = Tree),
         (status = 404, description = "`bot_not_found`."),
@@ -407,11 +425,10 @@ impl Tree {
 async fn get_tree(
     caller: Caller,
     id: IdOf<BotId>,
+    page: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let tree = state.services.workspaces.tree(&caller.actor, id.0).await?;
-    Ok(HttpResponse::Ok().json(Tree::fitting(
-        tree,
-        Budget::new(state.config.max_reply_bytes),
-    )))
+    let page = Tree::page(tree, &page.0, &state.config)?;
+    Ok(HttpResponse::Ok().json(page))
 }

@@ -43,7 +43,7 @@ struct Terminal {
     responses(
         (status = 200, body = Terminal),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/terminal")]
@@ -105,7 +105,7 @@ impl From<TerminalInfo> for Session {
         (status = 200, body = List<Session>),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/terminal/sessions")]
@@ -131,7 +131,7 @@ async fn list_sessions(
         (status = 204, description = "It is gone."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `session_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[delete("/bots/{bot_id}/container/terminal/sessions/{session}")]
@@ -183,7 +183,7 @@ struct OpenQuery {
         (status = 409, description = "`workspace_not_running`."),
         (status = 422, description = "`shell_not_available`: the image has none."),
         (status = 429, description = "`workspace_limit`: too many terminals or processes."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/terminal/ws")]

@@ -103,6 +103,74 @@ async fn when_all_connections_are_taken_the_longest_idle_one_goes() {
     is_cut(&mut held[0]).await;
 }
 
+/// A request of nobody that does not come whole for some seconds.
+async fn linger(stream: &mut TcpStream, client: &str) {
+    let head = format!(
+        "POST /auth/login HTTP/1.1\r\nhost: x\r\nx-forwarded-for: {client}\r\n\
+         content-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_connections_are_taken_the_oldest_request_without_a_session_goes_first() {
+    // One is of the client that signed the users in.
+    let api = Api::start_with(|config| config.max_connections = 5).await;
+    let mut idle = connect(&api, [127, 0, 0, 2]).await;
+    assert!(is_served(&mut idle).await);
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let mut stream = connect(&api, [127, 0, 0, 3]).await;
+        linger(&mut stream, "").await;
+        strangers.push(stream);
+        // They are told apart by their age.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut one_more = connect(&api, [127, 0, 0, 4]).await;
+    assert!(is_served(&mut one_more).await);
+    let begun = std::time::Instant::now();
+    is_cut(&mut strangers[0]).await;
+    // By itself it would have ended after five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(is_served(&mut idle).await, "who does nothing stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_behind_a_proxy_has_its_share_of_the_requests() {
+    let api = Api::start_with(|config| {
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        config.max_connections_per_address = 2;
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(&api, [127, 0, 0, 1]).await;
+        linger(&mut stream, "203.0.113.7").await;
+        held.push(stream);
+    }
+    let health = async |client: &str| {
+        let request = api.request("", Method::GET, "/healthz");
+        api.send(request.header("x-forwarded-for", client)).await
+    };
+    let begun = std::time::Instant::now();
+    while health("203.0.113.7").await.status == 200 {
+        assert!(begun.elapsed() < Duration::from_secs(4), "it has no share");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = health("203.0.113.7").await;
+    refused.expect_problem(429, "too_many_requests");
+    health("203.0.113.8").await.expect(200);
+    // What the proxy asks for itself, and what was under way, goes on.
+    api.get("/bots").await.expect(200);
+    drop(held);
+    let begun = std::time::Instant::now();
+    while health("203.0.113.7").await.status != 200 {
+        assert!(begun.elapsed() < PATIENCE, "the share is not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_do_not_read_hold_nothing_up_and_are_cut_off() {
     let api = Api::set_up(|setup| {

@@ -14,6 +14,53 @@ fn kinds(events: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn versions_are_given_in_pages_where_that_is_asked_for() {
+    let api = Api::start().await;
+    let container = format!("{}/container", api.bot_with_workspace().await);
+    for n in 0..5 {
+        let body = json!({"snapshot_name": format!("n{n}")});
+        let path = format!("{container}/snapshots");
+        api.post(&path, body).await.expect(201);
+    }
+    for (path, list) in [("snapshots", "snapshots"), ("snapshots/tree", "versions")] {
+        let path = format!("{container}/{path}");
+        let whole = api.get(&path).await.expect(200);
+        assert!(whole.get("next_cursor").is_none() && whole.get("truncated").is_none());
+        let whole = whole[list].as_array().unwrap();
+        assert!(whole.len() >= 5);
+        let (mut pages, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = api.get(&format!("{path}?limit=2&cursor={cursor}")).await;
+            let page = page.expect(200);
+            let items = page[list].as_array().unwrap();
+            assert!((1..=2).contains(&items.len()), "{page}");
+            pages.extend(items.iter().cloned());
+            let Some(next) = page["next_cursor"].as_str() else {
+                break;
+            };
+            assert_eq!(page["truncated"], true);
+            cursor = next.to_owned();
+        }
+        assert_eq!(&pages, whole);
+        for bad in ["limit=0", "limit=101", "cursor=x", "cursor=e30"] {
+            let reply = api.get(&format!("{path}?{bad}")).await;
+            reply.expect_problem(400, "invalid_value");
+        }
+    }
+    let recovery = async |query: &str| {
+        let path = format!("/recovery?{query}");
+        api.call(&api.admin, Method::GET, &path, None).await
+    };
+    recovery("limit=1").await.expect(200);
+    recovery("limit=0")
+        .await
+        .expect_problem(400, "invalid_value");
+    recovery("cursor=e30")
+        .await
+        .expect_problem(400, "invalid_value");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_creation_tells_its_steps_in_order() {
     let api = Api::start().await;
     let bot = api.bot().await;

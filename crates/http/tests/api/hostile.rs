@@ -1,4 +1,4 @@
-//! An agent that lies: it sends more than was asked for, and more than there can be.
+//! An agent that lies: it sends more than was asked for, more than there can be, or less than it says.
 
 use crate::support::Api;
 use async_trait::async_trait;
@@ -10,8 +10,10 @@ use botstead_bridge::proto::{self, ProcessInfo};
 use botstead_runtime::{ByteStream, Channels, Result as RuntimeResult};
 use botstead_types::ContainerId;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -117,8 +119,21 @@ impl Files for Liar {
     async fn stat(&self, _: Request<proto::StatRequest>) -> Reply<proto::Entry> {
         no()
     }
+    /// Says what there is, and gives nothing of it.
     async fn read(&self, _: Request<proto::ReadRequest>) -> Reply<Many<proto::ReadReply>> {
-        no()
+        use proto::read_reply::{Head, Part};
+        let part = |part| Ok(proto::ReadReply { part: Some(part) });
+        let head = part(Part::Head(Head {
+            entry: Some(proto::Entry::default()),
+            length: Some(10),
+            ..Head::default()
+        }));
+        let nothing = stream::repeat_with(move || part(Part::Data(Vec::new().into())));
+        let slowly = nothing.then(|empty| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            empty
+        });
+        Ok(Response::new(stream::iter([head]).chain(slowly).boxed()))
     }
     async fn write(&self, _: Request<Streaming<proto::WriteRequest>>) -> Reply<proto::WriteReply> {
         no()
@@ -133,7 +148,7 @@ impl Files for Liar {
         no()
     }
     async fn copy(&self, _: Request<proto::CopyRequest>) -> Reply<proto::CopyReply> {
-        no()
+        std::future::pending().await
     }
     async fn watch(&self, _: Request<proto::WatchRequest>) -> Reply<Many<proto::WatchReply>> {
         no()
@@ -165,8 +180,18 @@ impl Processes for Liar {
         }))
     }
 
-    async fn run(&self, _: Request<Streaming<proto::RunInput>>) -> Reply<Many<proto::RunOutput>> {
-        no()
+    /// Starts, and takes no input.
+    async fn run(
+        &self,
+        request: Request<Streaming<proto::RunInput>>,
+    ) -> Reply<Many<proto::RunOutput>> {
+        let input = request.into_inner();
+        let waits = stream::once(async move {
+            let _input = input;
+            std::future::pending().await
+        });
+        let started = stream::iter([Ok(proto::RunOutput::default())]);
+        Ok(Response::new(started.chain(waits).boxed()))
     }
     async fn write_input(
         &self,
@@ -199,6 +224,7 @@ async fn start() -> (Api, Liar, String) {
     let channels = Arc::new(liar.clone());
     let api = Api::set_up(|setup| {
         setup.http.max_reply_bytes = BUDGET;
+        setup.workspace.agent_patience = Duration::from_millis(100);
         setup.channels = Some(channels);
     })
     .await;
@@ -286,5 +312,23 @@ async fn lists_of_processes_are_cut_and_say_so() {
         assert_eq!(list["truncated"], true, "{path}");
         assert!(list["items"].as_array().unwrap().len() <= 1024);
         assert!(reply.text.len() < BUDGET + 1024);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_begins_and_does_not_go_on_is_ended() {
+    let (api, _, container) = start().await;
+    let path = format!("{container}/fs/read?path=/a");
+    let read = api.get(&path);
+    let copy = json!({"oldPath": "/a", "newPath": "/b"});
+    let path = format!("{container}/fs/copy");
+    let copy = api.post(&path, copy);
+    // More than what is on its way.
+    let command = json!({"command": "cat", "detach": true, "stdin": "x".repeat(1_000_000)});
+    let path = format!("{container}/exec");
+    let command = api.post(&path, command);
+    let (read, copy, command) = tokio::join!(read, copy, command);
+    for reply in [read, copy, command] {
+        reply.expect_problem(503, "workspace_stalled");
     }
 }

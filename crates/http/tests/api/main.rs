@@ -13,5 +13,6 @@ mod preserved;
 mod rules;
 mod sessions;
 mod sign_in;
+mod stalled;
 mod support;
 mod uploads;

@@ -46,6 +46,18 @@ async fn whoever_may_not_write_sends_nothing() {
         let reply = reply.unwrap_or_else(|_| panic!("{path} is received without an end"));
         reply.expect_problem(404, "bot_not_found");
     }
+    // Neither is a body that would be held in memory.
+    for path in ["fs/write", "fs/mkdir", "exec", "snapshots"] {
+        let path = format!("{bot}/container/{path}");
+        let request = api.request(&api.other, Method::POST, &path);
+        let body = endless("file", Duration::from_millis(50));
+        let request = request
+            .header("content-type", "application/json")
+            .body(body);
+        let reply = tokio::time::timeout(PATIENCE, api.send(request)).await;
+        let reply = reply.unwrap_or_else(|_| panic!("{path} is received without an end"));
+        reply.expect_problem(404, "bot_not_found");
+    }
     let spool = api.directory.path().join("spool");
     assert_eq!(std::fs::read_dir(spool).unwrap().count(), 0);
 }

@@ -6,7 +6,7 @@ use super::{Fault, Flagged, Mirror, now, spread};
 use crate::Error;
 use crate::dirs::is_gone;
 use crate::halt::Step;
-use crate::model::{DirId, Model, Node, Seen, Trust, times};
+use crate::model::{DirId, Node, Seen, Trust, times};
 use crate::sys::{Handle, handle_at};
 use botstead_overlay::tree::{open_dir, stat_fd};
 use rustix::fd::{AsFd, OwnedFd};
@@ -158,7 +158,7 @@ impl Mirror<'_> {
             self.unlisted.insert(dir);
             return Ok(());
         }
-        let room = self.memory_limit.saturating_sub(Model::cost_of_all());
+        let room = self.room();
         let listed = self
             .copier
             .source

@@ -109,3 +109,36 @@ fn a_file_that_waits_keeps_both_its_names() {
         assert_eq!(ino("one"), ino("other"));
     });
 }
+
+/// What all copies remember counts together, but a large one does not fail the small ones beside it.
+#[test]
+fn a_small_copy_has_room_beside_a_large_one() {
+    /// Less than what the large one takes.
+    const LIMIT: u64 = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let files = |name: &str, count: u32| {
+        let source = dir.path().join(name);
+        fs::create_dir(&source).unwrap();
+        for number in 0..count {
+            fs::write(source.join(number.to_string()), "x").unwrap();
+        }
+    };
+    let never = AtomicBool::new(false);
+    let nobody = |_| {};
+    let fits = |name: &str| {
+        let target = dir.path().join(format!("{name} copy"));
+        fs::create_dir(&target).unwrap();
+        let (from, to) = (open(&dir.path().join(name)), open(&target));
+        let mut mirror = Mirror::new(from, to, Stop::new(&never), &nobody).unwrap();
+        mirror.memory_limit = LIMIT;
+        mirror.first_pass().is_ok()
+    };
+    files("source", 2000);
+    files("small", 5);
+    files("middle", 100);
+    mirrored(dir.path(), |mirror, _, _| {
+        assert!(mirror.model.cost() > LIMIT);
+        assert!(fits("small"));
+        assert!(!fits("middle"), "it is more than the reserve");
+    });
+}

@@ -1,13 +1,14 @@
 //! Import: an archive into `/data`, all of it or nothing.
 
 use super::export::FOLDER;
+use crate::pools;
 use crate::replace::{Base, Edit, Replacement, fault_name};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_archive::{ApplyMode, CheckOptions, Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_store::OperationKind;
-use botstead_types::{BotId, OperationId, PreservedId, VersionNumber, VersionSource};
+use botstead_types::{BotId, OperationId, PreservedId, UserId, VersionNumber, VersionSource};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -54,7 +55,9 @@ impl Workspaces {
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
         inner.refuse_when_closing()?;
         inner.required_record(bot).await?;
-        let checked = inner.check_archive(archive, Limits::default()).await?;
+        let checked = inner
+            .check_archive(pools::user(actor), archive, Limits::default())
+            .await?;
         let apply = match mode {
             ImportMode::Merge => ApplyMode::Merge,
             ImportMode::Replace => ApplyMode::Replace,
@@ -75,14 +78,15 @@ impl Workspaces {
 }
 
 impl Inner {
-    /// Reads an archive to its end and refuses it, or tells what it holds.
+    /// Reads an archive to its end and refuses it, or tells what it holds; in a place of this user.
     pub(super) async fn check_archive(
         &self,
+        user: Option<UserId>,
         archive: File,
         limits: Limits,
     ) -> Result<Box<Checked<File>>> {
         let free = disk::free_beyond_reserve(&self.config)?;
-        let judged = self.pools.judgements.run(move || {
+        let judged = self.pools.judgements.run(user, move || {
             let mut options = CheckOptions::new();
             options.limits = limits;
             options.folder = Some(FOLDER.to_owned());

@@ -180,7 +180,9 @@ impl Inner {
         archive: PreservedId,
     ) -> Result<Box<Checked<File>>> {
         let file = self.open_preserved(bot, archive)?;
-        self.check_archive(file, Limits::own()).await
+        // Whoever asked: a replay knows it no more.
+        let owner = self.store.bots.get(bot).await.ok().map(|bot| bot.owner);
+        self.check_archive(owner, file, Limits::own()).await
     }
 
     pub(super) fn open_preserved(&self, bot: BotId, archive: PreservedId) -> Result<File> {

@@ -1,15 +1,16 @@
 //! A call of the agent's `Run`: what goes to a process and what comes from it.
 
 use super::model::{CommandEvent, ExecExit};
-use crate::Result;
-use crate::agent::failed;
+use crate::agent::{DEADLINE, answered, failed};
 use crate::files::chunks;
+use crate::{Error, Result};
 use botstead_bridge::{AgentClient, proto};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::run_input::Input;
 use proto::run_output::Output;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
@@ -39,6 +40,18 @@ impl RunInput {
         }
         true
     }
+
+    /// The same, for as long as something is taken of it within `patience`: nobody waits for the process
+    /// beside this. What is left then is dropped.
+    pub(crate) async fn write_steadily(&self, data: Bytes, patience: Duration) -> Result<()> {
+        for chunk in chunks(data) {
+            let sent = tokio::time::timeout(patience, self.send(Input::Stdin(chunk))).await;
+            if !sent.map_err(|_| Error::Stalled(patience))? {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Begins a call with its first message.
@@ -50,8 +63,18 @@ pub(crate) async fn run(
     let input = RunInput { sender };
     input.send(first).await;
     let request = Request::new(ReceiverStream::new(receiver));
-    let output = client.processes().run(request).await.map_err(failed)?;
-    Ok((input, output.into_inner()))
+    let outputs = answered(client.processes().run(request)).await?;
+    Ok((input, outputs))
+}
+
+/// The first thing that comes from a process, which tells whether there is one.
+pub(crate) async fn first_output(
+    outputs: &mut Streaming<proto::RunOutput>,
+) -> Result<Option<proto::RunOutput>> {
+    match tokio::time::timeout(DEADLINE, outputs.message()).await {
+        Ok(first) => first.map_err(failed),
+        Err(_) => Err(Error::Stalled(DEADLINE)),
+    }
 }
 
 /// What comes from the process. `keep` lives as long as the stream: where it is the way to the

@@ -1,8 +1,9 @@
 //! Content of files on its way in and out.
 
 use super::model::{FileContent, FileEntry, FilePart, ReadFile, WriteFile, at};
-use crate::agent::failed;
+use crate::agent::{AgentCall, answered, failed, in_time};
 use crate::service::Workspaces;
+use crate::shares::Share;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
 use botstead_bridge::{CHUNK_BYTES, proto};
@@ -10,9 +11,10 @@ use botstead_types::{BotId, FilePath};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status};
+use tonic::{Request, Response};
 
 /// Messages under way to the agent beside what its stream's window holds.
 const QUEUE: usize = 4;
@@ -30,7 +32,8 @@ impl Workspaces {
         read: ReadFile,
     ) -> Result<FileContent> {
         use proto::read_request::{Lines, Part, Range};
-        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let AgentCall { client, place } =
+            self.stream_for(actor, Action::ReadWorkspace, bot).await?;
         let part = match read.part {
             FilePart::Whole => None,
             FilePart::Range { offset, length } => Some(Part::Range(Range {
@@ -48,23 +51,23 @@ impl Workspaces {
             limit: read.limit.unwrap_or(0),
             part,
         });
-        let replies = client.files().read(request).await.map_err(failed)?;
-        let mut replies = replies.into_inner();
-        let head = match replies
-            .message()
-            .await
-            .map_err(failed)?
-            .and_then(|m| m.part)
-        {
-            Some(proto::read_reply::Part::Head(head)) => head,
-            _ => return Err(Error::Unreachable(None)),
+        let mut files = client.files();
+        // Both are one answer, of which the head is the first that says anything.
+        let (head, replies) = answered(async move {
+            let mut replies = files.read(request).await?.into_inner();
+            let head = replies.message().await?;
+            Ok(Response::new((head, replies)))
+        })
+        .await?;
+        let Some(proto::read_reply::Part::Head(head)) = head.and_then(|reply| reply.part) else {
+            return Err(Error::Unreachable(None));
         };
         let entry = head.entry.map(FileEntry::from);
         Ok(FileContent {
             entry: entry.ok_or(Error::Unreachable(None))?,
             offset: head.offset,
             length: head.length,
-            data: data(replies, |reply| match reply.part {
+            data: self.data(replies, place, |reply| match reply.part {
                 Some(proto::read_reply::Part::Data(data)) => Some(data),
                 _ => None,
             }),
@@ -81,11 +84,12 @@ impl Workspaces {
         bot: BotId,
         path: &FilePath,
     ) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let client = self.agent_for(actor, Action::ReadWorkspace, bot).await?;
+        let AgentCall { client, place } =
+            self.stream_for(actor, Action::ReadWorkspace, bot).await?;
         let request = Request::new(proto::ArchiveRequest { at: at(path) });
-        let replies = client.files().archive(request).await.map_err(failed)?;
+        let replies = answered(client.files().archive(request)).await?;
         // The last message counts what was left out, and has no data.
-        Ok(data(replies.into_inner(), |reply| {
+        Ok(self.data(replies, place, |reply| {
             reply.done.is_none().then_some(reply.data)
         }))
     }
@@ -106,8 +110,9 @@ impl Workspaces {
         content: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
     ) -> Result<(FileEntry, bool)> {
         use proto::write_request::{Head, Part};
-        let client = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let call = self.stream_for(actor, Action::WriteWorkspace, bot).await?;
         self.inner.refuse_when_closing()?;
+        let patience = self.inner.config.agent_patience;
         let head = Head {
             at: at(path),
             mode: write.mode,
@@ -116,36 +121,96 @@ impl Workspaces {
             create_new: write.create_new,
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
+        let way = Way { sender, patience };
         let feed = async move {
-            let message = |part| proto::WriteRequest { part: Some(part) };
-            // The agent that takes no more has refused, and says so in its answer.
-            if sender.send(message(Part::Head(head))).await.is_err() {
-                return Ok(());
-            }
             let mut size = 0;
             let mut content = std::pin::pin!(content);
-            while let Some(data) = content.next().await.transpose()? {
+            let mut taken = way.pass(Part::Head(head)).await?;
+            while taken && let Some(data) = content.next().await {
+                let data = data.map_err(|error| Error::Interrupt(Box::new(error)))?;
                 size += data.len() as u64;
                 for chunk in chunks(data) {
-                    if sender.send(message(Part::Data(chunk))).await.is_err() {
-                        return Ok(());
+                    taken = taken && way.pass(Part::Data(chunk)).await?;
+                }
+            }
+            if taken {
+                let end = proto::write_request::End { size };
+                way.pass(Part::End(end)).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        let mut files = call.client.files();
+        let request = Request::new(ReceiverStream::new(receiver));
+        let mut written = std::pin::pin!(files.write(request));
+        let reply = tokio::select! {
+            // An agent that refuses answers before everything was sent.
+            written = &mut written => written.map_err(failed)?.into_inner(),
+            fed = feed => {
+                // What did not come whole is not written: the call ends here.
+                fed?;
+                in_time(patience, written).await?
+            }
+        };
+        let entry = reply.entry.ok_or(Error::Unreachable(None))?;
+        Ok((entry.into(), reply.created))
+    }
+
+    /// What comes of a file or an archive. It ends when the agent has nothing for too long while somebody
+    /// waits for it.
+    fn data<T: Send + 'static>(
+        &self,
+        mut replies: tonic::Streaming<T>,
+        place: Share,
+        data: fn(T) -> Option<Bytes>,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        let patience = self.inner.config.agent_patience;
+        async_stream::stream! {
+            let _place = place;
+            loop {
+                let next = tokio::time::timeout(patience, next(&mut replies, data)).await;
+                match next.unwrap_or(Err(Error::Stalled(patience))) {
+                    Ok(Some(data)) => yield Ok(data),
+                    Ok(None) => break,
+                    Err(error) => {
+                        yield Err(error);
+                        break;
                     }
                 }
             }
-            let end = proto::write_request::End { size };
-            let _ = sender.send(message(Part::End(end))).await;
-            Ok::<_, E>(())
-        };
-        let mut files = client.files();
-        let written = files.write(Request::new(ReceiverStream::new(receiver)));
-        // The feed ends first, or the agent refuses before everything was sent.
-        let (fed, written) = tokio::join!(feed, written);
-        if let Err(error) = fed {
-            return Err(Error::Interrupt(Box::new(error)));
         }
-        let reply = written.map_err(failed)?.into_inner();
-        let entry = reply.entry.ok_or(Error::Unreachable(None))?;
-        Ok((entry.into(), reply.created))
+        .boxed()
+    }
+}
+
+/// The next piece that has anything in it; `None` at the end.
+async fn next<T>(
+    replies: &mut tonic::Streaming<T>,
+    data: fn(T) -> Option<Bytes>,
+) -> Result<Option<Bytes>> {
+    while let Some(reply) = replies.message().await.map_err(failed)? {
+        let data = data(reply).filter(|data| !data.is_empty());
+        if data.is_some() {
+            return Ok(data);
+        }
+    }
+    Ok(None)
+}
+
+/// The way of a file's content to the agent.
+struct Way {
+    sender: mpsc::Sender<proto::WriteRequest>,
+    patience: Duration,
+}
+
+impl Way {
+    /// Passes one part on; false when the agent takes no more, because it has refused: its answer says
+    /// why.
+    async fn pass(&self, part: proto::write_request::Part) -> Result<bool> {
+        let message = proto::WriteRequest { part: Some(part) };
+        match tokio::time::timeout(self.patience, self.sender.send(message)).await {
+            Ok(sent) => Ok(sent.is_ok()),
+            Err(_) => Err(Error::Stalled(self.patience)),
+        }
     }
 }
 
@@ -155,18 +220,4 @@ pub(crate) fn chunks(mut data: Bytes) -> impl Iterator<Item = Bytes> {
         let length = data.len().min(CHUNK_BYTES);
         (length > 0).then(|| data.split_to(length))
     })
-}
-
-fn data<T: Send + 'static>(
-    replies: tonic::Streaming<T>,
-    data: fn(T) -> Option<Bytes>,
-) -> BoxStream<'static, Result<Bytes>> {
-    replies
-        .filter_map(move |reply: Result<T, Status>| async move {
-            match reply {
-                Ok(reply) => data(reply).map(Ok),
-                Err(status) => Some(Err(failed(status))),
-            }
-        })
-        .boxed()
 }

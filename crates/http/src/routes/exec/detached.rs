@@ -72,7 +72,7 @@ impl From<ExecInfo> for ExecShape {
         (status = 200, body = List<ExecShape>),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/exec")]
@@ -115,7 +115,7 @@ pub(super) struct FollowQuery {
         (status = 200, body = ExecReply),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `exec_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/exec/{exec_id}")]
@@ -181,7 +181,7 @@ pub(super) struct Done {
         (status = 200, body = Done),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `exec_not_found`."),
         (status = 409, description = "`process_ended`: it ended or its input is closed; `workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[post("/bots/{bot_id}/container/exec/{exec_id}/stdin")]
@@ -274,7 +274,7 @@ impl SignalName {
         (status = 200, body = Done),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `exec_not_found`."),
         (status = 409, description = "`process_ended`; `workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[post("/bots/{bot_id}/container/exec/{exec_id}/signal")]
@@ -304,7 +304,7 @@ pub(super) async fn signal(
         (status = 204, description = "It is gone."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `exec_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[delete("/bots/{bot_id}/container/exec/{exec_id}")]

@@ -63,7 +63,8 @@ pub(super) struct Written {
         (status = 409, description = "`stale_revision`, `path_exists` or `workspace_not_running`."),
         (status = 413, description = "`body_too_large`: use the upload."),
         (status = 422, description = "`is_a_directory`, `not_a_directory` or `not_a_regular_file`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 429, description = "`too_many_calls`: as many calls to the workspace are under way as there may be."),
+        (status = 503, description = "`workspace_unreachable`, `workspace_stalled` when it takes nothing, or `too_much_in_flight`: the bodies and replies under way take as much memory as they may."),
         (status = 507, description = "`insufficient_storage`."),
     ),
 )]
@@ -74,7 +75,7 @@ pub(super) async fn write(
     body: LargeBody<Write>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let body = body.0;
+    let LargeBody(body, room) = body;
     let path = in_body("path", body.path, body.path_base64.as_deref())?;
     let content = match body.encoding.as_deref() {
         None | Some("utf-8" | "") => Bytes::from(body.content),
@@ -99,6 +100,7 @@ pub(super) async fn write(
     let workspaces = state.services.workspaces.clone();
     // It goes on when its client leaves: all of it is here.
     let written = actix_web::rt::spawn(async move {
+        let _room = room;
         workspaces
             .write_file(&caller.actor, id.0, &path, how, content)
             .await
@@ -141,7 +143,7 @@ pub(super) struct Mkdir {
         (status = 200, body = Done),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`path_exists`: something else is there; `workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[post("/bots/{bot_id}/container/fs/mkdir")]
@@ -191,7 +193,7 @@ pub(super) struct FromTo {
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`path_exists` unless `overwrite` is given; `workspace_not_running`."),
         (status = 422, description = "`other_filesystem`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[post("/bots/{bot_id}/container/fs/rename")]
@@ -221,7 +223,7 @@ pub(super) async fn rename(
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`path_exists` unless `overwrite` is given; `workspace_not_running`."),
         (status = 422, description = "`is_a_directory` without `recursive`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
         (status = 507, description = "`insufficient_storage`."),
     ),
 )]
@@ -271,7 +273,7 @@ pub(super) struct Delete {
         (status = 403, description = "`forbidden`: the root."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`directory_not_empty` without `recursive`; `workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[post("/bots/{bot_id}/container/fs/delete")]

@@ -41,7 +41,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
         (status = 412, description = "`precondition_failed`: the file has not the tag of `If-Match`."),
         (status = 416, description = "`range_not_satisfiable`."),
         (status = 422, description = "`not_a_regular_file`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/fs/download")]

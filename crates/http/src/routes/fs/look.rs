@@ -37,7 +37,7 @@ pub(super) struct StatQuery {
         (status = 200, body = Entry),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/fs")]
@@ -98,7 +98,7 @@ pub(super) struct Directory {
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 422, description = "`not_a_directory`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/fs/list")]
@@ -215,7 +215,7 @@ pub(super) struct Content {
         (status = 409, description = "`workspace_not_running`."),
         (status = 413, description = "`file_too_large`: use the download."),
         (status = 422, description = "`is_a_directory` or `not_a_regular_file`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/fs/read")]
@@ -248,11 +248,14 @@ pub(super) async fn read(
         file => file?,
     };
     let mut content = BytesMut::new();
+    let mut room = state.memory.room(Some(caller.user));
     while let Some(data) = file.data.next().await {
         let data = data?;
         if content.len() + data.len() > limit {
             return Err(too_large(limit));
         }
+        // The content, and the reply that is made of it.
+        room.reserve(3 * (content.len() + data.len())).await?;
         content.extend_from_slice(&data);
     }
     let (content, encoding) = match String::from_utf8(content.into()) {
@@ -260,13 +263,13 @@ pub(super) async fn read(
         Ok(text) => (to_base64(text.as_bytes()), "base64"),
         Err(error) => (to_base64(error.as_bytes()), "base64"),
     };
-    Ok(HttpResponse::Ok().json(Content {
+    Ok(room.held_by(HttpResponse::Ok().json(Content {
         path: escaped(&file.entry.path),
         content,
         size: file.entry.size,
         encoding,
         revision: file.entry.revision,
-    }))
+    })))
 }
 
 /// Whether JSON makes a text twice as long, because each of its control characters takes six bytes there:

@@ -195,7 +195,7 @@ impl From<SearchEvent> for Event {
         (status = 400, description = "A pattern or glob that cannot be read."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/fs/search")]
@@ -222,9 +222,14 @@ pub(super) async fn search(
     }
     let mut found = Found::default();
     let mut budget = Budget::new(state.config.max_reply_bytes);
+    let mut room = state.memory.room(Some(caller.user));
     while let Some(event) = events.next().await {
         match Event::from(event?) {
-            Event::Match(one) if budget.take(&one) => found.matches.push(one),
+            Event::Match(one) if budget.take(&one) => {
+                // The matches, and the reply that is made of them.
+                room.reserve(2 * budget.taken()).await?;
+                found.matches.push(one);
+            }
             Event::Match(_) => {
                 // Leaving ends the search.
                 found.truncated = true;
@@ -242,7 +247,7 @@ pub(super) async fn search(
             }
         }
     }
-    Ok(HttpResponse::Ok().json(found))
+    Ok(room.held_by(HttpResponse::Ok().json(found)))
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ enum Failed {
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 413, description = "`file_too_large`."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
         (status = 507, description = "`insufficient_storage`."),
     ),
 )]

@@ -108,7 +108,7 @@ impl From<WatchEvent> for Event {
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 429, description = "`workspace_limit`: too many watches."),
-        (status = 503, description = "`workspace_unreachable`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
 #[get("/bots/{bot_id}/container/fs/watch")]
