@@ -211,7 +211,8 @@ section! {
         /// The image of a workspace when neither the request nor its bot names one.
         default_image: ImageRef = default_image(),
         /// The images that may be used, as references or as prefixes that end in `*`, such as
-        /// `ghcr.io/acme/*`, and the default image. All when empty.
+        /// `ghcr.io/acme/*`, and the default image. `ghcr.io/acme/bot*` is `bot`, with any tag, and
+        /// what is below it, but not `bot2`. All when empty.
         allowed_images: Vec<String> = Vec::new(),
         /// The CDI devices that workspaces may use, by name or as prefixes that end in `*`, such as
         /// `nvidia.com/gpu=*`. None when empty.
