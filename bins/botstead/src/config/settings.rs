@@ -300,7 +300,8 @@ section! {
     ServerLimits {
         /// New work that needs disk is refused while less than this is free in `data_dir`.
         min_free_bytes: u64 = 2 << 30,
-        /// The same, as a percentage of the file system; the larger of the two holds.
+        /// The same, as a percentage of the file system; the larger of the two holds. Of its inodes,
+        /// too, where it has a fixed number.
         min_free_percent: u8 = 1,
         /// How many workspaces are created or started at once; more wait.
         max_concurrent_creates: usize = 8,
