@@ -172,8 +172,9 @@ fn run(task: Task) -> Result<()> {
         } => testing::run_kill_matrix(&filters),
         Task::Test {
             model: Some(sequences),
+            filters,
             ..
-        } => testing::run_model(sequences),
+        } => testing::run_model(sequences, &filters),
         Task::Test {
             vm: Some(releases),
             filters,

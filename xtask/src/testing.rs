@@ -125,22 +125,27 @@ pub(crate) fn run_kill_matrix(operations: &[String]) -> Result<()> {
     })
 }
 
-/// The model test of data, with so many random sequences.
-pub(crate) fn run_model(sequences: u64) -> Result<()> {
+/// The model test of data, with so many random sequences; those of its tests whose names match.
+pub(crate) fn run_model(sequences: u64, filters: &[String]) -> Result<()> {
     step("packages for the tests", || apt::ensure(NEEDS))?;
     let agent = step("build the agent", build::agent)?;
     step("model of data", || {
-        let mut command = repository::cargo();
-        command
-            .args(["test", "--locked", "--package", "botstead-workspace"])
-            .args(["--test", "model", "--", "--nocapture"])
-            .env(AGENT, &agent)
-            .env(MODEL, sequences.to_string());
         command::run(
-            &mut command,
+            &mut model(&agent, sequences, filters),
             "the message says how to perform that sequence again",
         )
     })
+}
+
+fn model(agent: &Path, sequences: u64, filters: &[String]) -> Command {
+    let mut command = repository::cargo();
+    command
+        .args(["test", "--locked", "--package", "botstead-workspace"])
+        .args(["--test", "model", "--", "--nocapture"])
+        .args(filters)
+        .env(AGENT, agent)
+        .env(MODEL, sequences.to_string());
+    command
 }
 
 fn cargo_test(agent: &Path, filters: &[String]) -> Command {
@@ -178,6 +183,14 @@ fn path_with(programs: &Path) -> std::ffi::OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_model_test_runs_what_was_named() {
+        let filters = ["in_memory".to_owned(), "again".to_owned()];
+        let command = model(Path::new("/agent"), 7, &filters);
+        let arguments: Vec<_> = command.get_args().collect();
+        assert!(arguments.ends_with(&["--nocapture", "in_memory", "again"].map(AsRef::as_ref)));
+    }
 
     #[test]
     fn another_containerd_finds_its_own_shim_first() {

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,6 +20,8 @@ pub enum Fault {
     None,
     /// Sends the first half of a blob, then nothing more, and keeps the connection open.
     HangBlob,
+    /// Sends the first half of a blob, then one byte after the other, this many times; then serves it.
+    TrickleBlob(usize),
     /// Accepts connections and never answers.
     HangAll,
     /// Serves a blob of the right size with one byte changed.
@@ -45,6 +48,9 @@ pub enum Fault {
     /// Serves a manifest without end.
     EndlessManifest,
 }
+
+/// How long [`Fault::TrickleBlob`] takes for a byte.
+const TRICKLE: Duration = Duration::from_millis(50);
 
 /// A registry on a loopback port that serves one image, under any name and tag, and has a
 /// [`Fault`]. It ends when this is dropped.
@@ -257,6 +263,14 @@ async fn layer(
         Fault::HangBlob => {
             half(stream, code, &headers, &rest).await?;
             std::future::pending().await
+        }
+        Fault::TrickleBlob(times) if state.strikes(times) => {
+            half(stream, code, &headers, &rest).await?;
+            for byte in rest[rest.len() / 2..].chunks(1) {
+                tokio::time::sleep(TRICKLE).await;
+                stream.write_all(byte).await?;
+            }
+            Ok(true)
         }
         Fault::CutBlob(times) if state.strikes(times) => {
             half(stream, code, &headers, &rest).await?;

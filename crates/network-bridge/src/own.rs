@@ -24,14 +24,29 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// the same name.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// After a failure that can pass, the guard is tried again at the first repair after this, as one that
+/// is not made costs up to [`PATIENCE`].
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// The state of both tables, as far as this process knows it.
 #[derive(Debug, Default)]
 pub(crate) struct OwnTables {
     /// How `nft` shows the table as it was loaded, handles included.
     loaded: Option<String>,
     guard: Option<Guard>,
-    /// Why there cannot be a guard, once that is known.
-    unguarded: Option<Failure>,
+    unguarded: Unguarded,
+}
+
+/// Why there is no guard.
+#[derive(Debug, Default)]
+enum Unguarded {
+    /// It was not tried, or is held.
+    #[default]
+    No,
+    /// It failed at that time, and can be made another time.
+    Since(Instant),
+    /// This `nft` or this kernel cannot have it.
+    ForGood,
 }
 
 impl OwnTables {
@@ -59,18 +74,19 @@ impl OwnTables {
 
     /// Best effort: without it the table is put back as fast as its loss is noticed.
     fn ensure_guard(&mut self, config: &BridgeConfig, info: &NetworkInfo) {
-        if self.unguarded.is_some() || self.guard.as_mut().is_some_and(Guard::is_held) {
+        if self.guard.as_mut().is_some_and(Guard::is_held) {
             return;
         }
         self.guard = None;
+        if !self.unguarded.is_due(Instant::now()) {
+            return;
+        }
         match Guard::hold(config, &rules::guard(config, info)) {
-            Ok(guard) => self.guard = Some(guard),
-            Err(failure) => {
-                tracing::info!(%failure,
-                    "no firewall table that others cannot flush: after a flush of all rules they are \
-                     put back at once");
-                self.unguarded = Some(failure);
+            Ok(guard) => {
+                self.guard = Some(guard);
+                self.unguarded.held();
             }
+            Err(failure) => self.unguarded.failed(&failure, Instant::now()),
         }
     }
 
@@ -84,6 +100,57 @@ impl OwnTables {
             Err(failure) => Err(failure),
         }
     }
+}
+
+impl Unguarded {
+    fn is_due(&self, now: Instant) -> bool {
+        match self {
+            Self::No => true,
+            Self::Since(failed) => now.saturating_duration_since(*failed) >= AGAIN_AFTER,
+            Self::ForGood => false,
+        }
+    }
+
+    fn held(&mut self) {
+        if matches!(self, Self::Since(_)) {
+            tracing::info!("the firewall table that others cannot flush is there again");
+        }
+        *self = Self::No;
+    }
+
+    /// Told once per change of state.
+    fn failed(&mut self, failure: &Failure, now: Instant) {
+        if is_for_good(failure) {
+            tracing::info!(%failure,
+                "no firewall table that others cannot flush: after a flush of all rules they are put \
+                 back at once");
+            *self = Self::ForGood;
+            return;
+        }
+        match self {
+            Self::Since(_) => tracing::debug!(%failure, "still no guard of the firewall table"),
+            _ => tracing::warn!(%failure,
+                "no firewall table that others cannot flush for now: after a flush of all rules they are \
+                 put back at once, and the table is tried again"),
+        }
+        *self = Self::Since(now);
+    }
+}
+
+/// `nft` shows tables with an owner wrong.
+const SHOWN_WRONG: &str = "this version shows tables that have an owner wrong, as JSON";
+
+/// Whether it stays as it is until another `nft` or kernel is there. `nft` that does not know the flag
+/// reports bad syntax, a kernel that does not refuses the flag as not supported or not valid; all else,
+/// from a lack of memory to another owner of the name, passes.
+fn is_for_good(failure: &Failure) -> bool {
+    const WORDS: [&str; 4] = [
+        SHOWN_WRONG,
+        "syntax error",
+        "Operation not supported",
+        "Invalid argument",
+    ];
+    matches!(failure, Failure::Refused(_, said) if WORDS.iter().any(|words| said.contains(words)))
 }
 
 /// The table as `nft` shows it, when it is there.
@@ -163,10 +230,7 @@ impl Guard {
                         return Ok(guard);
                     }
                 }
-                Ok(_) => {
-                    let words = "this version shows tables that have an owner wrong, as JSON";
-                    return Err(Failure::Refused("nft", words.to_owned()));
-                }
+                Ok(_) => return Err(Failure::Refused("nft", SHOWN_WRONG.to_owned())),
                 Err(_) => {}
             }
             if Instant::now() > deadline {
@@ -221,6 +285,49 @@ fn lines(stream: impl BufRead + Send + 'static) -> Receiver<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_cannot_change_turns_the_guard_off_for_good() {
+        let refused = |words: &str| Failure::Refused("nft", words.to_owned());
+        let now = Instant::now();
+        for (failure, for_good) in [
+            (refused(SHOWN_WRONG), true),
+            (
+                refused("<cmdline>:1:9-13: Error: syntax error, unexpected string"),
+                true,
+            ),
+            (
+                refused("Error: Could not process rule: Operation not supported"),
+                true,
+            ),
+            (
+                refused("Error: Could not process rule: Operation not permitted"),
+                false,
+            ),
+            (
+                refused("Error: Could not process rule: Cannot allocate memory"),
+                false,
+            ),
+            (refused("it does not make the table"), false),
+            (refused("it ended"), false),
+            (
+                Failure::Run("nft", std::io::ErrorKind::WouldBlock.into()),
+                false,
+            ),
+            (Failure::Missing("nft"), false),
+        ] {
+            let mut unguarded = Unguarded::default();
+            assert!(unguarded.is_due(now));
+            unguarded.failed(&failure, now);
+            assert!(!unguarded.is_due(now), "{failure}");
+            let later = now + AGAIN_AFTER;
+            assert_eq!(unguarded.is_due(later), !for_good, "{failure}");
+            if !for_good {
+                unguarded.held();
+                assert!(unguarded.is_due(now), "{failure}");
+            }
+        }
+    }
 
     #[test]
     fn a_listing_that_does_not_say_owner_is_wrong() {

@@ -120,6 +120,10 @@ impl Bounds {
 }
 
 /// An image reference, or the beginning of some: `ghcr.io/acme/*`.
+///
+/// A `*` behind a letter or digit of a name stays with that name: whoever may use `ghcr.io/acme*` may use
+/// what `acme` has and not what `acme-evil` has, which belongs to somebody else. Behind a separator, and
+/// within a tag, it stands for anything: `ghcr.io/acme/bot-*`, `ghcr.io/acme/bot:1*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImagePattern {
     /// This reference alone.
@@ -132,9 +136,25 @@ impl ImagePattern {
     fn fits(&self, image: &ImageRef) -> bool {
         match self {
             Self::Exact(exact) => exact == image,
-            Self::Prefix(prefix) => image.as_str().starts_with(prefix),
+            Self::Prefix(prefix) => begins_with(image.as_str(), prefix, is_in_tag(prefix)),
         }
     }
+}
+
+/// Whether a prefix goes on behind the name of an image: a ':' before the last '/' is a port.
+fn is_in_tag(prefix: &str) -> bool {
+    let name = prefix.rfind('/').map_or(0, |slash| slash + 1);
+    prefix[name..].contains([':', '@'])
+}
+
+/// Whether it begins so, and the name that the prefix ends in is not a longer one, unless it is `open`.
+fn begins_with(text: &str, prefix: &str, open: bool) -> bool {
+    let Some(rest) = text.strip_prefix(prefix) else {
+        return false;
+    };
+    let whole = |byte: u8| !byte.is_ascii_alphanumeric() && !matches!(byte, b'.' | b'_' | b'-');
+    let in_name = prefix.ends_with(|last: char| last.is_ascii_alphanumeric());
+    open || !in_name || rest.bytes().next().is_none_or(whole)
 }
 
 impl FromStr for ImagePattern {
@@ -163,7 +183,8 @@ impl fmt::Display for ImagePattern {
     }
 }
 
-/// A CDI device, or the beginning of some: `nvidia.com/gpu=*`.
+/// A CDI device, or the beginning of some: `nvidia.com/gpu=*`. A `*` behind a letter or digit of a class
+/// stays with that class, as in [`ImagePattern`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DevicePattern {
     /// This device alone.
@@ -176,7 +197,7 @@ impl DevicePattern {
     fn fits(&self, device: &CdiDevice) -> bool {
         match self {
             Self::Exact(exact) => exact == device,
-            Self::Prefix(prefix) => device.as_str().starts_with(prefix),
+            Self::Prefix(prefix) => begins_with(device.as_str(), prefix, prefix.contains('=')),
         }
     }
 }
@@ -223,6 +244,50 @@ mod tests {
         }
         let any = "evil.example/a".parse().unwrap();
         assert!(Bounds::default().check_image(&any).is_ok());
+    }
+
+    #[test]
+    fn a_prefix_that_ends_in_a_name_is_no_longer_name() {
+        for (pattern, image, allowed) in [
+            ("ghcr.io/acme*", "ghcr.io/acme/bot:1", true),
+            ("ghcr.io/acme*", "ghcr.io/acme:1", true),
+            ("ghcr.io/acme*", "ghcr.io/acme-evil/x", false),
+            ("ghcr.io/acme*", "ghcr.io/acme.evil/x", false),
+            ("ghcr.io/acme*", "ghcr.io/acme_evil/x", false),
+            ("ghcr.io/acme*", "ghcr.io/acme2/x", false),
+            ("ghcr.io/acme/bot*", "ghcr.io/acme/bot:1", true),
+            ("ghcr.io/acme/bot*", "ghcr.io/acme/bot2", false),
+            ("ghcr.io/acme/bot-*", "ghcr.io/acme/bot-x", true),
+            ("ghcr.io/acme/bot:1*", "ghcr.io/acme/bot:1.2", true),
+            ("ghcr.io/acme/bot:1*", "ghcr.io/acme/bot:12", true),
+            ("a.example:5000/acme*", "a.example:5000/acme-evil/x", false),
+            ("*", "evil.example/a", true),
+        ] {
+            let bounds = Bounds {
+                images: vec![pattern.parse().unwrap()],
+                ..Bounds::default()
+            };
+            let image: ImageRef = image.parse().unwrap();
+            assert_eq!(
+                bounds.check_image(&image).is_ok(),
+                allowed,
+                "{pattern} {image}"
+            );
+        }
+        for (pattern, device, allowed) in [
+            ("nvidia.com/gpu*", "nvidia.com/gpu=0", true),
+            ("nvidia.com/gpu*", "nvidia.com/gpu-raw=0", false),
+            ("nvidia.com/gpu=1*", "nvidia.com/gpu=1:0", true),
+            ("nvidia.com/gpu=1*", "nvidia.com/gpu=12", true),
+        ] {
+            let bounds = Bounds {
+                devices: vec![pattern.parse().unwrap()],
+                ..Bounds::default()
+            };
+            let device: CdiDevice = device.parse().unwrap();
+            let judged = bounds.check_devices(std::slice::from_ref(&device));
+            assert_eq!(judged.is_ok(), allowed, "{pattern} {device}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The low-disk guard: new work is refused before the host fills.
+//! The low-disk guard: new work is refused before the host fills, in bytes or in inodes.
 
 use crate::config::WorkspaceConfig;
 use crate::service::Workspaces;
@@ -7,13 +7,19 @@ use std::time::Duration;
 
 /// Refuses when less than the reserve is free where the workspaces live.
 pub(crate) fn require_free_space(config: &WorkspaceConfig) -> Result<()> {
-    let Some((free_bytes, needed_bytes)) = free_and_reserve(config) else {
+    let Some(disk) = Disk::look(config) else {
         return Ok(());
     };
-    if free_bytes < needed_bytes {
+    if disk.free_bytes < disk.reserve_bytes {
         return Err(Error::InsufficientStorage {
-            free_bytes,
-            needed_bytes,
+            free_bytes: disk.free_bytes,
+            needed_bytes: disk.reserve_bytes,
+        });
+    }
+    if disk.free_inodes < disk.reserve_inodes {
+        return Err(Error::InsufficientInodes {
+            free: disk.free_inodes,
+            needed: disk.reserve_inodes,
         });
     }
     Ok(())
@@ -24,7 +30,7 @@ impl Workspaces {
     /// stay free.
     ///
     /// # Errors
-    /// `InsufficientStorage`.
+    /// `InsufficientStorage`, `InsufficientInodes`.
     pub fn require_space(&self, bytes: u64) -> Result<()> {
         let config = &self.inner.config;
         let free_bytes = free_beyond_reserve(config)?;
@@ -40,16 +46,17 @@ impl Workspaces {
 
 /// The bytes that must stay free; 0 when the disk cannot be looked at.
 pub(crate) fn reserve(config: &WorkspaceConfig) -> u64 {
-    free_and_reserve(config).map_or(0, |(_, reserve)| reserve)
+    Disk::look(config).map_or(0, |disk| disk.reserve_bytes)
 }
 
 /// The bytes that are free beyond those that must stay so.
 ///
 /// # Errors
-/// When there are none.
+/// When there are none, or too few inodes.
 pub(crate) fn free_beyond_reserve(config: &WorkspaceConfig) -> Result<u64> {
     require_free_space(config)?;
-    Ok(free_and_reserve(config).map_or(u64::MAX, |(free, reserve)| free - reserve.min(free)))
+    let beyond = |disk: Disk| disk.free_bytes.saturating_sub(disk.reserve_bytes);
+    Ok(Disk::look(config).map_or(u64::MAX, beyond))
 }
 
 /// How often the free space is looked at while something fills the disk.
@@ -59,7 +66,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// where it is. What it left goes with its lease.
 ///
 /// # Errors
-/// Its own; `InsufficientStorage`.
+/// Its own; `InsufficientStorage`, `InsufficientInodes`.
 pub(crate) async fn with_free_space<T>(
     config: &WorkspaceConfig,
     work: impl Future<Output = Result<T>>,
@@ -79,20 +86,39 @@ pub(crate) async fn with_free_space<T>(
     }
 }
 
-fn free_and_reserve(config: &WorkspaceConfig) -> Option<(u64, u64)> {
-    let path = &config.storage_path;
-    let stat = match rustix::fs::statvfs(path) {
-        Ok(stat) => stat,
-        Err(error) => {
-            // Not being able to look is no reason to refuse; running out later is reported then.
-            tracing::warn!(path = %path.display(), %error, "cannot read free disk space");
-            return None;
-        }
-    };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-    let share = total / 100 * u64::from(config.min_free_percent.min(100));
-    Some((free, config.min_free_bytes.max(share)))
+/// What is free where the workspaces live, and what of it must stay so.
+struct Disk {
+    free_bytes: u64,
+    reserve_bytes: u64,
+    free_inodes: u64,
+    /// 0 where the file system makes inodes as they are needed, such as btrfs: it says that it has none.
+    reserve_inodes: u64,
+}
+
+impl Disk {
+    fn look(config: &WorkspaceConfig) -> Option<Self> {
+        let path = &config.storage_path;
+        let stat = match rustix::fs::statvfs(path) {
+            Ok(stat) => stat,
+            Err(error) => {
+                // Not being able to look is no reason to refuse; running out later is reported then.
+                tracing::warn!(path = %path.display(), %error, "cannot read free disk space");
+                return None;
+            }
+        };
+        let share = |total: u64| {
+            let percent = u128::from(config.min_free_percent.min(100));
+            // Not more than the total.
+            u64::try_from(u128::from(total) * percent / 100).unwrap_or(total)
+        };
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        Some(Self {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            reserve_bytes: config.min_free_bytes.max(share(total)),
+            free_inodes: stat.f_favail,
+            reserve_inodes: share(stat.f_files),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -109,5 +135,50 @@ mod tests {
         assert_eq!(refused.code(), "insufficient_storage");
         (config.min_free_bytes, config.min_free_percent) = (u64::MAX, 0);
         assert!(require_free_space(&config).is_err());
+    }
+
+    /// A file system in memory with so many inodes, 0 for no limit.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        fn mount(inodes: u32) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let options = std::ffi::CString::new(format!("size=1m,nr_inodes={inodes}")).unwrap();
+            let none = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("test", folder.path(), "tmpfs", none, options.as_c_str()).unwrap();
+            Self(folder)
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+
+    #[test]
+    fn too_few_inodes_are_refused_and_a_file_system_that_counts_none_is_not() {
+        let limited = Small::mount(100);
+        let mut config = WorkspaceConfig::new("/agent".into(), limited.0.path().to_owned());
+        (config.min_free_bytes, config.min_free_percent) = (0, 10);
+        assert!(require_free_space(&config).is_ok());
+        for number in 0..92 {
+            std::fs::write(limited.0.path().join(number.to_string()), "").unwrap();
+        }
+        let refused = require_free_space(&config).unwrap_err();
+        assert_eq!(refused.code(), "insufficient_storage");
+        assert_eq!(refused.kind(), crate::ErrorKind::ResourceExhausted);
+        let said = refused.to_string();
+        assert!(said.contains("10 must stay free"), "{said}");
+        assert!(free_beyond_reserve(&config).is_err());
+        std::fs::remove_file(limited.0.path().join("0")).unwrap();
+        std::fs::remove_file(limited.0.path().join("1")).unwrap();
+        std::fs::remove_file(limited.0.path().join("2")).unwrap();
+        assert!(require_free_space(&config).is_ok());
+
+        let endless = Small::mount(0);
+        config.storage_path = endless.0.path().to_owned();
+        config.min_free_percent = 90;
+        assert!(require_free_space(&config).is_ok());
     }
 }

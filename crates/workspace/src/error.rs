@@ -182,6 +182,17 @@ pub enum Error {
         /// Bytes that must stay free.
         needed_bytes: u64,
     },
+    /// The host's file system has hardly any inodes left, of which every file takes one.
+    #[error(
+        "the host is short of inodes, of which every file takes one: {free} are free and {needed} must stay \
+         free; delete versions, workspaces or images, or make a file system with more of them"
+    )]
+    InsufficientInodes {
+        /// Free inodes of the filesystem of the data.
+        free: u64,
+        /// Inodes that must stay free.
+        needed: u64,
+    },
     /// As many exports are under way as there may be, of all users or of this one.
     #[error("too many exports are under way; read those to their end, or try again later")]
     TooManyExports,
@@ -362,9 +373,9 @@ impl Error {
             | Self::WorkspaceLost(_)
             | Self::DataNotDirectory(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
-            Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => {
-                ErrorKind::ResourceExhausted
-            }
+            Self::InsufficientStorage { .. }
+            | Self::InsufficientInodes { .. }
+            | Self::CopyTooLarge(_) => ErrorKind::ResourceExhausted,
             Self::Archive(error) => archive_kind(error),
             Self::Overlay(error) if error.is_disk_full() => ErrorKind::ResourceExhausted,
             Self::Overlay(botstead_overlay::Error::NoPath(_)) => ErrorKind::Invalid,
@@ -448,7 +459,9 @@ impl Error {
             Self::Superseded => "superseded",
             Self::GivenUp(_) => "given_up",
             Self::PathNotFound(_) => "path_not_found",
-            Self::InsufficientStorage { .. } | Self::CopyTooLarge(_) => "insufficient_storage",
+            Self::InsufficientStorage { .. }
+            | Self::InsufficientInodes { .. }
+            | Self::CopyTooLarge(_) => "insufficient_storage",
             Self::Archive(error) => match archive_kind(error) {
                 ErrorKind::ResourceExhausted => "insufficient_storage",
                 ErrorKind::Unprocessable => "archive_refused",

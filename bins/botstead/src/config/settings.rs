@@ -211,7 +211,8 @@ section! {
         /// The image of a workspace when neither the request nor its bot names one.
         default_image: ImageRef = default_image(),
         /// The images that may be used, as references or as prefixes that end in `*`, such as
-        /// `ghcr.io/acme/*`, and the default image. All when empty.
+        /// `ghcr.io/acme/*`, and the default image. `ghcr.io/acme/bot*` is `bot`, with any tag, and
+        /// what is below it, but not `bot2`. All when empty.
         allowed_images: Vec<String> = Vec::new(),
         /// The CDI devices that workspaces may use, by name or as prefixes that end in `*`, such as
         /// `nvidia.com/gpu=*`. None when empty.
@@ -299,7 +300,8 @@ section! {
     ServerLimits {
         /// New work that needs disk is refused while less than this is free in `data_dir`.
         min_free_bytes: u64 = 2 << 30,
-        /// The same, as a percentage of the file system; the larger of the two holds.
+        /// The same, as a percentage of the file system; the larger of the two holds. Of its inodes,
+        /// too, where it has a fixed number.
         min_free_percent: u8 = 1,
         /// How many workspaces are created or started at once; more wait.
         max_concurrent_creates: usize = 8,

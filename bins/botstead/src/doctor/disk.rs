@@ -58,16 +58,26 @@ fn free_space(directory: &Path, config: &Config) -> Check {
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let total = stat.f_blocks.saturating_mul(stat.f_frsize);
     let limits = &config.limits;
-    let mut check = judge_free(free, total, limits.min_free_bytes, limits.min_free_percent);
-    // Some file systems have no fixed number of inodes and say 0.
-    if check.status == Status::Ok && stat.f_files > 0 && stat.f_favail < stat.f_files / 100 {
-        check = Check::warn(
-            "disk space",
-            format!("{} inodes left of {}", stat.f_favail, stat.f_files),
-            "remove small files: workspaces have many",
-        );
+    let check = judge_free(free, total, limits.min_free_bytes, limits.min_free_percent);
+    let inodes = judge_inodes(stat.f_favail, stat.f_files, limits.min_free_percent);
+    match inodes {
+        Some(inodes) if check.status != Status::Fail => inodes,
+        _ => check,
     }
-    check
+}
+
+/// What is wrong with the number of inodes. Some file systems have no fixed one and say 0.
+fn judge_inodes(free: u64, total: u64, min_percent: u8) -> Option<Check> {
+    let needed = total / 100 * u64::from(min_percent);
+    let detail = format!("{free} inodes left of {total}");
+    if free < needed {
+        let advice = "remove small files, of which workspaces have many, or lower limits.min_free_percent: \
+                      until then new work is refused";
+        return Some(Check::fail("disk space", detail, advice));
+    }
+    let advice = "remove small files: workspaces have many";
+    (free < (total / 100).max(needed.saturating_mul(2)))
+        .then(|| Check::warn("disk space", detail, advice))
 }
 
 fn judge_free(free: u64, total: u64, min_bytes: u64, min_percent: u8) -> Check {
@@ -174,6 +184,24 @@ mod tests {
         let check = judge_free(3 * GIB / 2, 10 * GIB, 2 * GIB, 0);
         assert_eq!(check.detail, "1.5 GiB free of 10.0 GiB");
         assert!(check.advice.unwrap().starts_with("free 0.5 GiB"));
+    }
+
+    #[test]
+    fn inodes_are_judged_where_there_is_a_number_of_them() {
+        for (free, total, percent, status) in [
+            (0, 0, 5, None),
+            (50, 100, 5, None),
+            (9, 100, 5, Some(Status::Warn)),
+            (4, 100, 5, Some(Status::Fail)),
+            (99, 10_000, 0, Some(Status::Warn)),
+        ] {
+            let judged = judge_inodes(free, total, percent);
+            assert_eq!(
+                judged.map(|check| check.status),
+                status,
+                "{free} of {total}"
+            );
+        }
     }
 
     #[test]

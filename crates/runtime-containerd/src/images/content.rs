@@ -78,7 +78,8 @@ pub(super) async fn store(
     labels: HashMap<String, String>,
 ) -> Result<()> {
     let size = document.bytes.len() as u64;
-    match Ingest::open(client, op, lease, &document.digest, size).await {
+    let reference = format!("botstead-{}", document.digest);
+    match Ingest::open(client, op, lease, reference, &document.digest, size).await {
         Ok(Some(mut ingest)) => {
             ingest.restart();
             ingest.write(document.bytes.to_vec()).await?;
@@ -125,7 +126,7 @@ pub(super) enum Committed {
 }
 
 /// A blob that is being written. Dropping it leaves what was written, so that the next writer of
-/// the same digest can go on there, until the lease ends.
+/// the same reference can go on there, until the lease ends.
 pub(super) struct Ingest<'a> {
     client: &'a Client,
     op: &'a Op,
@@ -139,19 +140,19 @@ pub(super) struct Ingest<'a> {
 }
 
 impl<'a> Ingest<'a> {
-    /// Starts writing, or goes on where an earlier writer stopped. None when the content is there,
+    /// Starts writing, or goes on where an earlier writer of this reference stopped. None when the content is there,
     /// which the lease then keeps: containerd adds it to the lease when it says so. It is `Corrupt` when
     /// that has another size than `total`, by which the limits were checked.
     ///
-    /// A failure is transient when another process writes the same content at this time.
+    /// A failure is transient when another one writes by the same reference at this time.
     pub(super) async fn open(
         client: &'a Client,
         op: &'a Op,
         lease: &LeaseId,
+        reference: String,
         digest: &str,
         total: u64,
     ) -> Result<Option<Self>, Fault> {
-        let reference = format!("botstead-{digest}");
         let (requests, receiver) = mpsc::channel(IN_FLIGHT);
         let stat = WriteContentRequest {
             action: WriteAction::Stat.into(),

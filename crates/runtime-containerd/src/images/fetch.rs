@@ -2,6 +2,7 @@
 
 use super::ContainerdImages;
 use super::content::{CHUNK, Committed, Ingest};
+use super::locks::Turn;
 use super::progress::Progress;
 use super::registry::Repository;
 use super::retry::{Attempts, Fault};
@@ -25,19 +26,25 @@ pub(super) struct Download<'a> {
 }
 
 impl ContainerdImages {
-    /// Makes sure that a layer is in the content store and kept by the lease.
+    /// Makes sure that a layer is in the content store and kept by the lease. Waits while another one
+    /// gets it from the same registry and gets on; another registry's slowness holds nobody up, nor does
+    /// what it sent instead.
     pub(super) async fn download(
         &self,
         download: &Download<'_>,
         number: usize,
         layer: &Layer,
     ) -> Result<()> {
-        let _one_at_a_time = self.locks.lock(&layer.digest).await;
+        let from = format!("{} {}", download.repository.registry(), layer.digest);
+        let turn = self.locks.turn(&from, self.config.read_timeout).await;
         let mut attempts = Attempts::new(&self.config);
         let mut best = 0;
         loop {
             let mut reached = 0;
-            match self.attempt(download, number, layer, &mut reached).await {
+            match self
+                .attempt(download, &turn, number, layer, &mut reached)
+                .await
+            {
                 Ok(()) => {
                     download.progress.at(number, layer.size);
                     return Ok(());
@@ -56,6 +63,7 @@ impl ContainerdImages {
     async fn attempt(
         &self,
         download: &Download<'_>,
+        turn: &Turn,
         number: usize,
         layer: &Layer,
         reached: &mut u64,
@@ -66,13 +74,16 @@ impl ContainerdImages {
             repository,
             progress,
         } = download;
-        let opened = Ingest::open(&self.client, op, lease, &layer.digest, layer.size).await?;
-        let Some(mut ingest) = opened else {
+        let (digest, size) = (&layer.digest, layer.size);
+        let reference = turn.reference();
+        let Some(mut ingest) =
+            Ingest::open(&self.client, op, lease, reference, digest, size).await?
+        else {
             return Ok(());
         };
         let left_before = ingest.offset();
         if left_before < layer.size {
-            let (mut response, start) = repository
+            let (mut body, start) = repository
                 .blob(&layer.digest, left_before, layer.size)
                 .await?;
             if start < left_before {
@@ -81,11 +92,7 @@ impl ContainerdImages {
             progress.at(number, ingest.offset());
             let mut piece = Vec::with_capacity(PIECE);
             loop {
-                let chunk = response
-                    .chunk()
-                    .await
-                    .map_err(|error| repository.broken(error));
-                let chunk = match chunk {
+                let chunk = match repository.chunk(&mut body).await {
                     Ok(chunk) => chunk,
                     Err(fault) => {
                         // What arrived is kept: the next attempt goes on behind it.
@@ -95,6 +102,7 @@ impl ContainerdImages {
                     }
                 };
                 let Some(chunk) = chunk else { break };
+                turn.got(chunk.len() as u64);
                 let received = ingest.offset() + (piece.len() + chunk.len()) as u64;
                 if received > layer.size {
                     ingest.abort().await;
@@ -127,6 +135,7 @@ impl ContainerdImages {
                 return Err(op.corrupt(reason).into());
             }
         }
+        turn.is_here();
         match ingest.commit(HashMap::new()).await {
             Ok(Committed::Now | Committed::Before) => Ok(()),
             // What an earlier download left can be what is wrong; it is gone now.

@@ -2,6 +2,7 @@
 //! and none carries a sign-in to another host.
 
 use super::config::RegistryConfig;
+use super::pace::Reading;
 use super::reach::{Reach, Refused, Way, authority};
 use super::retry::Fault;
 use crate::op::Op;
@@ -9,6 +10,7 @@ use botstead_runtime::{ErrorKind, Result};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
+use std::time::Duration;
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -18,6 +20,7 @@ pub(super) struct Http {
     reach: Reach,
     open: Client,
     guarded: Client,
+    read_timeout: Duration,
 }
 
 impl Http {
@@ -41,10 +44,16 @@ impl Http {
             })
         };
         Ok(Self {
-            open: built(client().build())?,
+            open: built(client().dns_resolver(reach.anywhere()).build())?,
             guarded: built(client().dns_resolver(reach.resolver()).build())?,
+            read_timeout: config.read_timeout,
             reach,
         })
+    }
+
+    /// An answer's body, to be read.
+    pub(super) fn read(&self, answer: Response) -> Reading {
+        Reading::of(answer, self.read_timeout)
     }
 
     /// Sends a GET and follows redirects. `authorization` reaches the host and port of `url` alone; the

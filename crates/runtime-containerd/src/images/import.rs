@@ -98,7 +98,9 @@ impl ContainerdImages {
             }
             if content::exists(&self.client, op, &layer.digest).await? {
                 // Said to be there again, it is kept by the lease.
-                let opened = Ingest::open(&self.client, op, lease, &layer.digest, layer.size).await;
+                let (digest, size) = (&layer.digest, layer.size);
+                let opened =
+                    Ingest::open(&self.client, op, lease, reference(digest), digest, size).await;
                 if opened.map_err(|fault| fault.error)?.is_none() {
                     continue;
                 }
@@ -141,8 +143,11 @@ impl ContainerdImages {
                     let Some((digest, size)) = wanted.get(&position) else {
                         continue;
                     };
-                    let locked = self.locks.lock(digest).await;
-                    let opened = Ingest::open(&self.client, op, lease, digest, *size).await;
+                    // Apart from those that wait for a registry.
+                    let locked = self.locks.lock(&reference(digest)).await;
+                    let opened =
+                        Ingest::open(&self.client, op, lease, reference(digest), digest, *size)
+                            .await;
                     match opened.map_err(|fault| fault.error)? {
                         Some(mut ingest) => {
                             ingest.restart();
@@ -170,6 +175,11 @@ impl ContainerdImages {
         tokio::try_join!(reading, writing)?;
         Ok(())
     }
+}
+
+/// What containerd knows the writing of a layer by.
+fn reference(digest: &str) -> String {
+    format!("botstead-archive {digest}")
 }
 
 enum Piece {

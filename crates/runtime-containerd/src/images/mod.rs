@@ -2,7 +2,8 @@
 //! containerd's content store, lets containerd unpack layer by layer, and sets the name last.
 //!
 //! - `registry` talks to registries and `sign_in` signs in, over `http`, which reaches what `reach` lets
-//!   it; `retry` decides what is tried again, `fetch` downloads a layer;
+//!   it and finds by `lookup`; `pace` ends what comes too slowly, `retry` decides what is tried again,
+//!   `fetch` downloads a layer, and `locks` keeps two from downloading it twice;
 //! - `size` refuses images that are too large;
 //! - `tree` reads what an image consists of and refuses what is wrong with it, `platform` chooses;
 //! - `content` writes and reads containerd's content store, `unpack` makes snapshots of layers;
@@ -26,7 +27,8 @@ mod http;
 mod import;
 mod local;
 mod locks;
-
+mod lookup;
+mod pace;
 mod platform;
 mod progress;
 mod pull;
@@ -51,9 +53,9 @@ use http::Http;
 use local::{Trees, describe};
 use locks::Locks;
 use progress::Progress;
-use size::Room;
+use size::{Measures, Room};
 use std::path::Path;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -63,7 +65,7 @@ pub struct ContainerdImages {
     client: Client,
     config: RegistryConfig,
     http: Http,
-    measures: Semaphore,
+    measures: Measures,
     locks: Locks,
     trees: Trees,
 }
@@ -82,7 +84,7 @@ impl ContainerdImages {
         Ok(Self {
             client: Client::new(channel, namespace, snapshotter)?,
             http: Http::new(&config)?,
-            measures: Semaphore::new(size::MEASURED_AT_ONCE),
+            measures: Measures::default(),
             config,
             locks: Locks::default(),
             trees: Trees::default(),

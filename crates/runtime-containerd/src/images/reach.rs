@@ -8,6 +8,7 @@
 
 use super::config::RegistryConfig;
 use super::hosts::{HostPattern, is_public, literal};
+use super::lookup::Lookups;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::error::Error as StdError;
@@ -67,6 +68,7 @@ pub(super) struct Reach {
     plain_http: Vec<HostPattern>,
     private: Vec<HostPattern>,
     proxies: Vec<String>,
+    lookups: Lookups,
 }
 
 impl Reach {
@@ -75,6 +77,7 @@ impl Reach {
             plain_http: config.plain_http.clone(),
             private: config.private.clone(),
             proxies: proxies(|name| std::env::var(name).ok()),
+            lookups: Lookups::new(config.connect_timeout),
         }
     }
 
@@ -114,7 +117,13 @@ impl Reach {
     pub(super) fn resolver(&self) -> PublicOnly {
         PublicOnly {
             proxies: self.proxies.clone(),
+            lookups: self.lookups.clone(),
         }
+    }
+
+    /// Looks names up for all other connections.
+    pub(super) fn anywhere(&self) -> Anywhere {
+        Anywhere(self.lookups.clone())
     }
 }
 
@@ -172,20 +181,35 @@ fn own_addresses() -> Vec<IpAddr> {
 #[derive(Debug, Clone)]
 pub(super) struct PublicOnly {
     proxies: Vec<String>,
+    lookups: Lookups,
 }
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().trim_end_matches('.').to_owned();
         let proxy = self.proxies.contains(&host);
+        let lookups = self.lookups.clone();
         Box::pin(async move {
-            let found: Vec<SocketAddr> =
-                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found = lookups.find(name.as_str()).await?;
             let public = if proxy { found } else { public(found) };
             if public.is_empty() {
                 return Err(Refused::Address(host).into());
             }
             Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Gives all of a name's addresses.
+#[derive(Debug, Clone)]
+pub(super) struct Anywhere(Lookups);
+
+impl Resolve for Anywhere {
+    fn resolve(&self, name: Name) -> Resolving {
+        let lookups = self.0.clone();
+        Box::pin(async move {
+            let found = lookups.find(name.as_str()).await?;
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }
@@ -206,6 +230,7 @@ mod tests {
             plain_http: listed(&["plain.internal:5000"]),
             private: listed(&["private.internal", "10.1.2.3"]),
             proxies: vec!["proxy.internal".to_owned()],
+            lookups: Lookups::new(std::time::Duration::from_secs(10)),
         }
     }
 

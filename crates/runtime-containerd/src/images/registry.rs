@@ -1,7 +1,8 @@
 //! Talking to a registry (OCI distribution specification, "Pulling"). Every answer is read with a limit.
 
 use super::config::RegistryConfig;
-use super::http::{self, Http};
+use super::http::Http;
+use super::pace::Reading;
 use super::retry::{Attempts, Fault};
 use super::sign_in::SignIn;
 use super::tree::{Documents, MAX_DOCUMENT, Role, Stored, check_bytes, digest_of, parse};
@@ -97,6 +98,11 @@ impl<'a> Repository<'a> {
         })
     }
 
+    /// What the downloads of this registry are apart from those of others by.
+    pub(super) fn registry(&self) -> &str {
+        self.sign_in.registry.authority()
+    }
+
     /// Begins to read a blob at `offset`. The answer says where it really begins: a registry that
     /// cannot serve ranges begins at 0. `size` is what the manifest says; another length is refused.
     pub(super) async fn blob(
@@ -104,7 +110,7 @@ impl<'a> Repository<'a> {
         digest: &str,
         offset: u64,
         size: u64,
-    ) -> Result<(Response, u64), Fault> {
+    ) -> Result<(Reading, u64), Fault> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let mut headers = HeaderMap::new();
         if offset > 0
@@ -128,12 +134,12 @@ impl<'a> Repository<'a> {
                 ))
                 .into());
         }
-        Ok((response, start))
+        Ok((self.http.read(response), start))
     }
 
-    /// Why reading an answer failed; it can succeed later.
-    pub(super) fn broken(&self, error: reqwest::Error) -> Fault {
-        http::broken(self.op, &self.sign_in.registry, error)
+    /// The next piece of a body; none at its end.
+    pub(super) async fn chunk(&self, body: &mut Reading) -> Result<Option<Bytes>, Fault> {
+        body.chunk(self.op, &self.sign_in.registry).await
     }
 
     async fn retrying<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T>
@@ -156,10 +162,10 @@ impl<'a> Repository<'a> {
             Role::Manifest => asked.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES)),
             Role::Config => None,
         };
-        let mut response = self.get(url, &asked).await?;
-        let headers = response.headers().clone();
+        let mut body = self.http.read(self.get(url, &asked).await?);
+        let headers = body.response().headers().clone();
         let mut bytes = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
+        while let Some(chunk) = self.chunk(&mut body).await? {
             if (bytes.len() + chunk.len()) as u64 > limit {
                 return Err(self
                     .op

@@ -7,7 +7,7 @@
 
 use super::config::Credentials;
 use super::hosts::{HostPattern, same_domain};
-use super::http::{Http, broken, not_sent};
+use super::http::{Http, not_sent};
 use super::reach::{Refused, authority};
 use super::retry::Fault;
 use crate::op::Op;
@@ -112,7 +112,7 @@ impl SignIn<'_> {
         Err(not_sent(self.op, refused))
     }
 
-    async fn read(&self, mut answer: Response) -> Result<String, Fault> {
+    async fn read(&self, answer: Response) -> Result<String, Fault> {
         #[derive(Deserialize)]
         struct Answer {
             token: Option<String>,
@@ -120,11 +120,8 @@ impl SignIn<'_> {
         }
         let url = answer.url().clone();
         let mut bytes = BytesMut::new();
-        while let Some(chunk) = answer
-            .chunk()
-            .await
-            .map_err(|error| broken(self.op, &url, error))?
-        {
+        let mut body = self.http.read(answer);
+        while let Some(chunk) = body.chunk(self.op, &url).await? {
             if bytes.len() + chunk.len() > MAX_ANSWER {
                 let reason = "the registry's token service sent too much";
                 return Err(self.op.corrupt(reason).into());

@@ -4,17 +4,21 @@
 use super::ContainerdImages;
 use super::config::ImageLimits;
 use super::tree::{Layer, Tree};
-use super::weight::weigh;
+use super::weight::{TooWide, Window, weigh};
 use crate::op::Op;
 use botstead_runtime::{Error, ErrorKind, Result};
 use bytes::{Buf, Bytes};
 use containerd_client::services::v1::ReadContentRequest;
 use std::io::{self, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
-/// How many layers are measured at once; each may need the 128 MiB of a Zstandard window.
-pub(super) const MEASURED_AT_ONCE: usize = 2;
+/// How many layers are measured at once, of which each needs at most 8 MiB of memory: as good as all have
+/// one, so that nobody's layers wait for other ones that take long.
+const MEASURED_AT_ONCE: usize = 32;
+/// The same of those that need up to 128 MiB, the widest window of Zstandard, which few do and every one
+/// that wants to: they wait for each other alone.
+const WIDE_AT_ONCE: usize = 2;
 /// How many pieces wait to be measured.
 const WAITING: usize = 2;
 
@@ -64,6 +68,55 @@ impl ImageLimits {
             return Err(too_large(op, reason));
         }
         Ok(())
+    }
+}
+
+/// Places for measuring, which are places for unpacking, too.
+#[derive(Debug)]
+pub(super) struct Measures {
+    usual: Semaphore,
+    wide: Semaphore,
+}
+
+impl Default for Measures {
+    fn default() -> Self {
+        Self {
+            usual: Semaphore::new(MEASURED_AT_ONCE),
+            wide: Semaphore::new(WIDE_AT_ONCE),
+        }
+    }
+}
+
+impl Measures {
+    /// A place for a layer that needs so much memory.
+    pub(super) async fn place(&self, op: &Op, window: Window) -> Result<SemaphorePermit<'_>> {
+        let places = match window {
+            Window::Usual => &self.usual,
+            Window::Widest => &self.wide,
+        };
+        places.acquire().await.map_err(|_| op.cancelled())
+    }
+}
+
+/// How a layer is measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Measure<'a> {
+    pub(super) room: &'a Room,
+    /// What it has a place for.
+    pub(super) window: Window,
+}
+
+/// Why a layer was not measured.
+#[derive(Debug)]
+pub(super) enum Unmeasured {
+    /// It needs more memory than it had a place for.
+    TooWide,
+    Failed(Error),
+}
+
+impl From<Error> for Unmeasured {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -122,22 +175,30 @@ impl Room {
 impl ContainerdImages {
     /// Measures a layer of the content store beside its unpacking, which does not tell how far it is, and
     /// fails as soon as there is no room for it. Nothing that the image says about itself is trusted.
-    pub(super) async fn measure(&self, op: &Op, layer: &Layer, room: &Room) -> Result<()> {
+    pub(super) async fn measure(
+        &self,
+        op: &Op,
+        layer: &Layer,
+        Measure { room, window }: Measure<'_>,
+    ) -> Result<(), Unmeasured> {
         if room.is_endless() {
             return Ok(());
         }
         let (sender, pieces) = mpsc::channel(WAITING);
         let left = room.left();
-        let weighing = tokio::task::spawn_blocking(move || weigh(Pieces::reader(pieces), left));
+        let weighing =
+            tokio::task::spawn_blocking(move || weigh(Pieces::reader(pieces), left, window));
         // When this future is dropped, so is the sender, and the thread sees the end.
         self.send_content(op, &layer.digest, sender).await?;
         let unreadable = || format!("its layer {} cannot be unpacked", layer.digest);
-        match weighing.await {
-            Ok(Ok(bytes)) => room.take(op, bytes),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::FileTooLarge => Err(room.exceeded(op)),
-            Ok(Err(error)) => Err(op.fail_with(ErrorKind::Corrupt, unreadable(), error)),
-            Err(error) => Err(op.fail_with(ErrorKind::Internal, "measuring it failed", error)),
-        }
+        let failed = match weighing.await {
+            Ok(Ok(bytes)) => return Ok(room.take(op, bytes)?),
+            Ok(Err(error)) if TooWide::is(&error) => return Err(Unmeasured::TooWide),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::FileTooLarge => room.exceeded(op),
+            Ok(Err(error)) => op.fail_with(ErrorKind::Corrupt, unreadable(), error),
+            Err(error) => op.fail_with(ErrorKind::Internal, "measuring it failed", error),
+        };
+        Err(failed.into())
     }
 
     /// Sends content piece by piece to whoever takes it, as long as they do.

@@ -1,8 +1,9 @@
 //! Unpacking layers into committed snapshots, one on top of the other.
 
 use super::ContainerdImages;
-use super::size::Room;
+use super::size::{Measure, Room, Unmeasured};
 use super::tree::{Layer, Tree};
+use super::weight::Window;
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::LeaseId;
@@ -38,23 +39,24 @@ impl ContainerdImages {
         if self.is_committed(op, &layer.chain_id).await? {
             return Ok(());
         }
-        // Nothing unpacks that is not measured at the same time.
-        let _turn = match room.is_endless() {
-            true => None,
-            false => Some(self.measures.acquire().await.map_err(|_| op.cancelled())?),
-        };
-        let key = format!("extract-{} {}", Uuid::new_v4(), layer.chain_id);
-        let result = self.extract(op, lease, layer, parent, &key, room).await;
-        match result {
-            Ok(Extracted::Committed) => Ok(()),
-            // Another process was faster.
-            Ok(Extracted::Beaten) => {
+        let mut window = Window::Usual;
+        loop {
+            // Nothing unpacks that is not measured at the same time.
+            let _place = match room.is_endless() {
+                true => None,
+                false => Some(self.measures.place(op, window).await?),
+            };
+            let key = format!("extract-{} {}", Uuid::new_v4(), layer.chain_id);
+            let extracted = self.extract(op, lease, layer, parent, &key, Measure { room, window });
+            let extracted = extracted.await;
+            if !matches!(extracted, Ok(Extracted::Committed)) {
                 self.remove(&key).await;
-                Ok(())
             }
-            Err(error) => {
-                self.remove(&key).await;
-                Err(error)
+            match extracted {
+                // Another process may have been faster.
+                Ok(Extracted::Committed | Extracted::Beaten) => return Ok(()),
+                Err(Unmeasured::TooWide) => window = Window::Widest,
+                Err(Unmeasured::Failed(error)) => return Err(error),
             }
         }
     }
@@ -66,8 +68,8 @@ impl ContainerdImages {
         layer: &Layer,
         parent: &str,
         key: &str,
-        room: &Room,
-    ) -> Result<Extracted> {
+        measure: Measure<'_>,
+    ) -> Result<Extracted, Unmeasured> {
         let client = &self.client;
         let prepare = PrepareSnapshotRequest {
             snapshotter: client.snapshotter.clone(),
@@ -96,18 +98,19 @@ impl ContainerdImages {
         let mut differ = client.diff();
         let applying = differ.apply(client.leased(op, lease, client.request(apply))?);
         let applied = async {
-            applying
-                .await
-                .map_err(|status| unpack_failed(op, layer, status))
+            let applied = applying.await;
+            Ok(applied.map_err(|status| unpack_failed(op, layer, status))?)
         };
         // Without room the unpacking ends, too.
-        let (applied, ()) = tokio::try_join!(applied, self.measure(op, layer, room))?;
+        let measured = self.measure(op, layer, measure);
+        let (applied, ()) = tokio::try_join!(applied, measured)?;
         let applied = applied.into_inner().applied.unwrap_or_default();
         if applied.digest != layer.diff_id {
-            return Err(op.corrupt(format!(
+            let reason = format!(
                 "the layer {} holds {} where its configuration says {}",
                 layer.digest, applied.digest, layer.diff_id
-            )));
+            );
+            return Err(op.corrupt(reason).into());
         }
         let commit = CommitSnapshotRequest {
             snapshotter: client.snapshotter.clone(),
@@ -122,7 +125,7 @@ impl ContainerdImages {
         {
             Ok(_) => Ok(Extracted::Committed),
             Err(status) if status.code() == Code::AlreadyExists => Ok(Extracted::Beaten),
-            Err(status) => Err(op.status(status)),
+            Err(status) => Err(op.status(status).into()),
         }
     }
 

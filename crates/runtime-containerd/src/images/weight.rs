@@ -15,7 +15,9 @@ const MAX_SPECIAL: u64 = 1 << 20;
 /// The bytes of a layer's tar file, those that its sparse files have besides, and [`ENTRY`] for each
 /// entry. More than `limit` is `FileTooLarge`. What it is compressed with, its first bytes tell, as
 /// they do containerd: its media type is only a claim.
-pub(super) fn weigh(mut layer: impl BufRead, limit: u64) -> io::Result<u64> {
+///
+/// A Zstandard window that is wider than `window` is [`TooWide`].
+pub(super) fn weigh(mut layer: impl BufRead, limit: u64, window: Window) -> io::Result<u64> {
     let mut start = Vec::new();
     layer.by_ref().take(4).read_to_end(&mut start)?;
     let format = Format::of(&start);
@@ -23,8 +25,51 @@ pub(super) fn weigh(mut layer: impl BufRead, limit: u64) -> io::Result<u64> {
     match format {
         Format::Plain => walk(layer, limit),
         Format::Gzip => walk(flate2::bufread::MultiGzDecoder::new(layer), limit),
-        Format::Zstd => walk(zstd::Decoder::with_buffer(layer)?, limit),
+        Format::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(layer)?;
+            decoder.window_log_max(window.log())?;
+            walk(decoder, limit).map_err(|error| match is_too_wide(&error) {
+                true if window == Window::Usual => io::Error::other(TooWide),
+                _ => error,
+            })
+        }
     }
+}
+
+/// How much memory the reading of Zstandard may take: it looks back so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Window {
+    /// 8 MiB, which no level of compression goes beyond that was not asked to: RFC 8878 recommends to
+    /// read that much at least, and to write no more.
+    Usual,
+    /// 128 MiB, the most that containerd reads.
+    Widest,
+}
+
+impl Window {
+    fn log(self) -> u32 {
+        match self {
+            Self::Usual => 23,
+            Self::Widest => 27,
+        }
+    }
+}
+
+/// It needs [`Window::Widest`].
+#[derive(Debug, thiserror::Error)]
+#[error("its window is wider than usual")]
+pub(super) struct TooWide;
+
+impl TooWide {
+    /// Whether an error is this one.
+    pub(super) fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
+/// The library has no kind for it.
+fn is_too_wide(error: &io::Error) -> bool {
+    error.to_string().contains("requires too much memory")
 }
 
 fn walk(tar: impl Read, limit: u64) -> io::Result<u64> {
@@ -283,6 +328,10 @@ mod tests {
         tar.into_inner().unwrap()
     }
 
+    fn weigh(layer: impl BufRead, limit: u64) -> io::Result<u64> {
+        super::weigh(layer, limit, Window::Usual)
+    }
+
     fn too_large(tar: &[u8]) -> bool {
         match weigh(tar, LIMIT) {
             Ok(weight) => {
@@ -320,6 +369,30 @@ mod tests {
         let weight = weigh(twice.as_slice(), u64::MAX).unwrap();
         assert_eq!(weight, 2 * tar.len() as u64 + ENTRY);
         assert_eq!(weigh(&b""[..], 0).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_needs_more_memory_than_usual_is_told_apart() {
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append(&header(b'0', "a", 64), &[7; 64][..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let compressed = |log| {
+            let mut zstd = zstd::Encoder::new(Vec::new(), 3).unwrap();
+            zstd.window_log(log).unwrap();
+            zstd.write_all(&tar).unwrap();
+            zstd.finish().unwrap()
+        };
+        let (usual, wide) = (compressed(23), compressed(27));
+        assert!(weigh(usual.as_slice(), LIMIT).is_ok());
+        let refused = weigh(wide.as_slice(), LIMIT).unwrap_err();
+        assert!(TooWide::is(&refused), "{refused}");
+        let weight = super::weigh(wide.as_slice(), LIMIT, Window::Widest);
+        assert_eq!(weight.unwrap(), tar.len() as u64 + ENTRY);
+        // Behind a frame that is not.
+        let both = [usual, wide].concat();
+        assert!(TooWide::is(&weigh(both.as_slice(), LIMIT).unwrap_err()));
+        let widest = super::weigh(compressed(28).as_slice(), LIMIT, Window::Widest).unwrap_err();
+        assert!(!TooWide::is(&widest), "{widest}");
     }
 
     #[test]

@@ -10,22 +10,35 @@
 use botstead_types::ContainerId;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `oom_adj` runs from -17 (never) to 15, `oom_score_adj` from -1000 to 1000 (proc(5)).
 const OLD_SCALE: i32 = 17;
 
 /// Gives the container's first process a value below zero; others come by way of its specification.
-/// Without it the process is only less protected, so that failures are logged.
+/// Without it the process is only less protected, so that failures are logged: once as a warning, until
+/// it works again, as what one container is refused all others are. Blocking.
 pub(super) fn first_process(id: &ContainerId, pid: u32, oom_score_adj: i32) {
     if oom_score_adj >= 0 || pid == 0 {
         return;
     }
-    if let Err(error) = write(
-        Path::new("/proc").join(pid.to_string()).as_path(),
-        oom_score_adj,
-    ) {
-        tracing::debug!(%id, %error,
-            "the workspace's first process has no protection when memory runs out");
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    let process = Path::new("/proc").join(pid.to_string());
+    let written = write(&process, oom_score_adj);
+    if written.is_err() && !process.exists() {
+        // It ended meanwhile.
+        return;
+    }
+    let changed = REFUSED.swap(written.is_err(), Ordering::Relaxed) != written.is_err();
+    match written {
+        Err(error) if changed => tracing::warn!(%id, %error,
+            "first processes of workspaces have no protection when memory runs out, this one and \
+             perhaps others"),
+        Err(error) => tracing::debug!(%id, %error, "its first process has no protection either"),
+        Ok(()) if changed => {
+            tracing::info!(%id, "first processes of workspaces have their protection again");
+        }
+        Ok(()) => {}
     }
 }
 

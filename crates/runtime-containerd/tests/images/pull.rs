@@ -5,7 +5,7 @@ use botstead_image_fixtures::{
     Compression, Fault, FaultyRegistry, Image, Index, LayerBuilder, MediaTypes, Registry, random,
 };
 use botstead_runtime::{ErrorKind, Images, PullProgress};
-use botstead_runtime_containerd::images::Credentials;
+use botstead_runtime_containerd::images::{Credentials, RegistryConfig};
 use botstead_types::{ImageRef, PageRequest};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -225,6 +225,89 @@ async fn a_cancelled_pull_of_a_hung_registry_ends_at_once_and_leaves_nothing() {
         containerd.collect().await;
         containerd.assert_empty().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_registry_holds_up_nobody_who_pulls_the_same_elsewhere() {
+    let containerd = Containerd::start().await;
+    let images = containerd.images();
+    let image = random(2, 3 << 20, 7, Compression::None).unwrap();
+    let slow = FaultyRegistry::start(&image, Fault::HangBlob)
+        .await
+        .unwrap();
+    let good = FaultyRegistry::start(&image, Fault::None).await.unwrap();
+    let (of_slow, of_good) = (
+        containerd.lease("slow").await,
+        containerd.lease("good").await,
+    );
+    let (sender, mut receiver) = watch::channel(PullProgress::default());
+    let reference: ImageRef = slow.reference("app").parse().unwrap();
+    let cancel = CancellationToken::new();
+    let hung = images.pull(&of_slow, &reference, &sender, &cancel);
+    let other = async {
+        let begun = |p: &PullProgress| p.layers.iter().all(|layer| layer.offset > 0);
+        receiver
+            .wait_for(|p| !p.layers.is_empty() && begun(p))
+            .await
+            .unwrap();
+        let began = Instant::now();
+        pull(&images, &of_good, &good.reference("app"))
+            .await
+            .unwrap();
+        assert!(began.elapsed() < quick().read_timeout / 2);
+        cancel.cancel();
+    };
+    let (hung, ()) = tokio::join!(hung, other);
+    assert_eq!(hung.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!(
+        images
+            .get(&good.reference("app").parse().unwrap())
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_comes_too_slowly_ends_and_the_waiting_ones_go_on() {
+    let containerd = Containerd::start().await;
+    let image = random(1, 3 << 20, 8, Compression::None).unwrap();
+    let config = |attempts| RegistryConfig {
+        read_timeout: Duration::from_secs(1),
+        attempts,
+        ..quick()
+    };
+    // For ever: an error, and every byte came in time.
+    let registry = FaultyRegistry::start(&image, Fault::TrickleBlob(usize::MAX))
+        .await
+        .unwrap();
+    let lease = containerd.lease("slow").await;
+    let began = Instant::now();
+    let slow = pull(
+        &containerd.images_with(config(1)),
+        &lease,
+        &registry.reference("app"),
+    )
+    .await;
+    let error = slow.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(
+        error.to_string().contains("sends less than 64 KiB in 1 s"),
+        "{error}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(15));
+    containerd.end(&lease).await;
+
+    // Once: both pulls of it are done soon.
+    let registry = FaultyRegistry::start(&image, Fault::TrickleBlob(1))
+        .await
+        .unwrap();
+    let images = containerd.images_with(config(2));
+    let (one, two) = (containerd.lease("one").await, containerd.lease("two").await);
+    let (one_app, two_app) = (registry.reference("one"), registry.reference("two"));
+    let both = tokio::join!(pull(&images, &one, &one_app), pull(&images, &two, &two_app));
+    both.0.unwrap();
+    both.1.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(30));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -209,6 +209,31 @@ async fn layers_that_become_more_than_they_say_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn layers_with_a_wide_window_are_measured_as_well() {
+    let containerd = Containerd::start().await;
+    let layer = LayerBuilder::new().file("zeros", 0o644, vec![0; 20 << 20]);
+    let tar: Vec<u8> = layer.build(Compression::None).unwrap().tar.into();
+    let mut zstd = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    zstd.window_log(27).unwrap();
+    zstd.write_all(&tar).unwrap();
+    let layer = claimed(tar, zstd.finish().unwrap(), Compression::Zstd);
+    let image = Image::builder().layer(layer).build();
+    for (unpacked_bytes, fits) in [(10 << 20, false), (30 << 20, true)] {
+        let limits = ImageLimits {
+            unpacked_bytes,
+            ..ImageLimits::default()
+        };
+        match import(&containerd, limits, &image).await {
+            Ok(()) => assert!(fits),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+                assert!(!fits);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_is_here_must_have_the_size_that_a_manifest_says() {
     let containerd = Containerd::start().await;
     let registry = Registry::start().unwrap();
