@@ -58,7 +58,7 @@ impl Workspaces {
             })?),
             None => None,
         };
-        let mut items = inner.preserved_archives(bot)?;
+        let mut items = inner.preserved_archives(bot).await?;
         items.retain(|archive| after.is_none_or(|after| archive.id < after));
         let more = items.len() > page.limit as usize;
         items.truncate(page.limit as usize);
@@ -110,8 +110,8 @@ impl Workspaces {
                 let id = OperationId::generate();
                 let what = "discard_preserved";
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
-                work.preserved_archive(bot, Some(archive))?;
-                work.remove_preserved(bot, archive)?;
+                work.preserved_archive(bot, Some(archive)).await?;
+                work.remove_preserved(bot, archive).await?;
                 tracing::info!(%bot, %archive, "discarded preserved data");
                 let event = event(bot, "preserved_discarded", json!({"id": archive}));
                 Ok(work.store.transactions.apply(vec![event]).await?)
@@ -121,53 +121,23 @@ impl Workspaces {
 }
 
 impl Inner {
-    /// Where the bot's archives are.
-    fn preserved_folder(&self, bot: BotId) -> PathBuf {
-        self.config.preserved_dir.join(bot.to_string())
-    }
-
-    /// Earlier servers kept one archive per bot, beside the folders. Its id is the bot's, which is older
-    /// than that of any operation on the bot.
-    fn preserved_path(&self, bot: BotId, archive: PreservedId) -> PathBuf {
-        if archive == legacy(bot) {
-            self.config.preserved_dir.join(file_name(archive))
-        } else {
-            self.preserved_folder(bot).join(file_name(archive))
+    /// Where the bot's archives are. They are on a disk: looked at on a thread where that may block.
+    pub(super) fn archives(&self, bot: BotId) -> Archives {
+        Archives {
+            root: self.config.preserved_dir.clone(),
+            bot,
         }
     }
 
     /// The bot's archives, newest first.
-    pub(crate) fn preserved_archives(&self, bot: BotId) -> Result<Vec<PreservedArchive>> {
-        let failed = |error| host("list preserved data", error);
-        let mut found = Vec::new();
-        let id = legacy(bot);
-        match self.preserved_path(bot, id).symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
-            Err(error) if !is_missing(&error) => return Err(failed(error)),
-            _ => {}
-        }
-        let entries = match self.preserved_folder(bot).read_dir() {
-            Err(error) if is_missing(&error) => return Ok(found),
-            entries => entries.map_err(failed)?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let Some(id) = archive_id(&entry.file_name().to_string_lossy()) else {
-                continue;
-            };
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
-                Err(error) if !is_missing(&error) => return Err(failed(error)),
-                _ => {}
-            }
-        }
-        found.sort_by_key(|archive| std::cmp::Reverse(archive.id));
-        Ok(found)
+    pub(crate) async fn preserved_archives(&self, bot: BotId) -> Result<Vec<PreservedArchive>> {
+        let archives = self.archives(bot);
+        blocking(move || archives.list()).await
     }
 
     /// Whether data of the bot is preserved.
-    pub(crate) fn has_preserved_data(&self, bot: BotId) -> bool {
-        self.preserved_archives(bot).map_or_else(
+    pub(crate) async fn has_preserved_data(&self, bot: BotId) -> bool {
+        self.preserved_archives(bot).await.map_or_else(
             |error| {
                 tracing::warn!(%bot, %error, "cannot tell whether data is preserved");
                 false
@@ -177,17 +147,17 @@ impl Inner {
     }
 
     /// Whether that archive is there.
-    pub(crate) fn is_preserved(&self, bot: BotId, archive: PreservedId) -> bool {
-        self.preserved_archive(bot, Some(archive)).is_ok()
+    pub(crate) async fn is_preserved(&self, bot: BotId, archive: PreservedId) -> bool {
+        self.preserved_archive(bot, Some(archive)).await.is_ok()
     }
 
     /// That archive, or the newest.
-    pub(crate) fn preserved_archive(
+    pub(crate) async fn preserved_archive(
         &self,
         bot: BotId,
         archive: Option<PreservedId>,
     ) -> Result<PreservedId> {
-        let found = self.preserved_archives(bot)?;
+        let found = self.preserved_archives(bot).await?;
         match archive {
             None => found.first().map(|newest| newest.id),
             Some(id) => found.iter().any(|found| found.id == id).then_some(id),
@@ -204,7 +174,7 @@ impl Inner {
         let kind = OperationKind::Restore;
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, "restore").await?;
-        let archive = self.preserved_archive(bot, archive)?;
+        let archive = self.preserved_archive(bot, archive).await?;
         self.present_record(bot).await?;
         let checked = self.check_preserved(bot, archive).await?;
         let mode = ApplyMode::Replace;
@@ -220,59 +190,52 @@ impl Inner {
         bot: BotId,
         archive: PreservedId,
     ) -> Result<Box<Checked<File>>> {
-        let file = self.open_preserved(bot, archive)?;
+        let file = self.open_preserved(bot, archive).await?;
         self.check_archive(file, Limits::own()).await
     }
 
-    pub(super) fn open_preserved(&self, bot: BotId, archive: PreservedId) -> Result<File> {
-        match File::open(self.preserved_path(bot, archive)) {
+    pub(super) async fn open_preserved(&self, bot: BotId, archive: PreservedId) -> Result<File> {
+        let path = self.archives(bot).path(archive);
+        blocking(move || match File::open(path) {
             Err(error) if is_missing(&error) => Err(Error::PreservedNotFound(archive)),
             file => file.map_err(|error| host("open preserved data", error)),
-        }
+        })
+        .await
     }
 
     /// Removes an archive: its data is in a workspace and on the disk, or nobody wants it. Again: no
     /// change.
-    pub(crate) fn remove_preserved(&self, bot: BotId, archive: PreservedId) -> Result<()> {
-        let path = self.preserved_path(bot, archive);
-        let removed = std::fs::remove_file(&path);
-        let synced = removed.and_then(|()| match path.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        });
-        match synced {
-            Err(error) if !is_missing(&error) => return Err(host("remove preserved data", error)),
-            _ => {}
-        }
-        // When it was the last; anything that is left keeps it.
-        let _ = std::fs::remove_dir(self.preserved_folder(bot));
-        Ok(())
+    pub(crate) async fn remove_preserved(&self, bot: BotId, archive: PreservedId) -> Result<()> {
+        let archives = self.archives(bot);
+        blocking(move || archives.remove(archive)).await
     }
 
     /// Removes all of the bot's archives, and what a killed server left of one.
-    pub(crate) fn remove_all_preserved(&self, bot: BotId) -> Result<()> {
-        let found = self.preserved_archives(bot)?;
-        self.remove_unfinished_archives(bot);
-        for archive in found {
-            tracing::info!(%bot, archive = %archive.id, "preserved data goes with its bot");
-            self.remove_preserved(bot, archive.id)?;
-        }
-        Ok(())
+    pub(crate) async fn remove_all_preserved(&self, bot: BotId) -> Result<()> {
+        let archives = self.archives(bot);
+        blocking(move || {
+            let found = archives.list()?;
+            archives.remove_unfinished();
+            for archive in found {
+                tracing::info!(%bot, archive = %archive.id, "preserved data goes with its bot");
+                archives.remove(archive.id)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Removes what a killed server left of an archive that it wrote. Best effort. The caller holds the
     /// bot, so nobody writes one.
-    pub(crate) fn remove_unfinished_archives(&self, bot: BotId) {
-        let folder = self.preserved_folder(bot);
-        for entry in folder.read_dir().into_iter().flatten().flatten() {
-            if archive_id(&entry.file_name().to_string_lossy()).is_none()
-                && let Err(error) = std::fs::remove_file(entry.path())
-            {
-                tracing::warn!(path = %entry.path().display(), %error, "cannot remove");
-            }
+    pub(crate) async fn remove_unfinished_archives(&self, bot: BotId) {
+        let archives = self.archives(bot);
+        let removed = blocking(move || {
+            archives.remove_unfinished();
+            Ok(())
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(%bot, %error, "cannot remove what is left of archives");
         }
-        // Gone when it is empty.
-        let _ = std::fs::remove_dir(folder);
     }
 
     /// Saves `/data` of a workspace whose task ended, beside what was preserved before. When this
@@ -290,15 +253,15 @@ impl Inner {
         let tree = snapshots
             .open(lease, &record.snapshot, Access::Read)
             .await?;
-        self.remove_unfinished_archives(record.bot);
-        let folder = self.preserved_folder(record.bot);
-        let root = self.config.preserved_dir.clone();
+        let archives = self.archives(record.bot);
         blocking(move || {
+            archives.remove_unfinished();
+            let folder = archives.folder();
             let Some(data) = existing_data(tree.as_ref())? else {
                 return Ok(());
             };
             let failed = |error| host("make the folder of preserved data", error);
-            make_folder(&root).map_err(failed)?;
+            make_folder(&archives.root).map_err(failed)?;
             make_folder(&folder).map_err(failed)?;
             let folder = File::open(&folder).map_err(failed)?;
             let options = ArchiveFormat::TarZst.options();
@@ -337,6 +300,87 @@ impl Inner {
             .filter(|snapshot| !seen.is_named(&snapshot.key) && !seen.is_under_way(&snapshot.key));
         let newest = orphans.max_by_key(|snapshot| snapshot.created_at);
         Ok(newest.map(|snapshot| snapshot.key))
+    }
+}
+
+/// The archives of a bot on the disk. Blocking.
+#[derive(Debug)]
+pub(super) struct Archives {
+    root: PathBuf,
+    bot: BotId,
+}
+
+impl Archives {
+    fn folder(&self) -> PathBuf {
+        self.root.join(self.bot.to_string())
+    }
+
+    /// Earlier servers kept one archive per bot, beside the folders. Its id is the bot's, which is older
+    /// than that of any operation on the bot.
+    fn path(&self, archive: PreservedId) -> PathBuf {
+        if archive == legacy(self.bot) {
+            self.root.join(file_name(archive))
+        } else {
+            self.folder().join(file_name(archive))
+        }
+    }
+
+    /// Newest first.
+    fn list(&self) -> Result<Vec<PreservedArchive>> {
+        let failed = |error| host("list preserved data", error);
+        let mut found = Vec::new();
+        let id = legacy(self.bot);
+        match self.path(id).symlink_metadata() {
+            Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
+            Err(error) if !is_missing(&error) => return Err(failed(error)),
+            _ => {}
+        }
+        let entries = match self.folder().read_dir() {
+            Err(error) if is_missing(&error) => return Ok(found),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Some(id) = archive_id(&entry.file_name().to_string_lossy()) else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
+                Err(error) if !is_missing(&error) => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        found.sort_by_key(|archive| std::cmp::Reverse(archive.id));
+        Ok(found)
+    }
+
+    fn remove(&self, archive: PreservedId) -> Result<()> {
+        let path = self.path(archive);
+        let removed = std::fs::remove_file(&path);
+        let synced = removed.and_then(|()| match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        });
+        match synced {
+            Err(error) if !is_missing(&error) => return Err(host("remove preserved data", error)),
+            _ => {}
+        }
+        // When it was the last; anything that is left keeps it.
+        let _ = std::fs::remove_dir(self.folder());
+        Ok(())
+    }
+
+    fn remove_unfinished(&self) {
+        let folder = self.folder();
+        for entry in folder.read_dir().into_iter().flatten().flatten() {
+            if archive_id(&entry.file_name().to_string_lossy()).is_none()
+                && let Err(error) = std::fs::remove_file(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "cannot remove");
+            }
+        }
+        // Gone when it is empty.
+        let _ = std::fs::remove_dir(folder);
     }
 }
 

@@ -40,9 +40,9 @@ impl Workspaces {
             "see what the database does not know",
         )?;
         let mut found = Vec::new();
-        for bot in inner.preserved_bots()? {
+        for bot in inner.preserved_bots().await? {
             if !inner.bot_exists(bot).await? {
-                let archives = inner.preserved_archives(bot)?.into_iter();
+                let archives = inner.preserved_archives(bot).await?.into_iter();
                 found.extend(archives.map(|archive| UnclaimedArchive { bot, archive }));
             }
         }
@@ -63,7 +63,7 @@ impl Workspaces {
         let what = "export what the database does not know";
         inner.authorized_on_server(actor, Action::RecoverData, what)?;
         inner.refuse_claimed(bot, archive).await?;
-        let file = inner.open_preserved(bot, archive)?;
+        let file = inner.open_preserved(bot, archive).await?;
         Ok(stream::try_unfold(file, |mut file| async {
             blocking(move || {
                 let failed = |error| host("read preserved data", error);
@@ -98,7 +98,7 @@ impl Workspaces {
                 let _guard = work.lock_without_recovery(bot, id, "discard").await?;
                 work.refuse_claimed(bot, archive).await?;
                 tracing::warn!(%bot, %archive, "discarding preserved data of a bot that is gone");
-                work.remove_preserved(bot, archive)
+                work.remove_preserved(bot, archive).await
             })
             .await
     }
@@ -116,27 +116,33 @@ fn read_some(file: &mut File, piece: &mut [u8]) -> io::Result<usize> {
 impl Inner {
     /// Refuses what is not there, or belongs to a bot that its owner can ask for it.
     async fn refuse_claimed(&self, bot: BotId, archive: PreservedId) -> Result<()> {
-        if self.bot_exists(bot).await? || !self.is_preserved(bot, archive) {
+        if self.bot_exists(bot).await? || !self.is_preserved(bot, archive).await {
             return Err(Error::PreservedNotFound(archive));
         }
         Ok(())
     }
 
     /// Every bot that something is preserved of.
-    fn preserved_bots(&self) -> Result<BTreeSet<BotId>> {
-        let failed = |error| host("list preserved data", error);
-        let entries = match self.config.preserved_dir.read_dir() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-            entries => entries.map_err(failed)?,
-        };
-        let mut bots = BTreeSet::new();
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
-            let name = name.to_string_lossy();
-            // A folder of archives, or the archive of an earlier server.
-            let bot = name.split('.').next().unwrap_or_default();
-            bots.extend(bot.parse::<BotId>());
-        }
-        Ok(bots)
+    async fn preserved_bots(&self) -> Result<BTreeSet<BotId>> {
+        let root = self.config.preserved_dir.clone();
+        blocking(move || {
+            let failed = |error| host("list preserved data", error);
+            let entries = match root.read_dir() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(BTreeSet::new());
+                }
+                entries => entries.map_err(failed)?,
+            };
+            let mut bots = BTreeSet::new();
+            for entry in entries {
+                let name = entry.map_err(failed)?.file_name();
+                let name = name.to_string_lossy();
+                // A folder of archives, or the archive of an earlier server.
+                let bot = name.split('.').next().unwrap_or_default();
+                bots.extend(bot.parse::<BotId>());
+            }
+            Ok(bots)
+        })
+        .await
     }
 }
