@@ -8,6 +8,7 @@ use botstead_workspace as workspace;
 use botstead_workspace::Workspaces;
 use bytes::Bytes;
 use futures_util::Stream;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use tempfile::TempPath;
@@ -125,10 +126,19 @@ impl Spooled {
     pub(crate) async fn into_stream(
         self,
     ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
-        let file = tokio::fs::File::open(&self.path).await?;
-        // Open is enough to read it.
-        drop(self.path);
+        let file = tokio::fs::File::from_std(self.into_file().await?);
         Ok(ReaderStream::with_capacity(file, BUFFER_BYTES))
+    }
+
+    /// It open, with nothing else that keeps it.
+    pub(crate) async fn into_file(self) -> io::Result<File> {
+        let opened = tokio::task::spawn_blocking(move || {
+            let file = File::open(&self.path)?;
+            // Open is enough to read it.
+            drop(self.path);
+            Ok(file)
+        });
+        opened.await.map_err(io::Error::other)?
     }
 }
 

@@ -5,7 +5,8 @@
 //! `/proc/self/fd`; and who answers is checked to be the task's first process by the credentials that
 //! the kernel took when it began to listen (unix(7), SO_PEERCRED).
 
-use crate::op::Op;
+use crate::config::ContainerdConfig;
+use crate::op::{Op, blocking};
 use crate::spec::files::EtcFiles;
 use crate::tasks::ContainerdTasks;
 use async_trait::async_trait;
@@ -71,6 +72,21 @@ impl Folders {
     }
 }
 
+/// Removes what the host has for a container's task. Best effort: what stays is found by
+/// [`Channels::list`].
+pub(crate) async fn remove_all(config: &ContainerdConfig, id: &ContainerId) {
+    let channels = Folders::new(&config.channel_root);
+    let etc = EtcFiles::new(&config.etc_root);
+    let of = id.clone();
+    let removed = blocking(move || {
+        let channel = channels.remove(&of);
+        etc.remove(&of).and(channel)
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%id, %error, "cannot remove its channel directory or its files for /etc");
+    }
+}
+
 /// The [`Channels`] of an installation.
 #[derive(Debug)]
 pub(crate) struct ContainerdChannels {
@@ -105,13 +121,15 @@ impl Channels for ContainerdChannels {
     }
 
     async fn list(&self) -> Result<Vec<ContainerId>> {
-        let all = self.folders.all().and_then(|mut all| {
-            all.extend(self.etc.all()?);
+        let (folders, etc) = (self.folders.clone(), self.etc.clone());
+        let all = blocking(move || {
+            let mut all = folders.all()?;
+            all.extend(etc.all()?);
             all.sort();
             all.dedup();
             Ok(all)
         });
-        all.map_err(|error| {
+        all.await.map_err(|error| {
             let op = Op::new("list", "channel directories");
             op.fail_with(ErrorKind::Internal, "the folder cannot be read", error)
         })
@@ -119,9 +137,9 @@ impl Channels for ContainerdChannels {
 
     async fn remove(&self, id: &ContainerId) -> Result<()> {
         let op = Op::new("remove channel directory of", id);
-        let removed = self.folders.remove(id);
-        removed
-            .and(self.etc.remove(id))
+        let (folders, etc, id) = (self.folders.clone(), self.etc.clone(), id.clone());
+        blocking(move || folders.remove(&id).and(etc.remove(&id)))
+            .await
             .map_err(|error| op.fail_with(ErrorKind::Internal, "it cannot be removed", error))
     }
 }

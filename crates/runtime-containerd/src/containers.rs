@@ -1,9 +1,9 @@
 //! Container records.
 
-use crate::channels::Folders;
+use crate::channels::{self, Folders};
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
-use crate::op::Op;
+use crate::op::{Op, blocking};
 use crate::spec::files::EtcFiles;
 use crate::spec::start::KnownStarts;
 use crate::{cdi, spec};
@@ -48,9 +48,9 @@ impl ContainerdContainers {
         self.config.state_root.join("containers").join(id.as_str())
     }
 
-    fn record(&self, op: &Op, spec: &ContainerSpec) -> Result<Record> {
+    async fn record(&self, op: &Op, spec: &ContainerSpec) -> Result<Record> {
         spec::check(spec)?;
-        let edits = cdi::resolve(&spec.devices, &self.config.cdi_folders)?;
+        let edits = self.edits(op, spec).await?;
         let cgroup = self.config.cgroup(&spec.id);
         let channel = Folders::new(&self.config.channel_root).of(&spec.id);
         let host = spec::Host {
@@ -81,6 +81,15 @@ impl ContainerdContainers {
         })
     }
 
+    /// What the specification's devices need, by files of the host's disk.
+    async fn edits(&self, op: &Op, spec: &ContainerSpec) -> Result<cdi::Edits> {
+        let (devices, config) = (spec.devices.clone(), Arc::clone(&self.config));
+        let resolved = blocking(move || Ok(cdi::resolve(&devices, &config.cdi_folders)));
+        resolved
+            .await
+            .map_err(|cause| op.io("its devices cannot be looked up", cause))?
+    }
+
     /// Fails with `Conflict` when the container has a task, also an exited one.
     async fn without_task(&self, op: &Op, id: &ContainerId) -> Result<()> {
         let request = GetRequest {
@@ -99,7 +108,7 @@ impl ContainerdContainers {
 impl Containers for ContainerdContainers {
     async fn create(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
         let op = Op::new("create container", &spec.id);
-        let record = self.record(&op, spec)?;
+        let record = self.record(&op, spec).await?;
         let request = CreateContainerRequest {
             container: Some(record),
         };
@@ -112,7 +121,7 @@ impl Containers for ContainerdContainers {
     async fn switch(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
         let op = Op::new("switch container", &spec.id);
         self.without_task(&op, &spec.id).await?;
-        let record = self.record(&op, spec)?;
+        let record = self.record(&op, spec).await?;
         let paths = ["snapshotkey", "spec", "image", "labels"];
         let request = UpdateContainerRequest {
             container: Some(record),
@@ -124,7 +133,8 @@ impl Containers for ContainerdContainers {
         let updated = self.client.containers().update(request).await;
         self.known.written(spec, updated.is_ok());
         updated.map_err(|status| op.status(status))?;
-        let _ = std::fs::remove_dir_all(self.old_folder(&spec.id));
+        let old = self.old_folder(&spec.id);
+        let _ = blocking(move || std::fs::remove_dir_all(old)).await;
         Ok(())
     }
 
@@ -166,13 +176,9 @@ impl Containers for ContainerdContainers {
         deleted.await.map_err(|status| op.status(status))?;
         self.known.forget(id);
         // Where a task vanished instead of being deleted.
-        if let Err(error) = Folders::new(&self.config.channel_root).remove(id) {
-            tracing::warn!(%id, %error, "cannot remove the channel directory");
-        }
-        if let Err(error) = EtcFiles::new(&self.config.etc_root).remove(id) {
-            tracing::warn!(%id, %error, "cannot remove its files for /etc");
-        }
-        match std::fs::remove_dir_all(self.old_folder(id)) {
+        channels::remove_all(&self.config, id).await;
+        let old = self.old_folder(id);
+        match blocking(move || std::fs::remove_dir_all(old)).await {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(op.fail_with(
                 ErrorKind::Internal,
                 "its host files cannot be removed",

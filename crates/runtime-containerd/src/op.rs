@@ -2,6 +2,7 @@
 
 use botstead_runtime::{Error, ErrorKind};
 use std::error::Error as StdError;
+use std::io;
 use tonic::{Code, Status};
 
 /// An operation and its subject.
@@ -61,6 +62,14 @@ impl Op {
         let (kind, reason) = kind_of(&status);
         self.fail_with(kind, reason, status)
     }
+}
+
+/// Does what blocks, such as mounts and files of a disk, on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// What text decides where containerd has no code for it: errors of the kernel, of runc and of the

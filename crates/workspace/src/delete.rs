@@ -185,7 +185,8 @@ impl Inner {
             tracing::error!(bot = %record.bot, error = %start, "cannot start again");
         }
         // The workspace has it all, and goes on.
-        if let Err(error) = self.remove_preserved(record.bot, archive_of(operation.id)) {
+        let removed = self.remove_preserved(record.bot, archive_of(operation.id));
+        if let Err(error) = removed.await {
             tracing::warn!(bot = %record.bot, %error, "an archive that is not needed stays");
         }
         self.drop_lease(operation.id);
@@ -213,10 +214,13 @@ impl Inner {
             return self.end_superseded(operation).await;
         }
         let saved = operation.step == PRESERVED
-            && (own.is_none() || self.is_preserved(operation.bot, archive_of(operation.id)));
+            && (own.is_none()
+                || self
+                    .is_preserved(operation.bot, archive_of(operation.id))
+                    .await);
         if preserve && !saved {
             // An archive that is whole stays, as nobody knows here whether anything else does.
-            self.remove_unfinished_archives(operation.bot);
+            self.remove_unfinished_archives(operation.bot).await;
             self.drop_lease(operation.id);
             self.finish_interrupted(operation).await?;
             return Ok(());
@@ -267,7 +271,7 @@ impl Inner {
             fault_point!("delete", "snapshot");
         }
         if delete_preserved {
-            self.remove_all_preserved(bot)?;
+            self.remove_all_preserved(bot).await?;
         }
         let mut changes = Vec::new();
         if delete_versions {

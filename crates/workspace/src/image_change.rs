@@ -88,6 +88,6 @@ impl Inner {
             .await?;
         self.replace_or_undo(&work, Some(&record), &what, Edit::Data)
             .await?;
-        Ok(self.found(&self.required_record(bot).await?))
+        Ok(self.found(&self.required_record(bot).await?).await)
     }
 }

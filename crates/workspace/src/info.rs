@@ -65,7 +65,7 @@ impl Inner {
             Some(_) if record.started => ContainerStatus::Stopped,
             Some(_) => ContainerStatus::Created,
         };
-        let has_preserved_data = self.has_preserved_data(record.bot);
+        let has_preserved_data = self.has_preserved_data(record.bot).await;
         let reachable = task_running && network_up && agent.is_ok();
         WorkspaceInfo {
             container: record.container,

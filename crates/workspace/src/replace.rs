@@ -403,7 +403,7 @@ impl Inner {
         if operation.kind == OperationKind::Restore && failed.is_none() {
             // Its data is in the workspace and on the disk.
             let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
-            self.remove_returned(operation, archive)?;
+            self.remove_returned(operation, archive).await?;
         }
         if record.desired == DesiredState::Running {
             match root {

@@ -172,9 +172,7 @@ async fn import(
         .before_import(&caller.actor, id.0, announced)
         .await?;
     let archive = receive(form, &state).await?;
-    let file = std::fs::File::open(archive.path()).map_err(spool::failed)?;
-    // Open is enough to read it.
-    drop(archive);
+    let file = archive.into_file().await.map_err(spool::failed)?;
     let safety = workspaces
         .import_data(&caller.actor, id.0, file, mode)
         .await?;

@@ -10,11 +10,11 @@ mod signal;
 mod starts;
 mod user;
 
-use crate::channels::Folders;
+use crate::channels::{self, Folders};
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
 use crate::layers::to_mount;
-use crate::op::Op;
+use crate::op::{Op, blocking};
 use crate::spec;
 use crate::spec::files::EtcFiles;
 use crate::spec::start::{self, KnownStarts, Start};
@@ -122,15 +122,18 @@ impl ContainerdTasks {
             ..CreateTaskRequest::default()
         };
         let channels = Folders::new(&self.config.channel_root);
-        channels.make(id).map_err(|cause| {
-            let reason = "its channel directory cannot be made";
-            op.fail_with(ErrorKind::Internal, reason, cause)
-        })?;
         let etc = EtcFiles::new(&self.config.etc_root);
-        let contents = start.etc.iter();
-        let contents = contents.map(|(name, content)| (name.as_str(), content.as_str()));
-        etc.make(id, contents).map_err(|cause| {
-            let reason = "its files for /etc cannot be made";
+        let (of, contents) = (id.clone(), start.etc.clone());
+        let made = blocking(move || {
+            channels.make(&of)?;
+            let contents = contents.iter();
+            etc.make(
+                &of,
+                contents.map(|(name, content)| (name.as_str(), content.as_str())),
+            )
+        });
+        made.await.map_err(|cause| {
+            let reason = "its channel directory or its files for /etc cannot be made";
             op.fail_with(ErrorKind::Internal, reason, cause)
         })?;
         match self.client.tasks().create(self.client.unary(request)).await {
@@ -145,8 +148,7 @@ impl ContainerdTasks {
                 // left, if anything is, is a task that never ran.
                 if !failed.is_already_exists() {
                     let _ = self.delete(id).await;
-                    let _ = channels.remove(id);
-                    let _ = etc.remove(id);
+                    channels::remove_all(&self.config, id).await;
                 }
                 Err(failed)
             }
@@ -238,12 +240,7 @@ impl Tasks for ContainerdTasks {
         let deleted = self.client.tasks().delete(self.client.unary(request)).await;
         let deleted = deleted.map_err(|status| error("delete task", id, status))?;
         let deleted = deleted.into_inner();
-        if let Err(error) = Folders::new(&self.config.channel_root).remove(id) {
-            tracing::warn!(%id, %error, "cannot remove the channel directory");
-        }
-        if let Err(error) = EtcFiles::new(&self.config.etc_root).remove(id) {
-            tracing::warn!(%id, %error, "cannot remove its files for /etc");
-        }
+        channels::remove_all(&self.config, id).await;
         Ok(ExitStatus {
             code: deleted.exit_status,
             exited_at: time(deleted.exited_at),

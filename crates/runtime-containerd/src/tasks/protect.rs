@@ -29,7 +29,7 @@ pub(super) fn first_process(id: &ContainerId, pid: u32, oom_score_adj: i32) {
         // It ended meanwhile.
         return;
     }
-    let changed = REFUSED.swap(written.is_err(), Ordering::Relaxed) != written.is_err();
+    let changed = is_news(&REFUSED, written.is_err());
     match written {
         Err(error) if changed => tracing::warn!(%id, %error,
             "first processes of workspaces have no protection when memory runs out, this one and \
@@ -40,6 +40,11 @@ pub(super) fn first_process(id: &ContainerId, pid: u32, oom_score_adj: i32) {
         }
         Ok(()) => {}
     }
+}
+
+/// Whether it is otherwise than the last time.
+fn is_news(refused: &AtomicBool, now: bool) -> bool {
+    refused.swap(now, Ordering::Relaxed) != now
 }
 
 fn write(process: &Path, oom_score_adj: i32) -> io::Result<()> {
@@ -56,6 +61,13 @@ fn write(process: &Path, oom_score_adj: i32) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_refusal_is_news_once_and_its_end_is() {
+        let refused = AtomicBool::new(false);
+        let told = [false, true, true, false, false, true].map(|now| is_news(&refused, now));
+        assert_eq!(told, [false, true, false, true, false, true]);
+    }
 
     #[test]
     fn neither_the_process_nor_its_children_can_take_what_it_was_given() {

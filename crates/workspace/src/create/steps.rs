@@ -39,7 +39,7 @@ impl Inner {
             refuse_other(&record, &creation.request)?;
             creation.phase.send_replace(Phase::Creating);
             self.bring_up(&record).await?;
-            return Ok(self.found(&record));
+            return Ok(self.found(&record).await);
         }
         let lease = LeaseId::for_operation(operation.id);
         let network = self.runtime.network.info();
@@ -72,7 +72,7 @@ impl Inner {
                 self.drop_lease(operation.id);
                 Ok(CreatedWorkspace {
                     data_restored,
-                    ..self.found(&record)
+                    ..self.found(&record).await
                 })
             }
             Err(error) => {
@@ -187,9 +187,10 @@ impl Inner {
                     "what was brought back is not there any more: its archive is kept");
             }
             Returned::Preserved => {
-                self.remove_returned(operation, crate::data::legacy(operation.bot))?;
+                let archive = crate::data::legacy(operation.bot);
+                self.remove_returned(operation, archive).await?;
             }
-            Returned::Archive(id) => self.remove_returned(operation, *id)?,
+            Returned::Archive(id) => self.remove_returned(operation, *id).await?,
         }
         fault_point!("create", "returned");
         let ended = vec![finished(operation)];
@@ -208,7 +209,8 @@ impl Inner {
         }
         let bot = record.bot;
         if let Some(orphan) = self.orphan(bot, &record.snapshot).await? {
-            tracing::warn!(%bot, %orphan, archive = self.has_preserved_data(bot),
+            let archive = self.has_preserved_data(bot).await;
+            tracing::warn!(%bot, %orphan, archive,
                 "recovering /data of a workspace whose container is gone");
             let edit = Edit::DataOf(orphan.clone());
             return Ok(Some((edit, Returned::Orphan(orphan))));
@@ -216,7 +218,7 @@ impl Inner {
         if !wishes.restore {
             return Ok(None);
         }
-        let archive = match self.preserved_archive(bot, None) {
+        let archive = match self.preserved_archive(bot, None).await {
             Err(Error::NoPreservedData) => return Ok(None),
             archive => archive?,
         };
@@ -424,7 +426,7 @@ fn bot_status(operation: &Operation, status: BotStatus) -> Change {
 
 impl Inner {
     /// What a creation tells of a workspace.
-    pub(crate) fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
+    pub(crate) async fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
         let RecordedImage { reference, .. } = &record.image;
         CreatedWorkspace {
             container: record.container.clone(),
@@ -433,7 +435,7 @@ impl Inner {
             devices: record.devices.clone(),
             started: record.desired == DesiredState::Running,
             data_restored: false,
-            has_preserved_data: self.has_preserved_data(record.bot),
+            has_preserved_data: self.has_preserved_data(record.bot).await,
         }
     }
 }

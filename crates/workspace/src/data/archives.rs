@@ -6,7 +6,7 @@ use crate::replace::host;
 use botstead_types::{BotId, PreservedId};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeSet;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,48 +21,95 @@ pub struct PreservedArchive {
     pub size_bytes: u64,
 }
 
-/// Where the bot's archives are.
-pub(super) fn folder(root: &Path, bot: BotId) -> PathBuf {
-    root.join(bot.to_string())
+/// The archives of a bot on the disk. Blocking.
+#[derive(Debug)]
+pub(super) struct Archives {
+    pub(super) root: PathBuf,
+    pub(super) bot: BotId,
 }
 
-/// Earlier servers kept one archive per bot, beside the folders. Its id is the bot's, which is older
-/// than that of any operation on the bot.
-pub(super) fn path(root: &Path, bot: BotId, archive: PreservedId) -> PathBuf {
-    if archive == legacy(bot) {
-        root.join(file_name(archive))
-    } else {
-        folder(root, bot).join(file_name(archive))
+impl Archives {
+    pub(super) fn folder(&self) -> PathBuf {
+        self.root.join(self.bot.to_string())
     }
-}
 
-/// The bot's archives, newest first.
-pub(super) fn list(root: &Path, bot: BotId) -> Result<Vec<PreservedArchive>> {
-    let failed = |error| host("list preserved data", error);
-    let mut found = Vec::new();
-    let id = legacy(bot);
-    match path(root, bot, id).symlink_metadata() {
-        Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
-        Err(error) if !is_missing(&error) => return Err(failed(error)),
-        _ => {}
+    /// Earlier servers kept one archive per bot, beside the folders. Its id is the bot's, which is older
+    /// than that of any operation on the bot.
+    pub(super) fn path(&self, archive: PreservedId) -> PathBuf {
+        if archive == legacy(self.bot) {
+            self.root.join(file_name(archive))
+        } else {
+            self.folder().join(file_name(archive))
+        }
     }
-    let entries = match folder(root, bot).read_dir() {
-        Err(error) if is_missing(&error) => return Ok(found),
-        entries => entries.map_err(failed)?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let Some(id) = archive_id(&entry.file_name().to_string_lossy()) else {
-            continue;
-        };
-        match entry.metadata() {
+
+    /// Newest first.
+    pub(super) fn list(&self) -> Result<Vec<PreservedArchive>> {
+        let failed = |error| host("list preserved data", error);
+        let mut found = Vec::new();
+        let id = legacy(self.bot);
+        match self.path(id).symlink_metadata() {
             Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
             Err(error) if !is_missing(&error) => return Err(failed(error)),
             _ => {}
         }
+        let entries = match self.folder().read_dir() {
+            Err(error) if is_missing(&error) => return Ok(found),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Some(id) = archive_id(&entry.file_name().to_string_lossy()) else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_file() => found.push(describe(id, &metadata)),
+                Err(error) if !is_missing(&error) => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        found.sort_by_key(|archive| std::cmp::Reverse(archive.id));
+        Ok(found)
     }
-    found.sort_by_key(|archive| std::cmp::Reverse(archive.id));
-    Ok(found)
+
+    /// When that archive was written, if it is there.
+    pub(super) fn written(&self, archive: PreservedId) -> Result<Option<DateTime<Utc>>> {
+        let written = self.path(archive).metadata();
+        match written.and_then(|metadata| metadata.modified()) {
+            Ok(written) => Ok(Some(written.into())),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(host("look at preserved data", error)),
+        }
+    }
+
+    pub(super) fn remove(&self, archive: PreservedId) -> Result<()> {
+        let path = self.path(archive);
+        let removed = std::fs::remove_file(&path);
+        let synced = removed.and_then(|()| match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        });
+        match synced {
+            Err(error) if !is_missing(&error) => return Err(host("remove preserved data", error)),
+            _ => {}
+        }
+        // When it was the last; anything that is left keeps it.
+        let _ = std::fs::remove_dir(self.folder());
+        Ok(())
+    }
+
+    pub(super) fn remove_unfinished(&self) {
+        let folder = self.folder();
+        for entry in folder.read_dir().into_iter().flatten().flatten() {
+            if archive_id(&entry.file_name().to_string_lossy()).is_none()
+                && let Err(error) = std::fs::remove_file(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "cannot remove");
+            }
+        }
+        // Gone when it is empty.
+        let _ = std::fs::remove_dir(folder);
+    }
 }
 
 /// Every bot that something is preserved of.

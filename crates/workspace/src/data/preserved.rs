@@ -5,7 +5,7 @@
 //! removed is what was brought back or meant, whatever else happens to the bot. Everything that adds or
 //! removes one holds the bot.
 
-use super::archives::{self, PreservedArchive, archive_id, file_name, is_missing, legacy};
+use super::archives::{Archives, PreservedArchive, file_name, is_missing, legacy};
 use super::export::{ArchiveFormat, require_all};
 use crate::notes::LABEL_BOT;
 use crate::operations::event;
@@ -21,12 +21,11 @@ use botstead_types::{
     BotId, InvalidValue, LeaseId, OperationId, Page, PageRequest, PreservedId, SnapshotKey,
     SnapshotKind,
 };
-use chrono::{DateTime, Utc};
 use serde_json::json;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 impl Workspaces {
@@ -48,7 +47,7 @@ impl Workspaces {
             })?),
             None => None,
         };
-        let mut items = inner.preserved_archives(bot)?;
+        let mut items = inner.preserved_archives(bot).await?;
         items.retain(|archive| after.is_none_or(|after| archive.id < after));
         let more = items.len() > page.limit as usize;
         items.truncate(page.limit as usize);
@@ -100,8 +99,8 @@ impl Workspaces {
                 let id = OperationId::generate();
                 let what = "discard_preserved";
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
-                work.preserved_archive(bot, Some(archive))?;
-                work.remove_preserved(bot, archive)?;
+                work.preserved_archive(bot, Some(archive)).await?;
+                work.remove_preserved(bot, archive).await?;
                 tracing::info!(%bot, %archive, "discarded preserved data");
                 let event = event(bot, "preserved_discarded", json!({"id": archive}));
                 Ok(work.store.transactions.apply(vec![event]).await?)
@@ -111,22 +110,23 @@ impl Workspaces {
 }
 
 impl Inner {
-    fn preserved_folder(&self, bot: BotId) -> PathBuf {
-        archives::folder(&self.config.preserved_dir, bot)
-    }
-
-    fn preserved_path(&self, bot: BotId, archive: PreservedId) -> PathBuf {
-        archives::path(&self.config.preserved_dir, bot, archive)
+    /// Where the bot's archives are. They are on a disk: looked at on a thread where that may block.
+    pub(super) fn archives(&self, bot: BotId) -> Archives {
+        Archives {
+            root: self.config.preserved_dir.clone(),
+            bot,
+        }
     }
 
     /// The bot's archives, newest first.
-    pub(crate) fn preserved_archives(&self, bot: BotId) -> Result<Vec<PreservedArchive>> {
-        archives::list(&self.config.preserved_dir, bot)
+    pub(crate) async fn preserved_archives(&self, bot: BotId) -> Result<Vec<PreservedArchive>> {
+        let archives = self.archives(bot);
+        blocking(move || archives.list()).await
     }
 
     /// Whether data of the bot is preserved.
-    pub(crate) fn has_preserved_data(&self, bot: BotId) -> bool {
-        self.preserved_archives(bot).map_or_else(
+    pub(crate) async fn has_preserved_data(&self, bot: BotId) -> bool {
+        self.preserved_archives(bot).await.map_or_else(
             |error| {
                 tracing::warn!(%bot, %error, "cannot tell whether data is preserved");
                 false
@@ -136,17 +136,17 @@ impl Inner {
     }
 
     /// Whether that archive is there.
-    pub(crate) fn is_preserved(&self, bot: BotId, archive: PreservedId) -> bool {
-        self.preserved_archive(bot, Some(archive)).is_ok()
+    pub(crate) async fn is_preserved(&self, bot: BotId, archive: PreservedId) -> bool {
+        self.preserved_archive(bot, Some(archive)).await.is_ok()
     }
 
     /// That archive, or the newest.
-    pub(crate) fn preserved_archive(
+    pub(crate) async fn preserved_archive(
         &self,
         bot: BotId,
         archive: Option<PreservedId>,
     ) -> Result<PreservedId> {
-        let found = self.preserved_archives(bot)?;
+        let found = self.preserved_archives(bot).await?;
         match archive {
             None => found.first().map(|newest| newest.id),
             Some(id) => found.iter().any(|found| found.id == id).then_some(id),
@@ -163,7 +163,7 @@ impl Inner {
         let kind = OperationKind::Restore;
         let id = OperationId::generate();
         let _guard = self.lock(bot, id, "restore").await?;
-        let archive = self.preserved_archive(bot, archive)?;
+        let archive = self.preserved_archive(bot, archive).await?;
         self.present_record(bot).await?;
         let checked = self.check_preserved(bot, archive).await?;
         let mode = ApplyMode::Replace;
@@ -179,88 +179,77 @@ impl Inner {
         bot: BotId,
         archive: PreservedId,
     ) -> Result<Box<Checked<File>>> {
-        let file = self.open_preserved(bot, archive)?;
+        let file = self.open_preserved(bot, archive).await?;
         // Whoever asked: a replay knows it no more.
         let owner = self.store.bots.get(bot).await.ok().map(|bot| bot.owner);
         self.check_archive(owner, file, Limits::own()).await
     }
 
-    pub(super) fn open_preserved(&self, bot: BotId, archive: PreservedId) -> Result<File> {
-        match File::open(self.preserved_path(bot, archive)) {
+    pub(super) async fn open_preserved(&self, bot: BotId, archive: PreservedId) -> Result<File> {
+        let path = self.archives(bot).path(archive);
+        blocking(move || match File::open(path) {
             Err(error) if is_missing(&error) => Err(Error::PreservedNotFound(archive)),
             file => file.map_err(|error| host("open preserved data", error)),
-        }
+        })
+        .await
     }
 
     /// Removes an archive: its data is in a workspace and on the disk, or nobody wants it. Again: no
     /// change.
-    pub(crate) fn remove_preserved(&self, bot: BotId, archive: PreservedId) -> Result<()> {
-        let path = self.preserved_path(bot, archive);
-        let removed = std::fs::remove_file(&path);
-        let synced = removed.and_then(|()| match path.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        });
-        match synced {
-            Err(error) if !is_missing(&error) => return Err(host("remove preserved data", error)),
-            _ => {}
-        }
-        // When it was the last; anything that is left keeps it.
-        let _ = std::fs::remove_dir(self.preserved_folder(bot));
-        Ok(())
+    pub(crate) async fn remove_preserved(&self, bot: BotId, archive: PreservedId) -> Result<()> {
+        let archives = self.archives(bot);
+        blocking(move || archives.remove(archive)).await
     }
 
     /// Removes the archive that an operation brought back. One that an earlier server wrote is called like
     /// those before it: the journal of an older database may mean one that is gone, and then a newer one
     /// that nobody brought back stays.
-    pub(crate) fn remove_returned(
+    pub(crate) async fn remove_returned(
         &self,
         operation: &Operation,
         archive: PreservedId,
     ) -> Result<()> {
         let bot = operation.bot;
         if archive == legacy(bot) {
-            let written = self.preserved_path(bot, archive).metadata();
-            let written = written.and_then(|metadata| metadata.modified());
-            match written.map(DateTime::<Utc>::from) {
-                Ok(written) if written >= operation.created_at => {
-                    tracing::warn!(operation = %operation.id, %bot, %written,
-                        "an archive is newer than the operation that is to remove it, and stays");
-                    return Ok(());
-                }
-                Err(error) if !is_missing(&error) => {
-                    return Err(host("look at preserved data", error));
-                }
-                Ok(_) | Err(_) => {}
+            let archives = self.archives(bot);
+            let written = blocking(move || archives.written(archive)).await?;
+            if let Some(written) = written
+                && written >= operation.created_at
+            {
+                tracing::warn!(operation = %operation.id, %bot, %written,
+                    "an archive is newer than the operation that is to remove it, and stays");
+                return Ok(());
             }
         }
-        self.remove_preserved(bot, archive)
+        self.remove_preserved(bot, archive).await
     }
 
     /// Removes all of the bot's archives, and what a killed server left of one.
-    pub(crate) fn remove_all_preserved(&self, bot: BotId) -> Result<()> {
-        let found = self.preserved_archives(bot)?;
-        self.remove_unfinished_archives(bot);
-        for archive in found {
-            tracing::info!(%bot, archive = %archive.id, "preserved data goes with its bot");
-            self.remove_preserved(bot, archive.id)?;
-        }
-        Ok(())
+    pub(crate) async fn remove_all_preserved(&self, bot: BotId) -> Result<()> {
+        let archives = self.archives(bot);
+        blocking(move || {
+            let found = archives.list()?;
+            archives.remove_unfinished();
+            for archive in found {
+                tracing::info!(%bot, archive = %archive.id, "preserved data goes with its bot");
+                archives.remove(archive.id)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Removes what a killed server left of an archive that it wrote. Best effort. The caller holds the
     /// bot, so nobody writes one.
-    pub(crate) fn remove_unfinished_archives(&self, bot: BotId) {
-        let folder = self.preserved_folder(bot);
-        for entry in folder.read_dir().into_iter().flatten().flatten() {
-            if archive_id(&entry.file_name().to_string_lossy()).is_none()
-                && let Err(error) = std::fs::remove_file(entry.path())
-            {
-                tracing::warn!(path = %entry.path().display(), %error, "cannot remove");
-            }
+    pub(crate) async fn remove_unfinished_archives(&self, bot: BotId) {
+        let archives = self.archives(bot);
+        let removed = blocking(move || {
+            archives.remove_unfinished();
+            Ok(())
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(%bot, %error, "cannot remove what is left of archives");
         }
-        // Gone when it is empty.
-        let _ = std::fs::remove_dir(folder);
     }
 
     /// Saves `/data` of a workspace whose task ended, beside what was preserved before. When this
@@ -278,15 +267,15 @@ impl Inner {
         let tree = snapshots
             .open(lease, &record.snapshot, Access::Read)
             .await?;
-        self.remove_unfinished_archives(record.bot);
-        let folder = self.preserved_folder(record.bot);
-        let root = self.config.preserved_dir.clone();
+        let archives = self.archives(record.bot);
         blocking(move || {
+            archives.remove_unfinished();
+            let folder = archives.folder();
             let Some(data) = existing_data(tree.as_ref())? else {
                 return Ok(());
             };
             let failed = |error| host("make the folder of preserved data", error);
-            make_folder(&root).map_err(failed)?;
+            make_folder(&archives.root).map_err(failed)?;
             make_folder(&folder).map_err(failed)?;
             let folder = File::open(&folder).map_err(failed)?;
             let options = ArchiveFormat::TarZst.options();

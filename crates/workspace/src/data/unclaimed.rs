@@ -1,7 +1,7 @@
 //! Archives of bots that the database does not know: the bot was deleted with its data preserved, or an
 //! older database was put back. Listed for admins, given to them, and discarded when they say so.
 
-use super::archives::{self, PreservedArchive};
+use super::archives::{self, Archives, PreservedArchive};
 use crate::leftovers::bot_exists;
 use crate::replace::{blocking, host};
 use crate::service::{Inner, Workspaces};
@@ -35,9 +35,14 @@ pub struct UnclaimedArchive {
 /// The folder cannot be read, or the database does not answer.
 pub async fn unclaimed_archives(store: &Store, folder: &Path) -> Result<Vec<UnclaimedArchive>> {
     let mut found = Vec::new();
-    for bot in archives::bots(folder)? {
+    let root = folder.to_owned();
+    for bot in blocking(move || archives::bots(&root)).await? {
         if !bot_exists(store, bot).await? {
-            let own = archives::list(folder, bot)?.into_iter();
+            let own = Archives {
+                root: folder.to_owned(),
+                bot,
+            };
+            let own = blocking(move || own.list()).await?.into_iter();
             found.extend(own.map(|archive| UnclaimedArchive { bot, archive }));
         }
     }
@@ -73,7 +78,7 @@ impl Workspaces {
         let what = "export what the database does not know";
         inner.authorized_on_server(actor, Action::RecoverData, what)?;
         inner.refuse_claimed(bot, archive).await?;
-        let file = inner.open_preserved(bot, archive)?;
+        let file = inner.open_preserved(bot, archive).await?;
         Ok(stream::try_unfold(file, |mut file| async {
             blocking(move || {
                 let failed = |error| host("read preserved data", error);
@@ -108,7 +113,7 @@ impl Workspaces {
                 let _guard = work.lock_without_recovery(bot, id, "discard").await?;
                 work.refuse_claimed(bot, archive).await?;
                 tracing::warn!(%bot, %archive, "discarding preserved data of a bot that is gone");
-                work.remove_preserved(bot, archive)
+                work.remove_preserved(bot, archive).await
             })
             .await
     }
@@ -126,7 +131,7 @@ fn read_some(file: &mut File, piece: &mut [u8]) -> io::Result<usize> {
 impl Inner {
     /// Refuses what is not there, or belongs to a bot that its owner can ask for it.
     async fn refuse_claimed(&self, bot: BotId, archive: PreservedId) -> Result<()> {
-        if self.bot_exists(bot).await? || !self.is_preserved(bot, archive) {
+        if self.bot_exists(bot).await? || !self.is_preserved(bot, archive).await {
             return Err(Error::PreservedNotFound(archive));
         }
         Ok(())
