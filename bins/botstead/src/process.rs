@@ -77,3 +77,20 @@ pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
     });
     Ok(token)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_can_be_opened_as_the_host_lets() {
+        let most = getrlimit(Resource::Nofile).maximum;
+        let less = Rlimit {
+            current: most.map(|most| most - 1),
+            maximum: most,
+        };
+        setrlimit(Resource::Nofile, less).unwrap();
+        raise_open_files();
+        assert_eq!(getrlimit(Resource::Nofile).current, most);
+    }
+}

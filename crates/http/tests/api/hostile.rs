@@ -224,6 +224,7 @@ async fn start() -> (Api, Liar, String) {
     let channels = Arc::new(liar.clone());
     let api = Api::set_up(|setup| {
         setup.http.max_reply_bytes = BUDGET;
+        setup.http.max_json_bytes = 4 << 20;
         setup.workspace.agent_patience = Duration::from_millis(100);
         setup.channels = Some(channels);
     })
@@ -324,7 +325,7 @@ async fn what_begins_and_does_not_go_on_is_ended() {
     let path = format!("{container}/fs/copy");
     let copy = api.post(&path, copy);
     // More than what is on its way.
-    let command = json!({"command": "cat", "detach": true, "stdin": "x".repeat(1_000_000)});
+    let command = json!({"command": "cat", "detach": true, "stdin": "x".repeat(3 << 20)});
     let path = format!("{container}/exec");
     let command = api.post(&path, command);
     let (read, copy, command) = tokio::join!(read, copy, command);
