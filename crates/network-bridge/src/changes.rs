@@ -25,9 +25,14 @@ const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_NETCONF: u32 = 24;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWNETCONF: u16 = 80;
+// linux/netconf.h.
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_IFINDEX_ALL: i32 = -1;
 
 const NETLINK_HEADER: usize = 16;
 const NFNETLINK_HEADER: usize = 4;
+const NETCONF_HEADER: usize = 4;
 const ATTRIBUTE_HEADER: usize = 4;
 
 /// A reload of a large firewall is a flood; what does not fit leads to a look as well.
@@ -199,17 +204,39 @@ fn firewall_matters(message: &[u8], own_table: &str) -> bool {
 
 /// The name of the table that a message is about: its first attribute has number 1 in all of them.
 fn table(message: &[u8]) -> Option<&[u8]> {
-    let attribute = message.get(NETLINK_HEADER + NFNETLINK_HEADER..)?;
-    let header = attribute.first_chunk::<ATTRIBUTE_HEADER>()?;
-    let length = u16::from_ne_bytes([header[0], header[1]]) as usize;
-    let number = u16::from_ne_bytes([header[2], header[3]]);
-    let name = attribute.get(ATTRIBUTE_HEADER..length)?;
+    let (number, name) = attributes(message, NFNETLINK_HEADER).next()?;
     (number == 1).then(|| name.strip_suffix(&[0]).unwrap_or(name))
 }
 
-/// Whether an address went, or forwarding changed.
+/// Whether an address went, or forwarding was switched off for the whole host. Each interface that comes
+/// tells of its own, and every workspace brings one.
 fn links_matter(message: &[u8]) -> bool {
-    matches!(kind(message), RTM_DELADDR | RTM_NEWNETCONF)
+    let number = |wanted| {
+        attributes(message, NETCONF_HEADER)
+            .find(|(number, _)| *number == wanted)
+            .and_then(|(_, value)| Some(i32::from_ne_bytes(*value.first_chunk()?)))
+    };
+    match kind(message) {
+        RTM_DELADDR => true,
+        RTM_NEWNETCONF => {
+            number(NETCONFA_IFINDEX) == Some(NETCONFA_IFINDEX_ALL)
+                && number(NETCONFA_FORWARDING) == Some(0)
+        }
+        _ => false,
+    }
+}
+
+/// The attributes of a message whose family has a header of this length, as far as they are whole.
+fn attributes(message: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = message.get(NETLINK_HEADER + header..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let header = rest.first_chunk::<ATTRIBUTE_HEADER>()?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let number = u16::from_ne_bytes([header[2], header[3]]);
+        let value = rest.get(ATTRIBUTE_HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((number, value))
+    })
 }
 
 /// When the next look may be.
@@ -289,6 +316,34 @@ mod tests {
         assert_eq!(messages(&[0; 40]).count(), 2);
         assert_eq!(messages(&message(nft(2), Some(own))[..20]).count(), 0);
         assert_eq!(messages(&[]).count(), 0);
+    }
+
+    #[test]
+    fn an_interface_that_comes_leads_to_no_look() {
+        let conf = |kind: u16, interface: i32, forwarding: i32| {
+            let mut message = message(kind, None);
+            for (number, value) in [
+                (NETCONFA_IFINDEX, interface),
+                (NETCONFA_FORWARDING, forwarding),
+            ] {
+                message.extend(8_u16.to_ne_bytes());
+                message.extend(number.to_ne_bytes());
+                message.extend(value.to_ne_bytes());
+            }
+            let length = u32::try_from(message.len()).unwrap();
+            message[..4].copy_from_slice(&length.to_ne_bytes());
+            message
+        };
+        for (message, matters) in [
+            (conf(RTM_NEWNETCONF, 7, 1), false),
+            (conf(RTM_NEWNETCONF, 7, 0), false),
+            (conf(RTM_NEWNETCONF, NETCONFA_IFINDEX_ALL, 1), false),
+            (conf(RTM_NEWNETCONF, NETCONFA_IFINDEX_ALL, 0), true),
+            (message(RTM_NEWNETCONF, None), false),
+            (message(RTM_DELADDR, None), true),
+        ] {
+            assert_eq!(links_matter(&message), matters, "{message:?}");
+        }
     }
 
     #[test]
