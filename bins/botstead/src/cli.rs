@@ -20,7 +20,7 @@ pub(crate) enum Command {
     /// Run the server until SIGTERM or SIGINT. Workspaces go on when it ends.
     Serve,
     /// Remove the bridge, namespaces and firewall rules that a server which does not run any more
-    /// left on this host; the next start makes them again.
+    /// left on this host; the next start makes them again. Refused while workspaces run.
     Teardown,
     /// Print the OpenAPI document of the HTTP API.
     Openapi,

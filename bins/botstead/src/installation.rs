@@ -33,7 +33,7 @@ impl Installation {
     pub fn prepare(config: &Config) -> anyhow::Result<Self> {
         make_dir(&config.data_dir)?;
         make_private(&config.data_dir)?;
-        let id = read_or_make_id(&config.data_dir.join("installation-id"))?;
+        let id = read_or_make_id(&id_path(&config.data_dir))?;
         let run_dir = config.run_dir.join(&id);
         make_dir(&run_dir)?;
         set_private(&run_dir)?;
@@ -46,8 +46,13 @@ impl Installation {
 
     /// The database's file.
     pub fn database_path(&self, config: &Config) -> PathBuf {
-        let configured = config.database.path.clone();
-        configured.unwrap_or_else(|| self.data_dir.join("botstead.db"))
+        database_path(config, &self.data_dir)
+    }
+
+    /// The database of an installation, where there is one. Makes nothing, not even folders.
+    pub fn existing_database(config: &Config) -> Option<PathBuf> {
+        let database = database_path(config, &config.data_dir);
+        (database.is_file() && id_path(&config.data_dir).is_file()).then_some(database)
     }
 
     /// The folder of a managed containerd's state.
@@ -121,6 +126,16 @@ impl Installation {
     }
 }
 
+/// The file of the installation's id.
+pub(crate) fn id_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("installation-id")
+}
+
+fn database_path(config: &Config, data_dir: &Path) -> PathBuf {
+    let configured = config.database.path.clone();
+    configured.unwrap_or_else(|| data_dir.join("botstead.db"))
+}
+
 /// The lock of a data directory.
 #[derive(Debug)]
 pub struct DataDirLock {
@@ -159,7 +174,7 @@ fn make_private(path: &Path) -> anyhow::Result<()> {
     let Some(mode) = open_to_others(path).with_context(looked)? else {
         return Ok(());
     };
-    if !path.join("installation-id").exists() {
+    if !id_path(path).exists() {
         for entry in fs::read_dir(path).with_context(looked)? {
             let name = entry.with_context(looked)?.file_name();
             if !BEFORE_THE_FIRST.iter().any(|ours| name == *ours) {

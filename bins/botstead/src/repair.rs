@@ -8,10 +8,9 @@ use anyhow::{Context, ensure};
 use botstead_http::export_unrecorded_request;
 use botstead_runtime::Runtime;
 use botstead_store_sql::{SqlConfig, SqlStore};
-use botstead_types::SnapshotKind;
 use botstead_workspace::{
-    Leftover, UnclaimedArchive, WorkspaceConfig, discard_leftover, find_leftovers, remove_leftover,
-    unclaimed_archives,
+    Fate, Leftover, UnclaimedArchive, WorkspaceConfig, discard_leftover, find_leftovers,
+    remove_leftover, unclaimed_archives,
 };
 use chrono::TimeDelta;
 use std::fmt::Write;
@@ -141,12 +140,10 @@ fn told(leftover: &Leftover) -> String {
     };
     let name = &found.name;
     let export = export_unrecorded_request(name.as_str());
-    match (found.bot_exists, found.kind, &found.container) {
-        (false, ..) => {
-            format!("{leftover}; {export} gives its /data, --discard {name} removes it")
-        }
-        (true, SnapshotKind::Active, None) => format!("{leftover}; {export} gives it at once"),
-        (true, ..) => leftover.to_string(),
+    match found.fate() {
+        Fate::Stays => format!("{leftover}; {export} gives its /data, --discard {name} removes it"),
+        Fate::GivenToTheNext => format!("{leftover}; {export} gives it at once"),
+        Fate::RecordedAgain => leftover.to_string(),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::config::{Config, ContainerdMode};
 use crate::installation::Installation;
 use crate::notify::{self, Notifier};
 use crate::{memory, process};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use botstead_accounts::{Accounts, Settings, TokenKey};
 use botstead_http::{HttpConfig, MetricsAccess, Services};
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
@@ -16,11 +16,11 @@ use botstead_runtime_containerd::daemon::{Daemon, DaemonConfig};
 use botstead_runtime_containerd::images::{ImageLimits, RegistryConfig};
 use botstead_runtime_containerd::{Containerd, ContainerdConfig};
 use botstead_store_sql::{SqlConfig, SqlStore};
-use botstead_types::Limits;
+use botstead_types::{ContainerId, Limits};
 use botstead_workspace::{RetentionRules, WorkspaceConfig, Workspaces};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -182,19 +182,33 @@ fn bridge(config: &Config, installation: &Installation) -> anyhow::Result<Bridge
     BridgeNetwork::new(bridge).context("cannot plan the network")
 }
 
+/// How long processes may take to leave their control group, once they were killed.
+const TO_LEAVE: Duration = Duration::from_secs(5);
+
 /// Takes away what the server set up on the host for all workspaces: their network namespaces, the
-/// bridge and its firewall rules, and empty control groups. Everything comes back with the next start. Only while no server
-/// runs, and for nothing but workspaces that are stopped: it cuts their network.
+/// bridge and its firewall rules, and empty control groups. Everything comes back with the next start.
+/// Only while neither a server nor any workspace runs: it cuts their network.
 ///
 /// # Errors
-/// When a server runs, or with what could not be removed.
+/// When a server or a workspace runs, and then nothing was removed; or with what could not be removed.
 pub async fn teardown(config: &Config) -> anyhow::Result<()> {
     let installation = Installation::prepare(config)?;
     let _lock = installation.lock()?;
     let network = bridge(config, &installation)?;
-    for id in network.list().await.context("cannot list namespaces")? {
+    let parent = installation.cgroup_parent(config);
+    let namespaces = network.list().await.context("cannot list namespaces")?;
+    let deadline = Instant::now() + TO_LEAVE;
+    while let Some(id) = namespaces.iter().find(|id| runs(&parent, id)) {
+        ensure!(
+            Instant::now() < deadline,
+            "workspace {id} runs, and this would cut its network; start the server and stop the workspaces \
+             first, or end their processes. Nothing was removed"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for id in &namespaces {
         network
-            .remove(&id)
+            .remove(id)
             .await
             .context("cannot remove a namespace")?;
     }
@@ -202,22 +216,39 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
         .teardown_host()
         .await
         .context("cannot remove the bridge")?;
-    remove_control_groups(&installation.cgroup_parent(config));
+    remove_control_groups(&parent);
     Ok(())
 }
 
-/// The installation's control groups, as far as no process is in them: rmdir(2) takes only empty
-/// ones. With version 1 each controller has a tree of its own.
-fn remove_control_groups(parent: &str) {
-    let folders = |path: &Path| {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.path())
-            .filter(|path| path.is_dir())
-    };
+fn folders(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+}
+
+/// The installation's folder of control groups. With version 1 each controller has a tree of its own.
+fn control_groups(parent: &str) -> impl Iterator<Item = PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
-    for tree in folders(root).chain([root.to_owned()]) {
-        let ours = tree.join(parent.trim_matches('/'));
+    let trees = folders(root).chain([root.to_owned()]);
+    trees.map(move |tree| tree.join(parent.trim_matches('/')))
+}
+
+/// Whether a workspace has processes.
+fn runs(parent: &str, id: &ContainerId) -> bool {
+    control_groups(parent).any(|ours| has_processes(&ours.join(id.as_str())))
+}
+
+/// Whether a process is in a control group or below it.
+fn has_processes(group: &Path) -> bool {
+    let own = std::fs::read(group.join("cgroup.procs"));
+    own.is_ok_and(|list| !list.is_empty()) || folders(group).any(|below| has_processes(&below))
+}
+
+/// The installation's control groups, as far as no process is in them: rmdir(2) takes only empty
+/// ones.
+fn remove_control_groups(parent: &str) {
+    for ours in control_groups(parent) {
         for group in folders(&ours) {
             let _ = std::fs::remove_dir(group);
         }

@@ -13,6 +13,7 @@ use crate::metrics::ContainerdMetrics;
 use crate::snapshots::ContainerdSnapshots;
 use crate::spec::files::EtcFiles;
 use crate::spec::start::KnownStarts;
+use crate::tasks::protect::Protection;
 use crate::tasks::{ContainerdTasks, Starts};
 use async_trait::async_trait;
 use botstead_runtime::{Backend, Capabilities, Network, Result, Runtime};
@@ -70,6 +71,7 @@ impl Containerd {
             config: Arc::clone(&config),
             starts: Starts::default(),
             known: Arc::clone(&known),
+            protection: Protection::default(),
         });
         Ok(Runtime {
             images: Arc::new(images),

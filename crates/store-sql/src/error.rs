@@ -29,13 +29,51 @@ pub(crate) fn kind(error: &DbErr) -> ErrorKind {
         Some(SqlErr::ForeignKeyConstraintViolation(_)) => return ErrorKind::NotFound,
         _ => {}
     }
+    match (error, driver_error(error)) {
+        (DbErr::ConnectionAcquire(_), _) => ErrorKind::Unavailable,
+        (_, Some(error)) => sqlx_kind(error),
+        (DbErr::Conn(_), None) => ErrorKind::Unavailable,
+        _ => ErrorKind::Internal,
+    }
+}
+
+fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
     match error {
-        DbErr::ConnectionAcquire(_) => ErrorKind::Unavailable,
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => sqlx_kind(error),
-        DbErr::Conn(_) => ErrorKind::Unavailable,
-        _ => ErrorKind::Internal,
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// Why a file of SQLite cannot be copied.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// What is in it is no database, or no whole one.
+    Damage,
+    /// Another program has it locked.
+    InUse,
+    Other,
+}
+
+/// Why a file of SQLite could not be copied.
+pub(crate) fn cause(error: &DbErr) -> Cause {
+    if matches!(error, DbErr::ConnectionAcquire(_)) {
+        return Cause::InUse;
+    }
+    match driver_error(error) {
+        Some(sqlx::Error::PoolTimedOut) => Cause::InUse,
+        Some(sqlx::Error::Database(error)) => {
+            let code = error.code().unwrap_or_default();
+            match primary_code(&code) {
+                // CORRUPT, NOTADB.
+                11 | 26 => Cause::Damage,
+                // BUSY, LOCKED.
+                5 | 6 => Cause::InUse,
+                _ => Cause::Other,
+            }
+        }
+        _ => Cause::Other,
     }
 }
 
@@ -59,8 +97,12 @@ fn sqlx_kind(error: &sqlx::Error) -> ErrorKind {
 
 /// Result codes of SQLite (<https://sqlite.org/rescode.html>); the low byte of an extended code is
 /// the primary one.
+fn primary_code(code: &str) -> i32 {
+    code.parse::<i32>().unwrap_or_default() & 0xff
+}
+
 fn sqlite_kind(code: &str) -> ErrorKind {
-    match code.parse::<i32>().unwrap_or_default() & 0xff {
+    match primary_code(code) {
         // BUSY, LOCKED, IOERR, CANTOPEN, PROTOCOL.
         5 | 6 | 10 | 14 | 15 => ErrorKind::Unavailable,
         // NOMEM, FULL, TOOBIG.

@@ -10,16 +10,16 @@ pub(crate) fn require_free_space(config: &WorkspaceConfig) -> Result<()> {
     let Some(disk) = Disk::look(config) else {
         return Ok(());
     };
-    if disk.free_bytes < disk.reserve_bytes {
+    if disk.free_bytes < disk.reserve.bytes {
         return Err(Error::InsufficientStorage {
             free_bytes: disk.free_bytes,
-            needed_bytes: disk.reserve_bytes,
+            needed_bytes: disk.reserve.bytes,
         });
     }
-    if disk.free_inodes < disk.reserve_inodes {
+    if disk.free_inodes < disk.reserve.inodes {
         return Err(Error::InsufficientInodes {
             free: disk.free_inodes,
-            needed: disk.reserve_inodes,
+            needed: disk.reserve.inodes,
         });
     }
     Ok(())
@@ -46,7 +46,7 @@ impl Workspaces {
 
 /// The bytes that must stay free; 0 when the disk cannot be looked at.
 pub(crate) fn reserve(config: &WorkspaceConfig) -> u64 {
-    Disk::look(config).map_or(0, |disk| disk.reserve_bytes)
+    Disk::look(config).map_or(0, |disk| disk.reserve.bytes)
 }
 
 /// The bytes that are free beyond those that must stay so.
@@ -55,7 +55,7 @@ pub(crate) fn reserve(config: &WorkspaceConfig) -> u64 {
 /// When there are none, or too few inodes.
 pub(crate) fn free_beyond_reserve(config: &WorkspaceConfig) -> Result<u64> {
     require_free_space(config)?;
-    let beyond = |disk: Disk| disk.free_bytes.saturating_sub(disk.reserve_bytes);
+    let beyond = |disk: Disk| disk.free_bytes.saturating_sub(disk.reserve.bytes);
     Ok(Disk::look(config).map_or(u64::MAX, beyond))
 }
 
@@ -89,10 +89,8 @@ pub(crate) async fn with_free_space<T>(
 /// What is free where the workspaces live, and what of it must stay so.
 struct Disk {
     free_bytes: u64,
-    reserve_bytes: u64,
     free_inodes: u64,
-    /// 0 where the file system makes inodes as they are needed, such as btrfs: it says that it has none.
-    reserve_inodes: u64,
+    reserve: Reserve,
 }
 
 impl Disk {
@@ -106,18 +104,39 @@ impl Disk {
                 return None;
             }
         };
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let (bytes, percent) = (config.min_free_bytes, config.min_free_percent);
+        Some(Self {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            free_inodes: stat.f_favail,
+            reserve: Reserve::of(total, stat.f_files, bytes, percent),
+        })
+    }
+}
+
+/// What of a disk must stay free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserve {
+    /// The bytes.
+    pub bytes: u64,
+    /// The inodes; 0 where the file system makes them as they are needed, such as btrfs: it says that it
+    /// has none.
+    pub inodes: u64,
+}
+
+impl Reserve {
+    /// That of a disk with so many bytes and inodes, by [`WorkspaceConfig::min_free_bytes`] and
+    /// [`WorkspaceConfig::min_free_percent`].
+    pub fn of(bytes: u64, inodes: u64, min_bytes: u64, min_percent: u8) -> Self {
         let share = |total: u64| {
-            let percent = u128::from(config.min_free_percent.min(100));
+            let percent = u128::from(min_percent.min(100));
             // Not more than the total.
             u64::try_from(u128::from(total) * percent / 100).unwrap_or(total)
         };
-        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        Some(Self {
-            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            reserve_bytes: config.min_free_bytes.max(share(total)),
-            free_inodes: stat.f_favail,
-            reserve_inodes: share(stat.f_files),
-        })
+        Self {
+            bytes: min_bytes.max(share(bytes)),
+            inodes: share(inodes),
+        }
     }
 }
 

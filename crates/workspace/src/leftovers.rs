@@ -10,7 +10,7 @@
 use crate::Result;
 use crate::layers::unless_missing;
 use crate::notes::{bot_of, operation_of};
-use crate::recovery::{Seen, UnrecordedSnapshot, discard, unrecorded};
+use crate::recovery::{Fate, Seen, UnrecordedSnapshot, discard, unrecorded};
 use crate::spec::is_workspace_of;
 use botstead_runtime::{Runtime, Signal};
 use botstead_store::{Change, Store};
@@ -73,13 +73,11 @@ fn write_unrecorded(
             "{what} {name} of bot {bot}, whom the database does not know: "
         )?,
     }
-    match (found.bot_exists, found.kind, &found.container) {
-        (true, SnapshotKind::Committed, _) | (true, _, Some(_)) => {
-            write!(f, "the next start of the server records it again")
-        }
-        (true, _, None) => write!(f, "the bot's next workspace gets its /data"),
-        (false, ..) => write!(f, "it stays until it is discarded"),
-    }
+    f.write_str(match found.fate() {
+        Fate::RecordedAgain => "the next start of the server records it again",
+        Fate::GivenToTheNext => "the bot's next workspace gets its /data",
+        Fate::Stays => "it stays until it is discarded",
+    })
 }
 
 impl Leftover {

@@ -57,6 +57,7 @@ pub use agent::{AgentFailure, AgentInfo};
 pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
 pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive, unclaimed_archives};
+pub use disk::Reserve;
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
@@ -71,7 +72,7 @@ pub use model::{
     PullPolicy, RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
-pub use recovery::UnrecordedSnapshot;
+pub use recovery::{Fate, UnrecordedSnapshot};
 pub use replace::DataTrouble;
 pub use service::Workspaces;
 pub use shares::{Share, Shares};

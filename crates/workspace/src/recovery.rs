@@ -19,7 +19,7 @@ mod unknown;
 mod versions;
 
 pub(crate) use seen::Seen;
-pub use unknown::UnrecordedSnapshot;
+pub use unknown::{Fate, UnrecordedSnapshot};
 pub(crate) use unknown::{discard, unrecorded};
 
 use crate::layers::unless_missing;

@@ -1,8 +1,8 @@
 //! Archives of preserved data whose bots are gone: nobody but an admin can ask for them.
 
 use super::Check;
-use super::unrecorded::installed;
 use crate::config::Config;
+use crate::installation::Installation;
 use crate::repair;
 use botstead_http::unclaimed_archive_requests;
 use botstead_workspace::UnclaimedArchive;
@@ -10,7 +10,7 @@ use botstead_workspace::UnclaimedArchive;
 const NAME: &str = "archives";
 
 pub(super) async fn check(config: &Config) -> Check {
-    let Some(database) = installed(config) else {
+    let Some(database) = Installation::existing_database(config) else {
         return Check::ok(NAME, "nothing is installed yet");
     };
     match repair::unclaimed(config, &database).await {

@@ -3,6 +3,7 @@
 use super::{Check, Status};
 use crate::config::Config;
 use crate::installation::open_to_others;
+use botstead_workspace::Reserve;
 use rustix::fs::{ioctl_ficlone, statfs, statvfs};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -58,8 +59,10 @@ fn free_space(directory: &Path, config: &Config) -> Check {
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let total = stat.f_blocks.saturating_mul(stat.f_frsize);
     let limits = &config.limits;
-    let check = judge_free(free, total, limits.min_free_bytes, limits.min_free_percent);
-    let inodes = judge_inodes(stat.f_favail, stat.f_files, limits.min_free_percent);
+    let (bytes, percent) = (limits.min_free_bytes, limits.min_free_percent);
+    let reserve = Reserve::of(total, stat.f_files, bytes, percent);
+    let check = judge_free(free, total, reserve.bytes);
+    let inodes = judge_inodes(stat.f_favail, stat.f_files, reserve.inodes);
     match inodes {
         Some(inodes) if check.status != Status::Fail => inodes,
         _ => check,
@@ -67,8 +70,7 @@ fn free_space(directory: &Path, config: &Config) -> Check {
 }
 
 /// What is wrong with the number of inodes. Some file systems have no fixed one and say 0.
-fn judge_inodes(free: u64, total: u64, min_percent: u8) -> Option<Check> {
-    let needed = total / 100 * u64::from(min_percent);
+fn judge_inodes(free: u64, total: u64, needed: u64) -> Option<Check> {
     let detail = format!("{free} inodes left of {total}");
     if free < needed {
         let advice = "remove small files, of which workspaces have many, or lower limits.min_free_percent: \
@@ -80,8 +82,7 @@ fn judge_inodes(free: u64, total: u64, min_percent: u8) -> Option<Check> {
         .then(|| Check::warn("disk space", detail, advice))
 }
 
-fn judge_free(free: u64, total: u64, min_bytes: u64, min_percent: u8) -> Check {
-    let needed = min_bytes.max(total / 100 * u64::from(min_percent));
+fn judge_free(free: u64, total: u64, needed: u64) -> Check {
     let gib = |bytes: u64| format!("{}.{} GiB", bytes >> 30, (bytes >> 20) % 1024 * 10 / 1024);
     let detail = format!("{} free of {}", gib(free), gib(total));
     if free < needed {
@@ -178,10 +179,10 @@ mod tests {
             (GIB / 2, 2 * GIB, Status::Fail),
             (0, 0, Status::Fail),
         ] {
-            let check = judge_free(free, total, GIB, 5);
+            let check = judge_free(free, total, Reserve::of(total, 0, GIB, 5).bytes);
             assert_eq!(check.status, status, "{free} of {total}");
         }
-        let check = judge_free(3 * GIB / 2, 10 * GIB, 2 * GIB, 0);
+        let check = judge_free(3 * GIB / 2, 10 * GIB, 2 * GIB);
         assert_eq!(check.detail, "1.5 GiB free of 10.0 GiB");
         assert!(check.advice.unwrap().starts_with("free 0.5 GiB"));
     }
@@ -195,7 +196,7 @@ mod tests {
             (4, 100, 5, Some(Status::Fail)),
             (99, 10_000, 0, Some(Status::Warn)),
         ] {
-            let judged = judge_inodes(free, total, percent);
+            let judged = judge_inodes(free, total, Reserve::of(0, total, 0, percent).inodes);
             assert_eq!(
                 judged.map(|check| check.status),
                 status,

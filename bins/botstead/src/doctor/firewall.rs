@@ -3,6 +3,7 @@
 
 use super::Check;
 use crate::config::Config;
+use crate::installation::id_path;
 use botstead_network_bridge::BridgeConfig;
 use serde_json::Value;
 use std::fs;
@@ -106,7 +107,7 @@ fn judge(chains: &Value, legacy: &str) -> Check {
 /// The rules that keep workspaces from this host and from each other. They are there for as long as the
 /// bridge is, whether or not the server runs.
 pub(super) fn own_table(config: &Config) -> Check {
-    let id = fs::read_to_string(config.data_dir.join("installation-id")).unwrap_or_default();
+    let id = fs::read_to_string(id_path(&config.data_dir)).unwrap_or_default();
     let names = BridgeConfig::for_installation(id.trim(), "");
     let bridge = config.network.bridge.as_ref();
     let bridge = bridge.unwrap_or(&names.bridge_name);

@@ -2,27 +2,19 @@
 
 use super::Check;
 use crate::config::Config;
+use crate::installation::Installation;
 use crate::repair;
-use std::path::PathBuf;
 
 const NAME: &str = "unrecorded";
 
 pub(super) async fn check(config: &Config) -> Check {
-    if installed(config).is_none() {
+    if Installation::existing_database(config).is_none() {
         return Check::ok(NAME, "nothing is installed yet");
     }
     match repair::unrecorded(config).await {
         Ok(found) => judge(&found),
         Err(error) => Check::ok(NAME, format!("not looked at: {error:#}")),
     }
-}
-
-/// The database of an installation, where there is one. Nothing is made here, not even the folders.
-pub(super) fn installed(config: &Config) -> Option<PathBuf> {
-    let database = config.database.path.clone();
-    let database = database.unwrap_or_else(|| config.data_dir.join("botstead.db"));
-    let is_there = database.is_file() && config.data_dir.join("installation-id").is_file();
-    is_there.then_some(database)
 }
 
 fn judge(kept: &[String]) -> Check {

@@ -131,6 +131,29 @@ async fn a_firewall_table_that_others_remove_is_missed_by_doctor_and_put_back() 
 }
 
 #[tokio::test]
+async fn a_teardown_waits_for_the_end_of_workspaces_and_cuts_no_network() {
+    let mut server = Server::start().await;
+    let workspace = server.client.running().await;
+    let names = BridgeConfig::for_installation(&server.installation().unwrap(), "");
+    let bridge = Path::new("/sys/class/net").join(&names.bridge_name);
+    server.terminate();
+    let refused = server.admin(&["teardown"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success(), "{said}");
+    assert!(said.contains("stop the workspaces"), "{said}");
+    assert!(bridge.exists());
+
+    server.run(&[]).await;
+    let workspace = server.client.workspace(&workspace.bot);
+    workspace.reachable().await;
+    workspace.post("/stop", json!({})).await.ok();
+    server.terminate();
+    let done = server.admin(&["teardown"]);
+    assert!(done.status.success(), "{done:?}");
+    assert!(!bridge.exists());
+}
+
+#[tokio::test]
 async fn kills_for_lack_of_memory_are_told_to_all_who_ask() {
     let server = Server::start().await;
     let workspace = server.client.workspace(&server.client.bot().await);

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
 
-/// The request that gives the `/data` of one of them, for who tells an admin about it elsewhere.
+/// The request that gives the `/data` of one of them, for messages outside the API, such as doctor's.
 pub fn export_request(name: &str) -> String {
     format!("POST /recovery/{name}/export")
 }
@@ -152,4 +152,34 @@ async fn discard_unrecorded(
     let workspaces = &state.services.workspaces;
     workspaces.discard_unrecorded(&caller.actor, &name).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::export_request;
+    use crate::routes::unclaimed;
+    use botstead_types::{BotId, PreservedId};
+
+    #[test]
+    fn requests_that_messages_name_are_there() {
+        let document = serde_json::to_value(crate::openapi()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let is_there = |request: &str| {
+            let (method, path) = request.split_once(' ').unwrap();
+            let of_it = |template: &str| {
+                let (words, own) = (template.split('/'), path.split('/'));
+                words.clone().count() == own.clone().count()
+                    && words
+                        .zip(own)
+                        .all(|(word, own)| word == own || word.starts_with('{'))
+            };
+            let mut methods = paths.iter().filter(|(template, _)| of_it(template));
+            methods.any(|(_, methods)| !methods[method.to_lowercase()].is_null())
+        };
+        assert!(!is_there("GET /recovery/archives/x"));
+        let [list, discard] = unclaimed::requests(BotId::generate(), PreservedId::generate());
+        for request in [export_request("a-name"), list, discard] {
+            assert!(is_there(&request), "{request}");
+        }
+    }
 }

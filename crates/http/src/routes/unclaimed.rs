@@ -50,7 +50,7 @@ struct UnclaimedList {
     items: Vec<Unclaimed>,
 }
 
-/// The requests that list them and that discard one, for who tells an admin about it elsewhere.
+/// The requests that list them and that discard one, for messages outside the API, such as doctor's.
 pub fn requests(bot: BotId, archive: PreservedId) -> [String; 2] {
     let path = "/recovery/archives";
     [

@@ -8,7 +8,7 @@ use super::size::Room;
 use super::tree::{
     self, Documents, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MAX_DOCUMENT, Role, Stored, Tree,
 };
-use crate::op::Op;
+use crate::op::{self, Op};
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Image, Result};
 use botstead_types::{ImageRef, LeaseId};
@@ -433,11 +433,9 @@ async fn blocking<T: Send + 'static>(
     op: &Op,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(unreadable_file(op, error)),
-        Err(error) => Err(op.fail_with(ErrorKind::Internal, "reading it failed", error)),
-    }
+    op::blocking(work)
+        .await
+        .map_err(|error| unreadable_file(op, error))
 }
 
 fn unreadable_file(op: &Op, error: io::Error) -> botstead_runtime::Error {

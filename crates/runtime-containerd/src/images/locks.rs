@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-/// A download that gets less in the time that a registry may send nothing is not waited for: 34 KiB a
-/// second by default. Well above what ends it ([`SLOWEST`](super::pace::SLOWEST)), as whoever waits can do
-/// as well at once.
+/// Who waits for another's download starts an own one when that receives less than this in
+/// `read_timeout`. Well above what ends it ([`SLOWEST`](super::pace::SLOWEST)), as whoever waits can do as
+/// well at once.
 const WORTH_WAITING: u64 = 1 << 20;
 
 /// Locks by name. Only this process is kept out; another one meets containerd's own lock.
@@ -127,7 +127,7 @@ impl Turn {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_same_name_waits_and_another_does_not() {
         let locks = Locks::default();
         let first = locks.lock("a").await;
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(locks.locks.lock().unwrap().len(), 2);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_download_is_waited_for_as_long_as_it_gets_on() {
         let locks = Locks::default();
         let window = Duration::from_millis(100);

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 /// Lookups at once of names that were found before, and as many of others.
 const AT_ONCE: usize = 16;
@@ -49,24 +50,23 @@ impl Lookups {
             true => &self.places_of_found,
             false => &self.places,
         };
-        let looking = async {
-            let place = Arc::clone(places).acquire_owned().await;
-            let place = place.map_err(io::Error::other)?;
-            let looked_for = name.to_owned();
-            // The place is free when the thread is, not when nobody waits any more.
-            let found = tokio::task::spawn_blocking(move || {
-                let _place = place;
-                look(&looked_for)
-            });
-            found.await.map_err(io::Error::other)?
-        };
-        let late = |_| {
-            let reason = "name servers did not answer in time; see that this host's do";
-            io::Error::new(io::ErrorKind::TimedOut, reason)
-        };
-        let addresses = tokio::time::timeout(self.patience, looking)
-            .await
-            .map_err(late)??;
+        let deadline = Instant::now() + self.patience;
+        let late = |reason| move |_| io::Error::new(io::ErrorKind::TimedOut, reason);
+        let place = Arc::clone(places).acquire_owned();
+        let place = timeout_at(deadline, place).await.map_err(late(
+            "too many other names are being looked up, for which no name server answers; try again later",
+        ))?;
+        let place = place.map_err(io::Error::other)?;
+        let looked_for = name.to_owned();
+        // The place is free when the thread is, not when nobody waits any more.
+        let looking = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            look(&looked_for)
+        });
+        let found = timeout_at(deadline, looking).await.map_err(late(
+            "name servers did not answer in time; see that this host's do",
+        ))?;
+        let addresses = found.map_err(io::Error::other)??;
         if !addresses.is_empty() {
             let mut found = self.found();
             if found.len() >= REMEMBERED {
@@ -85,26 +85,29 @@ impl Lookups {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn names_that_nobody_answers_for_take_few_threads_and_hold_up_no_known_ones() {
         let lookups = Lookups::new(Duration::from_millis(300));
+        // The same places, for what is to be found.
+        let patient = Lookups {
+            patience: Duration::from_secs(60),
+            ..lookups.clone()
+        };
         let quick = |_: &str| Ok(vec![SocketAddr::from(([192, 0, 2, 1], 0))]);
-        assert_eq!(lookups.find_by("known", quick).await.unwrap().len(), 1);
+        assert_eq!(patient.find_by("known", quick).await.unwrap().len(), 1);
 
-        let at_once = Arc::new(AtomicUsize::new(0));
+        let (begin, begun) = mpsc::channel();
         let (release, held) = mpsc::channel::<()>();
         let held = Arc::new(Mutex::new(held));
         let mut slow = tokio::task::JoinSet::new();
         for number in 0..AT_ONCE * 4 {
-            let (lookups, at_once, held) =
-                (lookups.clone(), Arc::clone(&at_once), Arc::clone(&held));
+            let (lookups, begin, held) = (lookups.clone(), begin.clone(), Arc::clone(&held));
             slow.spawn(async move {
                 let name = format!("slow{number}");
                 let look = move |_: &str| {
-                    at_once.fetch_add(1, Ordering::Relaxed);
+                    begin.send(()).map_err(io::Error::other)?;
                     // Until the test is over.
                     let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     Ok(Vec::new())
@@ -112,16 +115,24 @@ mod tests {
                 lookups.find_by(&name, look).await
             });
         }
+        let (mut unanswered, mut without_place) = (0, 0);
         while let Some(ended) = slow.join_next().await {
-            assert_eq!(ended.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+            let error = ended.unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            let said = error.to_string();
+            unanswered += usize::from(said.contains("name servers did not answer"));
+            without_place += usize::from(said.contains("too many other names"));
         }
-        assert_eq!(at_once.load(Ordering::Relaxed), AT_ONCE);
+        assert_eq!((unanswered, without_place), (AT_ONCE, AT_ONCE * 3));
+        for _ in 0..AT_ONCE {
+            begun.recv_timeout(patient.patience).unwrap();
+        }
+        assert!(begun.try_recv().is_err());
         // The threads are still at it.
         let unknown = lookups.find_by("unknown", quick).await.unwrap_err();
         assert_eq!(unknown.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(lookups.find_by("known", quick).await.unwrap().len(), 1);
+        assert_eq!(patient.find_by("known", quick).await.unwrap().len(), 1);
         drop(release);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(lookups.find_by("unknown", quick).await.is_ok());
+        assert!(patient.find_by("unknown", quick).await.is_ok());
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reqwest::{Response, Url};
 use std::time::{Duration, Instant};
 
-/// The least that a registry must send in each time that it may send nothing: 2 KiB a second by default.
+/// The least that a registry must send in each `read_timeout`.
 pub(super) const SLOWEST: u64 = 64 << 10;
 
 /// An answer whose body is read. It fails when it comes too slowly.

@@ -98,7 +98,7 @@ impl<'a> Repository<'a> {
         })
     }
 
-    /// What the downloads of this registry are apart from those of others by.
+    /// The registry's authority, which keeps its downloads apart from others'.
     pub(super) fn registry(&self) -> &str {
         self.sign_in.registry.authority()
     }

@@ -32,6 +32,7 @@ use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status};
 use futures_util::stream::BoxStream;
 use prost_types::{Any, FieldMask};
+use protect::Protection;
 pub(crate) use starts::Starts;
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ pub(crate) struct ContainerdTasks {
     pub(crate) config: Arc<ContainerdConfig>,
     pub(crate) starts: Starts,
     pub(crate) known: Arc<KnownStarts>,
+    pub(crate) protection: Protection,
 }
 
 fn task(process: &Process) -> Task {
@@ -139,7 +141,7 @@ impl ContainerdTasks {
         match self.client.tasks().create(self.client.unary(request)).await {
             Ok(created) => {
                 let pid = created.into_inner().pid;
-                protect::first_process(id, pid, start.oom_score_adj);
+                self.protection.first_process(id, pid, start.oom_score_adj);
                 Ok(pid)
             }
             Err(status) => {

@@ -15,36 +15,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// `oom_adj` runs from -17 (never) to 15, `oom_score_adj` from -1000 to 1000 (proc(5)).
 const OLD_SCALE: i32 = 17;
 
-/// Gives the container's first process a value below zero; others come by way of its specification.
-/// Without it the process is only less protected, so that failures are logged: once as a warning, until
-/// it works again, as what one container is refused all others are. Blocking.
-pub(super) fn first_process(id: &ContainerId, pid: u32, oom_score_adj: i32) {
-    if oom_score_adj >= 0 || pid == 0 {
-        return;
-    }
-    static REFUSED: AtomicBool = AtomicBool::new(false);
-    let process = Path::new("/proc").join(pid.to_string());
-    let written = write(&process, oom_score_adj);
-    if written.is_err() && !process.exists() {
-        // It ended meanwhile.
-        return;
-    }
-    let changed = is_news(&REFUSED, written.is_err());
-    match written {
-        Err(error) if changed => tracing::warn!(%id, %error,
-            "first processes of workspaces have no protection when memory runs out, this one and \
-             perhaps others"),
-        Err(error) => tracing::debug!(%id, %error, "its first process has no protection either"),
-        Ok(()) if changed => {
-            tracing::info!(%id, "first processes of workspaces have their protection again");
-        }
-        Ok(()) => {}
-    }
+/// Protects first processes, and tells when the host does not let it.
+#[derive(Debug, Default)]
+pub(crate) struct Protection {
+    refused: AtomicBool,
 }
 
-/// Whether it is otherwise than the last time.
-fn is_news(refused: &AtomicBool, now: bool) -> bool {
-    refused.swap(now, Ordering::Relaxed) != now
+impl Protection {
+    /// Gives the container's first process a value below zero; others come by way of its specification.
+    /// Without it the process is only less protected, so that failures are logged: once as a warning, until
+    /// it works again, because what one container is refused, all are. Blocking.
+    pub(super) fn first_process(&self, id: &ContainerId, pid: u32, oom_score_adj: i32) {
+        if oom_score_adj >= 0 || pid == 0 {
+            return;
+        }
+        let process = Path::new("/proc").join(pid.to_string());
+        let written = write(&process, oom_score_adj);
+        if written.is_err() && !process.exists() {
+            // It ended meanwhile.
+            return;
+        }
+        let changed = self.is_news(written.is_err());
+        match written {
+            Err(error) if changed => tracing::warn!(%id, %error,
+                "first processes of workspaces have no protection when memory runs out, this one and \
+                 perhaps others"),
+            Err(error) => {
+                tracing::debug!(%id, %error, "its first process has no protection either");
+            }
+            Ok(()) if changed => {
+                tracing::info!(%id, "first processes of workspaces have their protection again");
+            }
+            Ok(()) => {}
+        }
+    }
+
+    /// Whether it is otherwise than the last time.
+    fn is_news(&self, refused: bool) -> bool {
+        self.refused.swap(refused, Ordering::Relaxed) != refused
+    }
 }
 
 fn write(process: &Path, oom_score_adj: i32) -> io::Result<()> {
@@ -64,8 +73,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_news_once_and_its_end_is() {
-        let refused = AtomicBool::new(false);
-        let told = [false, true, true, false, false, true].map(|now| is_news(&refused, now));
+        let protection = Protection::default();
+        let told = [false, true, true, false, false, true].map(|now| protection.is_news(now));
         assert_eq!(told, [false, true, false, true, false, true]);
     }
 

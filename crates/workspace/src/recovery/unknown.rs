@@ -42,6 +42,28 @@ pub struct UnrecordedSnapshot {
     pub created_at: DateTime<Utc>,
 }
 
+/// What becomes of a snapshot that no row names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The next start of the server records it again.
+    RecordedAgain,
+    /// The bot's next workspace gets its `/data`.
+    GivenToTheNext,
+    /// It stays until it is discarded.
+    Stays,
+}
+
+impl UnrecordedSnapshot {
+    /// What becomes of it.
+    pub fn fate(&self) -> Fate {
+        match (self.bot_exists, self.kind, &self.container) {
+            (false, ..) => Fate::Stays,
+            (true, SnapshotKind::Active, None) => Fate::GivenToTheNext,
+            (true, ..) => Fate::RecordedAgain,
+        }
+    }
+}
+
 /// Whether it may hold the only copy of somebody's work and no row names it.
 fn is_unknown(snapshot: &Snapshot, seen: &Seen) -> bool {
     let writable = snapshot.kind == SnapshotKind::Active
