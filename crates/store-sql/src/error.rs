@@ -29,14 +29,41 @@ pub(crate) fn kind(error: &DbErr) -> ErrorKind {
         Some(SqlErr::ForeignKeyConstraintViolation(_)) => return ErrorKind::NotFound,
         _ => {}
     }
-    match error {
-        DbErr::ConnectionAcquire(_) => ErrorKind::Unavailable,
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => sqlx_kind(error),
-        DbErr::Conn(_) => ErrorKind::Unavailable,
+    match (error, sqlx_error(error)) {
+        (DbErr::ConnectionAcquire(_), _) => ErrorKind::Unavailable,
+        (_, Some(error)) => sqlx_kind(error),
+        (DbErr::Conn(_), None) => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
     }
+}
+
+fn sqlx_error(error: &DbErr) -> Option<&sqlx::Error> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// Whether the file is damaged or no database: CORRUPT, NOTADB.
+pub(crate) fn is_damage(error: &DbErr) -> bool {
+    matches!(sqlite_code(error), Some(11 | 26))
+}
+
+/// Whether others keep the file: BUSY, LOCKED, or a connection that was waited for in vain.
+pub(crate) fn is_in_use(error: &DbErr) -> bool {
+    matches!(sqlite_code(error), Some(5 | 6))
+        || matches!(error, DbErr::ConnectionAcquire(_))
+        || matches!(sqlx_error(error), Some(sqlx::Error::PoolTimedOut))
+}
+
+fn sqlite_code(error: &DbErr) -> Option<i32> {
+    let Some(sqlx::Error::Database(error)) = sqlx_error(error) else {
+        return None;
+    };
+    error.try_downcast_ref::<SqliteError>()?;
+    Some(primary(&error.code()?))
 }
 
 fn sqlx_kind(error: &sqlx::Error) -> ErrorKind {
@@ -57,16 +84,20 @@ fn sqlx_kind(error: &sqlx::Error) -> ErrorKind {
     }
 }
 
-/// Result codes of SQLite (<https://sqlite.org/rescode.html>); the low byte of an extended code is
-/// the primary one.
+/// Result codes of SQLite (<https://sqlite.org/rescode.html>).
 fn sqlite_kind(code: &str) -> ErrorKind {
-    match code.parse::<i32>().unwrap_or_default() & 0xff {
+    match primary(code) {
         // BUSY, LOCKED, IOERR, CANTOPEN, PROTOCOL.
         5 | 6 | 10 | 14 | 15 => ErrorKind::Unavailable,
         // NOMEM, FULL, TOOBIG.
         7 | 13 | 18 => ErrorKind::ResourceExhausted,
         _ => ErrorKind::Internal,
     }
+}
+
+/// The low byte of an extended code is the primary one.
+fn primary(code: &str) -> i32 {
+    code.parse::<i32>().unwrap_or_default() & 0xff
 }
 
 /// SQLSTATE classes of PostgreSQL (its documentation, appendix A).

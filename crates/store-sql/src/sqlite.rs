@@ -1,6 +1,7 @@
 //! SQLite: the file, its connections and their settings. What only SQLite has is here.
 
 use crate::database::Database;
+use crate::error::{is_damage, is_in_use};
 use crate::{OpenError, SqlConfig};
 use sea_orm::sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
@@ -216,7 +217,10 @@ async fn keep(path: &Path, kept: &Path) -> Result<(), BackupError> {
         fold(path).await
     };
     let damage = match whole.await {
-        Err(BackupError::Copy(error)) => error,
+        Err(BackupError::Copy(error)) if is_damage(&error) => error,
+        Err(BackupError::Copy(error)) if is_in_use(&error) => {
+            return Err(BackupError::InUse(Some(error)));
+        }
         done => return done,
     };
     tracing::warn!(path = %path.display(), error = %damage,
@@ -250,7 +254,7 @@ async fn fold(path: &Path) -> Result<(), BackupError> {
     };
     let rest = fs::metadata(log_of(path)).map_or(0, |log| log.len());
     if busy != 0 || rest > 0 {
-        return Err(BackupError::InUse);
+        return Err(BackupError::InUse(None));
     }
     Ok(())
 }
@@ -289,9 +293,9 @@ pub enum BackupError {
     /// The database could not be copied.
     #[error("the database could not be copied")]
     Copy(#[from] DbErr),
-    /// Another program writes to the database.
+    /// Another program writes to the database, or does not let it be read.
     #[error("another program has the database open; try again when it has ended")]
-    InUse,
+    InUse(#[source] Option<DbErr>),
     /// SQLite needs names in UTF-8.
     #[error("the path is not UTF-8")]
     Path,
