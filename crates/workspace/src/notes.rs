@@ -1,8 +1,9 @@
 //! What every snapshot of ours says of itself, so that a database that does not know it can record it
 //! again: whose it is, from which image and version it grew, and of a version its number and name.
 //!
-//! Written when a snapshot is prepared or committed, and when a version is renamed or pinned. Snapshots of earlier releases say whose they are
-//! and nothing else; for them [`crate::recovery`] finds the rest as far as it can.
+//! Written when a snapshot is prepared or committed, and when a version is renamed or pinned. Snapshots of
+//! earlier releases say whose they are and nothing else; for them [`crate::recovery`] finds the rest as far
+//! as it can.
 
 use crate::snapshot::checked_name;
 use botstead_runtime::Snapshot;

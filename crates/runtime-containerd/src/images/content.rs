@@ -140,9 +140,9 @@ pub(super) struct Ingest<'a> {
 }
 
 impl<'a> Ingest<'a> {
-    /// Starts writing, or goes on where an earlier writer of this reference stopped. None when the content is there,
-    /// which the lease then keeps: containerd adds it to the lease when it says so. It is `Corrupt` when
-    /// that has another size than `total`, by which the limits were checked.
+    /// Starts writing, or goes on where an earlier writer of this reference stopped. None when the content
+    /// is there, which the lease then keeps: containerd adds it to the lease when it says so. It is `Corrupt`
+    /// when that has another size than `total`, by which the limits were checked.
     ///
     /// A failure is transient when another one writes by the same reference at this time.
     pub(super) async fn open(
