@@ -75,7 +75,7 @@ impl<T: DeserializeOwned> FromRequest for QueryOf<T> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
-    /// At most this many items, 1 to 100; 100 when absent.
+    /// At most this many items, 1 to 100.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
     /// The `next_cursor` of the page before.

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 use uuid::Uuid;
 
-/// The request that gives the `/data` of one of them, for who tells an admin about it elsewhere.
+/// The request that gives the `/data` of one of them, for messages outside the API, such as doctor's.
 pub fn export_request(name: &str) -> String {
     format!("POST /recovery/{name}/export")
 }
@@ -92,11 +92,7 @@ async fn list_unrecorded(
         (bot, one.created_at, one.name.to_string())
     };
     let page = Paged::of(found, key, Unrecorded::from, &query.0, &state.config)?;
-    Ok(HttpResponse::Ok().json(List {
-        items: page.items,
-        truncated: page.next_cursor.is_some(),
-        next_cursor: page.next_cursor,
-    }))
+    Ok(HttpResponse::Ok().json(List::from(page)))
 }
 
 /// Download `/data` of one of them as an archive. A workspace that runs on it goes on.
