@@ -130,7 +130,7 @@ impl Spooled {
         Ok(ReaderStream::with_capacity(file, BUFFER_BYTES))
     }
 
-    /// It open, with nothing else that keeps it.
+    /// Opens the file and removes its name; the handle alone keeps it.
     pub(crate) async fn into_file(self) -> io::Result<File> {
         let opened = tokio::task::spawn_blocking(move || {
             let file = File::open(&self.path)?;

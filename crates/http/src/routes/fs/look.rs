@@ -248,6 +248,9 @@ pub(super) async fn read(
         Err(error) if error.code() == "file_too_large" => return Err(too_large(limit)),
         file => file?,
     };
+    let announced = file.length.and_then(|length| usize::try_from(length).ok());
+    // The content, and the reply that is made of it.
+    let most = 3 * announced.map_or(limit, |length| length.min(limit));
     let mut content = BytesMut::new();
     let mut room = state.memory.room(Some(caller.user));
     while let Some(data) = file.data.next().await {
@@ -255,8 +258,7 @@ pub(super) async fn read(
         if content.len() + data.len() > limit {
             return Err(too_large(limit));
         }
-        // The content, and the reply that is made of it.
-        room.reserve(3 * (content.len() + data.len())).await?;
+        room.reserve(3 * (content.len() + data.len()), most).await?;
         content.extend_from_slice(&data);
     }
     let (content, encoding) = match String::from_utf8(content.into()) {
