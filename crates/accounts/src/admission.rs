@@ -3,7 +3,8 @@
 //!
 //! Kept in memory: after a restart every user is known again with the first request or sign-in.
 
-use crate::backoff::{Key, network};
+use crate::backoff::Key;
+use botstead_types::network_of;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -105,7 +106,7 @@ impl Admission {
             *waiting += 1;
             Taken::Known(key.clone())
         } else {
-            let network = network(client);
+            let network = client.map(network_of);
             let here = state.of_networks.get(&network).copied().unwrap_or(0);
             if here >= PER_NETWORK || state.others >= ALL {
                 return None;

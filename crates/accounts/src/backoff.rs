@@ -2,8 +2,9 @@
 //!
 //! Kept in memory: a restart forgets them, which gives an attacker a handful of attempts.
 
+use botstead_types::network_of;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,12 @@ impl Key {
     pub(crate) fn new(username: &str, client: Option<IpAddr>) -> Self {
         Self {
             username: username.chars().take(64).collect(),
-            network: network(client),
+            network: client.map(network_of),
             proved: false,
         }
     }
 
-    /// Those of whoever brings a token that this user got before, from wherever.
+    /// The key of attempts that bring an earlier token of this user, from any network.
     pub(crate) fn proved(username: &str) -> Self {
         Self {
             proved: true,
@@ -37,18 +38,6 @@ impl Key {
     pub(crate) fn is_proved(&self) -> bool {
         self.proved
     }
-}
-
-/// What counts as one place of clients: an IPv6 client owns at least a /64, so addresses within one
-/// count together.
-pub(crate) fn network(client: Option<IpAddr>) -> Option<IpAddr> {
-    client.map(|address| match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let bits = u128::from(address) >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from(bits))
-        }
-        address => address,
-    })
 }
 
 /// The failures of one key. Attempts of one key hold its lock while they are decided, so that

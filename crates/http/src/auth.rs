@@ -77,7 +77,7 @@ pub(crate) async fn require(
     tracing::Span::current().record("user", tracing::field::display(user));
     let connection = request.conn_data::<Arc<Connection>>();
     if let Some(connection) = connection {
-        connection.has_session();
+        connection.introduced();
     }
     let (serving, ended) = state.sessions.serve(session, connection);
     let caller = Caller { actor, user, ended };
@@ -93,13 +93,22 @@ pub(crate) async fn require(
     };
     let reply = match whole {
         Err(other) => reply.set_body(other),
-        Ok(bytes) => match room.reserve(bytes.len()).await {
-            Ok(()) => {
-                room.keep(bytes.len());
-                reply.set_body(BoxBody::new(bytes))
+        Ok(bytes) => {
+            let size = bytes.len();
+            // What the request changed is done: whoever was told to try again would do it twice.
+            let refused = match request.method().is_safe() {
+                true => room.reserve(size, size).await.err(),
+                false => {
+                    room.overdraw(size);
+                    None
+                }
+            };
+            room.keep(size);
+            match refused {
+                Some(problem) => problem.error_response(),
+                None => reply.set_body(BoxBody::new(bytes)),
             }
-            Err(problem) => problem.error_response(),
-        },
+        }
     };
     let reply = ServiceResponse::new(request, reply);
     Ok(reply.map_body(|_, body| {

@@ -4,7 +4,7 @@ use crate::HttpConfig;
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
@@ -19,14 +19,6 @@ pub(crate) fn of(request: &HttpRequest, config: &HttpConfig) -> Option<IpAddr> {
 pub(crate) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
     trusted.iter().any(|network| network.contains(&peer))
-}
-
-/// What counts as one place of clients: an IPv6 client owns at least a /64.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
-        address => address,
-    }
 }
 
 /// Every proxy appends the address that it was called from, so the list is believed from its end, as
@@ -106,13 +98,5 @@ mod tests {
             let found = resolve(peer.to_canonical(), &headers, &trusted);
             assert_eq!(found.to_string(), expected, "{peer} {lines:?}");
         }
-    }
-
-    #[test]
-    fn one_ipv6_client_is_a_network() {
-        let network = |text: &str| network(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8::1:2:3:4"), "2001:db8::");
-        assert_eq!(network("192.0.2.1"), "192.0.2.1");
-        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
     }
 }

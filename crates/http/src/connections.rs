@@ -1,5 +1,6 @@
-//! Connections: how many there may be, in all and from one network, when idle ones end, and a way to
-//! cut one from outside.
+//! Connections: how many there may be, in all and from one network, which goes when there are too many,
+//! when idle ones end, and a way to cut one from outside. Behind a trusted proxy the requests of a client
+//! are counted in their place.
 //!
 //! The framework holds a deadline for the headers of a connection's first request only, and notices
 //! a client that does not read when nothing is left to send. So each connection is registered: one
@@ -10,6 +11,7 @@ use crate::HttpConfig;
 use crate::client_address;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
+use botstead_types::network_of;
 use rustix::net::{Shutdown, shutdown, sockopt};
 use rustix::process::{Resource, getrlimit};
 use std::any::Any;
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_secs(1);
 /// Open files that are kept for everything but connections.
 const FILES: u64 = 512;
-/// How long a request has no session that gets one: signing in and reading who asks take less.
+/// How long a request of nobody who is known yet is spared: reading a sign-in and who asks takes less.
 const INTRODUCTION: Duration = Duration::from_secs(1);
 /// How often the log says that connections are refused.
 const SAY: Duration = Duration::from_secs(60);
@@ -59,7 +61,7 @@ struct Activity {
     requests: usize,
     /// When the first of them began, or the last one ended.
     since: Instant,
-    has_session: bool,
+    introduced: bool,
 }
 
 /// A request under way on a connection, until this is dropped.
@@ -76,8 +78,8 @@ enum Standing {
     Idle(Duration),
     /// A request of nobody who is known yet.
     Stranger(Duration),
-    /// A request of a session.
-    Session,
+    /// A request of a session, or a sign-in.
+    Introduced,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,7 +120,7 @@ impl Connections {
         sockopt::set_tcp_user_timeout(stream, timeout)?;
         let peer = stream.peer_addr()?.ip();
         let trusted = client_address::is_trusted(peer, &self.config.trusted_proxies);
-        let network = (!trusted).then(|| client_address::network(peer));
+        let network = (!trusted).then(|| network_of(peer));
         let socket = stream.as_fd().try_clone_to_owned()?;
         let mut state = locked(&self.state);
         state.next += 1;
@@ -129,7 +131,7 @@ impl Connections {
             activity: Mutex::new(Activity {
                 requests: 0,
                 since: Instant::now(),
-                has_session: false,
+                introduced: false,
             }),
             connections: Arc::clone(self),
         });
@@ -167,7 +169,7 @@ impl Connections {
     /// Counts a request that a trusted proxy passes on for this client; none when there are as many as one
     /// may have.
     fn passed_on(&self, client: IpAddr) -> Option<IpAddr> {
-        let network = client_address::network(client);
+        let network = network_of(client);
         let mut state = locked(&self.state);
         if state.count(network) > self.config.max_connections_per_address {
             state.discount(network);
@@ -245,7 +247,7 @@ impl Connection {
         let mut activity = locked(&self.activity);
         if activity.requests == 0 {
             activity.since = Instant::now();
-            activity.has_session = false;
+            activity.introduced = false;
         }
         activity.requests += 1;
         drop(activity);
@@ -255,9 +257,10 @@ impl Connection {
         })
     }
 
-    /// Says that the request under way has a session.
-    pub(crate) fn has_session(&self) {
-        locked(&self.activity).has_session = true;
+    /// Says that the request under way has a session, or is a whole sign-in: that has a place there, or is
+    /// refused at once, and may wait for a second by itself.
+    pub(crate) fn introduced(&self) {
+        locked(&self.activity).introduced = true;
     }
 
     fn standing(&self) -> Standing {
@@ -265,7 +268,7 @@ impl Connection {
         let time = activity.since.elapsed();
         match activity.requests {
             0 => Standing::Idle(time),
-            _ if activity.has_session => Standing::Session,
+            _ if activity.introduced => Standing::Introduced,
             _ => Standing::Stranger(time),
         }
     }
@@ -280,7 +283,7 @@ impl Connection {
     fn idle(&self) -> Option<Duration> {
         match self.standing() {
             Standing::Idle(time) => Some(time),
-            Standing::Stranger(_) | Standing::Session => None,
+            Standing::Stranger(_) | Standing::Introduced => None,
         }
     }
 }

@@ -73,8 +73,12 @@ pub(crate) async fn surround(
     let client = shared
         .as_ref()
         .and_then(|state| client_address::of(request.request(), &state.config));
-    let under_way = connection.map(|connection| connection.begin(client));
-    let crowded = matches!(under_way, Some(None));
+    let begun = match connection.map(|connection| connection.begin(client)) {
+        None => Begun::Unwatched,
+        Some(Some(under_way)) => Begun::Counted(under_way),
+        Some(None) => Begun::Crowded,
+    };
+    let crowded = matches!(begun, Begun::Crowded);
     let mut line = AccessLine {
         id: id.clone(),
         method: request.method().clone(),
@@ -83,7 +87,7 @@ pub(crate) async fn surround(
         status: None,
         begun: Instant::now(),
         finished: false,
-        _under_way: under_way.flatten(),
+        _request: begun,
         state: shared,
     };
     request.extensions_mut().insert(id.clone());
@@ -115,6 +119,16 @@ pub(crate) async fn surround(
         line.finished = matches!(body.size(), BodySize::None | BodySize::Sized(0));
         BoxBody::new(SurroundedBody { body, span, line })
     }))
+}
+
+/// What became of a request at the count of those under way.
+enum Begun {
+    /// Its connection is none of those that are watched.
+    Unwatched,
+    /// It counts until this is dropped.
+    Counted(#[expect(dead_code, reason = "held")] UnderWay),
+    /// As many of its client are under way as there may be.
+    Crowded,
 }
 
 fn too_many_requests() -> Problem {
@@ -164,7 +178,7 @@ struct AccessLine {
     begun: Instant,
     finished: bool,
     /// The connection is idle again when the line is written.
-    _under_way: Option<UnderWay>,
+    _request: Begun,
     state: Option<web::Data<SharedState>>,
 }
 

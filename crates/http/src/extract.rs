@@ -3,6 +3,7 @@
 
 use crate::HttpConfig;
 use crate::auth::Caller;
+use crate::connections::Connection;
 use crate::memory::Room;
 use crate::problem::Problem;
 use crate::state::SharedState;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use std::future::{Ready, ready};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use utoipa::IntoParams;
 
@@ -75,7 +77,7 @@ impl<T: DeserializeOwned> FromRequest for QueryOf<T> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
-    /// At most this many items, 1 to 100; 100 when absent.
+    /// At most this many items, 1 to 100.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
     /// The `next_cursor` of the page before.
@@ -152,7 +154,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     }
 }
 
-/// A JSON body of a few words, from somebody who did not sign in yet.
+/// A sign-in: a JSON body of a few words, from somebody who is not known yet.
 #[derive(Debug)]
 pub(crate) struct SmallBody<T>(pub(crate) T);
 
@@ -174,7 +176,12 @@ impl<T: DeserializeOwned + 'static> FromRequest for SmallBody<T> {
                 .await
                 .map_err(|_| Problem::from_status(StatusCode::REQUEST_TIMEOUT))?;
             match body? {
-                Some((body, _)) => Ok(Self(body)),
+                Some((body, _)) => {
+                    if let Some(connection) = request.conn_data::<Arc<Connection>>() {
+                        connection.introduced();
+                    }
+                    Ok(Self(body))
+                }
                 None => Err(Problem::invalid("invalid_body", NO_BODY)),
             }
         })
@@ -265,9 +272,6 @@ async fn read<T: DeserializeOwned>(
     let user = request.extensions().get::<Caller>().map(|it| it.user);
     let mut room = state.memory.room(user);
     let announced = content_length(request);
-    if let Some(announced) = announced.and_then(|it| usize::try_from(it).ok()) {
-        room.reserve(2 * announced.min(limit)).await?;
-    }
     let collected = tokio::time::timeout(
         state.config.body_timeout,
         collect(payload, announced, limit, &mut room),
@@ -286,6 +290,7 @@ async fn read<T: DeserializeOwned>(
         ));
     }
     let body = parse(&bytes)?;
+    room.keep(2 * bytes.len());
     Ok(Some((body, room)))
 }
 
@@ -320,6 +325,8 @@ async fn collect(
     if announced.is_some_and(|announced| announced > limit as u64) {
         return Err(too_large());
     }
+    let announced = announced.and_then(|it| usize::try_from(it).ok());
+    let most = 2 * announced.unwrap_or(limit);
     let mut bytes = BytesMut::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|error| {
@@ -328,7 +335,7 @@ async fn collect(
         if bytes.len() + chunk.len() > limit {
             return Err(too_large());
         }
-        room.reserve(2 * (bytes.len() + chunk.len())).await?;
+        room.reserve(2 * (bytes.len() + chunk.len()), most).await?;
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)

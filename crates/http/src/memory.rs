@@ -9,15 +9,14 @@ use botstead_types::UserId;
 use botstead_workspace::{Share, Shares};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// The unit that is counted.
 const UNIT: usize = 1 << 10;
-/// What is not larger is not counted: no more of it is there than connections.
+/// Not counted up to this size: the number of connections bounds them.
 const SMALL: usize = 16 << 10;
-/// What is asked for at once where the size is not known before.
-const STEP: usize = 1 << 20;
-/// How long a request waits for memory.
-const WAIT: Duration = Duration::from_secs(5);
+/// How long a request waits for memory, in all.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The budget.
 pub(crate) struct Memory {
@@ -29,7 +28,8 @@ pub(crate) struct Room {
     memory: Arc<Memory>,
     user: Option<UserId>,
     bytes: usize,
-    share: Option<Share>,
+    share: Option<Share<Option<UserId>>>,
+    patience: Duration,
 }
 
 impl Memory {
@@ -56,27 +56,27 @@ impl Memory {
             user,
             bytes: SMALL,
             share: None,
+            patience: PATIENCE,
         }
     }
 }
 
 impl Room {
-    /// Waits shortly until there is room for so many bytes in all.
+    /// Waits shortly until there is room for so many bytes in all. Where there is not, it asks for `most` at
+    /// once: who waited for more and kept some would keep it from others who do the same.
     ///
     /// # Errors
     /// A problem that says to come back later.
-    pub(crate) async fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
-        let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
+    pub(crate) async fn reserve(&mut self, bytes: usize, most: usize) -> Result<(), Problem> {
+        if bytes <= self.bytes {
             return Ok(());
-        };
-        // Whoever goes on from here asks seldom.
-        let more = match self.share {
-            Some(_) => more.max(STEP),
-            None => more,
-        };
-        let units = u32::try_from(more.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let taken = self.memory.shares.take(self.user, units);
-        let taken = tokio::time::timeout(WAIT, taken).await.map_err(|_| {
+        }
+        let more = bytes.max(most) - self.bytes;
+        let begun = Instant::now();
+        let taken = self.memory.shares.take(self.user, more.div_ceil(UNIT));
+        let taken = tokio::time::timeout(self.patience, taken).await;
+        self.patience = self.patience.saturating_sub(begun.elapsed());
+        let taken = taken.map_err(|_| {
             Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too_much_in_flight",
@@ -84,12 +84,33 @@ impl Room {
                  memory as they may; try again when some of them are through",
             )
         })?;
+        self.take_in(more, taken);
+        Ok(())
+    }
+
+    /// Waits shortly until there is any room, for what is refused now or not at all.
+    ///
+    /// # Errors
+    /// As [`Room::reserve`].
+    pub(crate) async fn reserve_any(&mut self) -> Result<(), Problem> {
+        self.reserve(SMALL + UNIT, SMALL + UNIT).await
+    }
+
+    /// Has so many bytes in all, also where there is no room: others wait for that.
+    pub(crate) fn overdraw(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 {
+            let taken = self.memory.shares.overdraw(self.user, more.div_ceil(UNIT));
+            self.take_in(more, taken);
+        }
+    }
+
+    fn take_in(&mut self, more: usize, taken: Share<Option<UserId>>) {
         self.bytes += more;
         match &mut self.share {
             Some(share) => share.add(taken),
             share => *share = Some(taken),
         }
-        Ok(())
     }
 
     /// Gives back all but so many bytes.
@@ -98,7 +119,7 @@ impl Room {
             return;
         };
         let counted = bytes.saturating_sub(SMALL);
-        share.keep(u32::try_from(counted.div_ceil(UNIT)).unwrap_or(u32::MAX));
+        share.keep(counted.div_ceil(UNIT));
         self.bytes = self.bytes.min(bytes.max(SMALL));
     }
 
@@ -113,30 +134,59 @@ impl Room {
 mod tests {
     use super::*;
 
+    async fn is_refused(room: &mut Room, bytes: usize) -> bool {
+        let problem = room.reserve(bytes, bytes).await.err();
+        problem.is_some_and(|it| it.status() == 503 && it.code() == "too_much_in_flight")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_sum_is_bounded_and_nobody_has_more_than_half() {
         let memory = Memory::of(8 << 20);
         let (ann, bob) = (Some(UserId::generate()), Some(UserId::generate()));
         let mut hers = memory.room(ann);
-        hers.reserve(4 << 20).await.unwrap();
+        assert!(!is_refused(&mut hers, 4 << 20).await);
         let mut more = memory.room(ann);
-        let refused = more.reserve(1 << 20).await.unwrap_err();
-        assert_eq!(
-            (refused.status().as_u16(), refused.code()),
-            (503, "too_much_in_flight")
-        );
+        assert!(is_refused(&mut more, 1 << 20).await);
         // What is small is not counted.
-        more.reserve(SMALL).await.unwrap();
+        assert!(!is_refused(&mut more, SMALL).await);
         let mut his = memory.room(bob);
-        his.reserve(3 << 20).await.unwrap();
-        assert!(memory.room(None).reserve(2 << 20).await.is_err());
+        assert!(!is_refused(&mut his, 3 << 20).await);
+        assert!(is_refused(&mut memory.room(None), 2 << 20).await);
         // It grows, shrinks and is given back.
         hers.keep(1 << 20);
-        more.reserve(2 << 20).await.unwrap();
+        assert!(!is_refused(&mut more, 2 << 20).await);
         drop((hers, more));
-        assert!(memory.room(None).reserve(4 << 20).await.is_ok());
-        his.reserve(4 << 20).await.unwrap();
+        assert!(!is_refused(&mut memory.room(None), 4 << 20).await);
+        assert!(!is_refused(&mut his, 4 << 20).await);
         his.keep(0);
-        assert!(memory.room(bob).reserve(4 << 20).await.is_ok());
+        assert!(!is_refused(&mut memory.room(bob), 4 << 20).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_grows_takes_all_at_once_and_waits_once() {
+        let memory = Memory::of(8 << 20);
+        let ann = Some(UserId::generate());
+        let mut first = memory.room(ann);
+        first.reserve(1 << 20, 3 << 20).await.unwrap();
+        let begun = Instant::now();
+        let mut second = memory.room(ann);
+        assert!(second.reserve(1 << 20, 3 << 20).await.is_err());
+        assert!(second.reserve(1 << 20, 3 << 20).await.is_err());
+        assert!(begun.elapsed() < PATIENCE + PATIENCE / 2);
+        // The one that has its place goes on meanwhile.
+        first.reserve(3 << 20, 3 << 20).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_overdrawn_is_waited_for() {
+        let memory = Memory::of(8 << 20);
+        let ann = Some(UserId::generate());
+        let mut reply = memory.room(ann);
+        reply.reserve_any().await.unwrap();
+        reply.overdraw(9 << 20);
+        assert!(memory.room(ann).reserve_any().await.is_err());
+        assert!(is_refused(&mut memory.room(None), 1 << 20).await);
+        drop(reply);
+        memory.room(ann).reserve_any().await.unwrap();
     }
 }

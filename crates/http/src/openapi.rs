@@ -12,7 +12,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder};
 use utoipa_actix_web::AppExt;
 
 #[derive(utoipa::OpenApi)]
@@ -26,7 +26,9 @@ use utoipa_actix_web::AppExt;
             `_` and `-`, else a new one. Every failure is a problem reply (RFC 9457) with a \
             stable `code`.\n\n\
             A call that changes a bot which is busy waits up to 30 s, then fails with 409 `busy`. \
-            It goes on when its client leaves. Reads never wait. To a caller without any \
+            It goes on when its client leaves. Reads do not wait for a busy bot; a call to a workspace \
+            waits for a place, then fails with 429 `too_many_calls`. Any request may get 429 \
+            `too_many_requests` or 503 `too_much_in_flight`: try again later. To a caller without any \
             permission on a bot, the bot does not exist (404)."
     ),
     tags(
@@ -108,6 +110,19 @@ fn complete(operation: &mut Operation, public: bool) {
                     .build(),
             )
         });
+    }
+    let calls_agent = matches!(
+        responses.get("503"),
+        Some(RefOr::T(response)) if response.description.contains("workspace_stalled")
+    );
+    if calls_agent {
+        let refused = responses.entry("429".to_owned());
+        if let RefOr::T(refused) = refused.or_insert_with(|| RefOr::T(Response::default())) {
+            let calls =
+                "`too_many_calls`: as many calls to the workspace are under way as there may be.";
+            let others = std::mem::take(&mut refused.description);
+            refused.description = [others.as_str(), calls].join(" ").trim().to_owned();
+        }
     }
     responses.entry("default".to_owned()).or_insert_with(|| {
         RefOr::T(

@@ -7,7 +7,7 @@ use crate::problem::Problem;
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use botstead_types::{FilePath, InvalidValue};
 use percent_encoding::percent_decode;
 use std::future::{Ready, ready};
@@ -38,23 +38,6 @@ fn in_query(query: &str, name: &str) -> Result<FilePath, Problem> {
         }
     }
     Err(InvalidValue::new("path", "", format!("the query needs `{name}`")).into())
-}
-
-/// The cursor of a page that ends at a path.
-pub(crate) fn to_cursor(path: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(path)
-}
-
-/// The path that a page goes on after, by its cursor; none for the first page.
-pub(crate) fn from_cursor(cursor: Option<&str>) -> Result<Option<Vec<u8>>, InvalidValue> {
-    let cursor = cursor.filter(|cursor| !cursor.is_empty());
-    cursor
-        .map(|cursor| {
-            URL_SAFE_NO_PAD
-                .decode(cursor)
-                .map_err(|_| InvalidValue::new("cursor", cursor, "it is none of this list's"))
-        })
-        .transpose()
 }
 
 /// application/x-www-form-urlencoded, where a plus is a space (URL standard, section 5.1).

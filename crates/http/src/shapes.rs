@@ -4,8 +4,9 @@ use crate::HttpConfig;
 use crate::budget::Budget;
 use crate::context::RequestId;
 use crate::extract::PageQuery;
-use crate::paths::{from_cursor, to_cursor};
 use crate::problem::Problem;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use botstead_types::{InvalidValue, Limits, Page};
 use botstead_workspace::LayerProgress;
 use serde::de::DeserializeOwned;
@@ -47,7 +48,25 @@ impl<T: Serialize> List<T> {
     }
 }
 
-/// The page of a sorted list that follows a cursor: as many items as were asked for and fit into a reply.
+/// The cursor of a page, from the key of its last item.
+pub(crate) fn to_cursor(key: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(key)
+}
+
+/// The key that a page goes on after, by its cursor; none for the first page.
+pub(crate) fn from_cursor(cursor: Option<&str>) -> Result<Option<Vec<u8>>, InvalidValue> {
+    let cursor = cursor.filter(|cursor| !cursor.is_empty());
+    cursor
+        .map(|cursor| {
+            URL_SAFE_NO_PAD
+                .decode(cursor)
+                .map_err(|_| InvalidValue::new("cursor", cursor, "it is none of this list's"))
+        })
+        .transpose()
+}
+
+/// The page of a sorted list that follows a cursor: as many items as were asked for and fit into a reply,
+/// and one in any case, so that a list can be read to its end.
 pub(crate) struct Paged<T> {
     pub(crate) items: Vec<T>,
     pub(crate) next_cursor: Option<String>,
@@ -76,7 +95,8 @@ impl<T: Serialize> Paged<T> {
         let rest = all.into_iter().map(|item| (key(&item), item));
         for (key, item) in rest.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after)) {
             let item = shape(item);
-            if items.len() == limit || !budget.take(&item) {
+            let fits = budget.take(&item) || items.is_empty();
+            if items.len() == limit || !fits {
                 let last = last.map(|key| serde_json::to_vec(&key)).transpose();
                 let last = last.map_err(Problem::internal)?;
                 return Ok(Self {
@@ -91,6 +111,16 @@ impl<T: Serialize> Paged<T> {
             items,
             next_cursor: None,
         })
+    }
+}
+
+impl<T> From<Paged<T>> for List<T> {
+    fn from(page: Paged<T>) -> Self {
+        Self {
+            items: page.items,
+            truncated: page.next_cursor.is_some(),
+            next_cursor: page.next_cursor,
+        }
     }
 }
 
@@ -193,5 +223,33 @@ pub(crate) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_can_be_read_to_its_end_whatever_its_items_take() {
+        let config = HttpConfig {
+            max_reply_bytes: 8,
+            ..HttpConfig::default()
+        };
+        let all = ["a", "b", "an item that is larger than a reply", "c"];
+        let mut read = Vec::new();
+        let mut cursor = None;
+        loop {
+            let query = format!("cursor={}", cursor.unwrap_or_default());
+            let page: PageQuery = serde_urlencoded::from_str(&query).unwrap();
+            let rank = |item: &&str| all.iter().position(|it| it == item);
+            let page = Paged::of(all, rank, |item| item, &page, &config).unwrap();
+            read.extend(page.items);
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(read, all);
     }
 }

@@ -1,5 +1,6 @@
 //! The committed OpenAPI document is the one that the routes give.
 
+use botstead_types::{BotId, PreservedId};
 use std::path::Path;
 
 #[test]
@@ -39,5 +40,25 @@ fn every_operation_is_described() {
     for reference in text.split("#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();
         assert!(schemas.contains_key(name), "there is no schema {name}");
+    }
+}
+
+#[test]
+fn requests_that_messages_name_are_there() {
+    let document = serde_json::to_value(botstead_http::openapi()).unwrap();
+    let [list, discard] =
+        botstead_http::unclaimed_archive_requests(BotId::generate(), PreservedId::generate());
+    let export = botstead_http::export_unrecorded_request("a-name");
+    for named in [list, discard, export] {
+        let (method, path) = named.split_once(' ').unwrap();
+        let is_it = |route: &str| {
+            let (route, path) = (route.split('/'), path.split('/'));
+            route.clone().count() == path.clone().count()
+                && route.zip(path).all(|(a, b)| a.starts_with('{') || a == b)
+        };
+        let paths = document["paths"].as_object().unwrap();
+        let found = paths.iter().find(|(route, _)| is_it(route));
+        let (_, item) = found.unwrap_or_else(|| panic!("{named} is no request"));
+        assert!(item.get(method.to_lowercase()).is_some(), "{named}");
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn kind(error: &DbErr) -> ErrorKind {
         Some(SqlErr::ForeignKeyConstraintViolation(_)) => return ErrorKind::NotFound,
         _ => {}
     }
-    match (error, driver_error(error)) {
+    match (error, sqlx_error(error)) {
         (DbErr::ConnectionAcquire(_), _) => ErrorKind::Unavailable,
         (_, Some(error)) => sqlx_kind(error),
         (DbErr::Conn(_), None) => ErrorKind::Unavailable,
@@ -37,7 +37,7 @@ pub(crate) fn kind(error: &DbErr) -> ErrorKind {
     }
 }
 
-fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
+fn sqlx_error(error: &DbErr) -> Option<&sqlx::Error> {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
@@ -46,35 +46,24 @@ fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
     }
 }
 
-/// Why a file of SQLite cannot be copied.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// What is in it is no database, or no whole one.
-    Damage,
-    /// Another program has it locked.
-    InUse,
-    Other,
+/// Whether the file is damaged or no database: CORRUPT, NOTADB.
+pub(crate) fn is_damage(error: &DbErr) -> bool {
+    matches!(sqlite_code(error), Some(11 | 26))
 }
 
-/// Why a file of SQLite could not be copied.
-pub(crate) fn cause(error: &DbErr) -> Cause {
-    if matches!(error, DbErr::ConnectionAcquire(_)) {
-        return Cause::InUse;
-    }
-    match driver_error(error) {
-        Some(sqlx::Error::PoolTimedOut) => Cause::InUse,
-        Some(sqlx::Error::Database(error)) => {
-            let code = error.code().unwrap_or_default();
-            match primary_code(&code) {
-                // CORRUPT, NOTADB.
-                11 | 26 => Cause::Damage,
-                // BUSY, LOCKED.
-                5 | 6 => Cause::InUse,
-                _ => Cause::Other,
-            }
-        }
-        _ => Cause::Other,
-    }
+/// Whether others keep the file: BUSY, LOCKED, or a connection that was waited for in vain.
+pub(crate) fn is_in_use(error: &DbErr) -> bool {
+    matches!(sqlite_code(error), Some(5 | 6))
+        || matches!(error, DbErr::ConnectionAcquire(_))
+        || matches!(sqlx_error(error), Some(sqlx::Error::PoolTimedOut))
+}
+
+fn sqlite_code(error: &DbErr) -> Option<i32> {
+    let Some(sqlx::Error::Database(error)) = sqlx_error(error) else {
+        return None;
+    };
+    error.try_downcast_ref::<SqliteError>()?;
+    Some(primary(&error.code()?))
 }
 
 fn sqlx_kind(error: &sqlx::Error) -> ErrorKind {
@@ -95,20 +84,20 @@ fn sqlx_kind(error: &sqlx::Error) -> ErrorKind {
     }
 }
 
-/// Result codes of SQLite (<https://sqlite.org/rescode.html>); the low byte of an extended code is
-/// the primary one.
-fn primary_code(code: &str) -> i32 {
-    code.parse::<i32>().unwrap_or_default() & 0xff
-}
-
+/// Result codes of SQLite (<https://sqlite.org/rescode.html>).
 fn sqlite_kind(code: &str) -> ErrorKind {
-    match primary_code(code) {
+    match primary(code) {
         // BUSY, LOCKED, IOERR, CANTOPEN, PROTOCOL.
         5 | 6 | 10 | 14 | 15 => ErrorKind::Unavailable,
         // NOMEM, FULL, TOOBIG.
         7 | 13 | 18 => ErrorKind::ResourceExhausted,
         _ => ErrorKind::Internal,
     }
+}
+
+/// The low byte of an extended code is the primary one.
+fn primary(code: &str) -> i32 {
+    code.parse::<i32>().unwrap_or_default() & 0xff
 }
 
 /// SQLSTATE classes of PostgreSQL (its documentation, appendix A).

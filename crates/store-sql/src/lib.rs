@@ -229,9 +229,8 @@ impl SqlStore {
     /// the name. One that is damaged is kept as it is, with its log.
     ///
     /// # Errors
-    /// When another program writes to the database or has it locked, when it cannot be read for another
-    /// reason than damage, or when a file cannot be written; the database is as it was then, and nothing is
-    /// left of the copy of it.
+    /// When another program writes to the database, or a file cannot be written; the database is as it was
+    /// then, and nothing is left of the copy of it.
     pub async fn replace(path: &Path, new: &Path, kept: &Path) -> Result<(), BackupError> {
         sqlite::replace(path, new, kept).await
     }

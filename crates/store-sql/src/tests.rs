@@ -3,7 +3,7 @@
 use crate::database::Database;
 use crate::entities::events;
 use crate::migrations::Migrator;
-use crate::{OpenError, SqlConfig, SqlStore, sqlite};
+use crate::{BackupError, OpenError, SqlConfig, SqlStore, sqlite};
 use botstead_store::conformance::samples;
 use botstead_store::{Change, ErrorKind, NewEvent, UserPatch};
 use botstead_types::OperationId;
@@ -306,6 +306,36 @@ async fn a_writer_that_stays_makes_writes_unavailable() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     let error = store.health.ping().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
+#[tokio::test]
+async fn one_that_another_program_locks_is_not_taken_for_a_damaged_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let [path, new, kept] =
+        ["botstead.db", "new.db", "kept.db"].map(|it| directory.path().join(it));
+    for path in [&path, &new] {
+        SqlStore::open(&SqlConfig::at(path))
+            .await
+            .unwrap()
+            .close()
+            .await;
+    }
+    let before = fs::read(&path).unwrap();
+    let locked = format!("sqlite://{}", path.display());
+    let mut options = sea_orm::ConnectOptions::new(locked);
+    options.max_connections(1);
+    let other = sea_orm::Database::connect(options).await.unwrap();
+    let lock = "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; \
+                UPDATE users SET username = username";
+    other.execute_unprepared(lock).await.unwrap();
+    let refused = SqlStore::replace(&path, &new, &kept).await.unwrap_err();
+    assert!(matches!(refused, BackupError::InUse(_)), "{refused:?}");
+    assert!(!kept.exists());
+    other.execute_unprepared("ROLLBACK").await.unwrap();
+    other.close().await.unwrap();
+    assert_eq!(fs::read(&path).unwrap(), before);
+    SqlStore::replace(&path, &new, &kept).await.unwrap();
+    assert!(kept.exists() && !new.exists());
 }
 
 #[tokio::test]

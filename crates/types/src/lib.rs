@@ -17,6 +17,7 @@ mod bounds;
 mod ids;
 mod image;
 mod limits;
+mod network;
 mod page;
 mod path;
 mod preferences;
@@ -29,6 +30,7 @@ pub use ids::{
 };
 pub use image::{ImageConfig, ImageRef, RecordedImage, ResolvedImage};
 pub use limits::{CdiDevice, Limits};
+pub use network::network_of;
 pub use page::{Page, PageRequest};
 pub use path::{FilePath, escaped};
 pub use preferences::{InvalidPreference, RetentionPreference, WorkspacePreferences};

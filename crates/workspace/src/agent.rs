@@ -83,7 +83,7 @@ impl Connector for ChannelConnector {
 #[derive(Debug)]
 pub(crate) struct AgentCall {
     pub(crate) client: AgentClient,
-    pub(crate) place: Share,
+    pub(crate) place: Share<BotId>,
 }
 
 /// The places of calls to agents, by bot. An agent decides how long a call takes, and each holds memory

@@ -38,8 +38,8 @@ impl Workspaces {
     /// each output the first MiB is kept; the rest is read and dropped.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`; an empty command, a relative
-    /// or missing working directory, a user that does not exist, `workspace_limit`.
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`; an empty
+    /// command, a relative or missing working directory, a user that does not exist, `workspace_limit`.
     pub async fn exec(
         &self,
         actor: &Actor,
@@ -132,7 +132,7 @@ impl Workspaces {
     /// The detached commands of a workspace: those that run, and the last that ended.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`.
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`.
     pub async fn execs(&self, actor: &Actor, bot: BotId) -> Result<Listed<ExecInfo>> {
         let call = self.exec_call(actor, bot).await?;
         let all = processes(&call.client).await?;

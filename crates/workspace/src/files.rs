@@ -64,8 +64,8 @@ impl Workspaces {
     /// One entry. A symlink at the end is followed only when asked.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`; `Agent` with
-    /// `path_not_found` and others. These are the errors of every call here.
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`; `Agent`
+    /// with `path_not_found` and others. These are the errors of every call here.
     pub async fn stat_file(
         &self,
         actor: &Actor,
@@ -306,7 +306,7 @@ fn found(
     mut replies: tonic::Streaming<proto::SearchReply>,
     limit: u64,
     context: u32,
-    place: Share,
+    place: Share<BotId>,
 ) -> impl Stream<Item = Result<SearchEvent>> {
     async_stream::stream! {
         let _place = place;
@@ -351,7 +351,7 @@ fn found(
 fn events<T: Send + 'static, E: Send + 'static>(
     replies: tonic::Streaming<T>,
     event: fn(T) -> Option<E>,
-    place: Share,
+    place: Share<BotId>,
 ) -> BoxStream<'static, Result<E>> {
     replies
         .filter_map(move |reply| {

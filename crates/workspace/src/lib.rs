@@ -75,6 +75,7 @@ pub use model::{
 pub use recovery::{Fate, UnrecordedSnapshot};
 pub use replace::DataTrouble;
 pub use service::Workspaces;
+#[doc(hidden)]
 pub use shares::{Share, Shares};
 pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
 pub use versions::VersionUpdate;

@@ -1,13 +1,11 @@
 //! Threads for long work on files, apart from the runtime's own: whatever is slow here, or held up by
 //! whoever reads it, takes a thread from nothing else.
 
-use crate::shares::Shares;
+use crate::shares::{Share, Shares};
 use crate::{Error, Result};
 use botstead_authz::Actor;
 use botstead_types::UserId;
-use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 /// Comparisons of versions at once; more wait, and so does who has half of them. They read disks, which
@@ -19,8 +17,7 @@ const JUDGEMENTS: usize = 4;
 /// The pools of a service.
 #[derive(Debug)]
 pub(crate) struct Pools {
-    /// Exports: as long as somebody reads.
-    pub(crate) exports: Arc<Exports>,
+    exports: Shares<Option<UserId>>,
     /// Comparisons.
     pub(crate) comparisons: Pool,
     /// Archives that are read to be judged.
@@ -30,15 +27,24 @@ pub(crate) struct Pools {
 impl Pools {
     pub(crate) fn new(max_exports: usize) -> Self {
         Self {
-            exports: Arc::new(Exports {
-                most: max_exports.max(1),
-                under_way: Mutex::default(),
-            }),
+            exports: Shares::halves(max_exports),
             comparisons: Pool::new("comparison", COMPARISONS),
             judgements: Pool::new("archive", JUDGEMENTS),
         }
     }
+
+    /// A place for the actor's export, which lasts as long as somebody reads: so nobody waits for one.
+    ///
+    /// # Errors
+    /// `TooManyExports`.
+    pub(crate) fn export(&self, actor: &Actor) -> Result<ExportPlace> {
+        let place = self.exports.try_take(user(actor), 1);
+        place.ok_or(Error::TooManyExports)
+    }
 }
+
+/// A place for an export, until this is dropped.
+pub(crate) type ExportPlace = Share<Option<UserId>>;
 
 /// Threads for work that ends by itself; more of it waits, and no user has more than half of them.
 #[derive(Debug)]
@@ -55,8 +61,8 @@ impl Pool {
         }
     }
 
-    /// Does the work when there is a place for it, and for this user. It goes on when its caller leaves, and keeps its
-    /// place.
+    /// Does the work when there is a place for it, and for this user. It goes on when its caller leaves,
+    /// and keeps its place.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         of: Option<UserId>,
@@ -104,82 +110,31 @@ pub(crate) fn user(actor: &Actor) -> Option<UserId> {
     }
 }
 
-/// Places for exports, which last as long as their readers take: refused when there is none, and no
-/// user has more than half of them.
-#[derive(Debug)]
-pub(crate) struct Exports {
-    most: usize,
-    under_way: Mutex<HashMap<Option<UserId>, usize>>,
-}
-
-/// A place for an export, until this is dropped.
-#[derive(Debug)]
-pub(crate) struct ExportPlace {
-    exports: Arc<Exports>,
-    of: Option<UserId>,
-}
-
-impl Exports {
-    /// A place for the actor's export.
-    ///
-    /// # Errors
-    /// `TooManyExports`.
-    pub(crate) fn place(self: &Arc<Self>, actor: &Actor) -> Result<ExportPlace> {
-        let of = user(actor);
-        let mut under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let all: usize = under_way.values().sum();
-        let own = under_way.get(&of).copied().unwrap_or(0);
-        if all >= self.most || (of.is_some() && own >= self.most.div_ceil(2)) {
-            return Err(Error::TooManyExports);
-        }
-        under_way.insert(of, own + 1);
-        Ok(ExportPlace {
-            exports: Arc::clone(self),
-            of,
-        })
-    }
-}
-
-impl Drop for ExportPlace {
-    fn drop(&mut self) {
-        let under_way = &self.exports.under_way;
-        let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = under_way.get_mut(&self.of) {
-            *own -= 1;
-            if *own == 0 {
-                under_way.remove(&self.of);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use botstead_types::Role;
+    use std::sync::{Arc, Mutex, PoisonError};
     use std::time::Duration;
 
     #[test]
     fn nobody_has_more_than_half_of_the_exports() {
-        let exports = Pools::new(4).exports;
+        let pools = Pools::new(4);
         let user = || Actor::User {
             id: UserId::generate(),
             role: Role::Member,
         };
         let (ann, bob) = (user(), user());
-        let one = exports.place(&ann).unwrap();
-        let _two = exports.place(&ann).unwrap();
-        assert_eq!(exports.place(&ann).unwrap_err().code(), "too_many_exports");
-        let _three = exports.place(&bob).unwrap();
-        let _four = exports.place(&bob).unwrap();
-        assert!(exports.place(&user()).is_err());
-        assert!(exports.place(&Actor::System).is_err());
+        let one = pools.export(&ann).unwrap();
+        let _two = pools.export(&ann).unwrap();
+        assert_eq!(pools.export(&ann).unwrap_err().code(), "too_many_exports");
+        let _three = pools.export(&bob).unwrap();
+        let _four = pools.export(&bob).unwrap();
+        assert!(pools.export(&user()).is_err());
+        assert!(pools.export(&Actor::System).is_err());
         drop(one);
-        assert!(exports.place(&ann).is_ok());
-        assert!(exports.place(&Actor::System).is_ok());
+        assert!(pools.export(&ann).is_ok());
+        assert!(pools.export(&Actor::System).is_ok());
     }
 
     #[tokio::test]

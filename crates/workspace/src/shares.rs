@@ -3,32 +3,51 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 /// The places of something that is short, by who takes them.
 #[derive(Debug)]
 pub struct Shares<K> {
-    all: Arc<Semaphore>,
+    inner: Arc<Inner<K>>,
+}
+
+#[derive(Debug)]
+struct Inner<K> {
+    all: usize,
     each: usize,
-    of: Mutex<HashMap<K, Weak<Semaphore>>>,
+    taken: Mutex<Taken<K>>,
+    given_back: Notify,
+}
+
+#[derive(Debug)]
+struct Taken<K> {
+    all: usize,
+    of: HashMap<K, usize>,
 }
 
 /// Places that were taken. Dropping it gives them back.
 #[derive(Debug)]
-pub struct Share {
-    own: OwnedSemaphorePermit,
-    all: OwnedSemaphorePermit,
+pub struct Share<K: Hash + Eq> {
+    inner: Arc<Inner<K>>,
+    who: K,
+    count: usize,
 }
 
-impl<K: Hash + Eq> Shares<K> {
+impl<K: Hash + Eq + Clone> Shares<K> {
     /// So many places, of which each has at most `each`; at least one.
-    pub fn new(all: usize, each: usize) -> Self {
-        let all = all.clamp(1, Semaphore::MAX_PERMITS);
+    fn new(all: usize, each: usize) -> Self {
+        let all = all.max(1);
         Self {
-            all: Arc::new(Semaphore::new(all)),
-            each: each.clamp(1, all),
-            of: Mutex::default(),
+            inner: Arc::new(Inner {
+                all,
+                each: each.clamp(1, all),
+                taken: Mutex::new(Taken {
+                    all: 0,
+                    of: HashMap::new(),
+                }),
+                given_back: Notify::new(),
+            }),
         }
     }
 
@@ -39,52 +58,94 @@ impl<K: Hash + Eq> Shares<K> {
 
     /// As many places as each takes: only who has all of their own waits.
     pub fn apart(each: usize) -> Self {
-        Self::new(Semaphore::MAX_PERMITS, each)
+        Self::new(usize::MAX, each)
     }
 
-    /// Waits for places, in the order in which they were asked for. More than a share is the whole share.
-    pub async fn take(&self, who: K, count: u32) -> Share {
-        let count = count.min(u32::try_from(self.each).unwrap_or(u32::MAX));
-        // The own ones first: who waits for those keeps nobody else from the rest.
-        let own = self.own(who).acquire_many_owned(count).await;
-        let all = Arc::clone(&self.all).acquire_many_owned(count).await;
+    /// Waits for places. More than a share is the whole share. Who waits keeps nobody else from what is
+    /// free: one who asks for many can be overtaken by those who ask for few, and needs a deadline.
+    pub async fn take(&self, who: K, count: usize) -> Share<K> {
+        loop {
+            // Made before looking, so that what is given back in between is not missed.
+            let given_back = self.inner.given_back.notified();
+            if let Some(share) = self.try_take(who.clone(), count) {
+                return share;
+            }
+            given_back.await;
+        }
+    }
+
+    /// The places, if they are free. More than a share is the whole share.
+    pub fn try_take(&self, who: K, count: usize) -> Option<Share<K>> {
+        let Inner { all, each, .. } = *self.inner;
+        let count = count.min(each);
+        let mut taken = self.inner.taken();
+        let own = taken.of.get(&who).copied().unwrap_or(0);
+        if count > all.saturating_sub(taken.all) || count > each.saturating_sub(own) {
+            return None;
+        }
+        taken.add(&who, count);
+        drop(taken);
+        Some(self.share(who, count))
+    }
+
+    /// The places, whether they are free or not: others wait until they are there again.
+    pub fn overdraw(&self, who: K, count: usize) -> Share<K> {
+        self.inner.taken().add(&who, count);
+        self.share(who, count)
+    }
+
+    fn share(&self, who: K, count: usize) -> Share<K> {
         Share {
-            own: never_closed(own),
-            all: never_closed(all),
+            inner: Arc::clone(&self.inner),
+            who,
+            count,
         }
-    }
-
-    fn own(&self, who: K) -> Arc<Semaphore> {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = of.get(&who).and_then(Weak::upgrade) {
-            return own;
-        }
-        of.retain(|_, own| own.strong_count() > 0);
-        let own = Arc::new(Semaphore::new(self.each));
-        of.insert(who, Arc::downgrade(&own));
-        own
     }
 }
 
-#[expect(clippy::expect_used, reason = "nothing closes these semaphores")]
-fn never_closed(permit: Result<OwnedSemaphorePermit, AcquireError>) -> OwnedSemaphorePermit {
-    permit.expect("an open semaphore")
+impl<K> Inner<K> {
+    fn taken(&self) -> MutexGuard<'_, Taken<K>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Share {
+impl<K: Hash + Eq + Clone> Taken<K> {
+    fn add(&mut self, who: &K, count: usize) {
+        self.all += count;
+        *self.of.entry(who.clone()).or_default() += count;
+    }
+}
+
+impl<K: Hash + Eq> Share<K> {
     /// Takes others that were taken by the same one.
-    pub fn add(&mut self, more: Share) {
-        self.own.merge(more.own);
-        self.all.merge(more.all);
+    pub fn add(&mut self, mut more: Self) {
+        debug_assert!(self.who == more.who, "a share is of one");
+        self.count += std::mem::take(&mut more.count);
     }
 
     /// Gives back all but so many.
-    pub fn keep(&mut self, count: u32) {
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        for permit in [&mut self.own, &mut self.all] {
-            let rest = permit.num_permits().saturating_sub(count);
-            drop(permit.split(rest));
+    pub fn keep(&mut self, count: usize) {
+        let rest = self.count.saturating_sub(count);
+        if rest == 0 {
+            return;
         }
+        self.count -= rest;
+        let mut taken = self.inner.taken();
+        taken.all -= rest;
+        if let Some(own) = taken.of.get_mut(&self.who) {
+            *own -= rest;
+            if *own == 0 {
+                taken.of.remove(&self.who);
+            }
+        }
+        drop(taken);
+        self.inner.given_back.notify_waiters();
+    }
+}
+
+impl<K: Hash + Eq> Drop for Share<K> {
+    fn drop(&mut self) {
+        self.keep(0);
     }
 }
 
@@ -93,7 +154,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    async fn is_given(shares: &Shares<&'static str>, who: &'static str, count: u32) -> bool {
+    async fn is_given(shares: &Shares<&'static str>, who: &'static str, count: usize) -> bool {
         let taken = tokio::time::timeout(Duration::from_millis(20), shares.take(who, count));
         taken.await.is_ok()
     }
@@ -130,6 +191,32 @@ mod tests {
         assert!(!is_given(&shares, "ann", 1).await);
         drop(ann);
         assert!(is_given(&shares, "eve", 1).await);
-        assert!(shares.of.lock().unwrap().len() <= 2);
+        assert!(shares.inner.taken().of.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_many_keeps_nobody_from_few_and_gets_them() {
+        let shares = Arc::new(Shares::halves(8));
+        let (ann, bob) = (shares.take("ann", 3).await, shares.take("bob", 4).await);
+        let many = tokio::spawn({
+            let shares = Arc::clone(&shares);
+            async move { shares.take("eve", 4).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(is_given(&shares, "eve", 1).await, "her own small one");
+        assert!(is_given(&shares, "ann", 1).await, "that of another");
+        drop((ann, bob));
+        let many = tokio::time::timeout(Duration::from_secs(30), many).await;
+        assert!(many.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_overdrawn_counts() {
+        let shares = Shares::halves(4);
+        let beyond = shares.overdraw("ann", 9);
+        assert!(shares.try_take("ann", 1).is_none());
+        assert!(shares.try_take("bob", 1).is_none());
+        drop(beyond);
+        assert!(shares.try_take("ann", 2).is_some());
     }
 }

@@ -95,7 +95,7 @@ impl Workspaces {
     /// workspace does not run.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `Unreachable`.
+    /// `BotNotFound`, `WorkspaceNotFound`, `Unreachable`, `Stalled`, `TooManyCalls`.
     pub async fn terminal_shell(&self, actor: &Actor, bot: BotId) -> Result<Option<String>> {
         let call = match self.exec_call(actor, bot).await {
             Err(Error::NotRunning) => return Ok(None),
@@ -114,7 +114,8 @@ impl Workspaces {
     /// Opens a terminal with the user's shell, or connects to one that is there.
     ///
     /// # Errors
-    /// `ProcessNotFound` when there is no such session, `shell_not_available`, `workspace_limit`.
+    /// `ProcessNotFound` when there is no such session, `shell_not_available`, `workspace_limit`, and those of
+    /// [`Workspaces::terminals`].
     pub async fn open_terminal(
         &self,
         actor: &Actor,
@@ -161,7 +162,7 @@ impl Workspaces {
     /// The terminals of a workspace.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`.
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`.
     pub async fn terminals(&self, actor: &Actor, bot: BotId) -> Result<Listed<TerminalInfo>> {
         let call = self.exec_call(actor, bot).await?;
         let all = exec::processes(&call.client).await?;

@@ -39,7 +39,8 @@ impl Workspaces {
     /// Renames or pins a version.
     ///
     /// # Errors
-    /// `BotNotFound`, `VersionNotFound`, `Busy`, a name that is too long or has control characters.
+    /// `BotNotFound`, `VersionNotFound`, `Busy`, a name that is too long or has control characters; what the
+    /// runtime says, which keeps the name as well.
     pub async fn update_version(
         &self,
         actor: &Actor,

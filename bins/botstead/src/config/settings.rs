@@ -241,7 +241,9 @@ section! {
         stop_grace_seconds: u64 = 10,
         /// How long the pull of an image may take.
         pull_timeout_seconds: u64 = 30 * 60,
-        /// How long a call waits for another one on the same bot before it is refused.
+        /// How long a call waits for another one on the same bot, or a call to its agent for a place, before it
+        /// is refused. A workspace has 64 short calls at once and 512 that last, and its agent may do nothing
+        /// for 60 s: these are fixed.
         busy_timeout_seconds: u64 = 30,
     }
 }
@@ -300,8 +302,8 @@ section! {
     ServerLimits {
         /// New work that needs disk is refused while less than this is free in `data_dir`.
         min_free_bytes: u64 = 2 << 30,
-        /// The same, as a percentage of the file system; the larger of the two holds. Of its inodes,
-        /// too, where it has a fixed number.
+        /// The same as a percentage: of the bytes, where the larger of the two holds, and of the inodes,
+        /// where their number is fixed. 0 checks no inodes.
         min_free_percent: u8 = 1,
         /// How many workspaces are created or started at once; more wait.
         max_concurrent_creates: usize = 8,
@@ -331,8 +333,9 @@ section! {
         /// in it.
         reply_limit_bytes: usize = 8 << 20,
         /// The most bytes of bodies and replies, of all requests together, that are held in memory; more
-        /// wait for some seconds and are refused then. One user has at most half of it. It counts as at
-        /// least eight times `http.text_limit_bytes` and four times the other two limits.
+        /// wait for some seconds and are refused then. One user has at most half of it. At least
+        /// `8 * text_limit_bytes + 4 * body_limit_bytes`, and at least `4 * reply_limit_bytes`, whatever
+        /// is set.
         memory_limit_bytes: usize = 256 << 20,
         /// How long a client may take to send a request's headers.
         header_timeout_seconds: u64 = 10,
@@ -347,7 +350,8 @@ section! {
         /// trusted proxy the most requests under way.
         max_connections_per_address: usize = 1024,
         /// Proxies whose `X-Forwarded-For` tells where a request comes from, as networks such as
-        /// `127.0.0.1/32`. Without it all clients behind a proxy are one to the limits of sign-ins.
+        /// `127.0.0.1/32`. Without it all clients behind a proxy are one to the limits of sign-ins,
+        /// connections and requests.
         trusted_proxies: Vec<IpNet> = Vec::new(),
         /// How long an idle connection is kept.
         keep_alive_seconds: u64 = 75,

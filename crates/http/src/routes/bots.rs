@@ -70,6 +70,8 @@ impl From<Bot> for BotShape {
 }
 
 /// List bots, oldest first: the caller's own, or all for an admin.
+///
+/// Without `limit` a hundred.
 #[utoipa::path(
     tag = "bots",
     params(PageQuery),

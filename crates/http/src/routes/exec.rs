@@ -247,8 +247,11 @@ async fn run_command(
             events::steps(events),
         ));
     }
+    // What it did cannot be refused any more.
+    let mut room = state.memory.room(Some(caller.user));
+    room.reserve_any().await?;
     let outcome = workspaces.exec(&caller.actor, id.0, command).await?;
-    Ok(HttpResponse::Ok().json(ExecReply::new(outcome, encoding)))
+    Ok(room.held_by(HttpResponse::Ok().json(ExecReply::new(outcome, encoding))))
 }
 
 #[cfg(test)]

@@ -60,6 +60,8 @@ impl From<Image> for ImageShape {
 }
 
 /// List local images, by name.
+///
+/// Without `limit` a hundred.
 #[utoipa::path(
     tag = "images",
     params(PageQuery),

@@ -95,6 +95,8 @@ impl From<OperationInfo> for Operation {
 }
 
 /// List a bot's operations, newest first.
+///
+/// Without `limit` a hundred.
 #[utoipa::path(
     tag = "operations",
     params(("bot_id" = Uuid, Path, description = "The bot."), PageQuery),

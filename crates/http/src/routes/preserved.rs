@@ -54,6 +54,8 @@ struct PreservedList {
 
 /// The archives of preserved data. Each deletion with `preserve_data=true` adds one; it stays until it
 /// is restored or discarded.
+///
+/// Without `limit` a hundred.
 #[utoipa::path(
     tag = "container",
     params(("bot_id" = Uuid, Path, description = "The bot."), PageQuery),

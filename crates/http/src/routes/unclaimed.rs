@@ -2,14 +2,16 @@
 
 use super::data::archive_reply;
 use crate::auth::Caller;
-use crate::extract::IdOf;
+use crate::extract::{IdOf, PageQuery, QueryOf};
 use crate::problem::Problem;
+use crate::shapes::{List, Paged};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, web};
 use botstead_types::{BotId, PreservedId};
 use botstead_workspace::UnclaimedArchive;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use std::cmp::Reverse;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -43,13 +45,6 @@ impl From<UnclaimedArchive> for Unclaimed {
     }
 }
 
-/// All of them.
-#[derive(Serialize, ToSchema)]
-struct UnclaimedList {
-    /// The archives, by bot, newest first.
-    items: Vec<Unclaimed>,
-}
-
 /// The requests that list them and that discard one, for messages outside the API, such as doctor's.
 pub fn requests(bot: BotId, archive: PreservedId) -> [String; 2] {
     let path = "/recovery/archives";
@@ -59,21 +54,29 @@ pub fn requests(bot: BotId, archive: PreservedId) -> [String; 2] {
     ]
 }
 
-/// List archives of bots that do not exist: they were deleted with their data preserved, or an older
-/// database was put back.
+/// List archives of bots that do not exist, by bot, newest first: they were deleted with their data
+/// preserved, or an older database was put back.
+///
+/// Without `limit` as many as fit into a reply.
 #[utoipa::path(
     tag = "recovery",
+    params(PageQuery),
     responses(
-        (status = 200, body = UnclaimedList),
+        (status = 200, body = List<Unclaimed>),
         (status = 403, description = "The caller is not an admin."),
     ),
 )]
 #[get("/recovery/archives")]
-async fn list(caller: Caller, state: web::Data<SharedState>) -> Result<HttpResponse, Problem> {
+async fn list(
+    caller: Caller,
+    query: QueryOf<PageQuery>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
     let workspaces = &state.services.workspaces;
     let found = workspaces.unclaimed_archives(&caller.actor).await?;
-    let items = found.into_iter().map(Unclaimed::from).collect();
-    Ok(HttpResponse::Ok().json(UnclaimedList { items }))
+    let key = |one: &UnclaimedArchive| (*one.bot.as_uuid(), Reverse(*one.archive.id.as_uuid()));
+    let page = Paged::of(found, key, Unclaimed::from, &query.0, &state.config)?;
+    Ok(HttpResponse::Ok().json(List::from(page)))
 }
 
 /// Download one of them.

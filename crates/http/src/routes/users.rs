@@ -85,6 +85,8 @@ impl From<User> for UserShape {
 }
 
 /// List user accounts, oldest first.
+///
+/// Without `limit` a hundred.
 #[utoipa::path(
     tag = "users",
     params(PageQuery),

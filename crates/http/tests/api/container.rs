@@ -2,6 +2,7 @@
 
 use crate::support::{Api, IMAGE};
 use botstead_runtime_testing::{ImageContent, PullScript};
+use botstead_store::Change;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -47,17 +48,62 @@ async fn versions_are_given_in_pages_where_that_is_asked_for() {
             reply.expect_problem(400, "invalid_value");
         }
     }
-    let recovery = async |query: &str| {
-        let path = format!("/recovery?{query}");
-        api.call(&api.admin, Method::GET, &path, None).await
-    };
-    recovery("limit=1").await.expect(200);
-    recovery("limit=0")
-        .await
-        .expect_problem(400, "invalid_value");
-    recovery("cursor=e30")
-        .await
-        .expect_problem(400, "invalid_value");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_recover_is_given_in_pages_where_that_is_asked_for() {
+    let api = Api::start().await;
+    // Two bots whose data stays although they are gone, and what two others have that the database lost.
+    for _ in 0..2 {
+        let bot = api.bot_with_workspace().await;
+        write_note(&api, &bot);
+        let deleted = api.delete(&format!("{bot}?preserve_data=true")).await;
+        deleted.expect(204);
+    }
+    for _ in 0..2 {
+        let bot = api.bot_with_workspace().await;
+        let id = bot.strip_prefix("/bots/").unwrap().parse().unwrap();
+        let gone = vec![Change::DeleteBot(id)];
+        api.store.transactions.apply(gone).await.unwrap();
+    }
+    for list in ["/recovery", "/recovery/archives"] {
+        let page = async |query: &str| {
+            let path = format!("{list}?{query}");
+            api.call(&api.admin, Method::GET, &path, None).await
+        };
+        let whole = page("").await.expect(200);
+        assert!(whole.get("next_cursor").is_none() && whole.get("truncated").is_none());
+        let whole = whole["items"].as_array().unwrap();
+        assert!(whole.len() >= 2, "{list}: {whole:?}");
+        let mut all = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = page(&format!("limit=1&cursor={cursor}")).await.expect(200);
+            let items = page["items"].as_array().unwrap();
+            assert_eq!(items.len(), 1);
+            all.extend(items.clone());
+            match page.get("next_cursor") {
+                Some(next) => cursor = next.as_str().unwrap().to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(&all, whole, "{list}");
+        page("limit=0").await.expect_problem(400, "invalid_value");
+        page("cursor=e30")
+            .await
+            .expect_problem(400, "invalid_value");
+    }
+}
+
+/// Writes into `/data` of a bot's workspace.
+fn write_note(api: &Api, bot: &str) {
+    let id = bot.strip_prefix("/bots/").unwrap();
+    let snapshots = api.runtime.snapshots();
+    let active = snapshots
+        .iter()
+        .find(|found| found.kind.to_string() == "Active" && format!("{found:?}").contains(id));
+    let key = &active.unwrap().key;
+    api.runtime.write_file(key, "data/note", "mine");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,9 +119,27 @@ impl Files for Liar {
     async fn stat(&self, _: Request<proto::StatRequest>) -> Reply<proto::Entry> {
         no()
     }
-    /// Says what there is, and gives nothing of it.
-    async fn read(&self, _: Request<proto::ReadRequest>) -> Reply<Many<proto::ReadReply>> {
+    /// Says what there is, and gives nothing of it, or, of what is large, all, but slowly.
+    async fn read(&self, request: Request<proto::ReadRequest>) -> Reply<Many<proto::ReadReply>> {
         use proto::read_reply::{Head, Part};
+        if request
+            .into_inner()
+            .at
+            .is_some_and(|at| at.path == "/large")
+        {
+            let part = |part| Ok(proto::ReadReply { part: Some(part) });
+            let head = part(Part::Head(Head {
+                entry: Some(proto::Entry::default()),
+                length: Some(LARGE as u64),
+                ..Head::default()
+            }));
+            let data = vec![part(Part::Data(vec![b'x'; LARGE / 16].into())); 16];
+            let slowly = stream::iter(data).then(|data| async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                data
+            });
+            return Ok(Response::new(stream::iter([head]).chain(slowly).boxed()));
+        }
         let part = |part| Ok(proto::ReadReply { part: Some(part) });
         let head = part(Part::Head(Head {
             entry: Some(proto::Entry::default()),
@@ -218,11 +236,16 @@ impl Processes for Liar {
 
 /// The reply's budget in these tests.
 const BUDGET: usize = 1 << 20;
+/// The bytes of a file that is read as text.
+const LARGE: usize = 1 << 20;
 
 async fn start() -> (Api, Liar, String) {
     let liar = Liar::default();
     let channels = Arc::new(liar.clone());
     let api = Api::set_up(|setup| {
+        setup.http.max_text_bytes = LARGE;
+        // Half of it is for four such files, three times each.
+        setup.http.max_memory_bytes = 2 * 4 * 3 * LARGE;
         setup.http.max_reply_bytes = BUDGET;
         setup.http.max_json_bytes = 4 << 20;
         setup.workspace.agent_patience = Duration::from_millis(100);
@@ -331,5 +354,15 @@ async fn what_begins_and_does_not_go_on_is_ended() {
     let (read, copy, command) = tokio::join!(read, copy, command);
     for reply in [read, copy, command] {
         reply.expect_problem(503, "workspace_stalled");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_have_no_room_beside_each_other_are_read_after_each_other() {
+    let (api, _, container) = start().await;
+    let path = format!("{container}/fs/read?path=/large");
+    let replies = futures_util::future::join_all((0..8).map(|_| api.get(&path))).await;
+    for reply in replies {
+        assert_eq!(reply.expect(200)["content"].as_str().unwrap().len(), LARGE);
     }
 }

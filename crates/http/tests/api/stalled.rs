@@ -77,9 +77,13 @@ async fn calls_to_one_workspace_are_few_and_give_their_places_back() {
     let bot = api.bot_with_workspace().await;
     let path = format!("{bot}/container/fs/delete");
     let body = json!({"path": "/a"});
-    leave(&api, &path, &body).await;
-    leave(&api, &path, &body).await;
-    let third = api.post(&path, body.clone()).await;
+    let third = loop {
+        let request = api.request(&api.member, Method::POST, &path).json(&body);
+        match request.timeout(Duration::from_millis(500)).send().await {
+            Ok(_) => break api.post(&path, body.clone()).await,
+            Err(left) => assert!(left.is_timeout()),
+        }
+    };
     let problem = third.expect_problem(429, "too_many_calls");
     assert!(problem["detail"].as_str().unwrap().contains("try again"));
     // Another workspace has its own.
@@ -111,13 +115,30 @@ async fn bodies_in_memory_have_a_sum_of_which_nobody_has_more_than_half() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_finds_no_memory_is_refused_and_told_when_to_come_back() {
     let api = start(Duration::from_secs(30)).await;
+    let body = json!({"metadata": {"note": "x".repeat(60 << 10)}});
+    let large = api.post("/bots", body).await.expect(201);
+    let large = format!("/bots/{}", large["id"].as_str().unwrap());
     let path = format!("{}/container/fs/write", api.bot_with_workspace().await);
     leave(&api, &path, &content()).await;
     leave(&api, &path, &content()).await;
+    // It leaves less than the large bot takes.
+    let rest = json!({"path": "/data/x", "content": "x".repeat(135 << 10)});
+    leave(&api, &path, &rest).await;
     let reply = api.post(&path, content()).await;
     let problem = reply.expect_problem(503, "too_much_in_flight");
     assert_eq!(reply.header("retry-after"), "5");
     assert!(problem["detail"].as_str().unwrap().contains("try again"));
+    // What can be asked for again is refused, and what is done is told.
+    api.get(&large)
+        .await
+        .expect_problem(503, "too_much_in_flight");
+    let renamed = api.call(
+        &api.member,
+        Method::PATCH,
+        &large,
+        Some(json!({"display_name": "new"})),
+    );
+    assert_eq!(renamed.await.expect(200)["display_name"], "new");
     // Small ones and those of others go on.
     let small = json!({"snapshot_name": "x"});
     let snapshots = path.replace("fs/write", "snapshots");

@@ -80,7 +80,7 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized(actor, Action::ReadWorkspace, bot).await?;
         inner.refuse_when_closing()?;
-        let place = inner.pools.exports.place(actor)?;
+        let place = inner.pools.export(actor)?;
         let work = Arc::clone(inner);
         // The writer begins here too: when nobody is left to read, it is what clears up.
         inner

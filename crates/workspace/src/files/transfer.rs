@@ -160,7 +160,7 @@ impl Workspaces {
     fn data<T: Send + 'static>(
         &self,
         mut replies: tonic::Streaming<T>,
-        place: Share,
+        place: Share<BotId>,
         data: fn(T) -> Option<Bytes>,
     ) -> BoxStream<'static, Result<Bytes>> {
         let patience = self.inner.config.agent_patience;

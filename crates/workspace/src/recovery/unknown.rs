@@ -125,7 +125,7 @@ impl Workspaces {
         let what = "export what the database does not know";
         inner.authorized_on_server(actor, Action::RecoverData, what)?;
         inner.refuse_when_closing()?;
-        let place = inner.pools.exports.place(actor)?;
+        let place = inner.pools.export(actor)?;
         let (work, name) = (Arc::clone(inner), name.to_owned());
         inner
             .detached(async move {

@@ -4,8 +4,9 @@ use super::Entry;
 use crate::auth::Caller;
 use crate::budget::Budget;
 use crate::extract::{IdOf, QueryOf, flag};
-use crate::paths::{QueryPath, from_cursor, to_base64, to_cursor};
+use crate::paths::{QueryPath, to_base64};
 use crate::problem::Problem;
+use crate::shapes::{from_cursor, to_cursor};
 use crate::state::SharedState;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, get, web};
@@ -247,6 +248,9 @@ pub(super) async fn read(
         Err(error) if error.code() == "file_too_large" => return Err(too_large(limit)),
         file => file?,
     };
+    let announced = file.length.and_then(|length| usize::try_from(length).ok());
+    // The content, and the reply that is made of it.
+    let most = 3 * announced.map_or(limit, |length| length.min(limit));
     let mut content = BytesMut::new();
     let mut room = state.memory.room(Some(caller.user));
     while let Some(data) = file.data.next().await {
@@ -254,8 +258,7 @@ pub(super) async fn read(
         if content.len() + data.len() > limit {
             return Err(too_large(limit));
         }
-        // The content, and the reply that is made of it.
-        room.reserve(3 * (content.len() + data.len())).await?;
+        room.reserve(3 * (content.len() + data.len()), most).await?;
         content.extend_from_slice(&data);
     }
     let (content, encoding) = match String::from_utf8(content.into()) {

@@ -222,12 +222,13 @@ pub(super) async fn search(
     }
     let mut found = Found::default();
     let mut budget = Budget::new(state.config.max_reply_bytes);
+    // The matches, and the reply that is made of them.
+    let most = 2 * state.config.max_reply_bytes;
     let mut room = state.memory.room(Some(caller.user));
     while let Some(event) = events.next().await {
         match Event::from(event?) {
             Event::Match(one) if budget.take(&one) => {
-                // The matches, and the reply that is made of them.
-                room.reserve(2 * budget.taken()).await?;
+                room.reserve(2 * budget.taken(), most).await?;
                 found.matches.push(one);
             }
             Event::Match(_) => {

@@ -4,9 +4,10 @@ use super::Version;
 use crate::auth::Caller;
 use crate::budget::Budget;
 use crate::extract::{Body, IdOf, PageQuery, QueryOf, nullable};
-use crate::paths::{from_cursor, in_body, to_base64, to_cursor};
+use crate::paths::{in_body, to_base64};
 use crate::problem::Problem;
 use crate::shapes::List;
+use crate::shapes::{from_cursor, to_cursor};
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
 use botstead_types::{BotId, InvalidValue, PageRequest, VersionNumber, escaped};
@@ -44,6 +45,7 @@ pub(super) struct UpdateVersion {
         (status = 200, body = Version),
         (status = 400, description = "A name that is too long."),
         (status = 404, description = "`bot_not_found` or `version_not_found`."),
+        (status = 503, description = "`runtime_unavailable`: the runtime keeps name and pin as well."),
     ),
 )]
 #[patch("/bots/{bot_id}/container/snapshots/{version}")]
@@ -138,6 +140,8 @@ impl From<PathChange> for ChangedPath {
 
 /// What differs between a version and another one, or `current`: added, changed and removed as seen
 /// from the first.
+///
+/// Without `limit` a hundred.
 #[utoipa::path(
     tag = "snapshots",
     params(
