@@ -1,6 +1,7 @@
 //! Images of the server: listed, pulled, imported and deleted by admins.
 
 use crate::model::ImageEvent;
+use crate::pools;
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
@@ -52,12 +53,14 @@ impl Workspaces {
         let shown = progress.subscribe();
         let (sender, result) = oneshot::channel();
         let (work, reference) = (Arc::clone(inner), image.clone());
+        let of = pools::user(actor);
         inner.spawn(async move {
             let cancel = work.background.child_token();
             let under = Arc::clone(&work);
             let pulled = under
                 .with_lease(|lease| async move {
-                    let pull = work.pulled_image(&lease, &reference, &progress, &cancel);
+                    let place = work.pulls.place(of, &cancel).await?;
+                    let pull = work.pulled_image(&place, &lease, &reference, &progress, &cancel);
                     pull.await
                 })
                 .await;

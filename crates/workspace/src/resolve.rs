@@ -4,13 +4,44 @@
 use crate::create::Wishes;
 use crate::operations::LiveOperation;
 use crate::service::Inner;
+use crate::shares::{Share, Shares};
 use crate::{Error, Result, disk};
 use botstead_runtime::{ErrorKind as RuntimeErrorKind, Image, PullProgress};
 use botstead_store::ErrorKind as StoreErrorKind;
-use botstead_types::{ImageConfig, ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey};
+use botstead_types::{
+    ImageConfig, ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey, UserId,
+};
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// Pulls at once; more wait, and so does who has half of them. Until a pull has stored its image's
+/// documents, which are up to 8 MiB, they are in memory.
+const PULLS: usize = 16;
+
+/// Places for pulls, by whom they are for.
+pub(crate) struct Pulls(Shares<Option<UserId>>);
+
+impl Default for Pulls {
+    fn default() -> Self {
+        Self(Shares::halves(PULLS))
+    }
+}
+
+impl Pulls {
+    /// A place for a pull.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub(crate) async fn place(
+        &self,
+        of: Option<UserId>,
+        cancel: &CancellationToken,
+    ) -> Result<Share> {
+        let place = cancel.run_until_cancelled(self.0.take(of, 1)).await;
+        place.ok_or(Error::Cancelled)
+    }
+}
 
 impl Inner {
     /// The image of a creation, local already or pulled; the pull can be cancelled.
@@ -22,22 +53,42 @@ impl Inner {
     ) -> Result<Image> {
         let image = &wishes.image;
         self.config.bounds.check_image(image)?;
-        if !wishes.pull_always {
-            match self.runtime.images.get(image).await {
-                Err(error) if error.is_not_found() => {}
-                image => return Ok(image?),
-            }
+        if let Some(local) = self.good_enough(wishes).await? {
+            return Ok(local);
         }
+        let owner = self.store.bots.get(live.record.bot).await?.owner;
         live.cancellable.store(true, Ordering::SeqCst);
-        let pulled = self.pulled_image(lease, image, &live.pull, &live.cancel);
+        let pulled = async {
+            let place = self.pulls.place(Some(owner), &live.cancel).await?;
+            // Who had a place before may have pulled the same.
+            match self.good_enough(wishes).await? {
+                Some(local) => Ok(local),
+                None => {
+                    let pulled = self.pulled_image(&place, lease, image, &live.pull, &live.cancel);
+                    pulled.await
+                }
+            }
+        };
         let pulled = pulled.await;
         live.cancellable.store(false, Ordering::SeqCst);
         pulled
     }
 
-    /// An image from its registry, within the budget of one pull.
+    /// The local image, where it need not be pulled.
+    async fn good_enough(&self, wishes: &Wishes) -> Result<Option<Image>> {
+        if wishes.pull_always {
+            return Ok(None);
+        }
+        match self.runtime.images.get(&wishes.image).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            image => Ok(Some(image?)),
+        }
+    }
+
+    /// An image from its registry, within the budget of one pull, which has a place.
     pub(crate) async fn pulled_image(
         &self,
+        _place: &Share,
         lease: &LeaseId,
         image: &ImageRef,
         progress: &watch::Sender<PullProgress>,

@@ -11,6 +11,7 @@ use crate::out_of_memory::Kills;
 use crate::pools::Pools;
 use crate::reconcile::Wake;
 use crate::recovery::{Losses, Uncompared};
+use crate::resolve::Pulls;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_bridge::AgentPool;
@@ -49,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) kills: Kills,
     pub(crate) starts: Semaphore,
     pub(crate) pools: Pools,
+    pub(crate) pulls: Pulls,
     pub(crate) losses: Losses,
     pub(crate) uncompared: Uncompared,
     tracker: TaskTracker,
@@ -100,6 +102,7 @@ impl Workspaces {
             kills: Kills::default(),
             starts,
             pools,
+            pulls: Pulls::default(),
             losses: Losses::default(),
             uncompared: Uncompared::default(),
             tracker: TaskTracker::new(),

@@ -69,20 +69,21 @@ async fn size(client: &Client, op: &Op, digest: &str) -> Result<Option<u64>> {
     }
 }
 
-/// Stores a document with labels; where it is there already it gets the labels too.
+/// Stores the bytes of a document with labels; where it is there already it gets the labels too.
 pub(super) async fn store(
     client: &Client,
     op: &Op,
     lease: &LeaseId,
     document: &Stored,
+    bytes: Bytes,
     labels: HashMap<String, String>,
 ) -> Result<()> {
-    let size = document.bytes.len() as u64;
+    let size = bytes.len() as u64;
     let reference = format!("botstead-{}", document.digest);
     match Ingest::open(client, op, lease, reference, &document.digest, size).await {
         Ok(Some(mut ingest)) => {
             ingest.restart();
-            ingest.write(document.bytes.to_vec()).await?;
+            ingest.write(bytes.into()).await?;
             if ingest.commit(labels.clone()).await? == Committed::Now {
                 return Ok(());
             }

@@ -100,6 +100,11 @@ pub(super) fn same_domain(one: &Url, other: &Url) -> bool {
     domain(a).is_some_and(|domain_of| Some(domain_of) == domain(b))
 }
 
+/// The domain that somebody can own and a host belongs to, by the same rule; the host where it has none.
+pub(super) fn domain_of(host: &str) -> &str {
+    domain(host).unwrap_or(host.trim_end_matches('.'))
+}
+
 fn domain(host: &str) -> Option<&str> {
     let host = host.trim_end_matches('.');
     let labels: Vec<&str> = host.split('.').collect();

@@ -6,7 +6,7 @@ use super::config::ImageLimits;
 use super::content::{self, CHUNK, Ingest};
 use super::size::Room;
 use super::tree::{
-    self, Documents, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MAX_DOCUMENT, Role, Stored, Tree,
+    self, Document, Documents, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MAX_DOCUMENT, Resolved, Role,
 };
 use crate::op::{self, Op};
 use async_trait::async_trait;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 /// An image found in an archive.
 struct Found {
     names: Vec<ImageRef>,
-    tree: Arc<Tree>,
+    resolved: Resolved,
 }
 
 /// An archive with what is known of its blobs.
@@ -68,15 +68,15 @@ impl ContainerdImages {
             return Err(op.invalid("it has no images"));
         }
         for image in &found {
-            limits.check(op, &image.tree)?;
+            limits.check(op, &image.resolved.tree)?;
         }
         self.ingest_layers(op, lease, &source, &found).await?;
         let mut images = Vec::new();
         for image in found {
             let room = Room::new(limits);
-            self.unpack_tree(op, lease, &image.tree, &room).await?;
+            let tree = self.store_documents(op, lease, image.resolved).await?;
             for name in &image.names {
-                images.push(self.finish(op, lease, name, &image.tree, &room).await?);
+                images.push(self.finish(op, lease, name, &tree, &room).await?);
             }
         }
         Ok(images)
@@ -92,7 +92,7 @@ impl ContainerdImages {
     ) -> Result<()> {
         let mut wanted: HashMap<usize, (String, u64)> = HashMap::new();
         let mut seen = HashSet::new();
-        for layer in found.iter().flat_map(|image| &image.tree.layers) {
+        for layer in found.iter().flat_map(|image| &image.resolved.tree.layers) {
             if !seen.insert(&layer.digest) {
                 continue;
             }
@@ -261,22 +261,22 @@ async fn oci(
     let mut images: Vec<Found> = Vec::new();
     for (descriptor, name) in found {
         let digest = descriptor.digest().to_string();
-        if let Some(same) = images.iter_mut().find(|i| i.tree.top().digest == digest) {
+        if let Some(same) = images
+            .iter_mut()
+            .find(|i| i.resolved.tree.top().digest == digest)
+        {
             same.names.push(name);
             continue;
         }
         tree::check_digest(op, &digest)?;
         let bytes = small(op, source, &blob_path(&digest)).await?;
         tree::check_bytes(op, &bytes, &digest)?;
-        let top = Stored {
-            digest,
-            media_type: tree::parse(op, &bytes)?.media_type(),
-            bytes,
-        };
-        let tree = Arc::new(tree::resolve(op, &(op, source), top, Some(limits)).await?);
+        let media_type = tree::parse(op, &bytes)?.media_type();
+        let top = Document::new(op, digest, media_type, bytes)?;
+        let resolved = tree::resolve(op, &(op, source), top, Some(limits)).await?;
         images.push(Found {
             names: vec![name],
-            tree,
+            resolved,
         });
     }
     Ok(images)
@@ -335,13 +335,13 @@ async fn docker(
             names.push(name.ok_or_else(|| nameless(op))?.clone());
         }
         let top = make_manifest(op, source, &image).await?;
-        let tree = Arc::new(tree::resolve(op, &(op, &*source), top, Some(limits)).await?);
-        images.push(Found { names, tree });
+        let resolved = tree::resolve(op, &(op, &*source), top, Some(limits)).await?;
+        images.push(Found { names, resolved });
     }
     Ok(images)
 }
 
-async fn make_manifest(op: &Op, source: &mut Source, image: &Saved) -> Result<Stored> {
+async fn make_manifest(op: &Op, source: &mut Source, image: &Saved) -> Result<Document> {
     let config = small(op, source, &image.config).await?;
     let config_digest = tree::digest_of(&config);
     // The file is named by its digest: `<hex>.json`, or `blobs/sha256/<hex>` since Docker 25.
@@ -390,11 +390,8 @@ async fn make_manifest(op: &Op, source: &mut Source, image: &Saved) -> Result<St
     });
     source.made.insert(config_digest, config);
     let bytes = Bytes::from(manifest.to_string());
-    Ok(Stored {
-        digest: tree::digest_of(&bytes),
-        media_type: media_type.to_owned(),
-        bytes,
-    })
+    let digest = tree::digest_of(&bytes);
+    Document::new(op, digest, media_type.to_owned(), bytes)
 }
 
 /// The digest of a compressed layer, which its name does not tell.

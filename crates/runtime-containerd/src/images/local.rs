@@ -2,7 +2,7 @@
 
 use super::ContainerdImages;
 use super::content;
-use super::tree::{self, Documents, Role, Stored, Tree};
+use super::tree::{self, Document, Documents, Resolved, Role, Stored, Tree};
 use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Image, Result};
@@ -43,15 +43,16 @@ impl Trees {
     }
 
     pub(super) fn put(&self, tree: &Arc<Tree>) {
-        let bytes = tree.config.bytes.len();
-        let bare = Arc::new(tree.without_documents());
+        let bytes = usize::try_from(tree.config.size).unwrap_or(usize::MAX);
         let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.trees.len() >= CACHED || cached.bytes + bytes > CACHED_BYTES {
+        if cached.trees.len() >= CACHED || cached.bytes.saturating_add(bytes) > CACHED_BYTES {
             // Reading them again costs a millisecond each.
             *cached = Cached::default();
         }
-        cached.bytes += bytes;
-        cached.trees.insert(tree.top().digest.clone(), bare);
+        cached.bytes = cached.bytes.saturating_add(bytes);
+        cached
+            .trees
+            .insert(tree.top().digest.clone(), Arc::clone(tree));
     }
 }
 
@@ -108,30 +109,33 @@ impl ContainerdImages {
             .await?
             .ok_or_else(|| incomplete(op, &target.digest))?;
         tree::check_bytes(op, &bytes, &target.digest)?;
-        let top = Stored {
-            digest: target.digest,
-            media_type: target.media_type,
-            bytes,
-        };
-        let tree = Arc::new(tree::resolve(op, &Local { images: self, op }, top, None).await?);
+        let top = Document::new(op, target.digest, target.media_type, bytes)?;
+        let resolved = tree::resolve(op, &Local { images: self, op }, top, None).await?;
+        let tree = Arc::new(resolved.tree);
         self.trees.put(&tree);
         Ok(tree)
     }
 
     /// Stores the documents of an image, each with labels that keep what it refers to: the index
     /// keeps the chosen manifest, that the configuration and the layers, and the configuration the
-    /// top layer's snapshot, which keeps those below.
+    /// top layer's snapshot, which keeps those below. What they refer to need not be there yet.
     pub(super) async fn store_documents(
         &self,
         op: &Op,
         lease: &LeaseId,
-        tree: &Tree,
-    ) -> Result<()> {
+        resolved: Resolved,
+    ) -> Result<Arc<Tree>> {
+        let Resolved {
+            tree,
+            indexes,
+            manifest,
+            config,
+        } = resolved;
         let mut labels = HashMap::from([(
             format!("containerd.io/gc.ref.snapshot.{}", self.client.snapshotter),
             tree.chain_id().to_owned(),
         )]);
-        self.store(op, lease, &tree.config, labels).await?;
+        self.store(op, lease, &tree.config, config, labels).await?;
         labels = HashMap::from([(
             "containerd.io/gc.ref.content.config".to_owned(),
             tree.config.digest.clone(),
@@ -140,15 +144,16 @@ impl ContainerdImages {
             let key = format!("containerd.io/gc.ref.content.l.{number}");
             labels.insert(key, layer.digest.clone());
         }
-        self.store(op, lease, &tree.manifest, labels).await?;
+        self.store(op, lease, &tree.manifest, manifest, labels)
+            .await?;
         let mut below = &tree.manifest.digest;
-        for (index, entry) in tree.indexes.iter().rev() {
+        for ((index, entry), bytes) in tree.indexes.iter().zip(indexes).rev() {
             let key = format!("containerd.io/gc.ref.content.m.{entry}");
             let labels = HashMap::from([(key, below.clone())]);
-            self.store(op, lease, index, labels).await?;
+            self.store(op, lease, index, bytes, labels).await?;
             below = &index.digest;
         }
-        Ok(())
+        Ok(Arc::new(tree))
     }
 
     async fn store(
@@ -156,10 +161,11 @@ impl ContainerdImages {
         op: &Op,
         lease: &LeaseId,
         document: &Stored,
+        bytes: Bytes,
         labels: HashMap<String, String>,
     ) -> Result<()> {
         let _one_at_a_time = self.locks.lock(&document.digest).await;
-        content::store(&self.client, op, lease, document, labels).await
+        content::store(&self.client, op, lease, document, bytes, labels).await
     }
 
     /// Lets a name point at an image whose content and snapshots are all there.
@@ -176,7 +182,7 @@ impl ContainerdImages {
                 media_type: top.media_type.clone(),
                 digest: top.digest.clone(),
                 // At most `MAX_DOCUMENT`.
-                size: i64::try_from(top.bytes.len()).unwrap_or_default(),
+                size: i64::try_from(top.size).unwrap_or_default(),
                 annotations: HashMap::new(),
             }),
             ..Record::default()

@@ -1,5 +1,6 @@
-//! Pulling: documents first, then layers several at a time, each unpacked as soon as it and those
-//! below it are here, and the name last.
+//! Pulling: documents first, which are stored at once, so that no pull holds them while its layers come;
+//! then layers several at a time, each unpacked as soon as it and those below it are here, and the name
+//! last.
 
 use super::ContainerdImages;
 use super::fetch::Download;
@@ -27,8 +28,10 @@ impl ContainerdImages {
         let limits = &self.config.limits;
         let repository = Repository::new(op, &self.config, &self.http, reference)?;
         let top = repository.top().await?;
-        let tree = Arc::new(tree::resolve(op, &repository, top, Some(limits)).await?);
-        limits.check(op, &tree)?;
+        let resolved = tree::resolve(op, &repository, top, Some(limits)).await?;
+        limits.check(op, &resolved.tree)?;
+        // They keep the snapshots through the lease, now and as soon as they are made.
+        let tree = self.store_documents(op, lease, resolved).await?;
         let room = Room::new(limits);
         progress.layers(&tree.layers);
         let download = Download {
@@ -110,8 +113,8 @@ impl ContainerdImages {
         Ok(())
     }
 
-    /// Stores the documents, which from then on keep the snapshots through the lease, unpacks again
-    /// what another name's deletion took in between, and sets the name last.
+    /// Unpacks what is not, such as what another name's deletion took before the documents were stored,
+    /// and sets the name.
     pub(super) async fn finish(
         &self,
         op: &Op,
@@ -120,7 +123,6 @@ impl ContainerdImages {
         tree: &Arc<Tree>,
         room: &Room,
     ) -> Result<Image> {
-        self.store_documents(op, lease, tree).await?;
         self.unpack_tree(op, lease, tree, room).await?;
         self.point(op, reference, tree).await
     }

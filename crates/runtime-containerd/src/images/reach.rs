@@ -190,8 +190,8 @@ impl Resolve for PublicOnly {
         let proxy = self.proxies.contains(&host);
         let lookups = self.lookups.clone();
         Box::pin(async move {
-            let found = lookups.find(name.as_str()).await?;
-            let public = if proxy { found } else { public(found) };
+            let choose = |found| if proxy { found } else { public(found) };
+            let public = lookups.find(name.as_str(), choose).await?;
             if public.is_empty() {
                 return Err(Refused::Address(host).into());
             }
@@ -208,7 +208,7 @@ impl Resolve for Anywhere {
     fn resolve(&self, name: Name) -> Resolving {
         let lookups = self.0.clone();
         Box::pin(async move {
-            let found = lookups.find(name.as_str()).await?;
+            let found = lookups.find(name.as_str(), |found| found).await?;
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }

@@ -5,7 +5,7 @@ use super::http::Http;
 use super::pace::Reading;
 use super::retry::{Attempts, Fault};
 use super::sign_in::SignIn;
-use super::tree::{Documents, MAX_DOCUMENT, Role, Stored, check_bytes, digest_of, parse};
+use super::tree::{Document, Documents, MAX_DOCUMENT, Role, check_bytes, digest_of, parse};
 use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Result};
@@ -71,7 +71,7 @@ impl<'a> Repository<'a> {
     }
 
     /// The index or manifest that the reference names.
-    pub(super) async fn top(&self) -> Result<Stored> {
+    pub(super) async fn top(&self) -> Result<Document> {
         let named = self.reference.digest().or(self.reference.tag());
         let named = named.unwrap_or("latest");
         let url = self.url(&format!("manifests/{named}"))?;
@@ -91,11 +91,7 @@ impl<'a> Repository<'a> {
                 .corrupt("the registry sent another manifest than its digest says"));
         }
         let media_type = parse(self.op, &bytes)?.media_type();
-        Ok(Stored {
-            digest,
-            media_type,
-            bytes,
-        })
+        Document::new(self.op, digest, media_type, bytes)
     }
 
     /// The registry's authority, which keeps its downloads apart from others'.

@@ -16,6 +16,10 @@ use std::collections::BTreeMap;
 
 /// The most bytes that an index, manifest or configuration may have, as containerd limits them.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
+/// The most that those of one image may have together: that much of memory each pull may need.
+const MAX_DOCUMENTS: u64 = 2 * MAX_DOCUMENT;
+/// The most characters of a media type (RFC 6838, 4.2).
+const MAX_MEDIA_TYPE: usize = 255;
 /// More layers than this leave no room in the mount options for versions above them.
 const MAX_LAYERS: usize = 256;
 const MAX_NESTED: usize = 3;
@@ -34,12 +38,37 @@ pub(super) trait Documents: Sync {
     async fn document(&self, digest: &str, size: u64, role: Role) -> Result<Bytes>;
 }
 
-/// A document as it is stored.
+/// A document as it is stored: what is known of it without its bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub(super) digest: String,
     pub(super) media_type: String,
+    pub(super) size: u64,
+}
+
+/// A document that was read.
+#[derive(Debug)]
+pub(super) struct Document {
+    pub(super) stored: Stored,
     pub(super) bytes: Bytes,
+}
+
+impl Document {
+    /// A document whose bytes were checked.
+    pub(super) fn new(op: &Op, digest: String, media_type: String, bytes: Bytes) -> Result<Self> {
+        if media_type.len() > MAX_MEDIA_TYPE {
+            let reason =
+                format!("{digest} has a media type of more than {MAX_MEDIA_TYPE} characters");
+            return Err(op.corrupt(reason));
+        }
+        let size = bytes.len() as u64;
+        let stored = Stored {
+            digest,
+            media_type,
+            size,
+        };
+        Ok(Self { stored, bytes })
+    }
 }
 
 /// A layer of an image.
@@ -84,24 +113,15 @@ impl Tree {
         let sizes = self.layers.iter().map(|layer| layer.size);
         sizes.fold(0, u64::saturating_add)
     }
+}
 
-    /// The same without the bytes of its documents, which containerd has.
-    pub(super) fn without_documents(&self) -> Self {
-        let bare = |stored: &Stored| Stored {
-            bytes: Bytes::new(),
-            ..stored.clone()
-        };
-        let indexes = self.indexes.iter();
-        Self {
-            indexes: indexes
-                .map(|(index, entry)| (bare(index), *entry))
-                .collect(),
-            manifest: bare(&self.manifest),
-            config: bare(&self.config),
-            layers: self.layers.clone(),
-            parsed: self.parsed.clone(),
-        }
-    }
+/// An image with the bytes of its documents, until they are stored.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) tree: Tree,
+    pub(super) indexes: Vec<Bytes>,
+    pub(super) manifest: Bytes,
+    pub(super) config: Bytes,
 }
 
 /// `sha256:<hex>` of some bytes.
@@ -132,22 +152,28 @@ pub(super) fn check_bytes(op: &Op, bytes: &[u8], digest: &str) -> Result<()> {
 }
 
 /// Follows indexes down to the image for this machine, and reads its configuration, which is held to
-/// `limits` where it is not local yet.
+/// `limits` where it is not local yet, as is how large its documents are together. What is parsed of one
+/// is dropped before the next one comes: that is many times as large, and the next one can take long.
 pub(super) async fn resolve(
     op: &Op,
     source: &dyn Documents,
-    top: Stored,
+    top: Document,
     limits: Option<&ImageLimits>,
-) -> Result<Tree> {
+) -> Result<Resolved> {
+    let mut left = match limits {
+        Some(_) => MAX_DOCUMENTS.saturating_sub(top.stored.size),
+        None => u64::MAX,
+    };
     let mut indexes = Vec::new();
+    let mut index_bytes = Vec::new();
     let mut current = top;
-    let manifest = loop {
-        match parse(op, &current.bytes)? {
-            Document::Manifest(manifest) => break manifest,
-            Document::Index(_) if indexes.len() == MAX_NESTED => {
+    let config = loop {
+        let (next, entry) = match parse(op, &current.bytes)? {
+            Parsed::Manifest(manifest) => break Wanted::new(op, manifest.config(), &mut left)?,
+            Parsed::Index(_) if indexes.len() == MAX_NESTED => {
                 return Err(op.invalid("its indexes are nested too deeply"));
             }
-            Document::Index(index) => {
+            Parsed::Index(index) => {
                 let chosen = *platform::candidates(index.manifests())
                     .first()
                     .ok_or_else(|| nothing_for_us(op))?;
@@ -156,59 +182,89 @@ pub(super) async fn resolve(
                     .iter()
                     .position(|entry| std::ptr::eq(entry, chosen))
                     .unwrap_or_default();
-                let next = fetch(op, source, chosen, Role::Manifest).await?;
-                indexes.push((std::mem::replace(&mut current, next), position));
+                (Wanted::new(op, chosen, &mut left)?, position)
             }
-        }
+        };
+        let next = fetch(op, source, next, Role::Manifest).await?;
+        let index = std::mem::replace(&mut current, next);
+        indexes.push((index.stored, entry));
+        index_bytes.push(index.bytes);
     };
     if let Some(limits) = limits {
-        limits.check_config(op, manifest.config().size())?;
+        limits.check_config(op, config.size)?;
     }
-    let config = fetch(op, source, manifest.config(), Role::Config).await?;
+    let config = fetch(op, source, config, Role::Config).await?;
+    let Parsed::Manifest(manifest) = parse(op, &current.bytes)? else {
+        return Err(op.corrupt("its manifest claims to be an index, too"));
+    };
     let (parsed, layers) = read_config(op, &manifest, &config.bytes)?;
-    Ok(Tree {
-        indexes,
-        manifest: current,
-        config,
-        layers,
-        parsed,
+    Ok(Resolved {
+        tree: Tree {
+            indexes,
+            manifest: current.stored,
+            config: config.stored,
+            layers,
+            parsed,
+        },
+        indexes: index_bytes,
+        manifest: current.bytes,
+        config: config.bytes,
     })
 }
 
-async fn fetch(
-    op: &Op,
-    source: &dyn Documents,
-    descriptor: &Descriptor,
-    role: Role,
-) -> Result<Stored> {
-    let digest = descriptor.digest().to_string();
-    check_digest(op, &digest)?;
-    let size = descriptor.size();
-    if size > MAX_DOCUMENT {
-        return Err(op.corrupt(format!(
-            "a manifest or configuration of {size} bytes is too large"
-        )));
+/// A document that is to be read.
+struct Wanted {
+    digest: String,
+    media_type: String,
+    size: u64,
+}
+
+impl Wanted {
+    /// What a descriptor names, when no more than so many bytes are `left`.
+    fn new(op: &Op, descriptor: &Descriptor, left: &mut u64) -> Result<Self> {
+        let digest = descriptor.digest().to_string();
+        check_digest(op, &digest)?;
+        let size = descriptor.size();
+        if size > MAX_DOCUMENT {
+            return Err(op.corrupt(format!(
+                "a manifest or configuration of {size} bytes is too large"
+            )));
+        }
+        *left = left.checked_sub(size).ok_or_else(|| {
+            op.corrupt(format!(
+                "its manifests and configuration have more than {MAX_DOCUMENTS} bytes together"
+            ))
+        })?;
+        Ok(Self {
+            digest,
+            media_type: descriptor.media_type().to_string(),
+            size,
+        })
     }
+}
+
+async fn fetch(op: &Op, source: &dyn Documents, wanted: Wanted, role: Role) -> Result<Document> {
+    let Wanted {
+        digest,
+        media_type,
+        size,
+    } = wanted;
     let bytes = source.document(&digest, size, role).await?;
     if bytes.len() as u64 > size {
         return Err(op.corrupt(format!("{digest} is longer than its descriptor says")));
     }
     check_bytes(op, &bytes, &digest)?;
-    Ok(Stored {
-        digest,
-        media_type: descriptor.media_type().to_string(),
-        bytes,
-    })
+    Document::new(op, digest, media_type, bytes)
 }
 
 /// An index or a manifest.
 #[derive(Debug)]
-pub(super) enum Document {
+pub(super) enum Parsed {
     Index(Box<ImageIndex>),
     Manifest(Box<ImageManifest>),
 }
 
-impl Document {
+impl Parsed {
     /// The media type to store it under, where the sender names none.
     pub(super) fn media_type(&self) -> String {
         let (named, default) = match self {
@@ -228,7 +284,7 @@ impl Document {
 }
 
 /// Reads an index or a manifest; which of them it is, its fields say, never the sender.
-pub(super) fn parse(op: &Op, bytes: &[u8]) -> Result<Document> {
+pub(super) fn parse(op: &Op, bytes: &[u8]) -> Result<Parsed> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Probe {
@@ -259,12 +315,12 @@ pub(super) fn parse(op: &Op, bytes: &[u8]) -> Result<Document> {
         Probe {
             manifests: Some(_), ..
         } => serde_json::from_slice(bytes)
-            .map(Document::Index)
+            .map(Parsed::Index)
             .map_err(unreadable),
         Probe {
             config: Some(_), ..
         } => serde_json::from_slice(bytes)
-            .map(Document::Manifest)
+            .map(Parsed::Manifest)
             .map_err(unreadable),
         Probe {
             schema_version: Some(1),
@@ -430,5 +486,61 @@ mod tests {
         ] {
             assert!(check_digest(&op, &bad).is_err(), "{bad}");
         }
+    }
+
+    /// Documents by their digests.
+    struct Made(Vec<Bytes>);
+
+    #[async_trait]
+    impl Documents for Made {
+        async fn document(&self, digest: &str, _size: u64, _role: Role) -> Result<Bytes> {
+            let found = self.0.iter().find(|bytes| digest_of(bytes) == digest);
+            Ok(found.unwrap().clone())
+        }
+    }
+
+    /// An image whose manifest and index have at least so many bytes, and whose manifest has this type.
+    async fn resolved(padding: usize, media_type: &str) -> Result<Resolved> {
+        let op = Op::new("pull image", "a");
+        let zeros = format!("sha256:{}", "0".repeat(64));
+        let text = |json: serde_json::Value| Bytes::from(json.to_string());
+        let descriptor = |bytes: &Bytes, media_type: &str| {
+            let (digest, size) = (digest_of(bytes), bytes.len());
+            serde_json::json!({"mediaType": media_type, "digest": digest, "size": size})
+        };
+        let config = text(serde_json::json!({
+            "architecture": platform::architecture(), "os": "linux", "author": "x".repeat(100_000),
+            "rootfs": {"type": "layers", "diff_ids": [zeros]},
+        }));
+        let padding = "x".repeat(padding);
+        let manifest = text(serde_json::json!({
+            "schemaVersion": 2,
+            "config": descriptor(&config, "application/vnd.oci.image.config.v1+json"),
+            "layers": [{"mediaType": LAYER_TAR, "digest": zeros, "size": 1}],
+            "annotations": {"padding": padding},
+        }));
+        let index = text(serde_json::json!({
+            "schemaVersion": 2,
+            "manifests": [descriptor(&manifest, media_type)],
+            "annotations": {"padding": padding},
+        }));
+        let top = Document::new(&op, digest_of(&index), String::new(), index)?;
+        let source = Made(vec![manifest, config]);
+        resolve(&op, &source, top, Some(&ImageLimits::default())).await
+    }
+
+    #[tokio::test]
+    async fn documents_have_a_most_that_they_may_have_together() {
+        let usual = "application/vnd.oci.image.manifest.v1+json";
+        let most = usize::try_from(MAX_DOCUMENT).unwrap();
+        let image = resolved(most - 200_000, usual).await.unwrap();
+        assert_eq!(image.tree.manifest.size, image.manifest.len() as u64);
+        assert_eq!(image.tree.indexes.len(), image.indexes.len());
+        let error = resolved(most - 1000, usual).await.unwrap_err();
+        assert!(error.to_string().contains("together"), "{error}");
+        // It is kept with what is known of the image.
+        let long = "x".repeat(MAX_MEDIA_TYPE + 1);
+        let error = resolved(0, &long).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
 }

@@ -212,6 +212,10 @@ async fn a_cancelled_pull_of_a_hung_registry_ends_at_once_and_leaves_nothing() {
             if fault == Fault::HangBlob {
                 let begun = |p: &PullProgress| p.layers.iter().any(|layer| layer.offset > 0);
                 receiver.wait_for(begun).await.unwrap();
+                // No pull holds its documents while layers come.
+                let (stored, _, _) = containerd.inventory().await;
+                assert!(stored.contains(&image.digest()), "{stored:?}");
+                assert_eq!(stored.len(), 2, "manifest and configuration");
             } else {
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
