@@ -3,7 +3,7 @@
 
 use crate::HttpConfig;
 use crate::auth::Caller;
-use crate::connections::Connection;
+use crate::connections::{Connection, Who};
 use crate::memory::Room;
 use crate::problem::Problem;
 use crate::state::SharedState;
@@ -178,7 +178,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for SmallBody<T> {
             match body? {
                 Some((body, _)) => {
                     if let Some(connection) = request.conn_data::<Arc<Connection>>() {
-                        connection.introduced();
+                        connection.introduced(Who::SigningIn);
                     }
                     Ok(Self(body))
                 }
