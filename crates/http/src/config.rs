@@ -52,9 +52,10 @@ pub struct HttpConfig {
     pub max_connections_per_address: usize,
     /// The largest list or search result that is given as one JSON reply, in bytes.
     pub max_reply_bytes: usize,
-    /// The most bytes of bodies and replies, of all requests together, that are held in memory; more wait
-    /// shortly and are refused then. No user has more than half of it. At least
-    /// `8 * max_text_bytes + 4 * max_json_bytes`, and at least `4 * max_reply_bytes`, whatever is set.
+    /// The most bytes of bodies, of what is made of them, of outputs of commands and of replies, of all
+    /// requests together, that are held in memory; more wait shortly and are refused then. No user has more
+    /// than half of it. At least `8 * max_text_bytes + 4 * max_json_bytes`, and at least
+    /// `4 * max_reply_bytes`, whatever is set.
     pub max_memory_bytes: usize,
     /// Proxies whose `X-Forwarded-For` tells where a request comes from.
     pub trusted_proxies: Vec<IpNet>,

@@ -103,6 +103,11 @@ impl Room {
         self.reserve(SMALL + UNIT, SMALL + UNIT).await
     }
 
+    /// For what grows and is cut where there is no room: tells whether it may have so many bytes in all.
+    pub(crate) fn growing(&mut self) -> impl AsyncFnMut(usize) -> bool {
+        async move |bytes| self.reserve(bytes, bytes).await.is_ok()
+    }
+
     /// Has so many bytes in all, also where there is no room: others wait for that.
     pub(crate) fn overdraw(&mut self, bytes: usize) {
         let more = bytes.saturating_sub(self.bytes);
