@@ -111,8 +111,8 @@ pub struct Login {
     pub password: Password,
     /// Where the attempt comes from, for the back-off.
     pub client: Option<IpAddr>,
-    /// An access token that the user got before, which may have expired: who brings one is not kept out by
-    /// whoever guesses passwords from the same network.
+    /// An access token that the user got before, which may have expired in the last 30 days: who brings one is not
+    /// kept out by whoever guesses passwords from the same network.
     pub earlier_token: Option<String>,
 }
 

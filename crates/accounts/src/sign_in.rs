@@ -93,9 +93,9 @@ impl Accounts {
     }
 
     /// Whether this token was given to this user, with the password that they have still. It may have
-    /// expired.
+    /// expired in the last 30 days: one that leaked long ago takes nobody's places.
     async fn had_session(&self, username: &str, token: &str) -> Result<bool> {
-        let Ok(verified) = self.inner.tokens.verify_of_any_age(token) else {
+        let Ok(verified) = self.inner.tokens.verify_earlier(token) else {
             return Ok(false);
         };
         let session = self.session(verified.user, verified.credential).await?;

@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
+/// How long after it expired a token tells who had it.
+const EARLIER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// The key that signs access tokens. Debug does not show it.
 #[derive(Clone)]
 pub struct TokenKey(Zeroizing<Vec<u8>>);
@@ -191,8 +194,8 @@ pub(crate) struct Tokens {
     signing: EncodingKey,
     verifying: DecodingKey,
     validation: Validation,
-    /// The same without expiry.
-    any_age: Validation,
+    /// The same for who signs in again.
+    earlier: Validation,
     ttl: TimeDelta,
 }
 
@@ -212,10 +215,10 @@ impl Tokens {
         let mut validation = Validation::new(Algorithm::HS256);
         // One clock signs and verifies.
         validation.leeway = 0;
-        let mut any_age = validation.clone();
-        any_age.validate_exp = false;
+        let mut earlier = validation.clone();
+        earlier.leeway = EARLIER.as_secs();
         Self {
-            any_age,
+            earlier,
             signing: EncodingKey::from_secret(&key.0),
             verifying: DecodingKey::from_secret(&key.0),
             validation,
@@ -250,9 +253,10 @@ impl Tokens {
         self.verify_as(token, &self.validation)
     }
 
-    /// The same for a token that may have expired: it gives no session, and tells who had one.
-    pub(crate) fn verify_of_any_age(&self, token: &str) -> Result<Verified> {
-        self.verify_as(token, &self.any_age)
+    /// The same for a token that may have expired in the last 30 days: it gives no session, and tells who had
+    /// one.
+    pub(crate) fn verify_earlier(&self, token: &str) -> Result<Verified> {
+        self.verify_as(token, &self.earlier)
     }
 
     fn verify_as(&self, token: &str, validation: &Validation) -> Result<Verified> {

@@ -5,7 +5,7 @@
 //! may do is decided by the services, beside each effect.
 
 use crate::client_address;
-use crate::connections::Connection;
+use crate::connections::{Connection, Who};
 use crate::memory::Room;
 use crate::problem::Problem;
 use crate::sessions::Serving;
@@ -77,7 +77,7 @@ pub(crate) async fn require(
     tracing::Span::current().record("user", tracing::field::display(user));
     let connection = request.conn_data::<Arc<Connection>>();
     if let Some(connection) = connection {
-        connection.introduced();
+        connection.introduced(Who::User(user));
     }
     let (serving, ended) = state.sessions.serve(session, connection);
     let caller = Caller { actor, user, ended };

@@ -45,16 +45,17 @@ pub struct HttpConfig {
     /// How long an idle connection is kept.
     pub keep_alive: Duration,
     /// The most connections at once; for one more, the oldest request without a session goes, or the
-    /// connection that was idle for longest.
+    /// connection that was idle for longest, or where all have one the oldest request of the user with the most.
     pub max_connections: usize,
     /// The most of them from one address, or from one IPv6 network of 64 bits; of a client behind a trusted
-    /// proxy the most requests under way.
+    /// proxy the most requests under way. Never more than half of all; for one more, another of them goes.
     pub max_connections_per_address: usize,
     /// The largest list or search result that is given as one JSON reply, in bytes.
     pub max_reply_bytes: usize,
-    /// The most bytes of bodies and replies, of all requests together, that are held in memory; more wait
-    /// shortly and are refused then. No user has more than half of it. At least
-    /// `8 * max_text_bytes + 4 * max_json_bytes`, and at least `4 * max_reply_bytes`, whatever is set.
+    /// The most bytes of bodies, of what is made of them, of outputs of commands and of replies, of all
+    /// requests together, that are held in memory; more wait shortly and are refused then. No user has more
+    /// than half of it. At least `8 * max_text_bytes + 4 * max_json_bytes`, and at least
+    /// `4 * max_reply_bytes`, whatever is set.
     pub max_memory_bytes: usize,
     /// Proxies whose `X-Forwarded-For` tells where a request comes from.
     pub trusted_proxies: Vec<IpNet>,

@@ -11,7 +11,7 @@ use crate::HttpConfig;
 use crate::client_address;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
-use botstead_types::network_of;
+use botstead_types::{UserId, network_of};
 use rustix::net::{Shutdown, shutdown, sockopt};
 use rustix::process::{Resource, getrlimit};
 use std::any::Any;
@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ const SAY: Duration = Duration::from_secs(60);
 pub(crate) struct Connections {
     config: HttpConfig,
     most: usize,
+    /// Of these from one network.
+    most_of_one: usize,
     state: Mutex<State>,
 }
 
@@ -54,6 +57,8 @@ pub(crate) struct Connection {
     /// Whose share it counts against; none where the peer is a trusted proxy.
     network: Option<IpAddr>,
     activity: Mutex<Activity>,
+    /// Whether it was cut: its place is free as soon as that is noticed.
+    cut: AtomicBool,
     connections: Arc<Connections>,
 }
 
@@ -61,7 +66,18 @@ struct Activity {
     requests: usize,
     /// When the first of them began, or the last one ended.
     since: Instant,
-    introduced: bool,
+    /// Whose share the request under way counts against, behind a trusted proxy.
+    passed_on: Option<IpAddr>,
+    introduced: Option<Who>,
+}
+
+/// Who a request is from, as far as that is known.
+#[derive(Clone, Copy)]
+pub(crate) enum Who {
+    /// The user of its session.
+    User(UserId),
+    /// Nobody yet, but its sign-in is whole.
+    SigningIn,
 }
 
 /// A request under way on a connection, until this is dropped.
@@ -79,7 +95,7 @@ enum Standing {
     /// A request of nobody who is known yet.
     Stranger(Duration),
     /// A request of a session, or a sign-in.
-    Introduced,
+    Introduced(Who, Duration),
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -91,8 +107,10 @@ impl Connections {
         // Each takes two descriptors, and the server needs some for everything else.
         let open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let room = usize::try_from(open.saturating_sub(FILES) / 2).unwrap_or(usize::MAX);
+        let most = config.max_connections.min(room.max(1));
         Arc::new(Self {
-            most: config.max_connections.min(room.max(1)),
+            most,
+            most_of_one: config.max_connections_per_address.min(most / 2).max(1),
             config,
             state: Mutex::default(),
         })
@@ -131,48 +149,54 @@ impl Connections {
             activity: Mutex::new(Activity {
                 requests: 0,
                 since: Instant::now(),
-                introduced: false,
+                passed_on: None,
+                introduced: None,
             }),
+            cut: AtomicBool::new(false),
             connections: Arc::clone(self),
         });
         let here = network.map_or(0, |network| state.count(network));
         state.all.insert(connection.id, Arc::downgrade(&connection));
-        let crowded = here > self.config.max_connections_per_address;
+        let crowded = here > self.most_of_one;
         let full = state.all.len() > self.most;
-        let others: Vec<_> = match full && !crowded {
-            true => state.all.values().cloned().collect(),
-            false => Vec::new(),
-        };
         let said = (crowded || full) && state.said.is_none_or(|said| said.elapsed() > SAY);
         if said {
             state.said = Some(Instant::now());
         }
         drop(state);
-        // Without the lock: whoever has a connection last takes it to let it go.
-        let others: Vec<_> = others
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|other| other.id != connection.id)
-            .map(|other| (other.standing(), other))
-            .collect();
         if said {
             tracing::warn!(client = %peer, crowded, full, "connections are cut: there are too many");
         }
-        match dispensable(&others) {
-            Some(other) => other.cut(),
-            None if crowded || full => connection.cut(),
-            None => {}
+        // Who comes from a crowded network makes room there, whoever has the rest.
+        let among = network.filter(|_| crowded);
+        if (crowded || full) && !self.cut_another(connection.id, among) {
+            connection.cut();
         }
         Ok(connection)
     }
 
-    /// Counts a request that a trusted proxy passes on for this client; none when there are as many as one
-    /// may have.
-    fn passed_on(&self, client: IpAddr) -> Option<IpAddr> {
+    /// Cuts a connection other than this one, of a network where that is told; says whether there was one.
+    fn cut_another(&self, than: u64, of: Option<IpAddr>) -> bool {
+        let all: Vec<_> = locked(&self.state).all.values().cloned().collect();
+        // Without the lock: whoever has a connection last takes it to let it go.
+        let others: Vec<_> = all
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|other| other.id != than && !other.cut.load(Ordering::Relaxed))
+            .filter(|other| of.is_none() || other.counts_for() == of)
+            .map(|other| (other.standing(), other))
+            .collect();
+        let other = dispensable(&others);
+        other.inspect(|other| other.cut()).is_some()
+    }
+
+    /// Counts a request that a trusted proxy passes on for this client on this connection; none when there
+    /// are as many as one may have, and none of them can go.
+    fn passed_on(&self, client: IpAddr, connection: u64) -> Option<IpAddr> {
         let network = network_of(client);
-        let mut state = locked(&self.state);
-        if state.count(network) > self.config.max_connections_per_address {
-            state.discount(network);
+        let crowded = locked(&self.state).count(network) > self.most_of_one;
+        if crowded && !self.cut_another(connection, Some(network)) {
+            locked(&self.state).discount(network);
             return None;
         }
         Some(network)
@@ -212,7 +236,8 @@ impl State {
 }
 
 /// Which connection goes when there are too many: the oldest request without a session that had the time to
-/// get one, else what was idle for longest, else the oldest request without a session.
+/// get one, else what was idle for longest, else the oldest request without a session, else the oldest request
+/// of the user who has the most, where they have several.
 fn dispensable(all: &[(Standing, Arc<Connection>)]) -> Option<&Arc<Connection>> {
     let longest = |time: &dyn Fn(Standing) -> Option<Duration>| {
         let timed = all.iter().filter_map(|(it, one)| Some((time(*it)?, one)));
@@ -229,6 +254,25 @@ fn dispensable(all: &[(Standing, Arc<Connection>)]) -> Option<&Arc<Connection>> 
     longest(&|standing| stranger(standing).filter(|time| *time >= INTRODUCTION))
         .or_else(|| longest(&idle))
         .or_else(|| longest(&stranger))
+        .or_else(|| {
+            let greedy = greediest(all)?;
+            longest(&|standing| match standing {
+                Standing::Introduced(Who::User(user), time) if user == greedy => Some(time),
+                _ => None,
+            })
+        })
+}
+
+/// The user with the most requests, where they have several.
+fn greediest(all: &[(Standing, Arc<Connection>)]) -> Option<UserId> {
+    let mut of_user: HashMap<UserId, usize> = HashMap::new();
+    for (standing, _) in all {
+        if let Standing::Introduced(Who::User(user), _) = standing {
+            *of_user.entry(*user).or_default() += 1;
+        }
+    }
+    let most = of_user.into_iter().max_by_key(|(_, count)| *count);
+    most.filter(|(_, count)| *count > 1).map(|(user, _)| user)
 }
 
 impl Connection {
@@ -241,15 +285,16 @@ impl Connection {
             self.network.is_none() && !client_address::is_trusted(*client, trusted)
         });
         let network = match passed_on {
-            Some(client) => Some(self.connections.passed_on(client)?),
+            Some(client) => Some(self.connections.passed_on(client, self.id)?),
             None => None,
         };
         let mut activity = locked(&self.activity);
         if activity.requests == 0 {
             activity.since = Instant::now();
-            activity.introduced = false;
+            activity.introduced = None;
         }
         activity.requests += 1;
+        activity.passed_on = network;
         drop(activity);
         Some(UnderWay {
             connection: Arc::clone(self),
@@ -259,22 +304,30 @@ impl Connection {
 
     /// Says that the request under way has a session, or is a whole sign-in: that has a place there, or is
     /// refused at once, and may wait for a second by itself.
-    pub(crate) fn introduced(&self) {
-        locked(&self.activity).introduced = true;
+    pub(crate) fn introduced(&self, who: Who) {
+        locked(&self.activity).introduced = Some(who);
+    }
+
+    /// The network against whose share it counts now.
+    fn counts_for(&self) -> Option<IpAddr> {
+        let activity = locked(&self.activity);
+        let passed_on = activity.passed_on.filter(|_| activity.requests > 0);
+        self.network.or(passed_on)
     }
 
     fn standing(&self) -> Standing {
         let activity = locked(&self.activity);
         let time = activity.since.elapsed();
-        match activity.requests {
-            0 => Standing::Idle(time),
-            _ if activity.introduced => Standing::Introduced,
-            _ => Standing::Stranger(time),
+        match (activity.requests, activity.introduced) {
+            (0, _) => Standing::Idle(time),
+            (_, Some(who)) => Standing::Introduced(who, time),
+            (_, None) => Standing::Stranger(time),
         }
     }
 
     /// Ends it at once, whatever is under way on it.
     pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
         // One that is gone is what is wanted.
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
@@ -283,7 +336,7 @@ impl Connection {
     fn idle(&self) -> Option<Duration> {
         match self.standing() {
             Standing::Idle(time) => Some(time),
-            Standing::Stranger(_) | Standing::Introduced => None,
+            Standing::Stranger(_) | Standing::Introduced(..) => None,
         }
     }
 }
@@ -313,7 +366,6 @@ impl Drop for Connection {
 mod tests {
     use super::*;
     use std::collections::VecDeque;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc;
     use std::thread;
 

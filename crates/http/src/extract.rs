@@ -3,7 +3,7 @@
 
 use crate::HttpConfig;
 use crate::auth::Caller;
-use crate::connections::Connection;
+use crate::connections::{Connection, Who};
 use crate::memory::Room;
 use crate::problem::Problem;
 use crate::state::SharedState;
@@ -178,7 +178,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for SmallBody<T> {
             match body? {
                 Some((body, _)) => {
                     if let Some(connection) = request.conn_data::<Arc<Connection>>() {
-                        connection.introduced();
+                        connection.introduced(Who::SigningIn);
                     }
                     Ok(Self(body))
                 }
@@ -261,7 +261,7 @@ async fn read_and_hold<T: DeserializeOwned>(
 }
 
 /// Reads a JSON body: `None` when there are no bytes. The memory is that of its bytes and of what is made
-/// of them.
+/// of them, which can be thirty times as much and is counted before it is made.
 async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: Payload,
@@ -289,8 +289,10 @@ async fn read<T: DeserializeOwned>(
             "the body must have the header Content-Type: application/json",
         ));
     }
+    let size = 2 * bytes.len() + values_size(&bytes);
+    room.reserve(size, size).await?;
     let body = parse(&bytes)?;
-    room.keep(2 * bytes.len());
+    room.keep(size);
     Ok(Some((body, room)))
 }
 
@@ -350,6 +352,27 @@ fn is_json(request: &HttpRequest) -> bool {
             .is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case("json"))
 }
 
+/// The most bytes that the values of a JSON text take beside their characters: one of them in a list or map,
+/// the smallest list with anything in it, the smallest map.
+fn values_size(text: &[u8]) -> usize {
+    const VALUE: usize = 64;
+    const LIST: usize = 192;
+    const MAP: usize = 640;
+    let (mut size, mut quoted, mut escaped) = (0, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' | b':' if !quoted => size += VALUE,
+            b'[' if !quoted => size += LIST,
+            b'{' if !quoted => size += MAP,
+            _ => {}
+        }
+    }
+    size
+}
+
 /// Parses JSON; a refusal names the field.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -406,6 +429,19 @@ mod tests {
                 (400, "invalid_body")
             );
             assert!(problem.detail().contains(expected), "{body}: {problem}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_json_counts_and_characters_in_strings_do_not() {
+        for (text, expected) in [
+            (r#""a,b:[{""#, 0),
+            (r#""a\",[\\""#, 0),
+            (r#""\\",1"#, 64),
+            ("[1,1,1]", 192 + 2 * 64),
+            (r#"{"a":{"b":"c"}}"#, 2 * (640 + 64)),
+        ] {
+            assert_eq!(values_size(text.as_bytes()), expected, "{text}");
         }
     }
 

@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The budget.
 pub(crate) struct Memory {
     shares: Shares<Option<UserId>>,
+    /// The bytes that one user may have.
+    each: usize,
 }
 
 /// A part of it, which is given back when this is dropped.
@@ -46,6 +48,7 @@ impl Memory {
     fn of(bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             shares: Shares::halves(bytes / UNIT),
+            each: (bytes / UNIT).div_ceil(2) * UNIT,
         })
     }
 
@@ -63,7 +66,8 @@ impl Memory {
 
 impl Room {
     /// Waits shortly until there is room for so many bytes in all. Where there is not, it asks for `most` at
-    /// once: who waited for more and kept some would keep it from others who do the same.
+    /// once: who waited for more and kept some would keep it from others who do the same. What is more than
+    /// a user may have waits for all that they may have.
     ///
     /// # Errors
     /// A problem that says to come back later.
@@ -71,7 +75,10 @@ impl Room {
         if bytes <= self.bytes {
             return Ok(());
         }
-        let more = bytes.max(most) - self.bytes;
+        let all = bytes.max(most).min(self.memory.each);
+        let Some(more) = all.checked_sub(self.bytes).filter(|more| *more > 0) else {
+            return Ok(());
+        };
         let begun = Instant::now();
         let taken = self.memory.shares.take(self.user, more.div_ceil(UNIT));
         let taken = tokio::time::timeout(self.patience, taken).await;
@@ -94,6 +101,11 @@ impl Room {
     /// As [`Room::reserve`].
     pub(crate) async fn reserve_any(&mut self) -> Result<(), Problem> {
         self.reserve(SMALL + UNIT, SMALL + UNIT).await
+    }
+
+    /// For what grows and is cut where there is no room: tells whether it may have so many bytes in all.
+    pub(crate) fn growing(&mut self) -> impl AsyncFnMut(usize) -> bool {
+        async move |bytes| self.reserve(bytes, bytes).await.is_ok()
     }
 
     /// Has so many bytes in all, also where there is no room: others wait for that.

@@ -46,12 +46,27 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
     ) -> Result<ExecOutcome> {
+        self.exec_within(actor, bot, request, async |_| true).await
+    }
+
+    /// The same for who holds outputs of many at once: `room` is asked whether so many bytes of both outputs
+    /// in all may be kept. From the first no on the rest is dropped, as beyond the first MiB.
+    ///
+    /// # Errors
+    /// As [`Workspaces::exec`].
+    pub async fn exec_within(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: ExecRequest,
+        room: impl AsyncFnMut(usize) -> bool,
+    ) -> Result<ExecOutcome> {
         let version = self.prepare_exec(actor, bot, &request).await?;
         if self.inner.agents.is_none() {
             return self.exec_without_agent(bot, request, version).await;
         }
         let events = self.run_command(bot, request).await?;
-        let mut outcome = collect(events).await?;
+        let mut outcome = collect(events, room).await?;
         outcome.version = version;
         Ok(outcome)
     }
@@ -170,7 +185,8 @@ impl Workspaces {
             .boxed())
     }
 
-    /// The same, collected: with `follow` it answers when the command ended.
+    /// The same, collected: with `follow` it answers when the command ended. `room` is as in
+    /// [`Workspaces::exec_within`].
     ///
     /// # Errors
     /// `ProcessNotFound`.
@@ -180,9 +196,10 @@ impl Workspaces {
         bot: BotId,
         id: &str,
         follow: bool,
+        room: impl AsyncFnMut(usize) -> bool,
     ) -> Result<ExecOutcome> {
         let events = self.follow_exec(actor, bot, id, follow).await?;
-        let mut outcome = collect(events).await?;
+        let mut outcome = collect(events, room).await?;
         id.clone_into(&mut outcome.exec_id);
         Ok(outcome)
     }
@@ -390,42 +407,62 @@ fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
     }
 }
 
-/// Reads a command's events to their end and keeps the beginning of its outputs.
-async fn collect(mut events: BoxStream<'static, Result<CommandEvent>>) -> Result<ExecOutcome> {
-    let mut outcome = ExecOutcome {
-        exec_id: String::new(),
-        stdout: Bytes::new(),
-        stderr: Bytes::new(),
-        exit: None,
+/// The beginnings of a command's outputs.
+struct Kept<R> {
+    stdout: BytesMut,
+    stderr: BytesMut,
+    room: R,
+    full: bool,
+    truncated: bool,
+}
+
+impl<R: AsyncFnMut(usize) -> bool> Kept<R> {
+    async fn keep(&mut self, of: fn(&mut Self) -> &mut BytesMut, data: &[u8]) {
+        let begin = data.len().min(OUTPUT_LIMIT - of(self).len());
+        if begin > 0 && !self.full {
+            let held = self.stdout.len() + self.stderr.len();
+            self.full = !(self.room)(held + begin).await;
+        }
+        let begin = if self.full { 0 } else { begin };
+        self.truncated |= data.len() > begin;
+        of(self).extend_from_slice(&data[..begin]);
+    }
+}
+
+/// Reads a command's events to their end and keeps the beginning of its outputs, as far as there is room.
+async fn collect(
+    mut events: BoxStream<'static, Result<CommandEvent>>,
+    room: impl AsyncFnMut(usize) -> bool,
+) -> Result<ExecOutcome> {
+    let (mut exec_id, mut exit) = (String::new(), None::<ExecExit>);
+    let mut kept = Kept {
+        stdout: BytesMut::new(),
+        stderr: BytesMut::new(),
+        room,
+        full: false,
         truncated: false,
-        version: None,
     };
-    let (mut stdout, mut stderr) = (BytesMut::new(), BytesMut::new());
-    let mut truncated = false;
-    let mut keep = |kept: &mut BytesMut, data: &Bytes| {
-        let room = OUTPUT_LIMIT - kept.len();
-        truncated |= data.len() > room;
-        kept.extend_from_slice(&data[..data.len().min(room)]);
-    };
-    let mut skipped = false;
     while let Some(event) = events.next().await {
         match event? {
-            CommandEvent::Started { exec_id } => outcome.exec_id = exec_id,
-            CommandEvent::Stdout(data) => keep(&mut stdout, &data),
-            CommandEvent::Stderr(data) => keep(&mut stderr, &data),
-            CommandEvent::Skipped(_) => skipped = true,
-            CommandEvent::Exit(exit) => outcome.exit = Some(exit),
+            CommandEvent::Started { exec_id: id } => exec_id = id,
+            CommandEvent::Stdout(data) => kept.keep(|kept| &mut kept.stdout, &data).await,
+            CommandEvent::Stderr(data) => kept.keep(|kept| &mut kept.stderr, &data).await,
+            CommandEvent::Skipped(_) => kept.truncated = true,
+            CommandEvent::Exit(it) => exit = Some(it),
         }
     }
-    if let Some(message) = outcome.exit.as_ref().and_then(|exit| exit.message.as_ref()) {
-        let line = Bytes::from(format!("{message}\n"));
-        keep(&mut stderr, &line);
+    if let Some(message) = exit.as_ref().and_then(|exit| exit.message.as_ref()) {
+        let line = format!("{message}\n");
+        kept.keep(|kept| &mut kept.stderr, line.as_bytes()).await;
     }
-    let exit_truncated = outcome.exit.as_ref().is_some_and(|exit| exit.truncated);
-    outcome.truncated = truncated || skipped || exit_truncated;
-    outcome.stdout = stdout.freeze();
-    outcome.stderr = stderr.freeze();
-    Ok(outcome)
+    Ok(ExecOutcome {
+        exec_id,
+        truncated: kept.truncated || exit.as_ref().is_some_and(|exit| exit.truncated),
+        exit,
+        stdout: kept.stdout.freeze(),
+        stderr: kept.stderr.freeze(),
+        version: None,
+    })
 }
 
 fn exec_info(process: proto::ProcessInfo) -> ExecInfo {

@@ -139,9 +139,9 @@ struct ExecReply {
     /// found, 126 when it could not be executed. Absent while a detached command runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<u32>,
-    /// What it wrote to its standard output, up to a limit.
+    /// What it wrote to its standard output, up to one MiB, or less when memory is short.
     stdout: String,
-    /// What it wrote to its standard error, up to a limit.
+    /// What it wrote to its standard error, up to one MiB, or less when memory is short.
     stderr: String,
     /// Whether output was dropped.
     truncated: bool,
@@ -250,7 +250,9 @@ async fn run_command(
     // What it did cannot be refused any more.
     let mut room = state.memory.room(Some(caller.user));
     room.reserve_any().await?;
-    let outcome = workspaces.exec(&caller.actor, id.0, command).await?;
+    let outcome = workspaces
+        .exec_within(&caller.actor, id.0, command, room.growing())
+        .await?;
     Ok(room.held_by(HttpResponse::Ok().json(ExecReply::new(outcome, encoding))))
 }
 

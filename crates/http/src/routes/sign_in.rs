@@ -47,9 +47,9 @@ struct LoginReply {
 
 /// Sign in with user name and password.
 ///
-/// An access token that the user got before, in the header `Authorization`, also one that has expired,
-/// gives the attempt a place of its own, which others who try to sign in from the same network cannot
-/// take.
+/// An access token that the user got before, in the header `Authorization`, also one that expired in the
+/// last 30 days, gives the attempt a place of its own, which others who try to sign in from the same
+/// network cannot take.
 #[utoipa::path(
     tag = "auth",
     request_body = LoginRequest,

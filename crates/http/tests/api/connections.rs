@@ -71,23 +71,69 @@ async fn one_address_has_its_share_of_the_connections() {
         assert!(is_served(&mut stream).await);
         held.push(stream);
     }
-    let mut fifth = connect(&api, here).await;
-    assert!(!is_served(&mut fifth).await);
     let mut elsewhere = connect(&api, [127, 0, 0, 3]).await;
     assert!(is_served(&mut elsewhere).await);
-    for stream in &mut held {
+    let mut fifth = connect(&api, here).await;
+    assert!(is_served(&mut fifth).await, "silent ones keep it out");
+    let mut longest_idle = held.remove(0);
+    is_cut(&mut longest_idle).await;
+    for stream in held.iter_mut().chain([&mut elsewhere]) {
         assert!(is_served(stream).await, "the others go on");
     }
-    // A place that is given back is taken again, as soon as the server has noticed.
-    drop(held.pop());
-    for _ in 0..200 {
-        let mut again = connect(&api, here).await;
-        if is_served(&mut again).await {
-            return;
+}
+
+/// Has a command of a session under way that lasts.
+async fn occupy(stream: &mut TcpStream, token: &str, path: &str, client: &str) {
+    let body = json!({"command": ["sleep", "60"]}).to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nx-forwarded-for: {client}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sessions_of_one_user_do_not_keep_the_others_out() {
+    for (most, of_one) in [(8, 1024), (1024, 4)] {
+        let api = Api::start_with(|config| {
+            config.max_connections = most;
+            config.max_connections_per_address = of_one;
+        })
+        .await;
+        let path = format!("{}/container/exec", api.bot_with_workspace().await);
+        let here = [127, 0, 0, 2];
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let mut stream = connect(&api, here).await;
+            occupy(&mut stream, &api.member, &path, "").await;
+            held.push(stream);
+            // They are told apart by their age, and all have their session.
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut admin = connect(&api, here).await;
+        assert!(is_served(&mut admin).await, "one user has all connections");
+        is_cut(&mut held[0]).await;
+        let second = tokio::time::timeout(Duration::from_millis(300), held[1].read_u8()).await;
+        assert!(second.is_err(), "more of them are cut than has to be");
     }
-    panic!("the place is not given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_connections_are_taken_by_sessions_the_user_with_the_most_makes_room() {
+    let api = Api::start_with(|config| config.max_connections = 6).await;
+    let path = format!("{}/container/exec", api.bot_with_workspace().await);
+    let mut held = Vec::new();
+    // From everywhere, so that no network is crowded.
+    for n in 2..10 {
+        let mut stream = connect(&api, [127, 0, 0, n]).await;
+        occupy(&mut stream, &api.member, &path, "").await;
+        held.push(stream);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let mut admin = connect(&api, [127, 0, 0, 20]).await;
+    assert!(is_served(&mut admin).await, "one user has all connections");
+    is_cut(&mut held[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,8 +165,8 @@ async fn when_all_connections_are_taken_the_oldest_request_without_a_session_goe
     let mut idle = connect(&api, [127, 0, 0, 2]).await;
     assert!(is_served(&mut idle).await);
     let mut strangers = Vec::new();
-    for _ in 0..3 {
-        let mut stream = connect(&api, [127, 0, 0, 3]).await;
+    for n in 0..3 {
+        let mut stream = connect(&api, [127, 0, 0, 10 + n]).await;
         linger(&mut stream, "").await;
         strangers.push(stream);
         // They are told apart by their age.
@@ -139,7 +185,7 @@ async fn when_all_connections_are_taken_the_oldest_request_without_a_session_goe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sign_in_that_has_to_wait_is_not_cut_when_all_connections_are_taken() {
-    let api = Api::start_with(|config| config.max_connections = 6).await;
+    let api = Api::start_with(|config| config.max_connections = 8).await;
     // She is known here, so that each further attempt waits for a second, one after the other.
     let wrong = json!({"username": "ann", "password": "incorrect horse"});
     for _ in 0..5 {
@@ -160,7 +206,7 @@ async fn a_sign_in_that_has_to_wait_is_not_cut_when_all_connections_are_taken() 
     }
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let mut others = Vec::new();
-    for n in 2..10 {
+    for n in 2..14 {
         let mut other = connect(&api, [127, 0, 0, n]).await;
         assert!(is_served(&mut other).await);
         others.push(other);
@@ -180,16 +226,31 @@ async fn a_client_behind_a_proxy_has_its_share_of_the_requests() {
         config.max_connections_per_address = 2;
     })
     .await;
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let mut stream = connect(&api, [127, 0, 0, 1]).await;
-        linger(&mut stream, "203.0.113.7").await;
-        held.push(stream);
-    }
+    let path = format!("{}/container/exec", api.bot_with_workspace().await);
     let health = async |client: &str| {
         let request = api.request("", Method::GET, "/healthz");
         api.send(request.header("x-forwarded-for", client)).await
     };
+    // Strangers keep nobody of their network out: the oldest goes.
+    let mut strangers = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(&api, [127, 0, 0, 1]).await;
+        linger(&mut stream, "203.0.113.7").await;
+        strangers.push(stream);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    health("203.0.113.7").await.expect(200);
+    is_cut(&mut strangers[0]).await;
+    drop(strangers);
+    // Those who have a session and one request each stay, and one more is refused.
+    let mut held = Vec::new();
+    for token in [&api.member, &api.admin] {
+        let mut stream = connect(&api, [127, 0, 0, 1]).await;
+        occupy(&mut stream, token, &path, "203.0.113.7").await;
+        held.push(stream);
+        // It has its session.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
     let begun = std::time::Instant::now();
     while health("203.0.113.7").await.status == 200 {
         assert!(begun.elapsed() < Duration::from_secs(4), "it has no share");

@@ -198,12 +198,35 @@ impl Processes for Liar {
         }))
     }
 
-    /// Starts, and takes no input.
+    /// Starts, and takes no input. One that is called `flood` fills both outputs, and ends later.
     async fn run(
         &self,
         request: Request<Streaming<proto::RunInput>>,
     ) -> Reply<Many<proto::RunOutput>> {
-        let input = request.into_inner();
+        use proto::run_input::Input;
+        use proto::run_output::{Exit, Output};
+        let mut input = request.into_inner();
+        let first = input.message().await?.and_then(|first| first.input);
+        let name = match first {
+            Some(Input::Start(start)) => start.args.first().cloned(),
+            _ => None,
+        };
+        if name.is_some_and(|name| name == "flood") {
+            let part = |output| {
+                Ok(proto::RunOutput {
+                    output: Some(output),
+                })
+            };
+            let data = || vec![b'x'; 64 << 10].into();
+            let parts = (0..16).flat_map(move |_| [Output::Stdout(data()), Output::Stderr(data())]);
+            let exit = stream::once(async {
+                tokio::time::sleep(Duration::from_secs(7)).await;
+                Output::Exit(Exit::default())
+            });
+            return Ok(Response::new(
+                stream::iter(parts).chain(exit).map(part).boxed(),
+            ));
+        }
         let waits = stream::once(async move {
             let _input = input;
             std::future::pending().await
@@ -365,4 +388,24 @@ async fn files_that_have_no_room_beside_each_other_are_read_after_each_other() {
     for reply in replies {
         assert_eq!(reply.expect(200)["content"].as_str().unwrap().len(), LARGE);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_keep_no_more_of_their_outputs_than_there_is_memory() {
+    let (api, _, container) = start().await;
+    let path = format!("{container}/exec");
+    let flood = || api.post(&path, json!({"command": ["flood"]}));
+    let alone = flood().await.expect(200);
+    assert_eq!(alone["truncated"], false);
+    assert_eq!(alone["stderr"].as_str().unwrap().len(), 1 << 20);
+    // One user has half of the memory: that is room for six of eight.
+    let mut kept = 0;
+    for reply in futures_util::future::join_all((0..8).map(|_| flood())).await {
+        let reply = reply.expect(200);
+        let outputs = ["stdout", "stderr"].map(|it| reply[it].as_str().unwrap().len());
+        let sum = outputs.iter().sum::<usize>();
+        assert_eq!(reply["truncated"], sum < 2 << 20);
+        kept += sum;
+    }
+    assert!((8 << 20..13 << 20).contains(&kept), "{kept} bytes are kept");
 }

@@ -405,3 +405,35 @@ async fn what_the_database_does_not_know_is_for_admins() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_json_becomes_counts_as_memory() {
+    let api = Api::start_with(|config| {
+        // Each user has two MiB.
+        config.max_memory_bytes = 0;
+        config.max_text_bytes = 1;
+        config.max_reply_bytes = 1;
+    })
+    .await;
+    let bot = api.bot_with_workspace().await;
+    let path = format!("{bot}/container/exec");
+    let mut command = vec!["sh", "-c", "sleep 8"];
+    command.resize(20_000, "");
+    let held = api.post(&path, json!({"command": command}));
+    let others = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // A tenth of her share as it is sent.
+        let numbers = json!({"metadata": {"x": vec![1; 100_000]}});
+        let hers = api.call(&api.member, Method::PATCH, &bot, Some(numbers.clone()));
+        let hers = hers.await;
+        hers.expect_problem(503, "too_much_in_flight");
+        let his = api.call(&api.other, Method::POST, "/bots", Some(numbers));
+        his.await.expect_problem(413, "metadata_too_large");
+    };
+    let (held, ()) = tokio::join!(held, others);
+    held.expect(200);
+    // There is room again.
+    let small = json!({"metadata": {"x": vec![1; 20_000]}});
+    let small = api.call(&api.member, Method::PATCH, &bot, Some(small));
+    small.await.expect(200);
+}

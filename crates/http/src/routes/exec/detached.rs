@@ -138,10 +138,11 @@ pub(super) async fn get_exec(
         let steps = events::steps(events).chain(stream::once(async { Step::End }));
         return Ok(sse::reply(&state, &caller, request_id, steps.boxed()));
     }
+    let mut room = state.memory.room(Some(caller.user));
     let outcome = workspaces
-        .exec_outcome(&caller.actor, id.0, exec, follow)
+        .exec_outcome(&caller.actor, id.0, exec, follow, room.growing())
         .await?;
-    Ok(HttpResponse::Ok().json(ExecReply::new(outcome, encoding)))
+    Ok(room.held_by(HttpResponse::Ok().json(ExecReply::new(outcome, encoding))))
 }
 
 fn exec_id(request: &HttpRequest) -> &str {
