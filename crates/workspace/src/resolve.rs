@@ -37,7 +37,7 @@ impl Pulls {
         &self,
         of: Option<UserId>,
         cancel: &CancellationToken,
-    ) -> Result<Share> {
+    ) -> Result<Share<Option<UserId>>> {
         let place = cancel.run_until_cancelled(self.0.take(of, 1)).await;
         place.ok_or(Error::Cancelled)
     }
@@ -88,7 +88,7 @@ impl Inner {
     /// An image from its registry, within the budget of one pull, which has a place.
     pub(crate) async fn pulled_image(
         &self,
-        _place: &Share,
+        _place: &Share<Option<UserId>>,
         lease: &LeaseId,
         image: &ImageRef,
         progress: &watch::Sender<PullProgress>,
