@@ -8,6 +8,9 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, MountBuilder};
 use std::path::{Path, PathBuf};
 
+/// The host has 4096 terminals for all (`kernel.pty.max`).
+pub(crate) const MOST_TERMINALS: &str = "max=512";
+
 /// Filesystems of the kernel: destination, type and options.
 const KERNEL: &[(&str, &str, &[&str])] = &[
     ("/proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -26,6 +29,7 @@ const KERNEL: &[(&str, &str, &[&str])] = &[
             "ptmxmode=0666",
             "mode=0620",
             "gid=5",
+            MOST_TERMINALS,
         ],
     ),
     (

@@ -71,13 +71,18 @@ impl ContainerdTasks {
         };
         let recorded = record.spec.take().unwrap_or_default();
         let mut document = serde_json::from_slice(&recorded.value).map_err(bad)?;
-        if let Some(start) = start::read(&document) {
+        let limited = !start::limit_terminals(&mut document);
+        let known = start::read(&document);
+        let is_old = known.is_none();
+        if let (Some(start), true) = (known, limited) {
             return Ok(start);
         }
         tracing::info!(%id, "bringing the specification of an older release up to date");
-        let etc = EtcFiles::new(&self.config.etc_root).of(id);
-        start::renew(&mut document, &etc, spec::has_cgroup_namespaces())
-            .map_err(|cause| op.io("its specification cannot be brought up to date", cause))?;
+        if is_old {
+            let etc = EtcFiles::new(&self.config.etc_root).of(id);
+            start::renew(&mut document, &etc, spec::has_cgroup_namespaces())
+                .map_err(|cause| op.io("its specification cannot be brought up to date", cause))?;
+        }
         let request = UpdateContainerRequest {
             container: Some(Record {
                 id: record.id.clone(),
