@@ -52,6 +52,14 @@ const KERNEL: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
+/// Whether a path in a container, without a slash in front, is on one of these.
+pub(crate) fn is_of_the_kernel(path: &[u8]) -> bool {
+    KERNEL.iter().any(|(destination, _, _)| {
+        let rest = path.strip_prefix(destination.trim_start_matches('/').as_bytes());
+        rest.is_some_and(|rest| rest.first().is_none_or(|next| *next == b'/'))
+    })
+}
+
 fn mount(
     destination: &str,
     kind: &str,
