@@ -5,7 +5,8 @@
 //! number of a peer as the agent sees it, and that is 0 for one outside of the agent's process
 //! namespace (`SO_PEERCRED`, unix(7)).
 //!
-//! The workspace's root can remove the socket. The folder is watched, and the socket made anew.
+//! The workspace's root can remove the socket. The folder is watched, and the socket made anew. Watches
+//! are few, and all workspaces of a host share them: without one the socket is looked at now and then.
 
 use crate::descriptor;
 use crate::log::report;
@@ -22,13 +23,15 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::sleep;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tonic::transport::server::Connected;
 
 /// A socket that is removed again and again is made anew at most this often.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait when it cannot be made, or a connection not be accepted.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// How often a socket is looked at whose folder cannot be watched.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Peers that are turned away are reported at most this often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -112,7 +115,7 @@ pub(crate) struct UnixSocket {
     listener: UnixListener,
     /// Device and inode of the file that was made.
     file: (u64, u64),
-    watch: AsyncFd<OwnedFd>,
+    watch: Watch,
     refused: Refused,
 }
 
@@ -120,7 +123,7 @@ impl UnixSocket {
     /// Listens at the path, instead of whatever was there. Must be called on the runtime.
     ///
     /// # Errors
-    /// The folder cannot be made or watched, or the socket not be made.
+    /// The folder or the socket cannot be made.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let Made {
             watch,
@@ -147,12 +150,7 @@ impl UnixSocket {
                         sleep(AFTER_FAILURE).await;
                     }
                 },
-                guard = self.watch.readable() => {
-                    if let Ok(mut guard) = guard {
-                        guard.clear_ready();
-                    }
-                    self.restore().await;
-                }
+                () = self.watch.changed() => self.restore().await,
             }
         }
     }
@@ -168,10 +166,11 @@ impl UnixSocket {
         }
     }
 
-    /// Makes the socket anew where it is not the one that was made. Something happened in its folder.
+    /// Makes the socket anew where it is not the one that was made. Something may have happened in its
+    /// folder.
     async fn restore(&mut self) {
         loop {
-            let gone = drain(self.watch.get_ref());
+            let gone = self.watch.drain();
             if !gone && identify(&self.path).is_ok_and(|file| file == self.file) {
                 return;
             }
@@ -217,7 +216,7 @@ impl Refused {
 
 /// A socket that was made.
 struct Made {
-    watch: AsyncFd<OwnedFd>,
+    watch: Watch,
     listener: UnixListener,
     file: (u64, u64),
 }
@@ -226,7 +225,7 @@ struct Made {
 fn make(path: &Path) -> io::Result<Made> {
     std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
     // Before the socket, so that nothing that happens to it is missed.
-    let watch = watch(path)?;
+    let watch = Watch::new(path);
     let (listener, file) = bind(path)?;
     Ok(Made {
         watch,
@@ -267,6 +266,52 @@ fn make_way(path: &Path) -> io::Result<()> {
 fn identify(path: &Path) -> io::Result<(u64, u64)> {
     let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok((found.st_dev, found.st_ino))
+}
+
+/// What tells that something may have happened in the socket's folder.
+#[derive(Debug)]
+enum Watch {
+    Events(AsyncFd<OwnedFd>),
+    Clock(Interval),
+}
+
+impl Watch {
+    /// By the clock where there are no more watches: the workspaces of others may hold them all, and a
+    /// workspace is no use without its socket.
+    fn new(path: &Path) -> Self {
+        watch(path).map(Self::Events).unwrap_or_else(|error| {
+            report!(
+                "cannot watch the folder of {}, looking every {} s: {error}",
+                path.display(),
+                LOOK_EVERY.as_secs()
+            );
+            let mut clock = interval(LOOK_EVERY);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            Self::Clock(clock)
+        })
+    }
+
+    /// Whoever stops waiting misses nothing.
+    async fn changed(&mut self) {
+        match self {
+            Self::Events(watch) => {
+                if let Ok(mut guard) = watch.readable().await {
+                    guard.clear_ready();
+                }
+            }
+            Self::Clock(clock) => {
+                clock.tick().await;
+            }
+        }
+    }
+
+    /// Takes all events, and tells whether the folder itself is watched no more.
+    fn drain(&self) -> bool {
+        match self {
+            Self::Events(watch) => drain(watch.get_ref()),
+            Self::Clock(_) => false,
+        }
+    }
 }
 
 /// Watches the socket's folder.

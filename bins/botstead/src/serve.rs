@@ -46,7 +46,7 @@ pub async fn serve(config: &Config) -> anyhow::Result<()> {
     let accounts = accounts(config, &installation, &database, handle.clone())?;
 
     let (socket, daemon) = containerd(config, &installation).await?;
-    // After a managed containerd has the limit that was: workspaces inherit theirs from it.
+    // After the limit that was is noted for a managed containerd: workspaces inherit theirs from it.
     process::raise_open_files();
     let network = network(config, &installation)?;
     let runtime = runtime(config, &installation, &socket, network)?;

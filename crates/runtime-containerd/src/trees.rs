@@ -35,7 +35,7 @@ pub(crate) async fn layers(
 }
 
 /// The layers of an active snapshot, its upper directory last.
-fn active_layers(op: &Op, mounts: &[SnapshotMount]) -> Result<Vec<PathBuf>> {
+pub(crate) fn active_layers(op: &Op, mounts: &[SnapshotMount]) -> Result<Vec<PathBuf>> {
     let [mount] = mounts else {
         return Err(no_layers(op));
     };

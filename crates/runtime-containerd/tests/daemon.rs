@@ -6,6 +6,7 @@ use botstead_runtime_containerd::daemon::{Daemon, DaemonConfig, DaemonError};
 use containerd_client::services::v1::version_client::VersionClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -168,6 +169,29 @@ async fn a_killed_containerd_is_restarted_and_answers_on_the_same_socket() {
     }
     daemon.stop().await.unwrap();
     assert_eq!(place.processes(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_containerd_has_the_limit_of_open_files_that_the_first_one_had() {
+    let place = Place::new();
+    let real = place.config().containerd;
+    let limits = place.dir.path().join("limits");
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    limit(Some(1000));
+    let config = place.script(&format!(
+        r#"[ "$1" = --version ] || ulimit -Sn >> {}; exec {} "$@""#,
+        limits.display(),
+        real.display()
+    ));
+    let daemon = Daemon::start(config).await.unwrap();
+    // As the server does once containerd runs.
+    limit(maximum);
+    let pid = daemon.pid().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    restarted(&daemon, pid).await;
+    daemon.stop().await.unwrap();
+    assert_eq!(std::fs::read_to_string(limits).unwrap(), "1000\n1000\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,6 +103,32 @@ async fn output_of_cat(cx: &Context, spec: &ContainerSpec) -> String {
 }
 
 #[tokio::test]
+async fn a_pipe_in_place_of_the_users_is_refused_at_once() {
+    run(Real::new, async |cx: Context| {
+        let spec = cx.running(Program::Forever).await;
+        for file in ["passwd", "group"] {
+            let make = format!("cd /etc; busybox mv {file} kept; busybox mkfifo {file}");
+            output(&cx, &spec, &make).await;
+            cx.tasks
+                .stop(&spec.id, Signal::KILL, Duration::ZERO)
+                .await
+                .unwrap();
+            let create = tokio::time::timeout(Duration::from_secs(20), cx.tasks.create(&spec.id));
+            let refused = create.await.expect("it is held up").unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+            let why = refused.to_string();
+            assert!(why.contains(&format!("/etc/{file}")), "{why}");
+            let root = &cx.snapshots.mounts(&spec.snapshot).await.unwrap()[0];
+            let etc = root.upper_dir().unwrap().join("etc");
+            std::fs::rename(etc.join("kept"), etc.join(file)).unwrap();
+            cx.tasks.create(&spec.id).await.unwrap();
+            cx.tasks.start(&spec.id).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn more_output_than_wanted_is_dropped_and_said() {
     run(Real::new, async |cx: Context| {
         let spec = cx.running(Program::Forever).await;

@@ -45,7 +45,8 @@ pub struct WorkspaceConfig {
     pub preserved_dir: PathBuf,
     /// How many versions that nobody asked for are kept, where the bot has no rules of its own.
     pub retention: RetentionRules,
-    /// How many workspaces are created or started at the same time; others wait their turn.
+    /// How many workspaces are created or started at the same time; others wait their turn. One user has
+    /// at most half of them. What the server starts by itself has as many places of its own.
     pub max_concurrent_starts: usize,
     /// How many exports may be under way; more are refused. One user has at most half of them.
     pub max_concurrent_exports: usize,

@@ -50,6 +50,7 @@ mod shutdown;
 mod snapshot;
 mod spec;
 mod standing;
+mod starts;
 mod terminal;
 mod versions;
 

@@ -6,6 +6,7 @@ use crate::model::CreateRequest;
 use crate::notes::Note;
 use crate::operations::{event, new_operation};
 use crate::service::{Inner, Workspaces};
+use crate::starts::Cause;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{Endpoint, EndpointStatus, Signal, SnapshotMount};
@@ -16,7 +17,6 @@ use botstead_types::{
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use tokio::sync::SemaphorePermit;
 
 impl Workspaces {
     /// Starts the workspace; one that runs and can be reached is left alone. A bot without one
@@ -100,7 +100,13 @@ impl Inner {
     /// Makes the workspace run and be reachable, whatever state it is in, and records that it
     /// should. The caller holds the bot.
     pub(crate) async fn bring_up(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
-        let done = self.try_bring_up(record).await;
+        let done = self.try_bring_up(record, Cause::Asked).await;
+        self.note_start(record, done).await
+    }
+
+    /// The same for a workspace that nobody asked to start now.
+    pub(crate) async fn bring_up_again(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
+        let done = self.try_bring_up(record, Cause::Reconcile).await;
         self.note_start(record, done).await
     }
 
@@ -111,7 +117,7 @@ impl Inner {
         record: &ContainerRecord,
         root: &[SnapshotMount],
     ) -> Result<()> {
-        let done = self.start_stopped(record, root).await;
+        let done = self.start_stopped(record, root, Cause::Asked).await;
         self.note_start(record, done).await
     }
 
@@ -129,7 +135,7 @@ impl Inner {
         done.and(patched)
     }
 
-    async fn try_bring_up(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
+    async fn try_bring_up(self: &Arc<Self>, record: &ContainerRecord, cause: Cause) -> Result<()> {
         let id = &record.container;
         match self.runtime.tasks.get(id).await {
             Ok(task) if task.status == TaskStatus::Running => {
@@ -154,15 +160,16 @@ impl Inner {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
-        self.start_stopped(record, &[]).await
+        self.start_stopped(record, &[], cause).await
     }
 
     async fn start_stopped(
         self: &Arc<Self>,
         record: &ContainerRecord,
         root: &[SnapshotMount],
+        cause: Cause,
     ) -> Result<()> {
-        let turn = self.start_turn().await?;
+        let turn = self.start_turn(record.bot, cause).await?;
         match self.run_task(record, root).await {
             Err(Error::Runtime(error)) if error.is_not_found() => {
                 tracing::warn!(bot = %record.bot, error = %error.chain(),
@@ -170,17 +177,11 @@ impl Inner {
                 // That may unpack an image.
                 drop(turn);
                 let record = self.rebuild(record).await?;
-                let _turn = self.start_turn().await?;
+                let _turn = self.start_turn(record.bot, cause).await?;
                 self.run_task(&record, &[]).await
             }
             done => done,
         }
-    }
-
-    /// Waits for a place among those that start at the same time; it lasts until it is dropped.
-    pub(crate) async fn start_turn(&self) -> Result<SemaphorePermit<'_>> {
-        let turn = self.starts.acquire().await;
-        turn.map_err(|_| Error::ShuttingDown)
     }
 
     /// Sets task and network up side by side and starts the task when both are ready, so that a

@@ -197,7 +197,7 @@ impl Inner {
             }
         };
         let done = match record.desired {
-            DesiredState::Running => self.bring_up(&record).await,
+            DesiredState::Running => self.bring_up_again(&record).await,
             DesiredState::Stopped => self.power_down(&record).await,
         };
         match &done {

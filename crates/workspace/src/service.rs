@@ -12,6 +12,7 @@ use crate::pools::Pools;
 use crate::reconcile::Wake;
 use crate::recovery::{Losses, Uncompared};
 use crate::resolve::Pulls;
+use crate::starts::Starts;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
 use botstead_bridge::AgentPool;
@@ -24,7 +25,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     pub(crate) creations: Mutex<HashMap<BotId, Arc<Creation>>>,
     pub(crate) samples: Samples,
     pub(crate) kills: Kills,
-    pub(crate) starts: Semaphore,
+    pub(crate) starts: Starts,
     pub(crate) pools: Pools,
     pub(crate) pulls: Pulls,
     pub(crate) losses: Losses,
@@ -84,7 +84,7 @@ impl Workspaces {
         config: WorkspaceConfig,
         handle: Handle,
     ) -> Result<Self> {
-        let starts = Semaphore::new(config.max_concurrent_starts.max(1));
+        let starts = Starts::new(config.max_concurrent_starts);
         let pools = Pools::new(config.max_concurrent_exports);
         let calls = Calls::new(config.max_calls_per_bot, config.max_streams_per_bot);
         let inner = Arc::new(Inner {

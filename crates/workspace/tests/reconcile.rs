@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use botstead_bridge::proto;
 use botstead_bridge::proto::processes_server::{Processes, ProcessesServer};
 use botstead_runtime::{
-    Access, ByteStream, Channels, Result, Snapshot, SnapshotMount, SnapshotUsage, Snapshots,
-    TaskEvent, Tree,
+    Access, ByteStream, Channels, Exec, ExecOutput, ExitStatus, Result, Signal, Snapshot,
+    SnapshotMount, SnapshotUsage, Snapshots, Task, TaskEvent, Tasks, Tree,
 };
 use botstead_runtime_testing::InMemoryRuntime;
 use botstead_types::{BotId, ContainerId, LeaseId, SnapshotKey};
@@ -19,7 +19,7 @@ use common::{LONG, World, container};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -270,6 +270,83 @@ async fn data_that_is_brought_back_holds_no_place_among_the_starts() {
         "{events:?}"
     );
     assert_eq!(world.read(slow).await.as_deref(), Some("kept"));
+}
+
+/// Tasks of which some are never made, as with a root that holds the runtime up.
+struct HeldUp {
+    inner: Arc<dyn Tasks>,
+    held: Arc<Mutex<HashSet<ContainerId>>>,
+}
+
+#[async_trait]
+impl Tasks for HeldUp {
+    async fn create(&self, id: &ContainerId) -> Result<u32> {
+        if self.held.lock().unwrap().contains(id) {
+            std::future::pending::<()>().await;
+        }
+        self.inner.create(id).await
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<()> {
+        self.inner.start(id).await
+    }
+
+    async fn kill(&self, id: &ContainerId, signal: Signal) -> Result<()> {
+        self.inner.kill(id, signal).await
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<ExitStatus> {
+        self.inner.wait(id).await
+    }
+
+    async fn delete(&self, id: &ContainerId) -> Result<ExitStatus> {
+        self.inner.delete(id).await
+    }
+
+    async fn get(&self, id: &ContainerId) -> Result<Task> {
+        self.inner.get(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<(ContainerId, Task)>> {
+        self.inner.list().await
+    }
+
+    async fn exec(&self, id: &ContainerId, exec: Exec) -> Result<ExecOutput> {
+        self.inner.exec(id, exec).await
+    }
+
+    fn events(&self) -> Events {
+        self.inner.events()
+    }
+}
+
+#[tokio::test]
+async fn starts_that_are_held_up_hold_up_neither_other_users_nor_the_reconciliation() {
+    let held = Arc::new(Mutex::new(HashSet::new()));
+    let mut world = World::with(InMemoryRuntime::new(), |runtime, config| {
+        runtime.tasks = Arc::new(HeldUp {
+            inner: Arc::clone(&runtime.tasks),
+            held: Arc::clone(&held),
+        });
+        config.max_concurrent_starts = 2;
+    })
+    .await;
+    let running = world.running().await;
+    let bots = [world.running().await, world.running().await];
+    for bot in bots {
+        world.workspaces.stop(&world.owner, bot).await.unwrap();
+        held.lock().unwrap().insert(container(bot));
+        let (workspaces, owner) = (world.workspaces.clone(), world.owner.clone());
+        tokio::spawn(async move { workspaces.start(&owner, bot).await });
+    }
+    world.change_owner().await;
+    let created = tokio::time::timeout(LONG, world.running()).await;
+    let others = created.expect("another user waits for a place");
+    end(&world, running).await;
+    // Those of the reconciliation are shared as well.
+    held.lock().unwrap().insert(container(running));
+    assert!(world.memory.exit_task(&container(running), 137));
+    end(&world, others).await;
 }
 
 /// Agents that name many terminals, all idle, and of which some never answer when told to end one.

@@ -100,6 +100,23 @@ async fn a_socket_that_was_removed_or_replaced_inside_is_made_anew() {
 }
 
 #[tokio::test]
+async fn where_nothing_can_be_watched_the_socket_is_served_and_made_anew_all_the_same() {
+    let workspace = Workspace::new("unwatched", super::workspace::AGENT, &[], |_| {});
+    let answers = async || {
+        workspace.disconnect();
+        let health = workspace.client().agent().health(HealthRequest {}).await;
+        health.is_ok()
+    };
+    assert!(answers().await);
+    let log = workspace.log();
+    assert!(log.contains("cannot watch the folder"), "{log}");
+    for _ in 0..2 {
+        fs::remove_file(workspace.socket()).unwrap();
+        wait_until("the socket", answers).await;
+    }
+}
+
+#[tokio::test]
 async fn a_stale_socket_is_replaced() {
     let workspace = Workspace::new("full", super::workspace::AGENT, &[], |root| {
         fs::create_dir_all(root.join("run/host")).unwrap();

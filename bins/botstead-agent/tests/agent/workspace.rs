@@ -27,8 +27,8 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
     nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\ntty:x:5:\nbot:x:1000:\nwheel:x:10:root,bot\naudio:x:29:bot\n";
 
-/// Builds the root and becomes the agent. `$1` is the root, `$2` what stands in it: `full` or `bare`,
-/// `$3` the agent.
+/// Builds the root and becomes the agent. `$1` is the root, `$2` what stands in it: `full` or `bare`, or
+/// `unwatched` as `full` but where nothing can be watched, `$3` the agent.
 const SCRIPT: &str = r#"
 set -e
 root=$1 kind=$2 agent=$3; shift 3
@@ -45,7 +45,7 @@ mkdir $root/dev/pts
 mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts $root/dev/pts
 ln -s pts/ptmx $root/dev/ptmx
 mount -t proc proc $root/proc
-if [ $kind = full ]; then
+if [ $kind != bare ]; then
     mkdir -p $root/usr
     mount --bind /usr $root/usr
     for folder in bin sbin lib lib64; do [ ! -e /$folder ] || ln -sfn usr/$folder $root/$folder; done
@@ -53,6 +53,11 @@ fi
 # What a careless runtime hands down: a descriptor, and signals that are ignored.
 exec 9</dev/null
 trap '' HUP QUIT CHLD USR1
+if [ $kind = unwatched ]; then
+    # The limit of a namespace of users is its own.
+    exec unshare --user --map-root-user sh -c \
+        'echo 0 > /proc/sys/user/max_inotify_instances; exec chroot "$@"' sh $root /agent "$@"
+fi
 exec chroot $root /agent "$@"
 "#;
 

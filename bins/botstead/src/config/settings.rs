@@ -306,7 +306,8 @@ section! {
         /// The same as a percentage: of the bytes, where the larger of the two holds, and of the inodes,
         /// where their number is fixed. 0 checks no inodes.
         min_free_percent: u8 = 1,
-        /// How many workspaces are created or started at once; more wait.
+        /// How many workspaces are created or started at once; more wait. One user has at most half of
+        /// them; what the server starts by itself has as many places of its own.
         max_concurrent_creates: usize = 8,
         /// How many exports of data may be under way; more are refused. One user has at most half of
         /// them.

@@ -1,6 +1,7 @@
 //! The settings of a managed containerd and the configuration file made from them.
 
 use super::DaemonError;
+use rustix::process::{Resource, Rlimit, getrlimit};
 use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub struct DaemonConfig {
     /// How long it may take until it answers. Only one that neither answers nor ends is waited for
     /// so long.
     pub start_limit: Duration,
+    /// The limit of open files that it has, and that workspaces inherit from it.
+    pub open_files: Rlimit,
 }
 
 /// Enough for a slow machine's boot, where everything starts at once and no file is cached: 26 s were
@@ -66,7 +69,9 @@ const DISABLED_PLUGINS: &[&str] = &[
 ];
 
 impl DaemonConfig {
-    /// The containerd of the host's `PATH`, with its log beside its root.
+    /// The containerd of the host's `PATH`, with its log beside its root, and the limit of open files that
+    /// this process has now: if it raises its own later, a containerd that is started again does not get
+    /// that.
     pub fn new(data_root: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
         let data_root = data_root.into();
         Self {
@@ -76,6 +81,7 @@ impl DaemonConfig {
             containerd: "containerd".into(),
             path_prefix: None,
             start_limit: START_LIMIT,
+            open_files: getrlimit(Resource::Nofile),
         }
     }
 
@@ -195,9 +201,7 @@ mod tests {
             data_root: "/data/\"odd\\ root".into(),
             run_dir: run_dir.into(),
             log_file: "/data/log".into(),
-            containerd: "containerd".into(),
-            path_prefix: None,
-            start_limit: START_LIMIT,
+            ..DaemonConfig::new("", "")
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::process::Process;
 use super::{DaemonConfig, DaemonError, survivor};
+use rustix::process::{Resource, setrlimit};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -71,8 +72,9 @@ pub(super) fn launch(config: &DaemonConfig) -> Result<Launched, DaemonError> {
     })
 }
 
-/// The program with the environment that it and its shims get. Not the server's: that may hold
-/// secrets, and `NOTIFY_SOCKET`, with which containerd would answer systemd in the server's place.
+/// The program with the environment and the limit of open files that it and its shims get. Not the
+/// server's: its environment may hold secrets, and `NOTIFY_SOCKET`, with which containerd would answer
+/// systemd in the server's place; its limit is higher than programs in workspaces can do with.
 fn command(program: &Path, config: &DaemonConfig) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", search_path(config));
@@ -80,6 +82,16 @@ fn command(program: &Path, config: &DaemonConfig) -> Command {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
+    }
+    let open_files = config.open_files;
+    // SAFETY: the closure makes one system call, with a value that was read before the fork. It
+    // allocates nothing and takes no lock.
+    #[allow(
+        unsafe_code,
+        reason = "std has no safe way to act between fork and exec"
+    )]
+    unsafe {
+        command.pre_exec(move || Ok(setrlimit(Resource::Nofile, open_files)?));
     }
     command
 }

@@ -8,6 +8,9 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, MountBuilder};
 use std::path::{Path, PathBuf};
 
+/// The host has 4096 terminals for all (`kernel.pty.max`).
+pub(crate) const MOST_TERMINALS: &str = "max=512";
+
 /// Filesystems of the kernel: destination, type and options.
 const KERNEL: &[(&str, &str, &[&str])] = &[
     ("/proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -26,6 +29,7 @@ const KERNEL: &[(&str, &str, &[&str])] = &[
             "ptmxmode=0666",
             "mode=0620",
             "gid=5",
+            MOST_TERMINALS,
         ],
     ),
     (
@@ -47,6 +51,14 @@ const KERNEL: &[(&str, &str, &[&str])] = &[
         &["nosuid", "nodev", "mode=755", "size=1024k"],
     ),
 ];
+
+/// Whether a path in a container, without a slash in front, is on one of these.
+pub(crate) fn is_of_the_kernel(path: &[u8]) -> bool {
+    KERNEL.iter().any(|(destination, _, _)| {
+        let rest = path.strip_prefix(destination.trim_start_matches('/').as_bytes());
+        rest.is_some_and(|rest| rest.first().is_none_or(|next| *next == b'/'))
+    })
+}
 
 fn mount(
     destination: &str,

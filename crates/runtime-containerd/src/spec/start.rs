@@ -2,6 +2,7 @@
 //! every start of a task. And how a specification that an older release recorded is brought up to date.
 
 use super::files::{self, NAMES};
+use super::mounts;
 use botstead_runtime::ContainerSpec;
 use botstead_types::ContainerId;
 use serde_json::{Value, json};
@@ -86,6 +87,25 @@ pub(crate) fn read(document: &Value) -> Option<Start> {
     })
 }
 
+/// Limits the terminals of what was recorded before there was a limit; whether there was none.
+pub(crate) fn limit_terminals(document: &mut Value) -> bool {
+    let all = document.get_mut("mounts").and_then(Value::as_array_mut);
+    let mut terminals = all
+        .into_iter()
+        .flatten()
+        .filter(|mount| mount["destination"] == "/dev/pts");
+    let options = terminals.next().and_then(|mount| mount.get_mut("options"));
+    let Some(Value::Array(options)) = options else {
+        return false;
+    };
+    let limit = json!(mounts::MOST_TERMINALS);
+    let missing = !options.contains(&limit);
+    if missing {
+        options.push(limit);
+    }
+    missing
+}
+
 /// Brings what an older release recorded up to date: files in `/etc` that are not on the host's disk,
 /// below `folder`; a control group namespace; a first process whose protection is its own.
 pub(crate) fn renew(document: &mut Value, folder: &Path, cgroup_namespace: bool) -> io::Result<()> {
@@ -102,8 +122,8 @@ pub(crate) fn renew(document: &mut Value, folder: &Path, cgroup_namespace: bool)
         process["oomScoreAdj"] = json!(0);
     }
     annotations[OOM_SCORE_ADJ] = json!(score.to_string());
-    let mounts = document.get_mut("mounts").and_then(Value::as_array_mut);
-    for mount in mounts.ok_or_else(invalid)? {
+    let all = document.get_mut("mounts").and_then(Value::as_array_mut);
+    for mount in all.ok_or_else(invalid)? {
         let destination = mount["destination"].as_str().unwrap_or_default();
         let Some(name) = NAMES
             .into_iter()
@@ -125,7 +145,7 @@ pub(crate) fn renew(document: &mut Value, folder: &Path, cgroup_namespace: bool)
         text.truncate(text.floor_char_boundary(MOST_OF_A_FILE as usize));
         annotations[format!("{ETC}{name}")] = json!(text);
         *mount = json!({"destination": destination, "type": "bind", "source": folder.join(name),
-            "options": super::mounts::ETC_OPTIONS});
+            "options": mounts::ETC_OPTIONS});
     }
     document["annotations"] = annotations;
     let namespaces = document

@@ -299,6 +299,17 @@ fn the_hosts_files_are_as_resolvers_read_them() {
 }
 
 #[test]
+fn terminals_are_limited_also_in_what_was_recorded_without_a_limit() {
+    let (mut document, _) = document(&example(), &Edits::default());
+    let new = document.clone();
+    assert!(!start::limit_terminals(&mut document));
+    let options = document["mounts"][2]["options"].as_array_mut().unwrap();
+    assert_eq!(options.pop(), Some(json!("max=512")));
+    assert!(start::limit_terminals(&mut document));
+    assert_eq!(document, new);
+}
+
+#[test]
 fn what_an_older_release_recorded_is_brought_up_to_date() {
     let (mut new, _) = document(&example(), &Edits::default());
     let folder = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ mod exec;
 mod group;
 mod pipes;
 pub(crate) mod protect;
+mod root;
 mod signal;
 mod starts;
 mod user;
@@ -13,11 +14,12 @@ mod user;
 use crate::channels::{self, Folders};
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
-use crate::layers::to_mount;
+use crate::layers::{as_mount, to_mount};
 use crate::op::{Op, blocking};
 use crate::spec;
 use crate::spec::files::EtcFiles;
 use crate::spec::start::{self, KnownStarts, Start};
+use crate::trees;
 use async_trait::async_trait;
 use botstead_runtime::{
     ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, SnapshotMount, Task, TaskEvent, Tasks,
@@ -34,6 +36,7 @@ use futures_util::stream::BoxStream;
 use prost_types::{Any, FieldMask};
 use protect::Protection;
 pub(crate) use starts::Starts;
+use std::io;
 use std::sync::Arc;
 
 /// The [`Tasks`] of a namespace. Their input and outputs are `/dev/null`.
@@ -73,13 +76,18 @@ impl ContainerdTasks {
         };
         let recorded = record.spec.take().unwrap_or_default();
         let mut document = serde_json::from_slice(&recorded.value).map_err(bad)?;
-        if let Some(start) = start::read(&document) {
+        let limited = !start::limit_terminals(&mut document);
+        let known = start::read(&document);
+        let is_old = known.is_none();
+        if let (Some(start), true) = (known, limited) {
             return Ok(start);
         }
         tracing::info!(%id, "bringing the specification of an older release up to date");
-        let etc = EtcFiles::new(&self.config.etc_root).of(id);
-        start::renew(&mut document, &etc, spec::has_cgroup_namespaces())
-            .map_err(|cause| op.io("its specification cannot be brought up to date", cause))?;
+        if is_old {
+            let etc = EtcFiles::new(&self.config.etc_root).of(id);
+            start::renew(&mut document, &etc, spec::has_cgroup_namespaces())
+                .map_err(|cause| op.io("its specification cannot be brought up to date", cause))?;
+        }
         let request = UpdateContainerRequest {
             container: Some(Record {
                 id: record.id.clone(),
@@ -110,6 +118,27 @@ impl ContainerdTasks {
         Ok(found.into_inner().container.unwrap_or_default())
     }
 
+    /// Refuses a root that would hold runc up. One that cannot be looked at is left to containerd, which
+    /// says what is wrong with it.
+    async fn refuse_unreadable_root(&self, op: &Op, rootfs: &[Mount]) -> Result<()> {
+        let mounts: Vec<SnapshotMount> = rootfs.iter().cloned().map(as_mount).collect();
+        let Ok(layers) = trees::active_layers(op, &mounts) else {
+            return Ok(());
+        };
+        let looked = blocking(move || root::unreadable(&layers).map_err(io::Error::other));
+        match looked.await {
+            Ok(None) => Ok(()),
+            Ok(Some(file)) => Err(op.invalid(format!(
+                "its /{file} is no regular file, so it cannot be started: go back to a version in \
+                 which it is one"
+            ))),
+            Err(cause) => {
+                tracing::warn!(%cause, "cannot look at a root before a start");
+                Ok(())
+            }
+        }
+    }
+
     async fn create_with(
         &self,
         op: &Op,
@@ -123,6 +152,7 @@ impl ContainerdTasks {
             options: Some(self.config.runtime_options()),
             ..CreateTaskRequest::default()
         };
+        self.refuse_unreadable_root(op, &request.rootfs).await?;
         let channels = Folders::new(&self.config.channel_root);
         let etc = EtcFiles::new(&self.config.etc_root);
         let (of, contents) = (id.clone(), start.etc.clone());

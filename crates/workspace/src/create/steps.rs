@@ -10,6 +10,7 @@ use crate::replace::Edit;
 use crate::service::Inner;
 use crate::spec::is_workspace_of;
 use crate::standing::Standing;
+use crate::starts::Cause;
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, Signal};
@@ -146,7 +147,7 @@ impl Inner {
         }
         let (address, namespace) = (address?, namespace?);
         // Not sooner: an image or an archive may take long to unpack, and that is no start.
-        let _turn = self.start_turn().await?;
+        let _turn = self.start_turn(bot, Cause::Asked).await?;
         let spec = self.spec(&record, address, namespace).await?;
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {

@@ -50,6 +50,22 @@ pub fn container(bot: BotId) -> ContainerId {
     ContainerId::for_bot(bot)
 }
 
+async fn user(store: &Store, name: &str) -> UserId {
+    let now = Utc::now();
+    let user = User {
+        id: UserId::generate(),
+        username: name.to_owned(),
+        display_name: None,
+        role: Role::Member,
+        is_active: true,
+        password_hash: String::new(),
+        created_at: now,
+        updated_at: now,
+    };
+    store.users.create(&user).await.unwrap();
+    user.id
+}
+
 impl World {
     pub async fn new() -> Self {
         Self::on(InMemoryRuntime::new()).await
@@ -78,22 +94,7 @@ impl World {
         for name in [IMAGE, OTHER_IMAGE, "localhost/botstead/workspace"] {
             memory.add_image(&image(name), ImageContent::of_files([("etc/image", name)]));
         }
-        let owner_id = UserId::generate();
-        let now = Utc::now();
-        store
-            .users
-            .create(&User {
-                id: owner_id,
-                username: "owner".to_owned(),
-                display_name: None,
-                role: Role::Member,
-                is_active: true,
-                password_hash: String::new(),
-                created_at: now,
-                updated_at: now,
-            })
-            .await
-            .unwrap();
+        let owner_id = user(&store, "owner").await;
         let (mut runtime, mut config) = (memory.runtime(), config(directory.path()));
         change(&mut runtime, &mut config);
         let handle = tokio::runtime::Handle::current();
@@ -128,6 +129,15 @@ impl World {
         self.workspaces = Workspaces::open(runtime, store, config, handle)
             .await
             .unwrap();
+    }
+
+    /// Bots are of another user from now on.
+    pub async fn change_owner(&mut self) {
+        self.owner_id = user(&self.store, "other").await;
+        self.owner = Actor::User {
+            id: self.owner_id,
+            role: Role::Member,
+        };
     }
 
     pub async fn bot(&self) -> BotId {
