@@ -162,6 +162,15 @@ impl Inner {
         Ok(unless_exists(committed)?)
     }
 
+    /// Whether the runtime has that snapshot, protected: released ones are not.
+    pub(crate) async fn is_protected(&self, key: &SnapshotKey) -> Result<bool> {
+        match self.runtime.snapshots.get(key).await {
+            Ok(found) => Ok(found.rooted),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Whether the runtime has that snapshot.
     pub(crate) async fn snapshot_exists(&self, key: &SnapshotKey) -> Result<bool> {
         match self.runtime.snapshots.get(key).await {

@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod deletions;
 mod halfway;
 mod lost;
 mod older;
