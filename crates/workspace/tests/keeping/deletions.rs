@@ -110,3 +110,32 @@ async fn a_deletion_that_is_put_back_removes_nothing_that_is_newer() {
 async fn a_deletion_of_a_bot_that_is_put_back_removes_nothing_that_is_newer() {
     delete_and_go_on(Deletion::Bot).await;
 }
+
+#[tokio::test]
+async fn a_deletion_of_a_version_that_is_put_back_removes_none_that_was_pinned_since() {
+    for calls in 0..MOST_CALLS {
+        let mut world = World::new().await;
+        let bot = world.running().await;
+        world.write(bot, "one").await;
+        world.snapshot(bot).await;
+        world.settled().await;
+        let older = backup(&world, "older.db").await;
+        world.memory.kill_after(calls);
+        let w = world.workspaces.clone();
+        let deleted = w.delete_version(&world.owner, bot, version(1)).await;
+        bury(&world).await;
+        restore(&mut world, &older).await;
+        let made = world.store.versions.get(bot, version(1)).await.unwrap();
+        let snapshots = world.memory.snapshots();
+        if snapshots.iter().any(|one| one.key == made.snapshot) {
+            pin(&world, bot).await;
+            let kept = kept_database(&world);
+            restore(&mut world, &kept).await;
+            check_pinned(&world, bot, &format!("after {calls} calls")).await;
+        }
+        if deleted.is_ok() {
+            return;
+        }
+    }
+    panic!("it never came to its end");
+}

@@ -10,7 +10,9 @@ use botstead_runtime::ErrorKind;
 use botstead_store::{
     Change, ImageConfigs, Operation, OperationKind, OperationState, VersionPatch,
 };
-use botstead_types::{BotId, ImageConfig, OperationId, PageRequest, SnapshotKey, VersionSource};
+use botstead_types::{
+    BotId, ImageConfig, LeaseId, OperationId, PageRequest, SnapshotKey, VersionSource,
+};
 use botstead_workspace::{
     ArchiveFormat, CreateEvent, DeleteRequest, Error, ImportMode, SnapshotMode, VersionUpdate,
 };
@@ -465,6 +467,9 @@ async fn a_version_that_was_pinned_before_its_deletion_went_on_stays() {
         .begin(&deletion, false)
         .await
         .unwrap();
+    let lease = LeaseId::for_operation(deletion.id);
+    let leases = &world.memory.runtime().leases;
+    leases.create(&lease).await.unwrap();
     let pinned = VersionPatch {
         pinned: Some(true),
         ..VersionPatch::default()
