@@ -408,7 +408,7 @@ impl Inner {
                 if *fresh != edited {
                     unless_missing(self.runtime.snapshots.remove(&edited).await)?;
                 }
-                let note = Note::of(bot, &image, head);
+                let note = Note::of(bot, &image, head).unfinished(what.edited);
                 let base = (&what.base, present.as_ref());
                 let prepared = self
                     .prepare_base(operation, &lease, fresh, &note, base)
@@ -417,6 +417,7 @@ impl Inner {
                 fault_point!(at, "prepared");
                 self.edit(&lease, fresh, edit, present.as_ref()).await?;
                 if what.edited {
+                    self.note_unfinished(fresh, false).await?;
                     self.advance(operation, EDITED).await?;
                 }
                 fault_point!(at, "edited");
