@@ -81,7 +81,7 @@ impl Workspaces {
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
                 if let Err(error) = work.recover_bot(bot).await {
                     // Of what an earlier operation holds half, nothing can be saved.
-                    if preserve_data {
+                    if preserve_data && !work.lacks_only_a_start(bot).await? {
                         return Err(error);
                     }
                     tracing::warn!(%bot, %error, "deleting beside an operation that cannot go on");

@@ -8,7 +8,9 @@
 //! workspace as it is: nothing blocks a bot for ever.
 
 use crate::model::{CopyStatistics, OperationInfo, OperationStatistics, Statistics};
+use crate::replace::REVERTED;
 use crate::service::{Inner, Workspaces};
+use crate::snapshot::RECORDED;
 use crate::standing::is_final;
 use crate::{Error, ErrorKind, Result};
 use botstead_authz::{Action, Actor};
@@ -285,6 +287,14 @@ impl Inner {
             self.keep_what_is_there(bot).await?;
         }
         Ok(())
+    }
+
+    /// Whether the bot's operations that are not finished are written down with the state that they end
+    /// on, and only its start is left: the files are whole.
+    pub(crate) async fn lacks_only_a_start(&self, bot: BotId) -> Result<bool> {
+        let unfinished = self.store.operations.unfinished().await?;
+        let mut own = unfinished.iter().filter(|one| one.bot == bot);
+        Ok(own.all(|one| one.step == RECORDED || one.step == REVERTED))
     }
 
     /// Ends operations that waited to be retried on a workspace that was deleted. What they had kept as

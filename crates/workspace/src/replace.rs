@@ -40,7 +40,7 @@ const EDITED: &str = "edited";
 const REVERTING: &str = "reverting";
 
 /// The step from which on a replacement that failed is undone, and only the start is left.
-const REVERTED: &str = "reverted";
+pub(crate) const REVERTED: &str = "reverted";
 
 /// What a replacement does; in the journal as the operation's input.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -3,8 +3,9 @@
 
 use crate::common::World;
 use crate::{MOST_CALLS, backup, bury, is_somewhere, kept_database, restore, version};
+use botstead_runtime::ErrorKind;
 use botstead_types::BotId;
-use botstead_workspace::{DeleteRequest, VersionUpdate};
+use botstead_workspace::{ArchiveFormat, DeleteRequest, SnapshotMode, VersionUpdate};
 
 async fn pin(world: &World, bot: BotId) {
     let update = VersionUpdate {
@@ -138,4 +139,23 @@ async fn a_deletion_of_a_version_that_is_put_back_removes_none_that_was_pinned_s
         }
     }
     panic!("it never came to its end");
+}
+
+#[tokio::test]
+async fn what_cannot_start_after_an_operation_is_exported_and_preserved() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "precious").await;
+    let (w, owner) = (&world.workspaces, &world.owner);
+    let kind = ErrorKind::Unavailable;
+    world.memory.fail_next("tasks.create", kind, 1000);
+    let taken = w.snapshot(owner, bot, None, SnapshotMode::Stop).await;
+    taken.unwrap_err();
+    assert!(!world.export(bot, ArchiveFormat::TarZst).await.is_empty());
+    assert!(delete(&world, bot, Deletion::Preserving).await);
+    assert_eq!(world.archives(bot).len(), 1);
+    world.memory.clear_faults();
+    world.create(bot).await;
+    assert_eq!(world.read(bot).await.as_deref(), Some("precious"));
+    world.check_whole().await;
 }
