@@ -528,3 +528,19 @@ async fn a_row_that_cannot_be_read_is_no_reason_not_to_start() {
     world.workspaces.stop(&world.owner, bot).await.unwrap();
     assert_eq!(world.read(bot).await.as_deref(), Some("one"));
 }
+
+#[tokio::test]
+async fn a_change_of_image_of_what_is_lost_leaves_no_lease() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    let w = &world.workspaces;
+    w.stop(&world.owner, bot).await.unwrap();
+    let own = world.record(bot).await.snapshot;
+    lose_container(&world, bot).await;
+    lose_snapshot(&world, &own).await;
+    let other = image(OTHER_IMAGE);
+    let changed = w.change_image(&world.owner, bot, other).await;
+    let events: Vec<_> = changed.unwrap().collect().await;
+    assert!(matches!(events.last(), Some(CreateEvent::Failed(_))));
+    world.settled().await;
+}
