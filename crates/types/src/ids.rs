@@ -198,6 +198,11 @@ impl SnapshotKey {
         Self(format!("forked-{operation}"))
     }
 
+    /// The key of the writable snapshot on which an operation goes back to the state before.
+    pub fn reverted(operation: OperationId) -> Self {
+        Self(format!("reverted-{operation}"))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -81,7 +81,7 @@ impl Workspaces {
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
                 if let Err(error) = work.recover_bot(bot).await {
                     // Of what an earlier operation holds half, nothing can be saved.
-                    if preserve_data {
+                    if preserve_data && !work.lacks_only_a_start(bot).await? {
                         return Err(error);
                     }
                     tracing::warn!(%bot, %error, "deleting beside an operation that cannot go on");
@@ -114,7 +114,7 @@ impl Workspaces {
                     delete_preserved: delete_bot && !preserve_data,
                 };
                 let operation = new_operation(id, bot, kind, &input)?;
-                let operation = work.store.operations.begin(&operation, false).await?;
+                let operation = work.begin_leased(operation, false).await?;
                 fault_point!("delete", "begun");
                 let live = work.register(operation);
                 if let Some(record) = preserve
@@ -155,7 +155,6 @@ impl Inner {
     ) -> Result<()> {
         disk::require_free_space(&self.config)?;
         let lease = LeaseId::for_operation(operation.id);
-        self.runtime.leases.create(&lease).await?;
         self.power_down(record).await?;
         self.preserve(&lease, record, archive_of(operation.id))
             .await?;
@@ -167,7 +166,6 @@ impl Inner {
                 input: None,
             }])
             .await?;
-        self.drop_lease(operation.id);
         fault_point!("delete", "preserved");
         Ok(())
     }
@@ -204,13 +202,12 @@ impl Inner {
     }
 
     /// Ends a deletion that a dead server or a failure left: forward, unless data was to be saved
-    /// first and was not, or the workspace is a newer one.
+    /// first and was not, or the workspace is a newer one. Without its lease it ended long ago, or never
+    /// came to anything: what is there now is newer than it, whatever its name.
     pub(crate) async fn replay_deletion(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        let DeleteInput {
-            preserve, active, ..
-        } = input(operation)?;
+        let what: DeleteInput = input(operation)?;
         let own = self.own_snapshot(operation.bot).await?;
-        if own.is_some() && own != active {
+        if own.is_some() && own != what.active {
             return self.end_superseded(operation).await;
         }
         let saved = operation.step == PRESERVED
@@ -218,14 +215,40 @@ impl Inner {
                 || self
                     .is_preserved(operation.bot, archive_of(operation.id))
                     .await);
-        if preserve && !saved {
+        if what.preserve && !saved {
             // An archive that is whole stays, as nobody knows here whether anything else does.
             self.remove_unfinished_archives(operation.bot).await;
             self.drop_lease(operation.id);
             self.finish_interrupted(operation).await?;
             return Ok(());
         }
+        if !self.is_leased(operation.id).await?
+            && self.is_anything_left(operation.bot, &what).await?
+        {
+            return self.end_superseded(operation).await;
+        }
         self.delete_steps(operation).await
+    }
+
+    /// Whether anything is there of what a deletion removes.
+    async fn is_anything_left(&self, bot: BotId, what: &DeleteInput) -> Result<bool> {
+        if self.container(bot).await?.is_some() {
+            return Ok(true);
+        }
+        let row = self.record(bot).await?.map(|row| row.snapshot);
+        for key in what.active.iter().chain(&row) {
+            if self.snapshot_exists(key).await? {
+                return Ok(true);
+            }
+        }
+        if what.delete_versions {
+            for version in self.store.versions.list(bot).await? {
+                if self.is_protected(&version.snapshot).await? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(what.delete_preserved && !self.preserved_archives(bot).await?.is_empty())
     }
 
     /// The steps of a deletion; from any point, again from the beginning. A deletion only ever
@@ -290,6 +313,7 @@ impl Inner {
         }
         changes.push(finished(operation));
         self.store.transactions.apply(changes).await?;
+        self.drop_lease(operation.id);
         fault_point!("delete", "recorded");
         if delete_versions {
             self.collect_released();

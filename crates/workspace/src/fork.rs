@@ -173,7 +173,9 @@ impl Inner {
         fault_point!("fork", "copied");
         let first = SnapshotKey::active(id);
         let note = Note::of(bot, &input.image, None);
-        self.prepare_on_version(id, &first, &note, &input.snapshot)
+        // Until it is a version it is no workspace of this bot's.
+        let half = note.unfinished(true);
+        self.prepare_on_version(id, &first, &half, &input.snapshot)
             .await?;
         if input.version.is_none() {
             // What builds on it protects it from now on.

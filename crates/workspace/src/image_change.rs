@@ -79,8 +79,17 @@ impl Inner {
             }
         };
         creation.phase.send_replace(Phase::Creating);
-        let _guard = self.lock(bot, id, "change_image").await?;
-        let record = self.present_record(bot).await?;
+        let held = async {
+            let guard = self.lock(bot, id, "change_image").await?;
+            Ok((guard, self.present_record(bot).await?))
+        };
+        let (_guard, record) = match held.await {
+            Ok(held) => held,
+            Err(error) => {
+                self.drop_lease(id);
+                return Err(error);
+            }
+        };
         let base = Base::Image(Box::new(image));
         let what = Replacement::of(&record, VersionSource::Image, base, true);
         let work = self

@@ -6,7 +6,7 @@
 //! writable snapshot is prepared on it.
 
 use crate::Result;
-use crate::notes::Note;
+use crate::notes::{Note, relabelled_unfinished};
 use crate::service::Inner;
 use botstead_runtime::{Error as RuntimeError, ErrorKind as RuntimeErrorKind, SnapshotMount};
 use botstead_types::{LeaseId, OperationId, SnapshotKey};
@@ -160,6 +160,22 @@ impl Inner {
         let labels = Place::above(&before.labels).labels(&note.made_of(active));
         let committed = snapshots.commit(lease, active, version, &labels).await;
         Ok(unless_exists(committed)?)
+    }
+
+    /// Writes on a writable snapshot whether it is still to be changed before it is anybody's.
+    pub(crate) async fn note_unfinished(&self, key: &SnapshotKey, unfinished: bool) -> Result<()> {
+        let snapshots = &self.runtime.snapshots;
+        let labels = relabelled_unfinished(&snapshots.get(key).await?, unfinished);
+        Ok(snapshots.set_labels(key, &labels).await?)
+    }
+
+    /// Whether the runtime has that snapshot, protected: released ones are not.
+    pub(crate) async fn is_protected(&self, key: &SnapshotKey) -> Result<bool> {
+        match self.runtime.snapshots.get(key).await {
+            Ok(found) => Ok(found.rooted),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether the runtime has that snapshot.

@@ -18,6 +18,7 @@ const LABEL_VERSION: &str = "botstead.version";
 const LABEL_NAME: &str = "botstead.version_name";
 const LABEL_MADE_OF: &str = "botstead.made_of";
 const LABEL_PINNED: &str = "botstead.pinned";
+const LABEL_UNFINISHED: &str = "botstead.unfinished";
 
 /// What is written on a snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,7 @@ pub(crate) struct Note<'a> {
     parent: Option<VersionNumber>,
     version: Option<Numbered<'a>>,
     made_of: Option<&'a SnapshotKey>,
+    unfinished: bool,
 }
 
 /// What a version says besides.
@@ -46,6 +48,7 @@ impl<'a> Note<'a> {
             parent,
             version: None,
             made_of: None,
+            unfinished: false,
         }
     }
 
@@ -66,6 +69,12 @@ impl<'a> Note<'a> {
         Self { made_of, ..self }
     }
 
+    /// The same of a writable snapshot that an operation is still to change, or not: until then it is
+    /// nobody's work.
+    pub(crate) fn unfinished(self, unfinished: bool) -> Self {
+        Self { unfinished, ..self }
+    }
+
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = BTreeMap::from([
             (LABEL_BOT.to_owned(), self.bot.to_string()),
@@ -84,6 +93,9 @@ impl<'a> Note<'a> {
         if let Some(made_of) = self.made_of {
             labels.insert(LABEL_MADE_OF.to_owned(), made_of.to_string());
         }
+        if self.unfinished {
+            labels.insert(LABEL_UNFINISHED.to_owned(), "true".to_owned());
+        }
         labels
     }
 }
@@ -98,6 +110,7 @@ pub(crate) struct Noted {
     pub(crate) name: Option<String>,
     pub(crate) made_of: Option<SnapshotKey>,
     pub(crate) pinned: bool,
+    pub(crate) unfinished: bool,
 }
 
 impl Noted {
@@ -115,6 +128,7 @@ impl Noted {
             name: checked_name(text(LABEL_NAME).cloned()).unwrap_or_default(),
             made_of: text(LABEL_MADE_OF).and_then(|key| key.parse().ok()),
             pinned: text(LABEL_PINNED).is_some(),
+            unfinished: text(LABEL_UNFINISHED).is_some(),
         }
     }
 }
@@ -136,6 +150,19 @@ pub(crate) fn relabelled(
     if let Some(pinned) = pinned {
         set(LABEL_PINNED, pinned.then_some("true"));
     }
+    labels
+}
+
+/// The labels of a writable snapshot that an operation is still to change, or not any more.
+pub(crate) fn relabelled_unfinished(
+    snapshot: &Snapshot,
+    unfinished: bool,
+) -> BTreeMap<String, String> {
+    let mut labels = snapshot.labels.clone();
+    match unfinished {
+        true => labels.insert(LABEL_UNFINISHED.to_owned(), "true".to_owned()),
+        false => labels.remove(LABEL_UNFINISHED),
+    };
     labels
 }
 

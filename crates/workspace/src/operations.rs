@@ -8,7 +8,9 @@
 //! workspace as it is: nothing blocks a bot for ever.
 
 use crate::model::{CopyStatistics, OperationInfo, OperationStatistics, Statistics};
+use crate::replace::REVERTED;
 use crate::service::{Inner, Workspaces};
+use crate::snapshot::RECORDED;
 use crate::standing::is_final;
 use crate::{Error, ErrorKind, Result};
 use botstead_authz::{Action, Actor};
@@ -17,7 +19,7 @@ use botstead_store::{
     Change, ErrorKind as StoreErrorKind, NewEvent, Operation, OperationError, OperationKind,
     OperationState,
 };
-use botstead_types::{BotId, OperationId, Page, PageRequest, SnapshotKey};
+use botstead_types::{BotId, LeaseId, OperationId, Page, PageRequest, SnapshotKey};
 use chrono::Utc;
 use serde::Serialize;
 use serde_json::json;
@@ -128,6 +130,36 @@ pub(crate) fn input<T: serde::de::DeserializeOwned>(operation: &Operation) -> Re
 }
 
 impl Inner {
+    /// Writes an operation down, with its lease: that is there from before the first step to the end. The
+    /// caller holds the bot.
+    pub(crate) async fn begin_leased(
+        self: &Arc<Self>,
+        operation: Operation,
+        reserve: bool,
+    ) -> Result<Operation> {
+        let id = operation.id;
+        let lease = LeaseId::for_operation(id);
+        // Side by side: start-up removes a lease whose operation the journal does not have.
+        let (begun, leased) = tokio::join!(
+            self.store.operations.begin(&operation, reserve),
+            self.runtime.leases.create(&lease)
+        );
+        let operation = match begun {
+            Ok(operation) => operation,
+            Err(error) => {
+                self.drop_lease(id);
+                return Err(error.into());
+            }
+        };
+        if let Err(error) = leased {
+            let error = error.into();
+            self.drop_lease(id);
+            self.finish_failed(&operation, &error).await;
+            return Err(error);
+        }
+        Ok(operation)
+    }
+
     /// Shows an operation as running in this server.
     pub(crate) fn register(&self, record: Operation) -> Arc<LiveOperation> {
         let live = Arc::new(LiveOperation {
@@ -257,6 +289,14 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether the bot's operations that are not finished are written down with the state that they end
+    /// on, and only its start is left: the files are whole.
+    pub(crate) async fn lacks_only_a_start(&self, bot: BotId) -> Result<bool> {
+        let unfinished = self.store.operations.unfinished().await?;
+        let mut own = unfinished.iter().filter(|one| one.bot == bot);
+        Ok(own.all(|one| one.step == RECORDED || one.step == REVERTED))
+    }
+
     /// Ends operations that waited to be retried on a workspace that was deleted. What they had kept as
     /// versions is recorded, unless those were deleted too.
     pub(crate) async fn end_stuck(self: &Arc<Self>, bot: BotId, versions_too: bool) {
@@ -284,7 +324,12 @@ impl Inner {
             return Ok(());
         }
         let (id, snapshots) = (operation.id, &self.runtime.snapshots);
-        for key in [SnapshotKey::active(id), SnapshotKey::forked(id)] {
+        let made = [
+            SnapshotKey::active(id),
+            SnapshotKey::forked(id),
+            SnapshotKey::reverted(id),
+        ];
+        for key in made {
             self.remove_unnamed(&key).await?;
         }
         snapshots.release(&SnapshotKey::flattened(id)).await?;

@@ -108,7 +108,7 @@ impl Inner {
             OperationKind::Fork => self.replay_fork(operation).await,
             // What the number was for is found again.
             OperationKind::Recover => self.finish_interrupted(operation).await,
-            OperationKind::DeleteVersion => self.remove_version_steps(operation).await,
+            OperationKind::DeleteVersion => self.replay_version_deletion(operation).await,
             OperationKind::Delete | OperationKind::DeleteBot => {
                 self.replay_deletion(operation).await
             }

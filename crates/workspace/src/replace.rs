@@ -32,11 +32,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 
+/// The step from which on the new writable snapshot is whole: only then is what was put in known to be
+/// in a workspace that has it.
+const EDITED: &str = "edited";
+
 /// The step from which on a replacement goes back: what it switches to is the state before.
 const REVERTING: &str = "reverting";
 
 /// The step from which on a replacement that failed is undone, and only the start is left.
-const REVERTED: &str = "reverted";
+pub(crate) const REVERTED: &str = "reverted";
 
 /// What a replacement does; in the journal as the operation's input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,6 +125,9 @@ enum How<'a> {
     RecordBack(&'a Error),
 }
 
+/// What is done from where the operation stands: by which steps, and to which writable snapshot.
+type Way<'a> = (Replacement, How<'a>, SnapshotKey);
+
 impl Inner {
     /// Writes a replacement down. The caller holds the bot.
     pub(crate) async fn begin_replacement(
@@ -131,25 +138,7 @@ impl Inner {
         what: &Replacement,
     ) -> Result<Arc<LiveOperation>> {
         let operation = new_operation(id, bot, kind, what)?;
-        let reserve = what.keep.is_some();
-        let lease = LeaseId::for_operation(id);
-        let (begun, leased) = tokio::join!(
-            self.store.operations.begin(&operation, reserve),
-            self.runtime.leases.create(&lease)
-        );
-        let operation = match begun {
-            Ok(operation) => operation,
-            Err(error) => {
-                self.drop_lease(id);
-                return Err(error.into());
-            }
-        };
-        if let Err(error) = leased {
-            let error = error.into();
-            self.drop_lease(id);
-            self.finish_failed(&operation, &error).await;
-            return Err(error);
-        }
+        let operation = self.begin_leased(operation, what.keep.is_some()).await?;
         fault_point!(fault_name(kind), "begun");
         Ok(self.register(operation))
     }
@@ -163,8 +152,9 @@ impl Inner {
         edit: Edit,
     ) -> Result<Replaced> {
         let operation = &live.record;
+        let fresh = SnapshotKey::active(operation.id);
         let done = self
-            .replace_steps(operation, what, edit, How::Forward)
+            .replace_steps(operation, what, edit, How::Forward, &fresh)
             .await;
         let outcome = match (&done, record) {
             (Ok(replaced), _) => {
@@ -203,9 +193,9 @@ impl Inner {
         // The present state is a version already: the workspace goes on from it.
         let reverted = what.reverted();
         let back = async {
-            self.decide_to_revert(operation).await?;
+            let to = self.decide_to_revert(operation).await?;
             let how = How::Back(error);
-            self.replace_steps(operation, &reverted, Edit::Nothing, how)
+            self.replace_steps(operation, &reverted, Edit::Nothing, how, &to)
                 .await
         };
         match back.await {
@@ -221,68 +211,119 @@ impl Inner {
         }
     }
 
-    /// Writes down that a replacement goes back, unless its new state is recorded. What it switched to
-    /// goes first: the state before gets the same name, and a replay has to tell them apart.
-    async fn decide_to_revert(&self, operation: &Operation) -> Result<()> {
+    /// Writes down that a replacement goes back, unless its new state is recorded, and tells the writable
+    /// snapshot that it ends on. What it would have switched to goes first. The state before gets another
+    /// name: by what the container names, a replay with any database tells the two apart.
+    async fn decide_to_revert(&self, operation: &Operation) -> Result<SnapshotKey> {
         let fresh = SnapshotKey::active(operation.id);
         let row = self.record(operation.bot).await?;
         if row.is_some_and(|row| row.snapshot == fresh) {
-            return Ok(());
+            return Ok(fresh);
         }
         unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
-        let decided = vec![Change::AdvanceOperation {
+        self.advance(operation, REVERTING).await?;
+        Ok(SnapshotKey::reverted(operation.id))
+    }
+
+    async fn advance(&self, operation: &Operation, step: &str) -> Result<()> {
+        let advanced = vec![Change::AdvanceOperation {
             id: operation.id,
-            step: REVERTING.to_owned(),
+            step: step.to_owned(),
             input: None,
         }];
-        Ok(self.store.transactions.apply(decided).await?)
+        Ok(self.store.transactions.apply(advanced).await?)
     }
 
     /// Ends a replacement that a dead server or a failure left.
     pub(crate) async fn replay_replacement(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        let what: Replacement = input(operation)?;
-        let fresh = SnapshotKey::active(operation.id);
         let why = Error::Interrupted;
-        let (what, how) = match operation.step.as_str() {
-            RECORDED => (what, How::Forward),
-            REVERTED => (what.reverted(), How::Back(&why)),
+        let Some((what, how, to)) = self.way(operation, &why).await? else {
+            return Ok(());
+        };
+        self.replace_steps(operation, &what, Edit::Nothing, how, &to)
+            .await?;
+        self.drop_lease(operation.id);
+        Ok(())
+    }
+
+    /// How a replacement goes on that a dead server or a failure left; `None` when it is ended.
+    async fn way<'a>(
+        self: &Arc<Self>,
+        operation: &Operation,
+        why: &'a Error,
+    ) -> Result<Option<Way<'a>>> {
+        let (id, bot) = (operation.id, operation.bot);
+        let what: Replacement = input(operation)?;
+        let fresh = SnapshotKey::active(id);
+        let way = match operation.step.as_str() {
+            step @ (RECORDED | REVERTED) => {
+                let row = self.record(bot).await?.map(|row| row.snapshot);
+                let to = match row {
+                    // Earlier releases went back under the name of the new state.
+                    Some(row) if row == fresh => fresh,
+                    Some(row) if step == REVERTED && row == SnapshotKey::reverted(id) => row,
+                    Some(_) => {
+                        self.end_superseded(operation).await?;
+                        return Ok(None);
+                    }
+                    None => fresh,
+                };
+                match step {
+                    RECORDED => (what, How::Forward, to),
+                    _ => (what.reverted(), How::Back(why), to),
+                }
+            }
             REVERTING => {
-                let active = what.active.as_ref();
-                match self.standing(operation, active, &fresh).await? {
-                    Standing::MovedOn => return self.end_superseded(operation).await,
-                    Standing::Switched => (what.reverted(), How::RecordBack(&why)),
-                    Standing::Untouched | Standing::Between => (what.reverted(), How::Back(&why)),
+                // The new state is gone before this step: under its name an earlier release went back.
+                let container = self.container(bot).await?;
+                let earlier = container.is_some_and(|found| found.snapshot == fresh.as_str());
+                let to = if earlier {
+                    fresh
+                } else {
+                    SnapshotKey::reverted(id)
+                };
+                match self.standing(operation, what.active.as_ref(), &to).await? {
+                    Standing::MovedOn => {
+                        self.end_superseded(operation).await?;
+                        return Ok(None);
+                    }
+                    Standing::Switched => (what.reverted(), How::RecordBack(why), to),
+                    Standing::Untouched | Standing::Between => {
+                        let to = SnapshotKey::reverted(id);
+                        (what.reverted(), How::Back(why), to)
+                    }
                 }
             }
             _ => {
                 let active = what.active.as_ref();
                 match self.standing(operation, active, &fresh).await? {
-                    Standing::MovedOn => return self.end_superseded(operation).await,
-                    Standing::Switched => (what, How::Record),
+                    Standing::MovedOn => {
+                        self.end_superseded(operation).await?;
+                        return Ok(None);
+                    }
+                    Standing::Switched => (what, How::Record, fresh),
                     // What is kept first cannot be lost by going on; what is only believed to equal its
                     // head may have changed since.
                     Standing::Untouched if what.goes_forward() && what.keep.is_some() => {
-                        (what, How::Forward)
+                        (what, How::Forward, fresh)
                     }
                     Standing::Untouched => {
                         // It may even run on; if it should and does not, it is started as any other.
-                        let record = self.required_record(operation.bot).await?;
+                        let record = self.required_record(bot).await?;
                         self.discard_fresh(operation, &record).await;
-                        return self.finish_interrupted(operation).await;
+                        self.finish_interrupted(operation).await?;
+                        return Ok(None);
                     }
-                    Standing::Between if what.goes_forward() => (what, How::Forward),
+                    Standing::Between if what.goes_forward() => (what, How::Forward, fresh),
                     // What was to be put in may be gone, and nobody waits for it any more.
                     Standing::Between => {
-                        self.decide_to_revert(operation).await?;
-                        (what.reverted(), How::Back(&why))
+                        let to = self.decide_to_revert(operation).await?;
+                        (what.reverted(), How::Back(why), to)
                     }
                 }
             }
         };
-        self.replace_steps(operation, &what, Edit::Nothing, how)
-            .await?;
-        self.drop_lease(operation.id);
-        Ok(())
+        Ok(Some(way))
     }
 
     /// The steps of a replacement; from any point, again from the beginning.
@@ -292,6 +333,7 @@ impl Inner {
         what: &Replacement,
         edit: Edit,
         how: How<'_>,
+        fresh: &SnapshotKey,
     ) -> Result<Replaced> {
         let (id, bot) = (operation.id, operation.bot);
         let at = fault_name(operation.kind);
@@ -305,7 +347,6 @@ impl Inner {
             Some(_) => Some(reserved(operation)?),
             None => None,
         };
-        let fresh = SnapshotKey::active(id);
         let row = self.record(bot).await?;
         let made_again = row.is_none();
         let mut record = match (row, &what.base) {
@@ -318,7 +359,7 @@ impl Inner {
         };
         let before = kept.or(record.head_version);
         let mut root = None;
-        if record.snapshot != fresh {
+        if record.snapshot != *fresh {
             let lease = LeaseId::for_operation(id);
             let version = SnapshotKey::version(id);
             let old = record.snapshot.clone();
@@ -362,17 +403,26 @@ impl Inner {
                     (None, _) => None,
                 };
                 // Half an edit of an earlier attempt is nothing to go on from.
-                unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
-                let note = Note::of(bot, &image, head);
+                unless_missing(self.runtime.snapshots.remove(fresh).await)?;
+                let edited = SnapshotKey::active(id);
+                if *fresh != edited {
+                    unless_missing(self.runtime.snapshots.remove(&edited).await)?;
+                }
+                let note = Note::of(bot, &image, head).unfinished(what.edited);
+                let base = (&what.base, present.as_ref());
                 let prepared = self
-                    .prepare_base(operation, &lease, &note, &what.base, present.as_ref())
+                    .prepare_base(operation, &lease, fresh, &note, base)
                     .await?;
                 root = Some(prepared);
                 fault_point!(at, "prepared");
-                self.edit(&lease, &fresh, edit, present.as_ref()).await?;
+                self.edit(&lease, fresh, edit, present.as_ref()).await?;
+                if what.edited {
+                    self.note_unfinished(fresh, false).await?;
+                    self.advance(operation, EDITED).await?;
+                }
                 fault_point!(at, "edited");
             }
-            record.snapshot = fresh;
+            record.snapshot = fresh.clone();
             record.image = image;
             record.head_version = head;
             // Without an edit it is what its base is, unless it may have run since.
@@ -400,7 +450,9 @@ impl Inner {
             self.remove_unnamed(old).await?;
             fault_point!(at, "removed");
         }
-        if operation.kind == OperationKind::Restore && failed.is_none() {
+        // A journal that is older than the workspace does not know how the workspace got its snapshot.
+        let put_in = !switched || operation.step == EDITED;
+        if operation.kind == OperationKind::Restore && failed.is_none() && put_in {
             // Its data is in the workspace and on the disk.
             let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
             self.remove_returned(operation, archive).await?;
@@ -425,11 +477,10 @@ impl Inner {
         self: &Arc<Self>,
         operation: &Operation,
         lease: &LeaseId,
+        fresh: &SnapshotKey,
         note: &Note<'_>,
-        base: &Base,
-        present: Option<&SnapshotKey>,
+        (base, present): (&Base, Option<&SnapshotKey>),
     ) -> Result<Root> {
-        let fresh = &SnapshotKey::active(operation.id);
         match base {
             Base::Present => {
                 let present = present.ok_or(Error::WorkspaceNotFound(operation.bot))?;

@@ -67,7 +67,7 @@ impl Inner {
     }
 
     /// Whether the operation's lease is there: every operation has one from its first step to its end.
-    async fn is_leased(&self, operation: OperationId) -> Result<bool> {
+    pub(crate) async fn is_leased(&self, operation: OperationId) -> Result<bool> {
         let lease = LeaseId::for_operation(operation);
         let all = self.runtime.leases.list().await?;
         Ok(all.iter().any(|found| found.id == lease.as_str()))

@@ -36,7 +36,11 @@ impl Starts {
 
 impl Inner {
     /// Waits for a place among those that start at the same time; it lasts until it is dropped.
-    pub(crate) async fn start_turn(&self, bot: BotId, cause: Cause) -> Result<Share<Option<UserId>>> {
+    pub(crate) async fn start_turn(
+        &self,
+        bot: BotId,
+        cause: Cause,
+    ) -> Result<Share<Option<UserId>>> {
         let owner = match self.store.bots.get(bot).await {
             Ok(bot) => Some(bot.owner),
             // Its workspace is about to be deleted.

@@ -136,13 +136,18 @@ impl Inner {
         if version.pinned {
             return Ok(true);
         }
-        match self.runtime.snapshots.get(&version.snapshot).await {
-            Ok(snapshot) if Noted::on(&snapshot).pinned => {
-                self.pin_again(version.bot, version.number).await?;
-                Ok(true)
-            }
-            Err(error) if !error.is_not_found() => Err(error.into()),
-            Ok(_) | Err(_) => Ok(false),
+        let pinned = self.is_pinned_in_runtime(&version.snapshot).await?;
+        if pinned {
+            self.pin_again(version.bot, version.number).await?;
+        }
+        Ok(pinned)
+    }
+
+    async fn is_pinned_in_runtime(&self, key: &SnapshotKey) -> Result<bool> {
+        match self.runtime.snapshots.get(key).await {
+            Ok(snapshot) => Ok(Noted::on(&snapshot).pinned),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -169,7 +174,7 @@ impl Inner {
             snapshot: version.snapshot.clone(),
         };
         let operation = new_operation(id, version.bot, OperationKind::DeleteVersion, &input)?;
-        let operation = self.store.operations.begin(&operation, false).await?;
+        let operation = self.begin_leased(operation, false).await?;
         fault_point!("delete_version", "begun");
         let live: Arc<LiveOperation> = self.register(operation);
         let done = self.remove_version_steps(&live.record).await;
@@ -184,12 +189,22 @@ impl Inner {
         done
     }
 
-    /// The steps of it; from any point, again from the beginning. The record goes first: a version
-    /// that is recorded is never without its protection.
-    pub(crate) async fn remove_version_steps(
+    /// Ends a deletion that a dead server or a failure left: forward, unless it has no lease and the
+    /// version is protected. Then it ended long ago, or never came to anything, and somebody has it since.
+    pub(crate) async fn replay_version_deletion(
         self: &Arc<Self>,
         operation: &Operation,
     ) -> Result<()> {
+        let DeleteVersionInput { snapshot, .. } = input(operation)?;
+        if !self.is_leased(operation.id).await? && self.is_protected(&snapshot).await? {
+            return self.end_superseded(operation).await;
+        }
+        self.remove_version_steps(operation).await
+    }
+
+    /// The steps of it; from any point, again from the beginning. The record goes first: a version
+    /// that is recorded is never without its protection.
+    async fn remove_version_steps(self: &Arc<Self>, operation: &Operation) -> Result<()> {
         let bot = operation.bot;
         let DeleteVersionInput { number, snapshot } = input(operation)?;
         let versions = self.store.versions.list(bot).await?;
@@ -199,7 +214,9 @@ impl Inner {
             if self.is_pinned(version).await? {
                 // Pinned while the deletion waited to go on; nothing is removed yet.
                 let ended = finish(operation, Some(&Error::VersionPinned(number)));
-                return Ok(self.store.transactions.apply(ended).await?);
+                self.store.transactions.apply(ended).await?;
+                self.drop_lease(operation.id);
+                return Ok(());
             }
             let mut changes: Vec<Change> = versions
                 .iter()
@@ -228,6 +245,9 @@ impl Inner {
             changes.push(Change::DeleteVersion(bot, number));
             changes.push(event(bot, "version_deleted", json!({"version": number})));
             self.store.transactions.apply(changes).await?;
+        } else if self.is_pinned_in_runtime(&snapshot).await? {
+            // Pinned where the database did not know of the deletion: recorded again as what no row names.
+            return self.end_superseded(operation).await;
         }
         fault_point!("delete_version", "recorded");
         self.runtime.snapshots.release(&snapshot).await?;
@@ -236,6 +256,7 @@ impl Inner {
             .transactions
             .apply(vec![finished(operation)])
             .await?;
+        self.drop_lease(operation.id);
         self.collect_released();
         Ok(())
     }

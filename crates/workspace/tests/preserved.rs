@@ -348,6 +348,9 @@ async fn what_a_killed_server_left_of_an_archive_is_thrown_away_and_whole_ones_s
     let folder = whole.parent().unwrap();
     let partial = folder.join(format!(".{}.tar.zst.partial", PreservedId::generate()));
     std::fs::write(&partial, "half").unwrap();
+    // As an operator puts beside them what is not to be lost.
+    let copied = folder.join("copy-of-monday.tar.zst");
+    std::fs::write(&copied, "copied").unwrap();
     assert_eq!(world.preserved_of(bot).await.len(), 1);
     // It dies while it begins to save.
     world.memory.stop_answering_after(3);
@@ -358,6 +361,7 @@ async fn what_a_killed_server_left_of_an_archive_is_thrown_away_and_whole_ones_s
     let w = &world.workspaces;
     w.delete(&world.owner, bot, PRESERVE).await.unwrap();
     assert!(!partial.exists());
+    assert!(copied.exists());
     assert!(whole.exists());
     assert_eq!(world.preserved_of(bot).await.len(), 2);
 }

@@ -124,6 +124,15 @@ impl DaemonConfig {
         self.data_root.join("pid")
     }
 
+    /// Where containerd has a folder for each task: of what it runs from, and of what it works in.
+    pub(super) fn task_folders(&self) -> [PathBuf; 2] {
+        let plugin = "io.containerd.runtime.v2.task";
+        [
+            self.run_dir.join("state").join(plugin),
+            self.data_root.join(plugin),
+        ]
+    }
+
     /// Makes the directories.
     pub(super) fn make_dirs(&self) -> Result<(), DaemonError> {
         // Snapshots hold programs of images with any mode bits: no user of the host may reach them.

@@ -45,6 +45,9 @@ impl Launched {
 pub(super) fn launch(config: &DaemonConfig) -> Result<Launched, DaemonError> {
     let program = find_program(config)?;
     config.write()?;
+    for folder in config.task_folders() {
+        remove_half_removed(&folder);
+    }
     rotate(&config.log_file).map_err(DaemonError::file("rotate", &config.log_file))?;
     let (log, log_start) =
         open_log(&config.log_file).map_err(DaemonError::file("open", &config.log_file))?;
@@ -70,6 +73,29 @@ pub(super) fn launch(config: &DaemonConfig) -> Result<Launched, DaemonError> {
         program,
         log_start,
     })
+}
+
+/// Removes what a containerd that was killed left of task folders. It renames `NAME` to `.NAME` before it
+/// removes it, and can remove no later one of that name while the first is there. Best effort.
+fn remove_half_removed(folder: &Path) {
+    let namespaces = folder.read_dir().into_iter().flatten().flatten();
+    let tasks = namespaces.flat_map(|namespace| namespace.path().read_dir());
+    for task in tasks.flatten().flatten() {
+        if !task.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = task.path();
+        // As containerd itself: a root that is still mounted is a workspace's files.
+        let removed = match std::fs::remove_dir(path.join("rootfs")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => std::fs::remove_dir_all(&path),
+        };
+        match removed {
+            Ok(()) => tracing::info!(path = %path.display(), "removed half of a task's folder"),
+            Err(error) => tracing::warn!(path = %path.display(), %error,
+                "cannot remove half of a task's folder; unmount what is in it and remove it"),
+        }
+    }
 }
 
 /// The program with the environment and the limit of open files that it and its shims get. Not the
@@ -245,6 +271,27 @@ mod tests {
             assert_eq!(parse_version(text).map(|(_, version)| version), expected);
         }
         assert!((1, 5) < OLDEST && (2, 0) > OLDEST);
+    }
+
+    #[test]
+    fn half_removed_task_folders_go_and_those_of_tasks_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = dir.path().join("namespace");
+        for name in [".one", "two", ".mounted/rootfs"] {
+            std::fs::create_dir_all(tasks.join(name)).unwrap();
+            std::fs::write(tasks.join(name).join("file"), "x").unwrap();
+        }
+        std::fs::create_dir(tasks.join(".one/rootfs")).unwrap();
+        remove_half_removed(dir.path());
+        let mut left: Vec<_> = tasks
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, [".mounted", "two"]);
+        assert!(tasks.join(".mounted/rootfs/file").exists());
+        remove_half_removed(&dir.path().join("none"));
     }
 
     #[test]

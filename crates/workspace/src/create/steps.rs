@@ -128,6 +128,8 @@ impl Inner {
         let returning = self.returning_data(&record, &wishes).await?;
         if let Some((edit, returned)) = returning {
             creation.phase.send_replace(Phase::Restoring);
+            // Half of it is nobody's work.
+            self.note_unfinished(&record.snapshot, true).await?;
             match self.edit(lease, &record.snapshot, edit, None).await {
                 Err(error @ Error::DataNotDirectory(_)) if returned.is_orphan() => {
                     // It becomes a version, and is not lost.
@@ -135,6 +137,7 @@ impl Inner {
                 }
                 edited => edited?,
             }
+            self.note_unfinished(&record.snapshot, false).await?;
             fault_point!("create", "restored");
             wishes.returned = Some(returned);
             // A replay that finds the container knows what is in it.

@@ -98,10 +98,11 @@ impl Archives {
         Ok(())
     }
 
+    /// Removes what a killed server left of archives that it wrote, and nothing that others put there.
     pub(super) fn remove_unfinished(&self) {
         let folder = self.folder();
         for entry in folder.read_dir().into_iter().flatten().flatten() {
-            if archive_id(&entry.file_name().to_string_lossy()).is_none()
+            if is_unfinished(&entry.file_name().to_string_lossy())
                 && let Err(error) = std::fs::remove_file(entry.path())
             {
                 tracing::warn!(path = %entry.path().display(), %error, "cannot remove");
@@ -142,6 +143,13 @@ pub(super) fn file_name(archive: PreservedId) -> String {
 pub(super) fn archive_id(name: &str) -> Option<PreservedId> {
     let id = name.strip_suffix(ArchiveFormat::TarZst.extension())?;
     id.strip_suffix('.')?.parse().ok()
+}
+
+/// Whether an archive is called so while it is written: see [`botstead_archive::save`].
+fn is_unfinished(name: &str) -> bool {
+    let name = name.strip_prefix('.');
+    let name = name.and_then(|name| name.strip_suffix(".partial"));
+    name.is_some_and(|name| archive_id(name).is_some())
 }
 
 fn describe(id: PreservedId, metadata: &Metadata) -> PreservedArchive {

@@ -303,7 +303,8 @@ impl Inner {
         }
         // The one of the operation that asks is under way.
         let seen = Seen::look(&self.runtime, &self.store).await?;
-        Ok(seen.orphan(bot).map(|orphan| orphan.key.clone()))
+        let orphan = seen.orphan(&self.runtime, bot).await;
+        Ok(orphan.map(|orphan| orphan.key.clone()))
     }
 }
 

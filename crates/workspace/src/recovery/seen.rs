@@ -1,7 +1,8 @@
 //! What there is in the runtime and what the database knows of it, read once.
 
 use crate::Result;
-use crate::notes::{bot_of, operation_of};
+use crate::layers::base_of;
+use crate::notes::{Noted, bot_of, is_version, operation_of};
 use crate::spec::is_workspace_of;
 use botstead_runtime::{Container, Runtime, Snapshot};
 use botstead_store::Store;
@@ -140,15 +141,49 @@ impl Seen {
         operation_of(key).is_some_and(|operation| self.unfinished.contains_key(&operation))
     }
 
-    /// The newest writable snapshot of the bot's that no container, no row and no operation under way has:
-    /// somebody's work.
-    pub(crate) fn orphan(&self, bot: BotId) -> Option<&Snapshot> {
+    /// The writable snapshots of the bot's that no container, no row and no operation under way has,
+    /// newest first. One that an operation was still to change is left out: it was nobody's yet.
+    fn unnamed(&self, bot: BotId) -> Vec<&Snapshot> {
         let own = self.of_bot(bot).filter(|found| {
             found.kind == SnapshotKind::Active
                 && !self.is_named(&found.key)
                 && !self.is_under_way(&found.key)
+                && !Noted::on(found).unfinished
         });
-        own.max_by_key(|found| found.created_at)
+        let mut own: Vec<_> = own.collect();
+        own.sort_by_key(|found| std::cmp::Reverse(found.created_at));
+        own
+    }
+
+    /// Whether what the snapshot was prepared on stays without it: an image, or a version.
+    fn lies_on_what_stays(&self, snapshot: &Snapshot) -> bool {
+        let Some(parent) = &snapshot.parent else {
+            return true;
+        };
+        base_of(&snapshot.labels).as_ref() == Some(parent)
+            || self.version(parent).is_some()
+            || (self.snapshot(parent)).is_some_and(|found| found.rooted && is_version(found))
+    }
+
+    /// The newest writable snapshot of the bot's that may be somebody's work and that nothing names. One
+    /// with nothing of its own is what an operation prepared and nobody used.
+    pub(crate) async fn orphan(&self, runtime: &Runtime, bot: BotId) -> Option<&Snapshot> {
+        for found in self.unnamed(bot) {
+            if !self.lies_on_what_stays(found) {
+                return Some(found);
+            }
+            match runtime.snapshots.usage(&found.key).await {
+                // Its own directory only.
+                Ok(usage) if usage.inodes <= 1 => {}
+                Ok(_) => return Some(found),
+                Err(error) => {
+                    tracing::warn!(%bot, snapshot = %found.key, error = %error.chain(),
+                        "cannot tell whether a workspace that was found has anything of its own");
+                    return Some(found);
+                }
+            }
+        }
+        None
     }
 
     /// The snapshots that one was prepared from, nearest first.

@@ -140,7 +140,8 @@ impl Inner {
         };
         let operation = OperationId::generate();
         let lease = LeaseId::for_operation(operation);
-        let orphan = seen.orphan(bot).filter(|orphan| is_newer(orphan));
+        let orphan = seen.orphan(&self.runtime, bot).await;
+        let orphan = orphan.filter(|orphan| is_newer(orphan));
         let taken = match (orphan, version) {
             (Some(orphan), _) => {
                 let taken = self.take_over(record, orphan, seen).await?;

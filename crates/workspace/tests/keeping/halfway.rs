@@ -1,11 +1,12 @@
-//! Creations that were half undone: no archive goes whose data is nowhere else.
+//! What was half made or half undone: no archive goes whose data is nowhere else, and no workspace goes on
+//! with half of anything.
 
 use crate::common::World;
-use crate::{ended, lose_container, lose_snapshot, preserve};
+use crate::{MOST_CALLS, backup, bury, ended, lose_container, lose_snapshot, preserve, restore};
 use botstead_runtime::ErrorKind;
 use botstead_store::{Operation, OperationKind, OperationState};
-use botstead_types::OperationId;
-use botstead_workspace::CreateEvent;
+use botstead_types::{OperationId, SnapshotKind};
+use botstead_workspace::{CreateEvent, ImportMode};
 use std::time::Duration;
 
 #[tokio::test]
@@ -75,4 +76,83 @@ async fn a_creation_whose_workspace_is_gone_keeps_the_archive_that_it_brought_ba
     lose_snapshot(&world, &own).await;
     world.restart().await;
     assert!(kept.exists(), "its data is nowhere else");
+}
+
+fn archive() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for name in ["file", "new"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, &b"new"[..]).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn what_a_dead_creation_or_fork_prepared_is_nobodys_work() {
+    for forked in [false, true] {
+        for calls in 0..MOST_CALLS {
+            let mut world = World::new().await;
+            let other = world.running().await;
+            world.write(other, "theirs").await;
+            let bot = world.running().await;
+            preserve(&world, bot, "precious").await;
+            world.settled().await;
+            let older = backup(&world, "older.db").await;
+            world.memory.kill_after(calls);
+            let w = world.workspaces.clone();
+            match forked {
+                true => drop(w.fork(&world.owner, bot, other, None).await),
+                false => drop(world.create(bot).await),
+            }
+            bury(&world).await;
+            let own = crate::common::container(bot);
+            let made = world.memory.containers().iter().any(|one| one.id == own);
+            restore(&mut world, &older).await;
+            if made {
+                assert!(calls > 3, "nothing was interrupted");
+                break;
+            }
+            world.create(bot).await;
+            let now = world.read(bot).await;
+            let context = format!("forked {forked}, {calls} calls before");
+            assert_eq!(now.as_deref(), Some("precious"), "{context}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_workspace_goes_on_with_half_an_import() {
+    let mut halves = 0;
+    for calls in 0..MOST_CALLS {
+        let mut world = World::new().await;
+        let bot = world.running().await;
+        world.write(bot, "old").await;
+        world.settled().await;
+        let older = backup(&world, "older.db").await;
+        let before = world.record(bot).await.snapshot;
+        world.memory.kill_after(calls);
+        let done = world.import(bot, &archive(), ImportMode::Merge).await;
+        bury(&world).await;
+        // Killed in the middle of the change.
+        for found in world.memory.snapshots() {
+            let changed = world.memory.read_file(&found.key, "data/new").is_some();
+            if found.kind == SnapshotKind::Active && found.key != before && !changed {
+                world.memory.write_file(&found.key, "data/half", "half");
+                halves += 1;
+            }
+        }
+        restore(&mut world, &older).await;
+        let context = format!("after {calls} calls");
+        assert_eq!(world.read_from(bot, "data/half").await, None, "{context}");
+        let now = world.read(bot).await.unwrap();
+        let whole = world.read_from(bot, "data/new").await.is_some();
+        assert_eq!(now, if whole { "new" } else { "old" }, "{context}");
+        if done.is_ok() {
+            assert!(halves > 0, "nothing was interrupted in its change");
+            return;
+        }
+    }
+    panic!("it never came to its end");
 }

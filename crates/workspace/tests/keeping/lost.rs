@@ -10,7 +10,9 @@ use botstead_runtime::ErrorKind;
 use botstead_store::{
     Change, ImageConfigs, Operation, OperationKind, OperationState, VersionPatch,
 };
-use botstead_types::{BotId, ImageConfig, OperationId, PageRequest, SnapshotKey, VersionSource};
+use botstead_types::{
+    BotId, ImageConfig, LeaseId, OperationId, PageRequest, SnapshotKey, VersionSource,
+};
 use botstead_workspace::{
     ArchiveFormat, CreateEvent, DeleteRequest, Error, ImportMode, SnapshotMode, VersionUpdate,
 };
@@ -465,6 +467,9 @@ async fn a_version_that_was_pinned_before_its_deletion_went_on_stays() {
         .begin(&deletion, false)
         .await
         .unwrap();
+    let lease = LeaseId::for_operation(deletion.id);
+    let leases = &world.memory.runtime().leases;
+    leases.create(&lease).await.unwrap();
     let pinned = VersionPatch {
         pinned: Some(true),
         ..VersionPatch::default()
@@ -522,4 +527,20 @@ async fn a_row_that_cannot_be_read_is_no_reason_not_to_start() {
     world.memory.clear_faults();
     world.workspaces.stop(&world.owner, bot).await.unwrap();
     assert_eq!(world.read(bot).await.as_deref(), Some("one"));
+}
+
+#[tokio::test]
+async fn a_change_of_image_of_what_is_lost_leaves_no_lease() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    let w = &world.workspaces;
+    w.stop(&world.owner, bot).await.unwrap();
+    let own = world.record(bot).await.snapshot;
+    lose_container(&world, bot).await;
+    lose_snapshot(&world, &own).await;
+    let other = image(OTHER_IMAGE);
+    let changed = w.change_image(&world.owner, bot, other).await;
+    let events: Vec<_> = changed.unwrap().collect().await;
+    assert!(matches!(events.last(), Some(CreateEvent::Failed(_))));
+    world.settled().await;
 }

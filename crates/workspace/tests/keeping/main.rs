@@ -5,19 +5,21 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod deletions;
 mod halfway;
 mod lost;
 mod older;
 mod pins;
+mod restored;
 mod reverted;
 mod unsaved;
 
 use botstead_runtime::Signal;
 use botstead_store::{Change, Operation, OperationKind};
 use botstead_store_sql::{SqlConfig, SqlStore};
-use botstead_types::{BotId, PageRequest, SnapshotKey, VersionNumber};
+use botstead_types::{BotId, PageRequest, SnapshotKey, SnapshotKind, VersionNumber};
 use botstead_workspace::DeleteRequest;
-use common::{World, container};
+use common::{LONG, World, container};
 use std::time::Duration;
 
 pub(crate) fn version(number: i64) -> VersionNumber {
@@ -90,4 +92,31 @@ pub(crate) async fn preserve(world: &World, bot: BotId, content: &str) {
     };
     let w = &world.workspaces;
     w.delete(&world.owner, bot, preserving).await.unwrap();
+}
+
+/// More calls than any operation makes.
+pub(crate) const MOST_CALLS: usize = 60;
+
+/// Ends the server that was killed: the next one can be opened.
+pub(crate) async fn bury(world: &World) {
+    world.workspaces.close(LONG).await;
+    world.memory.live_again();
+}
+
+/// The database that the server was killed with: `admin restore` keeps it.
+pub(crate) fn kept_database(world: &World) -> std::path::PathBuf {
+    folder(world).join("botstead.db")
+}
+
+/// Whether a workspace or a protected version holds that.
+pub(crate) fn is_somewhere(world: &World, content: &str) -> bool {
+    let containers = world.memory.containers();
+    world.memory.snapshots().iter().any(|found| {
+        let named = containers
+            .iter()
+            .any(|one| one.snapshot == found.key.as_str());
+        let kept = named || (found.kind == SnapshotKind::Committed && found.rooted);
+        let file = world.memory.read_file(&found.key, "data/file");
+        kept && file.as_deref() == Some(content.as_bytes())
+    })
 }
