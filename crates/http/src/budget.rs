@@ -33,14 +33,15 @@ impl Budget {
         fits
     }
 
-    /// The items that fit, and whether any had to be left out.
+    /// The items that fit, and whether any had to be left out. One is kept in any case, so that a list in
+    /// pages can be read to its end.
     pub(crate) fn fit<T: Serialize>(
         mut self,
         items: impl IntoIterator<Item = T>,
     ) -> (Vec<T>, bool) {
         let mut kept = Vec::new();
         for item in items {
-            if !self.take(&item) {
+            if !self.take(&item) && !kept.is_empty() {
                 return (kept, true);
             }
             kept.push(item);
@@ -74,7 +75,7 @@ mod tests {
     fn items_are_kept_as_long_as_they_fit() {
         // Each is four bytes with its quotes, and a comma.
         let items = ["ab"; 5];
-        for (bytes, expected) in [(0, 0), (3, 0), (4, 1), (8, 1), (9, 2), (25, 5), (24, 5)] {
+        for (bytes, expected) in [(0, 1), (3, 1), (4, 1), (8, 1), (9, 2), (25, 5), (24, 5)] {
             let (kept, truncated) = Budget::new(bytes).fit(items);
             assert_eq!(kept.len(), expected, "{bytes}");
             assert_eq!(truncated, expected < items.len(), "{bytes}");

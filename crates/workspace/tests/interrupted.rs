@@ -46,13 +46,13 @@ async fn prepared(world: &World) -> BotId {
     bot
 }
 
-/// An archive in which `/data/file` holds `new`.
+/// An archive that makes `/data/file` hold `new`.
 fn archive() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(3);
     header.set_mode(0o644);
-    let name = "data/file";
+    let name = "file";
     tar.append_data(&mut header, name, &b"new"[..]).unwrap();
     tar.into_inner().unwrap()
 }

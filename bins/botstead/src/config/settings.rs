@@ -334,10 +334,10 @@ section! {
         /// The largest list or search result that is given as one JSON reply; what is left out is said
         /// in it.
         reply_limit_bytes: usize = 8 << 20,
-        /// The most bytes of bodies and replies, of all requests together, that are held in memory; more
-        /// wait for some seconds and are refused then. One user has at most half of it. At least
-        /// `8 * text_limit_bytes + 4 * body_limit_bytes`, and at least `4 * reply_limit_bytes`, whatever
-        /// is set.
+        /// The most bytes of bodies, of what is made of them, of outputs of commands and of replies, of
+        /// all requests together, that are held in memory; more wait for some seconds and are refused
+        /// then. One user has at most half of it. At least `8 * text_limit_bytes + 4 *
+        /// body_limit_bytes`, and at least `4 * reply_limit_bytes`, whatever is set.
         memory_limit_bytes: usize = 256 << 20,
         /// How long a client may take to send a request's headers.
         header_timeout_seconds: u64 = 10,
@@ -346,10 +346,12 @@ section! {
         /// How long a client may take nothing of what is sent to it before it is cut off.
         write_timeout_seconds: u64 = 60,
         /// The most connections at once, as far as the process may open files; for one more, the oldest
-        /// request without a session goes, or the connection that was idle for longest.
+        /// request without a session goes, or the connection that was idle for longest, or where all
+        /// have one the oldest request of the user with the most.
         max_connections: usize = 8192,
         /// The most of them from one address, or from one IPv6 network of 64 bits; of a client behind a
-        /// trusted proxy the most requests under way.
+        /// trusted proxy the most requests under way. Never more than half of all; for one more, another
+        /// of them goes by the same rule.
         max_connections_per_address: usize = 1024,
         /// Proxies whose `X-Forwarded-For` tells where a request comes from, as networks such as
         /// `127.0.0.1/32`. Without it all clients behind a proxy are one to the limits of sign-ins,
