@@ -336,7 +336,7 @@ async fn starts_that_are_held_up_hold_up_neither_other_users_nor_the_reconciliat
     for bot in bots {
         world.workspaces.stop(&world.owner, bot).await.unwrap();
         held.lock().unwrap().insert(container(bot));
-        let (workspaces, owner) = (world.workspaces.clone(), world.owner.clone());
+        let (workspaces, owner) = (world.workspaces.clone(), world.owner);
         tokio::spawn(async move { workspaces.start(&owner, bot).await });
     }
     world.change_owner().await;
