@@ -4,20 +4,22 @@ use crate::excused::{Excused, all_of, brought, excused, removes};
 use crate::ground::{Fault, Files, Ground};
 use crate::steps::{PATHS, Step};
 use crate::world::{Place, Reach, World, is_data, is_token, unpacked};
+use botstead_runtime_testing::memory::Killed;
 use botstead_store::{Change, VersionRecord};
 use botstead_types::{BotId, ContainerId, FilePath, PreservedId, VersionNumber};
 use botstead_workspace::{
     ArchiveFormat, CreateEvent, CreateRequest, DeleteRequest, Error, ImportMode, SnapshotMode,
     VersionUpdate,
 };
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use std::collections::BTreeSet;
 use std::io::{Seek, Write};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 
 /// What a step came to.
 #[derive(Debug)]
 pub enum Outcome {
-    /// There was nothing to do it with.
+    /// There was nothing to do it with, or nothing is known of it.
     Nothing,
     Done,
     /// It was written there.
@@ -310,7 +312,12 @@ impl<G: Ground> World<G> {
             Step::Killed { at, step } => {
                 let chosen = self.choose(step).await;
                 self.ground.arm(Fault::Killed { at: *at });
-                let outcome = self.call(&chosen).await;
+                // Also where the caller's own task is at the call: its answer is lost.
+                let call = AssertUnwindSafe(self.call(&chosen)).catch_unwind().await;
+                let outcome = match call {
+                    Err(panic) if !panic.is::<Killed>() => resume_unwind(panic),
+                    call => call.unwrap_or(Outcome::Nothing),
+                };
                 self.restart(async |_: &mut Self| {}).await;
                 (outcome, excused(&chosen, before))
             }
