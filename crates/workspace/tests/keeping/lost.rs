@@ -2,21 +2,17 @@
 
 use crate::common::{IMAGE, OTHER_IMAGE, World, image, noise, request};
 use crate::{
-    backup, ended, lose_container, lose_row, lose_snapshot, restore, stop_and_start, version,
+    backup, begun_deletion, ended, lose_container, lose_row, lose_snapshot, restore,
+    stop_and_start, version,
 };
 use async_trait::async_trait;
 use botstead_authz::Actor;
 use botstead_runtime::ErrorKind;
-use botstead_store::{
-    Change, ImageConfigs, Operation, OperationKind, OperationState, VersionPatch,
-};
-use botstead_types::{
-    BotId, ImageConfig, LeaseId, OperationId, PageRequest, SnapshotKey, VersionSource,
-};
+use botstead_store::{Change, ImageConfigs, OperationKind, OperationState, VersionPatch};
+use botstead_types::{BotId, ImageConfig, LeaseId, PageRequest, SnapshotKey, VersionSource};
 use botstead_workspace::{
     ArchiveFormat, CreateEvent, DeleteRequest, Error, ImportMode, SnapshotMode, VersionUpdate,
 };
-use chrono::Utc;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -447,26 +443,7 @@ async fn a_version_that_was_pinned_before_its_deletion_went_on_stays() {
     world.snapshot(bot).await;
     world.settled().await;
     world.workspaces.close(Duration::from_secs(5)).await;
-    let found = world.store.versions.get(bot, version(1)).await.unwrap();
-    let now = Utc::now();
-    let deletion = Operation {
-        id: OperationId::generate(),
-        bot,
-        kind: OperationKind::DeleteVersion,
-        state: OperationState::Running,
-        step: "begun".to_owned(),
-        version: None,
-        input: serde_json::json!({"number": 1, "snapshot": found.snapshot}),
-        error: None,
-        created_at: now,
-        updated_at: now,
-    };
-    world
-        .store
-        .operations
-        .begin(&deletion, false)
-        .await
-        .unwrap();
+    let deletion = begun_deletion(&world, bot).await;
     let lease = LeaseId::for_operation(deletion.id);
     let leases = &world.memory.runtime().leases;
     leases.create(&lease).await.unwrap();

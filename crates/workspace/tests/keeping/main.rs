@@ -15,11 +15,13 @@ mod reverted;
 mod unsaved;
 
 use botstead_runtime::Signal;
-use botstead_store::{Change, Operation, OperationKind};
+use botstead_store::{Change, Operation, OperationKind, OperationState};
 use botstead_store_sql::{SqlConfig, SqlStore};
-use botstead_types::{BotId, PageRequest, SnapshotKey, SnapshotKind, VersionNumber};
-use botstead_workspace::DeleteRequest;
-use common::{LONG, World, container};
+use botstead_types::{BotId, OperationId, PageRequest, SnapshotKey, SnapshotKind, VersionNumber};
+use botstead_workspace::{CreateRequest, DeleteRequest};
+use chrono::Utc;
+use common::{IMAGE, LONG, World, container, request};
+use futures_util::StreamExt;
 use std::time::Duration;
 
 pub(crate) fn version(number: i64) -> VersionNumber {
@@ -92,6 +94,42 @@ pub(crate) async fn preserve(world: &World, bot: BotId, content: &str) {
     };
     let w = &world.workspaces;
     w.delete(&world.owner, bot, preserving).await.unwrap();
+}
+
+/// A bot with an archive of "precious", and "present" in a workspace.
+pub(crate) async fn with_archive(world: &World) -> BotId {
+    let bot = world.running().await;
+    preserve(world, bot, "precious").await;
+    let without = CreateRequest {
+        restore_data: Some(false),
+        ..request(IMAGE)
+    };
+    let made = world.workspaces.create(&world.owner, bot, without).await;
+    made.unwrap().collect::<Vec<_>>().await;
+    world.write(bot, "present").await;
+    world.settled().await;
+    bot
+}
+
+/// The deletion of the bot's version 1, in the journal and no further.
+pub(crate) async fn begun_deletion(world: &World, bot: BotId) -> Operation {
+    let found = world.store.versions.get(bot, version(1)).await.unwrap();
+    let now = Utc::now();
+    let deletion = Operation {
+        id: OperationId::generate(),
+        bot,
+        kind: OperationKind::DeleteVersion,
+        state: OperationState::Running,
+        step: "begun".to_owned(),
+        version: None,
+        input: serde_json::json!({"number": 1, "snapshot": found.snapshot}),
+        error: None,
+        created_at: now,
+        updated_at: now,
+    };
+    let operations = &world.store.operations;
+    operations.begin(&deletion, false).await.unwrap();
+    deletion
 }
 
 /// More calls than any operation makes.

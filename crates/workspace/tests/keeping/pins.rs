@@ -1,9 +1,9 @@
 //! Pins: one that was made holds, whatever the database says of it later.
 
 use crate::common::{LONG, World};
-use crate::{backup, restore, version};
-use botstead_store::{Change, Operation, OperationKind, OperationState, VersionPatch};
-use botstead_types::{BotId, OperationId};
+use crate::{backup, begun_deletion, restore, version};
+use botstead_store::{Change, OperationState, VersionPatch};
+use botstead_types::BotId;
 use botstead_workspace::VersionUpdate;
 
 async fn pin(world: &World, bot: BotId, number: i64, pinned: bool) {
@@ -81,24 +81,8 @@ async fn a_deletion_in_an_older_database_removes_no_version_that_was_pinned_sinc
     let bot = world.running().await;
     world.snapshot(bot).await;
     world.settled().await;
-    // In the journal, and no further.
-    let found = world.store.versions.get(bot, version(1)).await.unwrap();
     world.workspaces.close(LONG).await;
-    let now = chrono::Utc::now();
-    let deletion = Operation {
-        id: OperationId::generate(),
-        bot,
-        kind: OperationKind::DeleteVersion,
-        state: OperationState::Running,
-        step: "begun".to_owned(),
-        version: None,
-        input: serde_json::json!({"number": 1, "snapshot": found.snapshot}),
-        error: None,
-        created_at: now,
-        updated_at: now,
-    };
-    let operations = &world.store.operations;
-    operations.begin(&deletion, false).await.unwrap();
+    let deletion = begun_deletion(&world, bot).await;
     let copy = backup(&world, "older.db").await;
     let ended = vec![Change::FinishOperation {
         id: deletion.id,

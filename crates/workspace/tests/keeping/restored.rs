@@ -1,27 +1,10 @@
 //! Preserved data that is brought back: its archive goes when its data is in the workspace, and never
 //! because an older database takes something else for that.
 
-use crate::common::{IMAGE, World, request};
-use crate::{MOST_CALLS, backup, bury, ended, is_somewhere, kept_database, preserve, restore};
+use crate::common::World;
+use crate::{MOST_CALLS, backup, bury, ended, is_somewhere, kept_database, restore, with_archive};
 use botstead_store::{Change, ContainerPatch, OperationKind, OperationState};
 use botstead_types::BotId;
-use botstead_workspace::CreateRequest;
-use futures_util::StreamExt;
-
-/// A bot with an archive of "precious" and "present" in a workspace.
-async fn with_archive(world: &World) -> BotId {
-    let bot = world.running().await;
-    preserve(world, bot, "precious").await;
-    let without = CreateRequest {
-        restore_data: Some(false),
-        ..request(IMAGE)
-    };
-    let made = world.workspaces.create(&world.owner, bot, without).await;
-    made.unwrap().collect::<Vec<_>>().await;
-    world.write(bot, "present").await;
-    world.settled().await;
-    bot
-}
 
 async fn check_restored(world: &World, bot: BotId, context: &str) {
     world.settled().await;

@@ -1,25 +1,17 @@
 //! Replacements whose way back was interrupted itself.
 
-use crate::common::{IMAGE, OTHER_IMAGE, World, image, request};
-use crate::{ended, preserve};
+use crate::common::{IMAGE, OTHER_IMAGE, World, image};
+use crate::{ended, with_archive};
 use botstead_runtime::ErrorKind;
 use botstead_store::{OperationKind, OperationState};
-use botstead_workspace::{CreateEvent, CreateRequest};
+use botstead_workspace::CreateEvent;
 use futures_util::StreamExt;
 
 #[tokio::test]
 async fn a_restore_whose_way_back_was_interrupted_keeps_its_archive() {
     for restarted in [false, true] {
         let mut world = World::new().await;
-        let bot = world.running().await;
-        preserve(&world, bot, "precious").await;
-        let without = CreateRequest {
-            restore_data: Some(false),
-            ..request(IMAGE)
-        };
-        let made = world.workspaces.create(&world.owner, bot, without).await;
-        made.unwrap().collect::<Vec<_>>().await;
-        world.write(bot, "present").await;
+        let bot = with_archive(&world).await;
         let (memory, w) = (&world.memory, &world.workspaces);
         memory.fail_next("snapshots.open", ErrorKind::ResourceExhausted, 1);
         memory.lose_answer_next("containers.switch", ErrorKind::Unavailable, 1);
