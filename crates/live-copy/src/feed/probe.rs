@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_a_reason() {
-        let answer = ChangeFeed::probe(Path::new("/proc/self/no-such-folder"));
+        let answer = try_out(Path::new("/proc/self/no-such-folder"));
         assert!(matches!(answer, Err(Reason::Feed(_))), "{answer:?}");
     }
 }

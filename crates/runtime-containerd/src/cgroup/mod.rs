@@ -5,11 +5,13 @@
 
 mod files;
 mod mounts;
+mod moves;
 mod parse;
 
 use botstead_runtime::{CpuUsage, MemoryUsage, Usage};
 use files::Files;
 use mounts::Mounts;
+pub(crate) use moves::QuickMoves;
 use std::io;
 use std::path::PathBuf;
 

@@ -11,6 +11,7 @@ mod signal;
 mod starts;
 mod user;
 
+use crate::cgroup::QuickMoves;
 use crate::channels::{self, Folders};
 use crate::client::{Client, error, time};
 use crate::config::ContainerdConfig;
@@ -139,6 +140,21 @@ impl ContainerdTasks {
         }
     }
 
+    async fn make_folders(&self, id: &ContainerId, start: &Start) -> io::Result<()> {
+        let channels = Folders::new(&self.config.channel_root);
+        let etc = EtcFiles::new(&self.config.etc_root);
+        let (of, contents) = (id.clone(), start.etc.clone());
+        let made = blocking(move || {
+            channels.make(&of)?;
+            let contents = contents.iter();
+            etc.make(
+                &of,
+                contents.map(|(name, content)| (name.as_str(), content.as_str())),
+            )
+        });
+        made.await
+    }
+
     async fn create_with(
         &self,
         op: &Op,
@@ -152,22 +168,19 @@ impl ContainerdTasks {
             options: Some(self.config.runtime_options()),
             ..CreateTaskRequest::default()
         };
-        self.refuse_unreadable_root(op, &request.rootfs).await?;
-        let channels = Folders::new(&self.config.channel_root);
-        let etc = EtcFiles::new(&self.config.etc_root);
-        let (of, contents) = (id.clone(), start.etc.clone());
-        let made = blocking(move || {
-            channels.make(&of)?;
-            let contents = contents.iter();
-            etc.make(
-                &of,
-                contents.map(|(name, content)| (name.as_str(), content.as_str())),
-            )
-        });
-        made.await.map_err(|cause| {
+        let _quick = QuickMoves::begin();
+        let (readable, made) = tokio::join!(
+            self.refuse_unreadable_root(op, &request.rootfs),
+            self.make_folders(id, start)
+        );
+        made.map_err(|cause| {
             let reason = "its channel directory or its files for /etc cannot be made";
             op.fail_with(ErrorKind::Internal, reason, cause)
         })?;
+        if let Err(refused) = readable {
+            channels::remove_all(&self.config, id).await;
+            return Err(refused);
+        }
         match self.client.tasks().create(self.client.unary(request)).await {
             Ok(created) => {
                 let pid = created.into_inner().pid;

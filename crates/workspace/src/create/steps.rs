@@ -15,7 +15,7 @@ use crate::{Error, Result};
 use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
-use botstead_types::{ContainerId, DesiredState, LeaseId, RecordedImage, SnapshotKey};
+use botstead_types::{BotId, ContainerId, DesiredState, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -119,13 +119,14 @@ impl Inner {
             limits: wishes.limits,
             ..self.new_record(bot, image, SnapshotKey::active(id))
         };
-        let (root, address) = tokio::join!(
+        let (root, address, orphan) = tokio::join!(
             self.prepare_root(lease, &record, top.as_ref()),
             self.address(bot),
+            self.orphan(bot, &record.snapshot),
         );
         let root = root?;
         fault_point!("create", "prepared");
-        let returning = self.returning_data(&record, &wishes).await?;
+        let returning = self.returning_data(bot, &wishes, orphan?).await?;
         if let Some((edit, returned)) = returning {
             creation.phase.send_replace(Phase::Restoring);
             // Half of it is nobody's work.
@@ -205,14 +206,14 @@ impl Inner {
     /// preserved archive, where it is wanted.
     async fn returning_data(
         &self,
-        record: &ContainerRecord,
+        bot: BotId,
         wishes: &Wishes,
+        orphan: Option<SnapshotKey>,
     ) -> Result<Option<(Edit, Returned)>> {
         if !self.runtime.backend.capabilities().files {
             return Ok(None);
         }
-        let bot = record.bot;
-        if let Some(orphan) = self.orphan(bot, &record.snapshot).await? {
+        if let Some(orphan) = orphan {
             let archive = self.has_preserved_data(bot).await;
             tracing::warn!(%bot, %orphan, archive,
                 "recovering /data of a workspace whose container is gone");

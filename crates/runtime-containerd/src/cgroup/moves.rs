@@ -1,0 +1,126 @@
+//! Takes out of a start the time for which the kernel lets the first move between control groups wait.
+//!
+//! Every move needs the lock `cgroup_threadgroup_rwsem`, which forks and exits share. Since Linux 6.0
+//! whoever takes it waits for an RCU grace period, 10 ms and more, unless the hierarchy is mounted with
+//! `favordynmods` (cgroup-v2.rst) or somebody held it some milliseconds ago. A runtime moves the first
+//! process of a container half-way through its start; when this process was moved shortly before, to
+//! where it is, the wait is over by then, and nothing else has changed.
+
+use super::mounts::Mounts;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// A grace period takes longer than this.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// While it lives, moves between control groups do not wait.
+#[derive(Debug)]
+pub(crate) struct QuickMoves {
+    _ends: Sender<()>,
+}
+
+impl QuickMoves {
+    /// Returns at once: the first wait passes in a thread of its own. Must run in a runtime.
+    pub(crate) fn begin() -> Self {
+        let (ends, ended) = channel();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = repeat(&ended) {
+                tracing::debug!(%error, "starts wait for moves between control groups");
+            }
+        });
+        Self { _ends: ends }
+    }
+}
+
+fn repeat(ended: &Receiver<()>) -> io::Result<()> {
+    let own = own_processes()?;
+    loop {
+        // 0 is whoever writes.
+        std::fs::write(&own, "0")?;
+        if ended.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
+            return Ok(());
+        }
+    }
+}
+
+/// `cgroup.procs` of the control group that this process is in, in one of the hierarchies.
+fn own_processes() -> io::Result<PathBuf> {
+    let mounts = Mounts::parse(&std::fs::read_to_string("/proc/self/mountinfo")?);
+    let groups = std::fs::read_to_string("/proc/self/cgroup")?;
+    let file = processes(&mounts, &groups).ok_or(io::ErrorKind::Unsupported)?;
+    // Not where only a part of the hierarchy is mounted: the path is then another group's.
+    let own = std::process::id().to_string();
+    let listed = std::fs::read_to_string(&file)?;
+    match listed.lines().any(|process| process == own) {
+        true => Ok(file),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// From the text of `/proc/<pid>/cgroup` (cgroups(7)).
+fn processes(mounts: &Mounts, groups: &str) -> Option<PathBuf> {
+    let of = |wanted: &str| {
+        groups.lines().find_map(|line| {
+            let (_, line) = line.split_once(':')?;
+            let (controllers, path) = line.split_once(':')?;
+            let is_it = controllers.split(',').any(|one| one == wanted);
+            is_it.then(|| path.trim_start_matches('/'))
+        })
+    };
+    let known = [
+        (&mounts.unified, ""),
+        (&mounts.pids, "pids"),
+        (&mounts.memory, "memory"),
+    ];
+    known.into_iter().find_map(|(mount, controller)| {
+        let folder = Path::new(mount.as_ref()?).join(of(controller)?);
+        Some(folder.join("cgroup.procs"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_stays_where_it_is() {
+        let before = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let (ends, ended) = channel();
+        drop(ends);
+        repeat(&ended).unwrap();
+        let after = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn the_file_is_found_in_either_version() {
+        let at = |point: &str| Some(point.to_owned());
+        let pids = Mounts {
+            pids: at("/c/pids"),
+            ..Mounts::default()
+        };
+        let unified = Mounts {
+            unified: at("/c"),
+            ..Mounts::default()
+        };
+        let cases = [
+            (
+                &pids,
+                "3:cpu,pids:/a/b\n0::/x\n",
+                Some("/c/pids/a/b/cgroup.procs"),
+            ),
+            (&pids, "8:pids:/\n", Some("/c/pids/cgroup.procs")),
+            (
+                &unified,
+                "0::/system.slice/x:y\n",
+                Some("/c/system.slice/x:y/cgroup.procs"),
+            ),
+            (&unified, "3:pids:/a\n", None),
+        ];
+        for (mounts, groups, wanted) in cases {
+            assert_eq!(processes(mounts, groups).as_deref(), wanted.map(Path::new));
+        }
+    }
+}
