@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::disk::Disk;
 use support::group::Group;
-use support::{FEED, FREEZE_LIMIT, WALK, Workspace, agent, mutate, private_mounts};
+use support::{FREEZE_LIMIT, WALK, Workspace, agent, fastest_pass, mutate, private_mounts};
 
 /// How many rounds each test makes, instead of as many as a run of all tests can afford.
 const ROUNDS: &str = "LIVE_COPY_TEST_ROUNDS";
@@ -173,7 +173,7 @@ fn disk(kind: &str) -> Disk {
 #[test]
 fn copies_by_the_feed_are_equal() {
     private_mounts();
-    torture("feed", disk("ext4"), Group::new(), FEED, "mutate");
+    torture("feed", disk("ext4"), Group::new(), fastest_pass(), "mutate");
 }
 
 #[test]
@@ -195,7 +195,13 @@ fn copies_with_the_freezer_of_version_2_are_equal() {
         // A host with version 1 alone: the same files are in the unit tests, as recorded.
         return;
     };
-    torture("feed, cgroup v2", disk("ext4"), group, FEED, "mutate");
+    torture(
+        "feed, cgroup v2",
+        disk("ext4"),
+        group,
+        fastest_pass(),
+        "mutate",
+    );
 }
 
 /// Where blocks are shared instead of copied.
@@ -216,7 +222,7 @@ fn shared(kind: &str, pass: SecondPass, role: &'static str) {
 
 #[test]
 fn copies_on_xfs_by_the_feed_are_equal() {
-    shared("xfs", FEED, "mutate");
+    shared("xfs", fastest_pass(), "mutate");
 }
 
 #[test]
@@ -226,7 +232,7 @@ fn copies_on_xfs_by_the_walk_are_equal() {
 
 #[test]
 fn copies_on_btrfs_by_the_feed_are_equal() {
-    shared("btrfs", FEED, "mutate");
+    shared("btrfs", fastest_pass(), "mutate");
 }
 
 #[test]
@@ -239,13 +245,14 @@ fn copies_after_attempts_that_took_too_long_are_equal() {
     private_mounts();
     let mut torture = Torture::new(disk("ext4"), Group::new(), "mutate");
     let freezer = torture.workspace.freezer();
+    let pass = fastest_pass();
     while torture.goes_on() {
         // From much too short to long enough.
         let options = Options {
             freeze_limit: Duration::from_millis(2 + 60 * (torture.round % 8)),
             attempts: 3,
             rounds: 2,
-            ..options(FEED)
+            ..options(pass.clone())
         };
         torture.round(&freezer, &options, Error::is_temporary);
     }
@@ -257,11 +264,12 @@ fn copies_after_attempts_that_the_guard_ended_are_equal() {
     private_mounts();
     let mut torture = Torture::new(disk("ext4"), Group::new(), "mutate");
     let path = torture.workspace.group.path().to_owned();
+    let options = options(fastest_pass());
     while torture.goes_on() {
         let guard =
             Guard::new(agent()).with_limit(Duration::from_millis(20 + 60 * (torture.round % 16)));
         let freezer = CgroupFreezer::new(&path, guard).unwrap();
-        torture.round(&freezer, &options(FEED), |error| {
+        torture.round(&freezer, &options, |error| {
             // A guard may end before it is ready.
             error.is_temporary() || matches!(error, Error::Guard { .. })
         });
@@ -275,6 +283,7 @@ fn copies_after_someone_else_thawed_are_equal() {
     let mut torture = Torture::new(disk("ext4"), Group::new(), "mutate");
     let freezer = torture.workspace.freezer();
     let path = torture.workspace.group.path().to_owned();
+    let options = options(fastest_pass());
     let end = AtomicBool::new(false);
     struct EndAfterwards<'a>(&'a AtomicBool);
     impl Drop for EndAfterwards<'_> {
@@ -295,7 +304,7 @@ fn copies_after_someone_else_thawed_are_equal() {
             }
         });
         while torture.goes_on() {
-            torture.round(&freezer, &options(FEED), Error::is_temporary);
+            torture.round(&freezer, &options, Error::is_temporary);
         }
     });
     torture.report("attempts that someone else ended");

@@ -2,8 +2,8 @@
 
 use crate::everything::{fill_image, set_time};
 use crate::support::changed::{BOTH, check_changed, idle, options, when_told};
-use crate::support::{FEED, Workspace, ready};
-use botstead_live_copy::{ChangeFeed, Reason, SecondPass};
+use crate::support::{FEED, Workspace, fastest_pass, ready};
+use botstead_live_copy::{Reason, SecondPass};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, symlink};
@@ -249,11 +249,7 @@ pub(crate) fn send_into_a_file_that_was_copied_up() {
 fn a_change_by_a_name_that_is_gone_is_not_missed() {
     let mut workspace = Workspace::plain(|_| {});
     workspace.start_ready("alias");
-    // Before Linux 6.5 the feed would miss it, which is why it is not used there.
-    let pass = match ChangeFeed::probe(workspace.disk.path()) {
-        Ok(()) => FEED,
-        Err(reason) => SecondPass::Walk { reason },
-    };
+    let pass = fastest_pass();
     let (report, picture) = check_changed(&mut workspace, &pass, Workspace::tell_first);
     assert_eq!(report.second_pass, pass);
     assert_eq!(picture.get("left").content, b"first, then more");

@@ -12,8 +12,8 @@ pub mod mutate;
 pub mod picture;
 
 use botstead_live_copy::{
-    CgroupFreezer, Error, Frozen, Guard, Observer, Options, Progress, Reason, Report, SecondPass,
-    capture,
+    CgroupFreezer, ChangeFeed, Error, Frozen, Guard, Observer, Options, Progress, Reason, Report,
+    SecondPass, capture,
 };
 use disk::Disk;
 use group::Group;
@@ -41,6 +41,14 @@ pub const FEED: SecondPass = SecondPass::Feed;
 pub const WALK: SecondPass = SecondPass::Walk {
     reason: Reason::Asked,
 };
+
+/// As the server has it: before Linux 6.5 the feed misses changes.
+pub fn fastest_pass() -> SecondPass {
+    match ChangeFeed::probe(&std::env::temp_dir()) {
+        Err(reason @ Reason::OldKernel(_)) => SecondPass::Walk { reason },
+        _ => FEED,
+    }
+}
 
 /// The static agent, which guards.
 pub fn agent() -> PathBuf {
