@@ -211,6 +211,9 @@ pub enum Error {
          database was put back; the workspace was left as it was"
     )]
     Superseded,
+    /// What was read of the present state is not it any more.
+    #[error("the workspace was given another state while it was read; ask again")]
+    ReplacedMeanwhile,
     /// The operation could go neither forward nor back.
     #[error("this could be neither finished nor undone, and the workspace was left as it was: {0}")]
     GivenUp(String),
@@ -361,6 +364,7 @@ impl Error {
             | Self::VersionPinned(_)
             | Self::WorkspaceExists(_)
             | Self::Superseded
+            | Self::ReplacedMeanwhile
             | Self::GivenUp(_)
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_)
@@ -457,6 +461,7 @@ impl Error {
             Self::WorkspaceLost(_) => "workspace_lost",
             Self::NothingToRecover(_) => "nothing_to_recover",
             Self::Superseded => "superseded",
+            Self::ReplacedMeanwhile => "replaced_meanwhile",
             Self::GivenUp(_) => "given_up",
             Self::PathNotFound(_) => "path_not_found",
             Self::InsufficientStorage { .. }

@@ -8,6 +8,8 @@
     reason = "shared by several test programs"
 )]
 
+pub mod gated;
+
 use botstead_authz::Actor;
 use botstead_runtime::Runtime;
 use botstead_runtime_testing::{ImageContent, InMemoryRuntime};
