@@ -293,6 +293,9 @@ pub enum Error {
     /// A call to the store failed.
     #[error("{0}")]
     Store(#[source] store::Error),
+    /// Files of an archive are not as they were or are.
+    #[error("{0} files became shorter while they were read; ask for the archive again")]
+    FilesCut(u64),
     /// A task of the server ended abnormally.
     #[error("the operation ended abnormally")]
     Aborted(#[source] tokio::task::JoinError),
@@ -371,6 +374,7 @@ impl Error {
             | Self::OutOfBounds(_)
             | Self::InvalidRequest { .. }
             | Self::Interrupt(_) => ErrorKind::Invalid,
+            | Self::FilesCut(_)
             Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_)
             | Self::VersionMissing { .. }
@@ -469,6 +473,7 @@ impl Error {
             | Self::CopyTooLarge(_) => "insufficient_storage",
             Self::Archive(error) => match archive_kind(error) {
                 ErrorKind::ResourceExhausted => "insufficient_storage",
+            Self::FilesCut(_) => "files_cut",
                 ErrorKind::Unprocessable => "archive_refused",
                 ErrorKind::Cancelled => "cancelled",
                 _ => "internal",
