@@ -220,7 +220,7 @@ impl Inner {
         if row.is_some_and(|row| row.snapshot == fresh) {
             return Ok(fresh);
         }
-        unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
+        self.discard(&fresh).await?;
         self.advance(operation, REVERTING).await?;
         Ok(SnapshotKey::reverted(operation.id))
     }

@@ -200,8 +200,7 @@ impl Inner {
     ) {
         let fresh = SnapshotKey::active(operation.id);
         if fresh != record.snapshot
-            && let Err(error) = self.runtime.snapshots.remove(&fresh).await
-            && !error.is_not_found()
+            && let Err(error) = self.discard(&fresh).await
         {
             tracing::warn!(%fresh, error = %error.chain(), "cannot remove");
         }
