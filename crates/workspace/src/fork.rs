@@ -127,7 +127,7 @@ impl Inner {
         self.config.bounds.check_image(&input.image.reference)?;
         self.config.bounds.check_devices(&input.devices)?;
         let operation = new_operation(id, bot, OperationKind::Fork, &input)?;
-        let operation = self.store.operations.begin(&operation, true).await?;
+        let operation = self.begin_leased(operation, true).await?;
         fault_point!("fork", "begun");
         let live = self.register(operation);
         let done = self.fork_steps(&live, &lease, &input).await;
@@ -159,7 +159,6 @@ impl Inner {
     ) -> Result<ContainerRecord> {
         let operation = &live.record;
         let (id, bot) = (operation.id, operation.bot);
-        self.runtime.leases.create(lease).await?;
         if input.version.is_none() {
             // Its own lock, for the moment of the copy only.
             let _other = self

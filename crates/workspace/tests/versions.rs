@@ -262,8 +262,12 @@ async fn a_fork_that_cannot_begin_is_over() {
     world.settled().await;
     let kind = botstead_runtime::ErrorKind::Unavailable;
     world.memory.fail_next("leases.create", kind, 1);
+    world.memory.take_calls();
     let w = &world.workspaces;
     w.fork(&world.owner, to, from, None).await.unwrap_err();
+    // Nothing was made that would have to be undone.
+    let calls = world.memory.take_calls();
+    assert!(!calls.contains(&"snapshots.remove"), "{calls:?}");
     assert_eq!(w.statistics().await.unwrap().operations_running, 0);
     world.check_whole().await;
     w.fork(&world.owner, to, from, None).await.unwrap();
