@@ -12,6 +12,7 @@ use crate::operations::{LiveOperation, event, finished, input, new_operation};
 use crate::replace::blocking;
 use crate::service::{Inner, Workspaces};
 use crate::standing::Standing;
+use crate::starts::Cause;
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_overlay::beneath;
@@ -208,7 +209,7 @@ impl Inner {
         self.record_fork(operation, input, record).await?;
         let record = self.required_record(bot).await?;
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            self.bring_up(&record, Cause::Asked).await?;
             fault_point!("fork", "started");
         }
         self.required_record(bot).await

@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use botstead_bridge::proto;
 use botstead_bridge::proto::processes_server::{Processes, ProcessesServer};
 use botstead_runtime::{
-    ByteStream, Channels, Exec, ExecOutput, ExitStatus, Result, Signal, Task, TaskEvent, Tasks,
+    ByteStream, Channels, ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, Task, TaskEvent,
+    Tasks,
 };
 use botstead_runtime_testing::InMemoryRuntime;
 use botstead_types::{BotId, ContainerId};
-use botstead_workspace::{CreateEvent, DeleteRequest};
+use botstead_workspace::{CreateEvent, DeleteRequest, SnapshotMode};
 use common::gated::Gated;
 use common::{LONG, World, container};
 use futures_util::StreamExt;
@@ -183,7 +184,7 @@ async fn data_that_is_brought_back_holds_no_place_among_the_starts() {
     assert_eq!(world.read(slow).await.as_deref(), Some("kept"));
 }
 
-/// Tasks of which some are never made, as with a root that holds the runtime up.
+/// Tasks whose making never ends for some, as with a root that holds the runtime up.
 struct HeldUp {
     inner: Arc<dyn Tasks>,
     held: Arc<Mutex<HashSet<ContainerId>>>,
@@ -192,10 +193,11 @@ struct HeldUp {
 #[async_trait]
 impl Tasks for HeldUp {
     async fn create(&self, id: &ContainerId) -> Result<u32> {
+        let made = self.inner.create(id).await?;
         if self.held.lock().unwrap().contains(id) {
             std::future::pending::<()>().await;
         }
-        self.inner.create(id).await
+        Ok(made)
     }
 
     async fn start(&self, id: &ContainerId) -> Result<()> {
@@ -258,6 +260,39 @@ async fn starts_that_are_held_up_hold_up_neither_other_users_nor_the_reconciliat
     held.lock().unwrap().insert(container(running));
     assert!(world.memory.exit_task(&container(running), 137));
     end(&world, others).await;
+}
+
+#[tokio::test]
+async fn a_replay_takes_no_place_among_the_starts_that_somebody_asked_for() {
+    let held = Arc::new(Mutex::new(HashSet::new()));
+    let world = World::with(InMemoryRuntime::new(), |runtime, config| {
+        runtime.tasks = Arc::new(HeldUp {
+            inner: Arc::clone(&runtime.tasks),
+            held: Arc::clone(&held),
+        });
+        config.max_concurrent_starts = 2;
+    })
+    .await;
+    let bot = world.running().await;
+    held.lock().unwrap().insert(container(bot));
+    // The version is recorded, and what is left is the start.
+    world
+        .memory
+        .fail_next("tasks.create", ErrorKind::Unavailable, 1);
+    let made = world
+        .workspaces
+        .snapshot(&world.owner, bot, None, SnapshotMode::Stop)
+        .await;
+    made.unwrap_err();
+    let replayed = async {
+        while world.memory.tasks().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let replayed = tokio::time::timeout(LONG, replayed).await;
+    replayed.expect("nobody tries it again");
+    let created = tokio::time::timeout(Duration::from_secs(20), world.running()).await;
+    created.expect("its owner waits for the replay");
 }
 
 /// Agents that name many terminals, all idle, and of which some never answer when told to end one.
