@@ -85,31 +85,7 @@ pub(crate) async fn require(
     let (request, mut reply) = next.call(request).await?.into_parts();
     let room = reply.extensions_mut().remove::<Room>();
     let mut room = room.unwrap_or_else(|| state.memory.room(Some(user)));
-    let (reply, body) = reply.into_parts();
-    // What is in memory as a whole counts until it is sent, however slowly it is read.
-    let whole = match body.size() {
-        BodySize::Sized(1..) => body.try_into_bytes(),
-        _ => Err(body),
-    };
-    let reply = match whole {
-        Err(other) => reply.set_body(other),
-        Ok(bytes) => {
-            let size = bytes.len();
-            // What the request changed is done: whoever was told to try again would do it twice.
-            let refused = match request.method().is_safe() {
-                true => room.reserve(size, size).await.err(),
-                false => {
-                    room.overdraw(size);
-                    None
-                }
-            };
-            room.keep(size);
-            match refused {
-                Some(problem) => problem.error_response(),
-                None => reply.set_body(BoxBody::new(bytes)),
-            }
-        }
-    };
+    let reply = room.count(reply, request.method().is_safe()).await;
     let reply = ServiceResponse::new(request, reply);
     Ok(reply.map_body(|_, body| {
         BoxBody::new(ServedBody {
