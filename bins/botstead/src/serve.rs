@@ -426,5 +426,6 @@ fn http_config(config: &Config, installation: &Installation) -> HttpConfig {
             true => MetricsAccess::Open,
             false => MetricsAccess::Admin,
         },
+        ..HttpConfig::default()
     }
 }

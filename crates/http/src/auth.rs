@@ -5,7 +5,7 @@
 //! may do is decided by the services, beside each effect.
 
 use crate::client_address;
-use crate::connections::{Connection, Who};
+use crate::connections::{Connection, Reading, Who};
 use crate::memory::Room;
 use crate::problem::Problem;
 use crate::sessions::Serving;
@@ -86,12 +86,18 @@ pub(crate) async fn require(
     let room = reply.extensions_mut().remove::<Room>();
     let mut room = room.unwrap_or_else(|| state.memory.room(Some(user)));
     let reply = room.count(reply, request.method().is_safe()).await;
+    let connection = request.conn_data::<Arc<Connection>>();
+    let reading = room
+        .reading_time(&state.config)
+        .zip(connection)
+        .map(|(time, connection)| connection.reading(time));
     let reply = ServiceResponse::new(request, reply);
     Ok(reply.map_body(|_, body| {
         BoxBody::new(ServedBody {
             body,
             _serving: serving,
             _room: room,
+            _reading: reading,
         })
     }))
 }
@@ -138,6 +144,7 @@ struct ServedBody {
     body: BoxBody,
     _serving: Serving,
     _room: Room,
+    _reading: Option<Reading>,
 }
 
 impl MessageBody for ServedBody {

@@ -164,6 +164,18 @@ impl Room {
         }
     }
 
+    /// How long a client may take to read what is held, where that is counted: each second some of it.
+    pub(crate) fn reading_time(&self, config: &HttpConfig) -> Option<Duration> {
+        let pace = config.min_reply_pace.max(1);
+        let seconds = u64::try_from(self.bytes.div_ceil(pace)).unwrap_or(u64::MAX);
+        let counted = self.bytes > SMALL;
+        counted.then(|| {
+            config
+                .write_timeout
+                .saturating_add(Duration::from_secs(seconds))
+        })
+    }
+
     /// The reply, which has this until it is sent.
     pub(crate) fn held_by(self, mut reply: HttpResponse) -> HttpResponse {
         reply.extensions_mut().insert(self);

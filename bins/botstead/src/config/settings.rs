@@ -343,7 +343,9 @@ section! {
         header_timeout_seconds: u64 = 10,
         /// How long a client may take to send a JSON body, and how long an upload may stand still.
         request_timeout_seconds: u64 = 30,
-        /// How long a client may take nothing of what is sent to it before it is cut off.
+        /// How long a client may take nothing of what is sent to it before it is cut off. For a reply that is
+        /// held in memory, as all are but streams, downloads and exports, it has this time in all and a second
+        /// for each 128 KiB.
         write_timeout_seconds: u64 = 60,
         /// The most connections at once, as far as the process may open files; for one more, the oldest
         /// request without a session goes, or the connection that was idle for longest, or where all
