@@ -228,6 +228,12 @@ pub enum Error {
         /// The budget in seconds.
         seconds: u64,
     },
+    /// The pull was slow, and others waited for its place.
+    #[error(
+        "pulling {0} was given up: its registry sent less than 1 MiB in a second, and others waited for its \
+         place; try again later, or use another registry that has it"
+    )]
+    PullGaveWay(ImageRef),
     /// The operation was joined by this caller and failed.
     #[error("{message}")]
     Joined {
@@ -287,15 +293,15 @@ pub enum Error {
          terminals, watches and transfers that are not needed"
     )]
     TooManyCalls,
+    /// Files of an archive are not as they were or are.
+    #[error("{0} files became shorter while they were read; ask for the archive again")]
+    FilesCut(u64),
     /// What the caller sent ended before it was whole.
     #[error("the data ended early; nothing was changed")]
     Interrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A call to the store failed.
     #[error("{0}")]
     Store(#[source] store::Error),
-    /// Files of an archive are not as they were or are.
-    #[error("{0} files became shorter while they were read; ask for the archive again")]
-    FilesCut(u64),
     /// A task of the server ended abnormally.
     #[error("the operation ended abnormally")]
     Aborted(#[source] tokio::task::JoinError),
@@ -368,13 +374,13 @@ impl Error {
             | Self::WorkspaceExists(_)
             | Self::Superseded
             | Self::ReplacedMeanwhile
+            | Self::FilesCut(_)
             | Self::GivenUp(_)
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_)
             | Self::OutOfBounds(_)
             | Self::InvalidRequest { .. }
             | Self::Interrupt(_) => ErrorKind::Invalid,
-            | Self::FilesCut(_)
             Self::Agent(failure) => failure.kind(),
             Self::PreferenceUnreadable(_)
             | Self::VersionMissing { .. }
@@ -396,7 +402,8 @@ impl Error {
             | Self::Interrupted
             | Self::Unreachable(_)
             | Self::Stalled(_)
-            | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
+            | Self::PullTimedOut { .. }
+            | Self::PullGaveWay(_) => ErrorKind::Unavailable,
             Self::Cancelled | Self::ExportStalled(_) => ErrorKind::Cancelled,
             Self::TooManyExports | Self::TooManyCalls => ErrorKind::LimitReached,
             Self::ImageConfigTooLarge { .. } => ErrorKind::TooLarge,
@@ -466,6 +473,7 @@ impl Error {
             Self::NothingToRecover(_) => "nothing_to_recover",
             Self::Superseded => "superseded",
             Self::ReplacedMeanwhile => "replaced_meanwhile",
+            Self::FilesCut(_) => "files_cut",
             Self::GivenUp(_) => "given_up",
             Self::PathNotFound(_) => "path_not_found",
             Self::InsufficientStorage { .. }
@@ -473,7 +481,6 @@ impl Error {
             | Self::CopyTooLarge(_) => "insufficient_storage",
             Self::Archive(error) => match archive_kind(error) {
                 ErrorKind::ResourceExhausted => "insufficient_storage",
-            Self::FilesCut(_) => "files_cut",
                 ErrorKind::Unprocessable => "archive_refused",
                 ErrorKind::Cancelled => "cancelled",
                 _ => "internal",
@@ -490,6 +497,7 @@ impl Error {
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
             Self::PullTimedOut { .. } => "pull_timed_out",
+            Self::PullGaveWay(_) => "pull_gave_way",
             Self::ImageConfigTooLarge { .. } => "image_too_large",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {

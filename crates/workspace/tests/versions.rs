@@ -336,10 +336,6 @@ async fn versions_are_compared_in_pages() {
 }
 
 #[tokio::test]
-async fn a_single_path_is_brought_back() {
-    let world = World::new().await;
-    let bot = world.running().await;
-#[tokio::test]
 async fn what_is_deleted_while_it_is_compared_is_no_comparison() {
     let mut gated = None;
     let world = World::with(InMemoryRuntime::new(), |runtime, _| {
@@ -376,6 +372,10 @@ async fn what_is_deleted_while_it_is_compared_is_no_comparison() {
     world.settled().await;
 }
 
+#[tokio::test]
+async fn a_single_path_is_brought_back() {
+    let world = World::new().await;
+    let bot = world.running().await;
     world.write(bot, "one").await;
     world.live_snapshot(bot).await;
     world.write(bot, "two").await;
