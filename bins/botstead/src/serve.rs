@@ -216,7 +216,7 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
         .teardown_host()
         .await
         .context("cannot remove the bridge")?;
-    remove_control_groups(&parent);
+    remove_control_groups(&parent, Instant::now() + TO_LEAVE).await;
     Ok(())
 }
 
@@ -245,14 +245,37 @@ fn has_processes(group: &Path) -> bool {
     own.is_ok_and(|list| !list.is_empty()) || folders(group).any(|below| has_processes(&below))
 }
 
-/// The installation's control groups, as far as no process is in them: rmdir(2) takes only empty
-/// ones.
-fn remove_control_groups(parent: &str) {
-    for ours in control_groups(parent) {
-        for group in folders(&ours) {
-            let _ = std::fs::remove_dir(group);
+fn is_workspace(group: &str) -> bool {
+    let id = group.parse::<ContainerId>();
+    id.is_ok_and(|id| id.bot().is_some())
+}
+
+/// Removes the installation's control groups, as far as no process is in them: rmdir(2) takes only empty
+/// ones, and what was killed may leave later.
+async fn remove_control_groups(parent: &str, deadline: Instant) {
+    loop {
+        let mut left = None;
+        for ours in control_groups(parent).filter(|ours| ours.exists()) {
+            let mut others = false;
+            for group in folders(&ours) {
+                // Below a parent that the operator named there may be anything.
+                match group.file_name().and_then(|name| name.to_str()) {
+                    Some(name) if is_workspace(name) => {
+                        let _ = std::fs::remove_dir(group);
+                    }
+                    _ => others = true,
+                }
+            }
+            if !others && std::fs::remove_dir(&ours).is_err() && ours.exists() {
+                left = Some(ours);
+            }
         }
-        let _ = std::fs::remove_dir(ours);
+        let Some(left) = left else { return };
+        if Instant::now() > deadline {
+            tracing::warn!(group = %left.display(), "processes are in a control group: it stays");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -403,5 +426,6 @@ fn http_config(config: &Config, installation: &Installation) -> HttpConfig {
             true => MetricsAccess::Open,
             false => MetricsAccess::Admin,
         },
+        ..HttpConfig::default()
     }
 }

@@ -5,7 +5,7 @@
 //! may do is decided by the services, beside each effect.
 
 use crate::client_address;
-use crate::connections::{Connection, Who};
+use crate::connections::{Connection, Reading, Who};
 use crate::memory::Room;
 use crate::problem::Problem;
 use crate::sessions::Serving;
@@ -85,37 +85,19 @@ pub(crate) async fn require(
     let (request, mut reply) = next.call(request).await?.into_parts();
     let room = reply.extensions_mut().remove::<Room>();
     let mut room = room.unwrap_or_else(|| state.memory.room(Some(user)));
-    let (reply, body) = reply.into_parts();
-    // What is in memory as a whole counts until it is sent, however slowly it is read.
-    let whole = match body.size() {
-        BodySize::Sized(1..) => body.try_into_bytes(),
-        _ => Err(body),
-    };
-    let reply = match whole {
-        Err(other) => reply.set_body(other),
-        Ok(bytes) => {
-            let size = bytes.len();
-            // What the request changed is done: whoever was told to try again would do it twice.
-            let refused = match request.method().is_safe() {
-                true => room.reserve(size, size).await.err(),
-                false => {
-                    room.overdraw(size);
-                    None
-                }
-            };
-            room.keep(size);
-            match refused {
-                Some(problem) => problem.error_response(),
-                None => reply.set_body(BoxBody::new(bytes)),
-            }
-        }
-    };
+    let reply = room.count(reply, request.method().is_safe()).await;
+    let connection = request.conn_data::<Arc<Connection>>();
+    let reading = room
+        .reading_time(&state.config)
+        .zip(connection)
+        .map(|(time, connection)| connection.reading(time));
     let reply = ServiceResponse::new(request, reply);
     Ok(reply.map_body(|_, body| {
         BoxBody::new(ServedBody {
             body,
             _serving: serving,
             _room: room,
+            _reading: reading,
         })
     }))
 }
@@ -162,6 +144,7 @@ struct ServedBody {
     body: BoxBody,
     _serving: Serving,
     _room: Room,
+    _reading: Option<Reading>,
 }
 
 impl MessageBody for ServedBody {

@@ -42,6 +42,9 @@ pub struct HttpConfig {
     pub body_timeout: Duration,
     /// How long a client may take nothing of what is sent to it.
     pub write_timeout: Duration,
+    /// The bytes that a client must read in each second of a reply that is held in memory, on top of
+    /// `write_timeout` for all of it; else it is cut off. Streams, downloads and exports are not held.
+    pub min_reply_pace: usize,
     /// How long an idle connection is kept.
     pub keep_alive: Duration,
     /// The most connections at once; for one more, the oldest request without a session goes, or the
@@ -79,6 +82,7 @@ impl Default for HttpConfig {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
+            min_reply_pace: 128 << 10,
             keep_alive: Duration::from_secs(75),
             max_connections: 8192,
             max_connections_per_address: 1024,

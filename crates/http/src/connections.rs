@@ -69,6 +69,8 @@ struct Activity {
     /// Whose share the request under way counts against, behind a trusted proxy.
     passed_on: Option<IpAddr>,
     introduced: Option<Who>,
+    /// When the reply must be read that is held in memory, where one is.
+    read_by: Option<Instant>,
 }
 
 /// Who a request is from, as far as that is known.
@@ -86,6 +88,9 @@ pub(crate) struct UnderWay {
     /// Whose share it counts against, behind a trusted proxy.
     network: Option<IpAddr>,
 }
+
+/// A reply that is held in memory, until this is dropped.
+pub(crate) struct Reading(Arc<Connection>);
 
 /// What a connection does, and for how long.
 #[derive(Clone, Copy)]
@@ -151,6 +156,7 @@ impl Connections {
                 since: Instant::now(),
                 passed_on: None,
                 introduced: None,
+                read_by: None,
             }),
             cut: AtomicBool::new(false),
             connections: Arc::clone(self),
@@ -202,7 +208,8 @@ impl Connections {
         Some(network)
     }
 
-    /// Cuts connections that were without a request for too long. Does not end.
+    /// Cuts connections that were without a request for too long, or whose clients read too slowly what is
+    /// held for them in memory. Does not end.
     pub(crate) async fn watch(&self) -> Infallible {
         // The framework closes those that are silent sooner, and politely.
         let most = self.config.keep_alive + self.config.header_timeout;
@@ -210,7 +217,7 @@ impl Connections {
             tokio::time::sleep(LOOK).await;
             let all: Vec<_> = locked(&self.state).all.values().cloned().collect();
             for connection in all.iter().filter_map(Weak::upgrade) {
-                if connection.idle().is_some_and(|idle| idle > most) {
+                if connection.idle().is_some_and(|idle| idle > most) || connection.is_late() {
                     connection.cut();
                 }
             }
@@ -332,12 +339,29 @@ impl Connection {
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
+    /// Says that a reply is held in memory until the client has read it, which must be in this time.
+    pub(crate) fn reading(self: &Arc<Self>, time: Duration) -> Reading {
+        locked(&self.activity).read_by = Instant::now().checked_add(time);
+        Reading(Arc::clone(self))
+    }
+
+    fn is_late(&self) -> bool {
+        let by = locked(&self.activity).read_by;
+        by.is_some_and(|by| by < Instant::now())
+    }
+
     /// How long it has been without a request; none while there is one.
     fn idle(&self) -> Option<Duration> {
         match self.standing() {
             Standing::Idle(time) => Some(time),
             Standing::Stranger(_) | Standing::Introduced(..) => None,
         }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        locked(&self.0.activity).read_by = None;
     }
 }
 

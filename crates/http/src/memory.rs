@@ -3,8 +3,9 @@
 
 use crate::HttpConfig;
 use crate::problem::Problem;
-use actix_web::HttpResponse;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, ResponseError};
 use botstead_types::UserId;
 use botstead_workspace::{Share, Shares};
 use std::sync::Arc;
@@ -133,6 +134,46 @@ impl Room {
         let counted = bytes.saturating_sub(SMALL);
         share.keep(counted.div_ceil(UNIT));
         self.bytes = self.bytes.min(bytes.max(SMALL));
+    }
+
+    /// Counts a reply that is in memory as a whole: until it is sent, however slowly it is read. One that
+    /// cannot be counted is refused where that changes nothing: with a safe method, what the request did can
+    /// be asked for again.
+    pub(crate) async fn count(&mut self, reply: HttpResponse, is_safe: bool) -> HttpResponse {
+        let (reply, body) = reply.into_parts();
+        let whole = match body.size() {
+            BodySize::Sized(1..) => body.try_into_bytes(),
+            _ => Err(body),
+        };
+        let bytes = match whole {
+            Ok(bytes) => bytes,
+            Err(other) => return reply.set_body(other),
+        };
+        let size = bytes.len();
+        let refused = match is_safe {
+            true => self.reserve(size, size).await.err(),
+            false => {
+                self.overdraw(size);
+                None
+            }
+        };
+        self.keep(size);
+        match refused {
+            Some(problem) => problem.error_response(),
+            None => reply.set_body(BoxBody::new(bytes)),
+        }
+    }
+
+    /// How long a client may take to read what is held, where that is counted: each second some of it.
+    pub(crate) fn reading_time(&self, config: &HttpConfig) -> Option<Duration> {
+        let pace = config.min_reply_pace.max(1);
+        let seconds = u64::try_from(self.bytes.div_ceil(pace)).unwrap_or(u64::MAX);
+        let counted = self.bytes > SMALL;
+        counted.then(|| {
+            config
+                .write_timeout
+                .saturating_add(Duration::from_secs(seconds))
+        })
     }
 
     /// The reply, which has this until it is sent.

@@ -4,8 +4,8 @@ use crate::meta;
 use crate::tree::{foreign, kind, open_file};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    FileType, Mode, OFlags, SeekFrom, Statx, copy_file_range, ftruncate, ioctl_ficlone, makedev,
-    mknodat, openat, readlinkat, seek, symlinkat,
+    FileType, Mode, OFlags, SeekFrom, Statx, copy_file_range, fstat, ftruncate, ioctl_ficlone,
+    makedev, mknodat, openat, readlinkat, seek, symlinkat,
 };
 use rustix::io::{Errno, Result, pread, pwrite};
 use std::ffi::CStr;
@@ -42,21 +42,24 @@ pub(crate) fn copy(
 }
 
 fn content(source: &OwnedFd, size: u64, target: &OwnedFd) -> Result<()> {
-    if ioctl_ficlone(target, source).is_ok() {
-        return Ok(());
+    if ioctl_ficlone(target, source).is_err() {
+        ftruncate(target, size)?;
+        let mut end = 0;
+        while end < size {
+            let start = match seek(source, SeekFrom::Data(end)) {
+                // Nothing but a hole is left.
+                Err(Errno::NXIO) => break,
+                start => start?,
+            };
+            end = seek(source, SeekFrom::Hole(start))?.min(size);
+            range(source, target, start, end)?;
+        }
     }
-    ftruncate(target, size)?;
-    let mut end = 0;
-    while end < size {
-        let start = match seek(source, SeekFrom::Data(end)) {
-            // Nothing but a hole is left.
-            Err(Errno::NXIO) => return Ok(()),
-            start => start?,
-        };
-        end = seek(source, SeekFrom::Hole(start))?.min(size);
-        range(source, target, start, end)?;
+    // The end of one that became shorter looks like a hole.
+    match fstat(source)?.st_size.cast_unsigned() {
+        now if now < size => Err(Errno::IO),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Copies the bytes from `start` to `end`, or to where the source ends, without holes.
@@ -96,4 +99,34 @@ fn by_hand(source: &OwnedFd, target: &OwnedFd, mut at: u64, end: u64) -> Result<
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+
+    #[test]
+    fn a_file_that_became_shorter_is_no_file_with_a_hole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("source");
+        fs::write(&path, vec![b'x'; 100 << 10]).unwrap();
+        let copy = |size| {
+            let source = OwnedFd::from(File::open(&path).unwrap());
+            let target = File::create(folder.path().join("target")).unwrap();
+            content(&source, size, &target.into())
+        };
+        copy(100 << 10).unwrap();
+        for size in [(100 << 10) + 1, 1 << 30] {
+            assert_eq!(copy(size), Err(Errno::IO), "{size}");
+        }
+        // A hole at the end is none.
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(1 << 20).unwrap();
+        copy(1 << 20).unwrap();
+        assert_eq!(
+            fs::metadata(folder.path().join("target")).unwrap().len(),
+            1 << 20
+        );
+    }
 }

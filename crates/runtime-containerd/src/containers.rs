@@ -29,6 +29,12 @@ pub(crate) struct ContainerdContainers {
     pub(crate) known: Arc<KnownStarts>,
 }
 
+/// The specification in a record.
+fn value_of(record: &Record) -> Vec<u8> {
+    let spec = record.spec.as_ref();
+    spec.map(|spec| spec.value.clone()).unwrap_or_default()
+}
+
 fn container(record: Record) -> Option<Container> {
     Some(Container {
         // Other tools' containers in the namespace are none of ours.
@@ -109,12 +115,13 @@ impl Containers for ContainerdContainers {
     async fn create(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
         let op = Op::new("create container", &spec.id);
         let record = self.record(&op, spec).await?;
+        let written = value_of(&record);
         let request = CreateContainerRequest {
             container: Some(record),
         };
         let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let created = self.client.containers().create(request).await;
-        self.known.written(spec, created.is_ok());
+        self.known.written(&spec.id, &written, created.is_ok());
         created.map(drop).map_err(|status| op.status(status))
     }
 
@@ -122,6 +129,7 @@ impl Containers for ContainerdContainers {
         let op = Op::new("switch container", &spec.id);
         self.without_task(&op, &spec.id).await?;
         let record = self.record(&op, spec).await?;
+        let written = value_of(&record);
         let paths = ["snapshotkey", "spec", "image", "labels"];
         let request = UpdateContainerRequest {
             container: Some(record),
@@ -131,7 +139,7 @@ impl Containers for ContainerdContainers {
         };
         let request = self.client.leased(&op, lease, self.client.unary(request))?;
         let updated = self.client.containers().update(request).await;
-        self.known.written(spec, updated.is_ok());
+        self.known.written(&spec.id, &written, updated.is_ok());
         updated.map_err(|status| op.status(status))?;
         let old = self.old_folder(&spec.id);
         let _ = blocking(move || std::fs::remove_dir_all(old)).await;

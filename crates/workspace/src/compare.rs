@@ -49,7 +49,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// `BotNotFound`, `VersionNotFound`, `WorkspaceNotFound` for the present state of none;
-    /// `Unsupported` where snapshots are no directories of this host.
+    /// `ReplacedMeanwhile` when that became another while it was read; `Unsupported` where snapshots are no directories of this host.
     pub async fn diff(
         &self,
         actor: &Actor,
@@ -134,6 +134,7 @@ impl Inner {
     ) -> Result<PathChanges> {
         let from = self.version(bot, from).await?;
         self.require_snapshot(&from).await?;
+        let is_current = to == VersionOrCurrent::Current;
         let to: SnapshotKey = match to {
             VersionOrCurrent::Version(number) => {
                 let to = self.version(bot, number).await?;
@@ -143,18 +144,24 @@ impl Inner {
             VersionOrCurrent::Current => self.required_record(bot).await?.snapshot,
         };
         let snapshots = &self.runtime.snapshots;
-        let (from, to) = tokio::try_join!(
+        let (below, above) = tokio::try_join!(
             snapshots.layers(lease, &from.snapshot),
             snapshots.layers(lease, &to)
         )?;
         let compared = self.pools.comparisons.run(user, move || {
-            let changes = botstead_overlay::diff(&from, &to, after.as_deref(), limit)?;
+            let changes = botstead_overlay::diff(&below, &above, after.as_deref(), limit)?;
             Ok(PathChanges {
                 items: changes.items.into_iter().map(PathChange::from).collect(),
                 next: changes.next,
             })
         });
-        compared.await
+        let compared = compared.await;
+        // What is removed while it is read looks as if less were there. A version stays until then.
+        if is_current && !self.snapshot_exists(&to).await? {
+            self.required_record(bot).await?;
+            return Err(Error::ReplacedMeanwhile);
+        }
+        compared
     }
 }
 

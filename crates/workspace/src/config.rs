@@ -32,6 +32,9 @@ pub struct WorkspaceConfig {
     pub stop_grace: Duration,
     /// The budget of one pull. Nothing else shares it.
     pub pull_timeout: Duration,
+    /// How long a pull keeps its place in any case. After that one that gets less than 1 MiB in a second is
+    /// ended while all places are taken and somebody waits who has fewer of them.
+    pub pull_turn: Duration,
     /// How long a mutating call waits for another on the same bot before it is refused.
     pub busy_wait: Duration,
     /// A directory on the filesystem that holds the workspaces, whose free space is watched.
@@ -96,6 +99,7 @@ impl WorkspaceConfig {
             timezone: None,
             stop_grace: Duration::from_secs(10),
             pull_timeout: Duration::from_secs(30 * 60),
+            pull_turn: Duration::from_secs(60),
             busy_wait: Duration::from_secs(30),
             preserved_dir: Self::preserved_in(&storage_path),
             storage_path,

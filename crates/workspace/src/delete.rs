@@ -6,6 +6,7 @@ use crate::layers::unless_missing;
 use crate::model::DeleteRequest;
 use crate::operations::{event, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
+use crate::starts::Cause;
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::Signal;
@@ -178,7 +179,7 @@ impl Inner {
         error: &Error,
     ) -> OperationState {
         if record.desired == DesiredState::Running
-            && let Err(start) = self.bring_up(record).await
+            && let Err(start) = self.bring_up(record, Cause::Asked).await
         {
             tracing::error!(bot = %record.bot, error = %start, "cannot start again");
         }

@@ -211,6 +211,9 @@ pub enum Error {
          database was put back; the workspace was left as it was"
     )]
     Superseded,
+    /// What was read of the present state is not it any more.
+    #[error("the workspace was given another state while it was read; ask again")]
+    ReplacedMeanwhile,
     /// The operation could go neither forward nor back.
     #[error("this could be neither finished nor undone, and the workspace was left as it was: {0}")]
     GivenUp(String),
@@ -225,6 +228,12 @@ pub enum Error {
         /// The budget in seconds.
         seconds: u64,
     },
+    /// The pull was slow, and others waited for its place.
+    #[error(
+        "pulling {0} was given up: its registry sent less than 1 MiB in a second, and others waited for its \
+         place; try again later, or use another registry that has it"
+    )]
+    PullGaveWay(ImageRef),
     /// The operation was joined by this caller and failed.
     #[error("{message}")]
     Joined {
@@ -284,6 +293,9 @@ pub enum Error {
          terminals, watches and transfers that are not needed"
     )]
     TooManyCalls,
+    /// Files of an archive are not as they were or are.
+    #[error("{0} files became shorter while they were read; ask for the archive again")]
+    FilesCut(u64),
     /// What the caller sent ended before it was whole.
     #[error("the data ended early; nothing was changed")]
     Interrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -361,6 +373,8 @@ impl Error {
             | Self::VersionPinned(_)
             | Self::WorkspaceExists(_)
             | Self::Superseded
+            | Self::ReplacedMeanwhile
+            | Self::FilesCut(_)
             | Self::GivenUp(_)
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_)
@@ -388,7 +402,8 @@ impl Error {
             | Self::Interrupted
             | Self::Unreachable(_)
             | Self::Stalled(_)
-            | Self::PullTimedOut { .. } => ErrorKind::Unavailable,
+            | Self::PullTimedOut { .. }
+            | Self::PullGaveWay(_) => ErrorKind::Unavailable,
             Self::Cancelled | Self::ExportStalled(_) => ErrorKind::Cancelled,
             Self::TooManyExports | Self::TooManyCalls => ErrorKind::LimitReached,
             Self::ImageConfigTooLarge { .. } => ErrorKind::TooLarge,
@@ -457,6 +472,8 @@ impl Error {
             Self::WorkspaceLost(_) => "workspace_lost",
             Self::NothingToRecover(_) => "nothing_to_recover",
             Self::Superseded => "superseded",
+            Self::ReplacedMeanwhile => "replaced_meanwhile",
+            Self::FilesCut(_) => "files_cut",
             Self::GivenUp(_) => "given_up",
             Self::PathNotFound(_) => "path_not_found",
             Self::InsufficientStorage { .. }
@@ -480,6 +497,7 @@ impl Error {
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
             Self::PullTimedOut { .. } => "pull_timed_out",
+            Self::PullGaveWay(_) => "pull_gave_way",
             Self::ImageConfigTooLarge { .. } => "image_too_large",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {

@@ -50,7 +50,8 @@ impl Workspaces {
     }
 
     /// The same for who holds outputs of many at once: `room` is asked whether so many bytes of both outputs
-    /// in all may be kept. From the first no on the rest is dropped, as beyond the first MiB.
+    /// in all may be kept. From the first no on the rest is dropped, as beyond the first MiB. Where a backend
+    /// gives no way to agents it is asked once, before the command starts, for all that there can be.
     ///
     /// # Errors
     /// As [`Workspaces::exec`].
@@ -63,7 +64,7 @@ impl Workspaces {
     ) -> Result<ExecOutcome> {
         let version = self.prepare_exec(actor, bot, &request).await?;
         if self.inner.agents.is_none() {
-            return self.exec_without_agent(bot, request, version).await;
+            return self.exec_without_agent(bot, request, version, room).await;
         }
         let events = self.run_command(bot, request).await?;
         let mut outcome = collect(events, room).await?;

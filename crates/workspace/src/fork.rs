@@ -12,6 +12,7 @@ use crate::operations::{LiveOperation, event, finished, input, new_operation};
 use crate::replace::blocking;
 use crate::service::{Inner, Workspaces};
 use crate::standing::Standing;
+use crate::starts::Cause;
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_overlay::beneath;
@@ -127,7 +128,7 @@ impl Inner {
         self.config.bounds.check_image(&input.image.reference)?;
         self.config.bounds.check_devices(&input.devices)?;
         let operation = new_operation(id, bot, OperationKind::Fork, &input)?;
-        let operation = self.store.operations.begin(&operation, true).await?;
+        let operation = self.begin_leased(operation, true).await?;
         fault_point!("fork", "begun");
         let live = self.register(operation);
         let done = self.fork_steps(&live, &lease, &input).await;
@@ -159,7 +160,6 @@ impl Inner {
     ) -> Result<ContainerRecord> {
         let operation = &live.record;
         let (id, bot) = (operation.id, operation.bot);
-        self.runtime.leases.create(lease).await?;
         if input.version.is_none() {
             // Its own lock, for the moment of the copy only.
             let _other = self
@@ -209,7 +209,7 @@ impl Inner {
         self.record_fork(operation, input, record).await?;
         let record = self.required_record(bot).await?;
         if record.desired == DesiredState::Running {
-            self.bring_up(&record).await?;
+            self.bring_up(&record, Cause::Asked).await?;
             fault_point!("fork", "started");
         }
         self.required_record(bot).await

@@ -59,7 +59,7 @@ impl Workspaces {
             let under = Arc::clone(&work);
             let pulled = under
                 .with_lease(|lease| async move {
-                    let place = work.pulls.place(of, &cancel).await?;
+                    let place = work.pulls.place(of, &progress, &cancel).await?;
                     let pull = work.pulled_image(&place, &lease, &reference, &progress, &cancel);
                     pull.await
                 })

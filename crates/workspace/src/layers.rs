@@ -169,6 +169,14 @@ impl Inner {
         Ok(snapshots.set_labels(key, &labels).await?)
     }
 
+    /// Removes a writable snapshot that an operation prepared and no workspace got. Where the runtime
+    /// refuses, it passes for nobody's work, whole as it may be.
+    pub(crate) async fn discard(&self, key: &SnapshotKey) -> Result<()> {
+        // What cannot be written on it does not matter once it is gone.
+        let _ = self.note_unfinished(key, true).await;
+        Ok(unless_missing(self.runtime.snapshots.remove(key).await)?)
+    }
+
     /// Whether the runtime has that snapshot, protected: released ones are not.
     pub(crate) async fn is_protected(&self, key: &SnapshotKey) -> Result<bool> {
         match self.runtime.snapshots.get(key).await {

@@ -39,6 +39,7 @@ mod out_of_memory;
 mod pools;
 mod power;
 mod preferences;
+mod pulls;
 mod reconcile;
 mod recovery;
 mod replace;

@@ -37,7 +37,7 @@ impl Workspaces {
                     return Ok(false);
                 };
                 let live = work.register(new_operation(id, bot, OperationKind::Start, &())?);
-                let done = work.bring_up(&record).await;
+                let done = work.bring_up(&record, Cause::Asked).await;
                 work.unregister(&live, outcome(&done));
                 done.map(|()| true)
             })
@@ -99,14 +99,12 @@ impl Inner {
 
     /// Makes the workspace run and be reachable, whatever state it is in, and records that it
     /// should. The caller holds the bot.
-    pub(crate) async fn bring_up(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
-        let done = self.try_bring_up(record, Cause::Asked).await;
-        self.note_start(record, done).await
-    }
-
-    /// The same for a workspace that nobody asked to start now.
-    pub(crate) async fn bring_up_again(self: &Arc<Self>, record: &ContainerRecord) -> Result<()> {
-        let done = self.try_bring_up(record, Cause::Reconcile).await;
+    pub(crate) async fn bring_up(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+        cause: Cause,
+    ) -> Result<()> {
+        let done = self.try_bring_up(record, cause).await;
         self.note_start(record, done).await
     }
 
@@ -116,8 +114,9 @@ impl Inner {
         self: &Arc<Self>,
         record: &ContainerRecord,
         root: &[SnapshotMount],
+        cause: Cause,
     ) -> Result<()> {
-        let done = self.start_stopped(record, root, Cause::Asked).await;
+        let done = self.start_stopped(record, root, cause).await;
         self.note_start(record, done).await
     }
 

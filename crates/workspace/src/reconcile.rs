@@ -13,6 +13,7 @@ pub(crate) use wake::Wake;
 use crate::Result;
 use crate::locks::Holder;
 use crate::service::Inner;
+use crate::starts::Cause;
 use botstead_runtime::TaskEvent;
 use botstead_store::{ContainerRecord, ErrorKind as StoreErrorKind, Operation, OperationKind};
 use botstead_types::{ContainerId, DesiredState, LeaseId, OperationId};
@@ -197,7 +198,7 @@ impl Inner {
             }
         };
         let done = match record.desired {
-            DesiredState::Running => self.bring_up_again(&record).await,
+            DesiredState::Running => self.bring_up(&record, Cause::Reconcile).await,
             DesiredState::Stopped => self.power_down(&record).await,
         };
         match &done {

@@ -220,7 +220,7 @@ impl Inner {
         if row.is_some_and(|row| row.snapshot == fresh) {
             return Ok(fresh);
         }
-        unless_missing(self.runtime.snapshots.remove(&fresh).await)?;
+        self.discard(&fresh).await?;
         self.advance(operation, REVERTING).await?;
         Ok(SnapshotKey::reverted(operation.id))
     }
@@ -458,9 +458,10 @@ impl Inner {
             self.remove_returned(operation, archive).await?;
         }
         if record.desired == DesiredState::Running {
+            let cause = self.cause_of(operation);
             match root {
-                Some(root) => self.bring_up_on(&record, &root).await?,
-                None => self.bring_up(&record).await?,
+                Some(root) => self.bring_up_on(&record, &root, cause).await?,
+                None => self.bring_up(&record, cause).await?,
             }
             fault_point!(at, "started");
         }

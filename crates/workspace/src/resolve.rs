@@ -3,45 +3,15 @@
 
 use crate::create::Wishes;
 use crate::operations::LiveOperation;
+use crate::pulls::PullPlace;
 use crate::service::Inner;
-use crate::shares::{Share, Shares};
 use crate::{Error, Result, disk};
 use botstead_runtime::{ErrorKind as RuntimeErrorKind, Image, PullProgress};
 use botstead_store::ErrorKind as StoreErrorKind;
-use botstead_types::{
-    ImageConfig, ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey, UserId,
-};
+use botstead_types::{ImageConfig, ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey};
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
-/// Pulls at once; more wait, and so does who has half of them. Until a pull has stored its image's
-/// documents, which are up to 8 MiB, they are in memory.
-const PULLS: usize = 16;
-
-/// Places for pulls, by whom they are for.
-pub(crate) struct Pulls(Shares<Option<UserId>>);
-
-impl Default for Pulls {
-    fn default() -> Self {
-        Self(Shares::halves(PULLS))
-    }
-}
-
-impl Pulls {
-    /// A place for a pull.
-    ///
-    /// # Errors
-    /// `Cancelled`.
-    pub(crate) async fn place(
-        &self,
-        of: Option<UserId>,
-        cancel: &CancellationToken,
-    ) -> Result<Share<Option<UserId>>> {
-        let place = cancel.run_until_cancelled(self.0.take(of, 1)).await;
-        place.ok_or(Error::Cancelled)
-    }
-}
 
 impl Inner {
     /// The image of a creation, local already or pulled; the pull can be cancelled.
@@ -59,7 +29,8 @@ impl Inner {
         let owner = self.store.bots.get(live.record.bot).await?.owner;
         live.cancellable.store(true, Ordering::SeqCst);
         let pulled = async {
-            let place = self.pulls.place(Some(owner), &live.cancel).await?;
+            let place = self.pulls.place(Some(owner), &live.pull, &live.cancel);
+            let place = place.await?;
             // Who had a place before may have pulled the same.
             match self.good_enough(wishes).await? {
                 Some(local) => Ok(local),
@@ -85,10 +56,10 @@ impl Inner {
         }
     }
 
-    /// An image from its registry, within the budget of one pull, which has a place.
+    /// An image from its registry, within the budget of one pull, and as long as it has its place.
     pub(crate) async fn pulled_image(
         &self,
-        _place: &Share<Option<UserId>>,
+        place: &PullPlace,
         lease: &LeaseId,
         image: &ImageRef,
         progress: &watch::Sender<PullProgress>,
@@ -105,6 +76,13 @@ impl Inner {
             })
         };
         let guarded = disk::with_free_space(&self.config, pull);
+        let guarded = async {
+            tokio::select! {
+                biased;
+                pulled = guarded => pulled,
+                () = place.gives_way() => Err(Error::PullGaveWay(image.clone())),
+            }
+        };
         match tokio::time::timeout(budget, guarded).await {
             Ok(pulled) => pulled,
             Err(_) => Err(Error::PullTimedOut {

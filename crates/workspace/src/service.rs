@@ -9,9 +9,9 @@ use crate::metrics::Samples;
 use crate::operations::Running;
 use crate::out_of_memory::Kills;
 use crate::pools::Pools;
+use crate::pulls::Pulls;
 use crate::reconcile::Wake;
 use crate::recovery::{Losses, Uncompared};
-use crate::resolve::Pulls;
 use crate::starts::Starts;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor, Decision, Resource, decide};
@@ -85,6 +85,7 @@ impl Workspaces {
         handle: Handle,
     ) -> Result<Self> {
         let starts = Starts::new(config.max_concurrent_starts);
+        let pulls = Pulls::new(config.pull_turn);
         let pools = Pools::new(config.max_concurrent_exports);
         let calls = Calls::new(config.max_calls_per_bot, config.max_streams_per_bot);
         let inner = Arc::new(Inner {
@@ -102,7 +103,7 @@ impl Workspaces {
             kills: Kills::default(),
             starts,
             pools,
-            pulls: Pulls::default(),
+            pulls,
             losses: Losses::default(),
             uncompared: Uncompared::default(),
             tracker: TaskTracker::new(),

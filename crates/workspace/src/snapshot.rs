@@ -10,6 +10,7 @@ use crate::notes::Note;
 use crate::operations::{LiveOperation, event, finish, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::standing::Standing;
+use crate::starts::Cause;
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::{CopyReport, ErrorKind as RuntimeErrorKind, SnapshotCopy};
@@ -178,7 +179,7 @@ impl Inner {
             return OperationState::Running;
         }
         if record.desired == DesiredState::Running
-            && let Err(start) = self.bring_up(record).await
+            && let Err(start) = self.bring_up(record, Cause::Asked).await
         {
             tracing::error!(bot = %record.bot, error = %start, "cannot start again");
         }
@@ -200,10 +201,9 @@ impl Inner {
     ) {
         let fresh = SnapshotKey::active(operation.id);
         if fresh != record.snapshot
-            && let Err(error) = self.runtime.snapshots.remove(&fresh).await
-            && !error.is_not_found()
+            && let Err(error) = self.discard(&fresh).await
         {
-            tracing::warn!(%fresh, error = %error.chain(), "cannot remove");
+            tracing::warn!(%fresh, %error, "cannot remove");
         }
         let flattened = SnapshotKey::flattened(operation.id);
         if let Err(error) = self.runtime.snapshots.release(&flattened).await {
@@ -402,9 +402,10 @@ impl Inner {
             fault_point!("snapshot", "recorded");
         }
         if record.desired == DesiredState::Running {
+            let cause = self.cause_of(operation);
             match root {
-                Some(root) => self.bring_up_on(&record, &root).await?,
-                None => self.bring_up(&record).await?,
+                Some(root) => self.bring_up_on(&record, &root, cause).await?,
+                None => self.bring_up(&record, cause).await?,
             }
             fault_point!("snapshot", "started");
         }

@@ -9,7 +9,9 @@ use botstead_runtime_testing::{ImageContent, PullScript};
 use botstead_types::{
     BotId, ContainerStatus, DesiredState, PageRequest, Role, UserId, VersionNumber, VersionSource,
 };
-use botstead_workspace::{CreateEvent, CreateRequest, DeleteRequest, Error, SnapshotMode};
+use botstead_workspace::{
+    CreateEvent, CreateRequest, DeleteRequest, Error, ExecRequest, SnapshotMode,
+};
 use common::{IMAGE, OTHER_IMAGE, World, container, image, request};
 use futures_util::StreamExt;
 use std::time::Duration;
@@ -548,4 +550,25 @@ async fn a_task_that_ends_by_itself_is_started_again() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the workspace was not started again");
+}
+
+#[tokio::test]
+async fn outputs_that_come_at_the_end_are_counted_before_a_command_starts() {
+    let world = World::new().await;
+    let bot = world.running().await;
+    world.memory.take_calls();
+    let command = ExecRequest {
+        command: vec!["ls".to_owned()],
+        ..ExecRequest::default()
+    };
+    let mut asked = Vec::new();
+    let w = &world.workspaces;
+    let room = async |bytes| {
+        asked.push((bytes, world.memory.take_calls().contains(&"tasks.exec")));
+        true
+    };
+    // There are no processes in memory.
+    let ran = w.exec_within(&world.owner, bot, command, room).await;
+    assert_eq!(ran.unwrap_err().code(), "unsupported");
+    assert_eq!(asked, [(2 << 20, false)]);
 }

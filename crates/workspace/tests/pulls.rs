@@ -5,10 +5,10 @@
 mod common;
 
 use botstead_authz::Actor;
-use botstead_runtime_testing::{ImageContent, PullScript};
+use botstead_runtime_testing::{ImageContent, InMemoryRuntime, PullScript};
 use botstead_types::{BotId, PageRequest, Role, UserId};
 use botstead_workspace::{CreateEvent, ImageEvent};
-use common::{World, image, request};
+use common::{LONG, World, image, request};
 use futures_util::StreamExt;
 use std::time::Duration;
 
@@ -104,4 +104,46 @@ async fn a_user_has_half_of_the_pulls_and_who_waits_takes_what_came_meanwhile() 
         events.collect::<Vec<_>>().await;
     }
     world.check_whole().await;
+}
+
+#[tokio::test]
+async fn two_users_with_slow_registries_do_not_keep_others_from_pulling() {
+    let mut world = World::with(InMemoryRuntime::new(), |_, config| {
+        config.pull_turn = Duration::from_millis(100);
+    })
+    .await;
+    let (slow, good) = (image("registry.test/slow:1"), image("registry.test/good:1"));
+    let content = || ImageContent::of_files([("a", "b")]);
+    let hangs = PullScript {
+        hangs_after: Some(0),
+        ..PullScript::default()
+    };
+    world.memory.add_remote_image(&slow, content(), hangs);
+    let answers = PullScript::default();
+    world.memory.add_remote_image(&good, content(), answers);
+    let mut pulling = Vec::new();
+    for _ in 0..2 {
+        // One more than there are places for.
+        for _ in 0..=OWN {
+            let bot = world.bot().await;
+            let request = request(slow.as_str());
+            let events = world.workspaces.create(&world.owner, bot, request).await;
+            pulling.push(events.unwrap());
+        }
+        world.change_owner().await;
+    }
+    made(&world, "images.pull", 2 * OWN).await;
+    let bot = world.bot().await;
+    let request = request(good.as_str());
+    let events = world.workspaces.create(&world.owner, bot, request).await;
+    let pulled = tokio::time::timeout(LONG, events.unwrap().collect::<Vec<_>>()).await;
+    let pulled = pulled.expect("the places are not given back");
+    assert!(matches!(pulled.last(), Some(CreateEvent::Complete(_))));
+    // One of theirs ended for it.
+    let ended = pulling.into_iter().map(|events| events.collect::<Vec<_>>());
+    let (ended, _, _) = futures_util::future::select_all(ended.map(Box::pin)).await;
+    let Some(CreateEvent::Failed(error)) = ended.last() else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(error.code(), "pull_gave_way");
 }

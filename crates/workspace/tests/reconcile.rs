@@ -9,21 +9,22 @@ use async_trait::async_trait;
 use botstead_bridge::proto;
 use botstead_bridge::proto::processes_server::{Processes, ProcessesServer};
 use botstead_runtime::{
-    Access, ByteStream, Channels, Exec, ExecOutput, ExitStatus, Result, Signal, Snapshot,
-    SnapshotMount, SnapshotUsage, Snapshots, Task, TaskEvent, Tasks, Tree,
+    ByteStream, Channels, ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, Task, TaskEvent,
+    Tasks,
 };
 use botstead_runtime_testing::InMemoryRuntime;
-use botstead_types::{BotId, ContainerId, LeaseId, SnapshotKey};
-use botstead_workspace::{CreateEvent, DeleteRequest};
+use botstead_types::{BotId, ContainerId};
+use botstead_workspace::{CreateEvent, DeleteRequest, SnapshotMode};
+use common::gated::Gated;
 use common::{LONG, World, container};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tonic::{Request, Response, Status, Streaming};
 
 type Events = BoxStream<'static, Result<TaskEvent>>;
@@ -141,104 +142,15 @@ async fn workspaces_whose_agents_never_answer_hold_up_no_other() {
     }
 }
 
-/// Snapshots that are not opened for writing, once told, before the gate opens.
-struct Gated {
-    inner: Arc<dyn Snapshots>,
-    closed: Arc<AtomicBool>,
-    gate: Arc<Semaphore>,
-    /// Told when somebody stands before it.
-    arrived: Arc<Notify>,
-}
-
-#[async_trait]
-impl Snapshots for Gated {
-    async fn prepare(
-        &self,
-        lease: &LeaseId,
-        key: &SnapshotKey,
-        parent: Option<&SnapshotKey>,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<Vec<SnapshotMount>> {
-        self.inner.prepare(lease, key, parent, labels).await
-    }
-
-    async fn commit(
-        &self,
-        lease: &LeaseId,
-        key: &SnapshotKey,
-        name: &SnapshotKey,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<()> {
-        self.inner.commit(lease, key, name, labels).await
-    }
-
-    async fn get(&self, key: &SnapshotKey) -> Result<Snapshot> {
-        self.inner.get(key).await
-    }
-
-    async fn list(&self) -> Result<Vec<Snapshot>> {
-        self.inner.list().await
-    }
-
-    async fn labelled(&self, label: &str, value: &str) -> Result<Vec<Snapshot>> {
-        self.inner.labelled(label, value).await
-    }
-
-    async fn protect(&self, key: &SnapshotKey) -> Result<()> {
-        self.inner.protect(key).await
-    }
-
-    async fn open(
-        &self,
-        lease: &LeaseId,
-        key: &SnapshotKey,
-        access: Access,
-    ) -> Result<Box<dyn Tree>> {
-        if access == Access::Write && self.closed.load(Ordering::SeqCst) {
-            self.arrived.notify_one();
-            self.gate.acquire().await.unwrap().forget();
-        }
-        self.inner.open(lease, key, access).await
-    }
-
-    async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
-        self.inner.mounts(key).await
-    }
-
-    async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage> {
-        self.inner.usage(key).await
-    }
-
-    async fn set_labels(&self, key: &SnapshotKey, labels: &BTreeMap<String, String>) -> Result<()> {
-        self.inner.set_labels(key, labels).await
-    }
-
-    async fn remove(&self, key: &SnapshotKey) -> Result<()> {
-        self.inner.remove(key).await
-    }
-
-    async fn release(&self, key: &SnapshotKey) -> Result<()> {
-        self.inner.release(key).await
-    }
-}
-
 #[tokio::test]
 async fn data_that_is_brought_back_holds_no_place_among_the_starts() {
-    let (closed, gate) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(Semaphore::new(0)),
-    );
-    let arrived = Arc::new(Notify::new());
+    let mut gated = None;
     let world = World::with(InMemoryRuntime::new(), |runtime, config| {
-        runtime.snapshots = Arc::new(Gated {
-            inner: Arc::clone(&runtime.snapshots),
-            closed: Arc::clone(&closed),
-            gate: Arc::clone(&gate),
-            arrived: Arc::clone(&arrived),
-        });
+        gated = Some(Gated::before(runtime));
         config.max_concurrent_starts = 1;
     })
     .await;
+    let gated = gated.unwrap();
     let slow = world.running().await;
     world.write(slow, "kept").await;
     let preserve = DeleteRequest {
@@ -250,19 +162,19 @@ async fn data_that_is_brought_back_holds_no_place_among_the_starts() {
         .delete(&world.owner, slow, preserve)
         .await
         .unwrap();
-    closed.store(true, Ordering::SeqCst);
+    gated.close();
     let restoring = world.create(slow);
     tokio::pin!(restoring);
     let others = async {
-        while gate.available_permits() == 0 {
+        while gated.gate.available_permits() == 0 {
             let started = tokio::time::timeout(Duration::from_secs(20), world.running()).await;
             started.expect("another workspace waits for the archive");
-            gate.add_permits(1);
+            gated.gate.add_permits(1);
         }
     };
     tokio::select! {
         early = &mut restoring => panic!("nothing was held up: {early:?}"),
-        () = arrived.notified() => {}
+        () = gated.arrived.notified() => {}
     }
     let (events, ()) = tokio::join!(restoring, others);
     assert!(
@@ -272,7 +184,7 @@ async fn data_that_is_brought_back_holds_no_place_among_the_starts() {
     assert_eq!(world.read(slow).await.as_deref(), Some("kept"));
 }
 
-/// Tasks of which some are never made, as with a root that holds the runtime up.
+/// Tasks whose making never ends for some, as with a root that holds the runtime up.
 struct HeldUp {
     inner: Arc<dyn Tasks>,
     held: Arc<Mutex<HashSet<ContainerId>>>,
@@ -281,10 +193,11 @@ struct HeldUp {
 #[async_trait]
 impl Tasks for HeldUp {
     async fn create(&self, id: &ContainerId) -> Result<u32> {
+        let made = self.inner.create(id).await?;
         if self.held.lock().unwrap().contains(id) {
             std::future::pending::<()>().await;
         }
-        self.inner.create(id).await
+        Ok(made)
     }
 
     async fn start(&self, id: &ContainerId) -> Result<()> {
@@ -347,6 +260,39 @@ async fn starts_that_are_held_up_hold_up_neither_other_users_nor_the_reconciliat
     held.lock().unwrap().insert(container(running));
     assert!(world.memory.exit_task(&container(running), 137));
     end(&world, others).await;
+}
+
+#[tokio::test]
+async fn a_replay_takes_no_place_among_the_starts_that_somebody_asked_for() {
+    let held = Arc::new(Mutex::new(HashSet::new()));
+    let world = World::with(InMemoryRuntime::new(), |runtime, config| {
+        runtime.tasks = Arc::new(HeldUp {
+            inner: Arc::clone(&runtime.tasks),
+            held: Arc::clone(&held),
+        });
+        config.max_concurrent_starts = 2;
+    })
+    .await;
+    let bot = world.running().await;
+    held.lock().unwrap().insert(container(bot));
+    // The version is recorded, and what is left is the start.
+    world
+        .memory
+        .fail_next("tasks.create", ErrorKind::Unavailable, 1);
+    let made = world
+        .workspaces
+        .snapshot(&world.owner, bot, None, SnapshotMode::Stop)
+        .await;
+    made.unwrap_err();
+    let replayed = async {
+        while world.memory.tasks().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let replayed = tokio::time::timeout(LONG, replayed).await;
+    replayed.expect("nobody tries it again");
+    let created = tokio::time::timeout(Duration::from_secs(20), world.running()).await;
+    created.expect("its owner waits for the replay");
 }
 
 /// Agents that name many terminals, all idle, and of which some never answer when told to end one.

@@ -5,10 +5,12 @@
 
 mod common;
 
+use botstead_runtime_testing::InMemoryRuntime;
 use botstead_types::{BotId, DesiredState, FilePath, VersionNumber, VersionSource};
 use botstead_workspace::{
     CreateEvent, DeleteRequest, PathChangeKind, RetentionRules, VersionOrCurrent, VersionUpdate,
 };
+use common::gated::Gated;
 use common::{IMAGE, OTHER_IMAGE, World, image};
 use futures_util::StreamExt;
 use std::time::Duration;
@@ -260,8 +262,12 @@ async fn a_fork_that_cannot_begin_is_over() {
     world.settled().await;
     let kind = botstead_runtime::ErrorKind::Unavailable;
     world.memory.fail_next("leases.create", kind, 1);
+    world.memory.take_calls();
     let w = &world.workspaces;
     w.fork(&world.owner, to, from, None).await.unwrap_err();
+    // Nothing was made that would have to be undone.
+    let calls = world.memory.take_calls();
+    assert!(!calls.contains(&"snapshots.remove"), "{calls:?}");
     assert_eq!(w.statistics().await.unwrap().operations_running, 0);
     world.check_whole().await;
     w.fork(&world.owner, to, from, None).await.unwrap();
@@ -327,6 +333,43 @@ async fn versions_are_compared_in_pages() {
     let missing = diff(VersionOrCurrent::Version(version(9)), None, 1).await;
     assert_eq!(missing.unwrap_err().code(), "version_not_found");
     world.check_whole().await;
+}
+
+#[tokio::test]
+async fn what_is_deleted_while_it_is_compared_is_no_comparison() {
+    let mut gated = None;
+    let world = World::with(InMemoryRuntime::new(), |runtime, _| {
+        gated = Some(Gated::before(runtime));
+    })
+    .await;
+    let gated = gated.unwrap();
+    let w = &world.workspaces;
+    for deleted in [false, true] {
+        let bot = world.running().await;
+        world.write(bot, "one").await;
+        world.snapshot(bot).await;
+        gated.close();
+        let to = VersionOrCurrent::Current;
+        let compared = w.diff(&world.owner, bot, version(1), to, None, 100);
+        let meanwhile = async {
+            gated.arrived.notified().await;
+            match deleted {
+                true => {
+                    let request = DeleteRequest::default();
+                    w.delete(&world.owner, bot, request).await.unwrap();
+                }
+                false => drop(world.snapshot(bot).await),
+            }
+            gated.gate.add_permits(2);
+        };
+        let (compared, ()) = tokio::join!(compared, meanwhile);
+        let expected = match deleted {
+            true => "workspace_not_found",
+            false => "replaced_meanwhile",
+        };
+        assert_eq!(compared.unwrap_err().code(), expected);
+    }
+    world.settled().await;
 }
 
 #[tokio::test]

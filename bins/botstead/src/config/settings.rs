@@ -240,7 +240,8 @@ section! {
         /// How long a workspace may take to stop before it is killed.
         stop_grace_seconds: u64 = 10,
         /// How long the pull of an image may take. 16 run at once, at most 8 of them for the bots of one user; others
-        /// wait before that time begins.
+        /// wait before that time begins. While all places are taken, a pull that gets less than 1 MiB in a
+        /// second gives its place, after a minute, to somebody who waits and has fewer.
         pull_timeout_seconds: u64 = 30 * 60,
         /// How long a call waits for another one on the same bot, or a call to its agent for a place, before it
         /// is refused. A workspace has 64 short calls at once and 512 that last, and its agent may do nothing
@@ -343,7 +344,9 @@ section! {
         header_timeout_seconds: u64 = 10,
         /// How long a client may take to send a JSON body, and how long an upload may stand still.
         request_timeout_seconds: u64 = 30,
-        /// How long a client may take nothing of what is sent to it before it is cut off.
+        /// How long a client may take nothing of what is sent to it before it is cut off. For a reply that is
+        /// held in memory, as all are but streams, downloads and exports, it has this time in all and a second
+        /// for each 128 KiB.
         write_timeout_seconds: u64 = 60,
         /// The most connections at once, as far as the process may open files; for one more, the oldest
         /// request without a session goes, or the connection that was idle for longest, or where all

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -148,9 +148,33 @@ async fn a_teardown_waits_for_the_end_of_workspaces_and_cuts_no_network() {
     workspace.reachable().await;
     workspace.post("/stop", json!({})).await.ok();
     server.terminate();
+    let groups = control_groups(&server);
+    assert!(!groups.is_empty());
+    // What is killed may leave its control group later.
+    let container = format!("workspace-{}", workspace.bot);
+    let mut leaving = Command::new("sleep").arg("1").spawn().unwrap();
+    for group in &groups {
+        let group = group.join(&container);
+        std::fs::create_dir_all(&group).unwrap();
+        // One of CPUs takes a process when it has some.
+        let _ = std::fs::write(group.join("cgroup.procs"), leaving.id().to_string());
+    }
+    let ended = std::thread::spawn(move || leaving.wait());
     let done = server.admin(&["teardown"]);
+    ended.join().unwrap().unwrap();
     assert!(done.status.success(), "{done:?}");
     assert!(!bridge.exists());
+    assert_eq!(control_groups(&server), Vec::<PathBuf>::new());
+}
+
+/// The installation's folders of control groups: one, or one for each controller.
+fn control_groups(server: &Server) -> Vec<PathBuf> {
+    let name = format!("botstead-{}", server.installation().unwrap());
+    let root = Path::new("/sys/fs/cgroup");
+    let trees = std::fs::read_dir(root).unwrap();
+    let trees = trees.map(|tree| tree.unwrap().path());
+    let all = trees.chain([root.to_owned()]).map(|tree| tree.join(&name));
+    all.filter(|group| group.is_dir()).collect()
 }
 
 #[tokio::test]

@@ -325,3 +325,57 @@ async fn clients_that_do_not_read_hold_nothing_up_and_are_cut_off() {
         is_cut(&mut stream).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_in_memory_is_read_at_a_pace_or_cut_off() {
+    const SIZE: usize = 16 << 20;
+    let api = Api::start_with(|config| {
+        config.write_timeout = Duration::from_secs(2);
+        config.min_reply_pace = SIZE;
+        config.max_text_bytes = 256 << 10;
+        config.max_json_bytes = 128 << 10;
+        config.max_reply_bytes = 256 << 10;
+        // What these three need at least: less than this reply.
+        config.max_memory_bytes = 0;
+    })
+    .await;
+    let bot = api.bot_with_workspace().await;
+    let print = format!("head -c {SIZE} /dev/zero | tr '\\0' x");
+    let body = json!({"command": ["sh", "-c", print]}).to_string();
+    let request = format!(
+        "POST {bot}/container/exec HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        api.member,
+        body.len()
+    );
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let address = api.base.strip_prefix("http://").unwrap();
+    let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut read = 0;
+    let mut piece = vec![0; 16 << 10];
+    let slow = async {
+        loop {
+            // It is never silent for as long as the kernel waits.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            match stream.read(&mut piece).await {
+                Ok(0) | Err(_) => break,
+                Ok(more) => read += more,
+            }
+            if read >= SIZE {
+                break;
+            }
+        }
+    };
+    let other = async {
+        // When there is no room for anything else.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let note = json!({"metadata": {"note": "x".repeat(60 << 10)}});
+        api.call(&api.other, Method::POST, "/bots", Some(note))
+            .await
+    };
+    let (_, made) = tokio::join!(tokio::time::timeout(2 * PATIENCE, slow), other);
+    made.expect(201);
+    assert!(read < SIZE, "all of it was read, slowly");
+}

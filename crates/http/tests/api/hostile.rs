@@ -116,8 +116,13 @@ impl Files for Liar {
         }))
     }
 
-    async fn stat(&self, _: Request<proto::StatRequest>) -> Reply<proto::Entry> {
-        no()
+    async fn stat(&self, request: Request<proto::StatRequest>) -> Reply<proto::Entry> {
+        let at = request.into_inner().at.unwrap_or_default();
+        Ok(Response::new(proto::Entry {
+            path: at.path,
+            kind: proto::entry::Kind::Directory.into(),
+            ..proto::Entry::default()
+        }))
     }
     /// Says what there is, and gives nothing of it, or, of what is large, all, but slowly.
     async fn read(&self, request: Request<proto::ReadRequest>) -> Reply<Many<proto::ReadReply>> {
@@ -171,8 +176,25 @@ impl Files for Liar {
     async fn watch(&self, _: Request<proto::WatchRequest>) -> Reply<Many<proto::WatchReply>> {
         no()
     }
-    async fn archive(&self, _: Request<proto::ArchiveRequest>) -> Reply<Many<proto::ArchiveReply>> {
-        no()
+    /// Of what is called `shrunk` a file became shorter.
+    async fn archive(
+        &self,
+        request: Request<proto::ArchiveRequest>,
+    ) -> Reply<Many<proto::ArchiveReply>> {
+        let at = request.into_inner().at.unwrap_or_default();
+        let done = proto::archive_reply::Done {
+            cut: u64::from(at.path == "/shrunk"),
+            ..proto::archive_reply::Done::default()
+        };
+        let data = proto::ArchiveReply {
+            data: vec![b'x'; 10_000].into(),
+            done: None,
+        };
+        let end = proto::ArchiveReply {
+            done: Some(done),
+            ..proto::ArchiveReply::default()
+        };
+        Ok(Response::new(stream::iter([Ok(data), Ok(end)]).boxed()))
     }
 }
 
@@ -408,4 +430,15 @@ async fn commands_keep_no_more_of_their_outputs_than_there_is_memory() {
         kept += sum;
     }
     assert!((8 << 20..13 << 20).contains(&kept), "{kept} bytes are kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_of_files_that_became_shorter_breaks_off() {
+    let (api, _, container) = start().await;
+    for (path, whole) in [("/as-it-is", true), ("/shrunk", false)] {
+        let path = format!("{container}/fs/download?path={path}");
+        let request = api.request(&api.member, reqwest::Method::GET, &path);
+        let read = async { request.send().await?.error_for_status()?.bytes().await };
+        assert_eq!(read.await.is_ok(), whole, "{path}");
+    }
 }

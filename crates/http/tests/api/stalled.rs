@@ -6,29 +6,81 @@ use botstead_runtime::{ByteStream, Channels, Result as RuntimeResult};
 use botstead_types::ContainerId;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::watch;
 
 /// Without a deadline nothing here would end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Connections that nobody reads from.
+/// Agents that take calls, and answer none.
 #[derive(Default)]
-struct Mute(Mutex<Vec<DuplexStream>>);
+struct Mute {
+    calls: Arc<watch::Sender<usize>>,
+}
 
 #[async_trait]
 impl Channels for Mute {
     async fn connect(&self, _: &ContainerId, _: &str) -> RuntimeResult<Box<dyn ByteStream>> {
         let (ours, theirs) = tokio::io::duplex(16 << 10);
-        self.0.lock().unwrap().push(theirs);
+        let calls = Arc::clone(&self.calls);
+        tokio::spawn(async move {
+            // It ends with the connection.
+            let _ = count(theirs, &calls).await;
+        });
         Ok(Box::new(ours))
     }
 }
 
-async fn start(patience: Duration) -> Api {
-    Api::set_up(|setup| {
-        setup.channels = Some(Arc::new(Mute::default()));
+/// Counts the calls on a connection that ask for anything: after the preface of HTTP/2 come frames, and the
+/// data of a call is more than the five bytes of an empty message (RFC 9113, sections 3.4, 4.1 and 6.1).
+async fn count(mut connection: DuplexStream, calls: &watch::Sender<usize>) -> io::Result<()> {
+    const DATA: u8 = 0;
+    // Settings, and room for the beginning of every call, not of the first ones alone.
+    let greeting = b"\0\0\0\x04\0\0\0\0\0\0\0\x04\x08\0\0\0\0\0\x3f\xff\0\0";
+    connection.write_all(greeting).await?;
+    connection.read_exact(&mut [0; 24]).await?;
+    let mut seen = HashSet::new();
+    loop {
+        let mut head = [0; 9];
+        connection.read_exact(&mut head).await?;
+        let [a, b, c, kind, _, call @ ..] = head;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        connection.read_exact(&mut vec![0; length]).await?;
+        if kind == DATA && length > 5 && seen.insert(call) {
+            calls.send_modify(|calls| *calls += 1);
+        }
+    }
+}
+
+struct Stalled {
+    api: Api,
+    calls: watch::Receiver<usize>,
+}
+
+impl Stalled {
+    /// Sends a request whose client leaves when it has reached the agent.
+    async fn leave(&mut self, path: &str, body: &Value) {
+        self.calls.mark_unchanged();
+        let api = &self.api;
+        let request = api.request(&api.member, Method::POST, path).json(body);
+        tokio::select! {
+            early = request.send() => panic!("nobody was asked: {early:?}"),
+            called = tokio::time::timeout(PATIENCE, self.calls.changed()) => {
+                called.expect("it does not reach the agent").unwrap();
+            }
+        }
+    }
+}
+
+async fn start(patience: Duration) -> Stalled {
+    let mute = Mute::default();
+    let calls = mute.calls.subscribe();
+    let api = Api::set_up(|setup| {
+        setup.channels = Some(Arc::new(mute));
         setup.workspace.agent_patience = patience;
         setup.workspace.max_calls_per_bot = 2;
         setup.workspace.max_streams_per_bot = 8;
@@ -38,14 +90,8 @@ async fn start(patience: Duration) -> Api {
         // What these three need at least: 2.5 MiB.
         setup.http.max_memory_bytes = 0;
     })
-    .await
-}
-
-/// Sends a request whose client leaves soon.
-async fn leave(api: &Api, path: &str, body: &Value) {
-    let request = api.request(&api.member, Method::POST, path).json(body);
-    let left = request.timeout(Duration::from_millis(500)).send().await;
-    assert!(left.unwrap_err().is_timeout());
+    .await;
+    Stalled { api, calls }
 }
 
 fn content() -> Value {
@@ -54,7 +100,7 @@ fn content() -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_takes_and_answers_nothing_is_not_waited_for() {
-    let api = start(Duration::from_millis(50)).await;
+    let Stalled { api, .. } = start(Duration::from_millis(50)).await;
     let files = format!("{}/container/fs", api.bot_with_workspace().await);
     let copy = json!({"oldPath": "/a", "newPath": "/b"});
     for (path, body) in [
@@ -73,11 +119,12 @@ async fn what_takes_and_answers_nothing_is_not_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_to_one_workspace_are_few_and_give_their_places_back() {
-    let api = start(Duration::from_millis(100)).await;
-    let bot = api.bot_with_workspace().await;
+    let mut stalled = start(Duration::from_millis(100)).await;
+    let bot = stalled.api.bot_with_workspace().await;
     let path = format!("{bot}/container/fs/delete");
     let body = json!({"path": "/a"});
     let third = loop {
+        let api = &stalled.api;
         let request = api.request(&api.member, Method::POST, &path).json(&body);
         match request.timeout(Duration::from_millis(500)).send().await {
             Ok(_) => break api.post(&path, body.clone()).await,
@@ -87,8 +134,10 @@ async fn calls_to_one_workspace_are_few_and_give_their_places_back() {
     let problem = third.expect_problem(429, "too_many_calls");
     assert!(problem["detail"].as_str().unwrap().contains("try again"));
     // Another workspace has its own.
-    let other = format!("{}/container/fs/delete", api.bot_with_workspace().await);
-    leave(&api, &other, &body).await;
+    let other = stalled.api.bot_with_workspace().await;
+    let other = format!("{other}/container/fs/delete");
+    stalled.leave(&other, &body).await;
+    let api = &stalled.api;
     // They end although nobody waits for them any more.
     let begun = Instant::now();
     while api.post(&path, body.clone()).await.status == 429 {
@@ -98,11 +147,13 @@ async fn calls_to_one_workspace_are_few_and_give_their_places_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_in_memory_have_a_sum_of_which_nobody_has_more_than_half() {
-    let api = start(Duration::from_secs(3)).await;
-    let path = format!("{}/container/fs/write", api.bot_with_workspace().await);
+    let mut stalled = start(Duration::from_secs(3)).await;
+    let bot = stalled.api.bot_with_workspace().await;
+    let path = format!("{bot}/container/fs/write");
     // What is handed to the workspace stays when its client leaves.
-    leave(&api, &path, &content()).await;
-    leave(&api, &path, &content()).await;
+    stalled.leave(&path, &content()).await;
+    stalled.leave(&path, &content()).await;
+    let api = &stalled.api;
     let (third, fourth) = tokio::join!(
         api.post(&path, content()),
         api.call(&api.other, Method::POST, "/bots", Some(json!({}))),
@@ -114,16 +165,18 @@ async fn bodies_in_memory_have_a_sum_of_which_nobody_has_more_than_half() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_finds_no_memory_is_refused_and_told_when_to_come_back() {
-    let api = start(Duration::from_secs(30)).await;
+    let mut stalled = start(Duration::from_secs(30)).await;
     let body = json!({"metadata": {"note": "x".repeat(60 << 10)}});
-    let large = api.post("/bots", body).await.expect(201);
+    let large = stalled.api.post("/bots", body).await.expect(201);
     let large = format!("/bots/{}", large["id"].as_str().unwrap());
-    let path = format!("{}/container/fs/write", api.bot_with_workspace().await);
-    leave(&api, &path, &content()).await;
-    leave(&api, &path, &content()).await;
+    let bot = stalled.api.bot_with_workspace().await;
+    let path = format!("{bot}/container/fs/write");
+    stalled.leave(&path, &content()).await;
+    stalled.leave(&path, &content()).await;
     // It leaves less than the large bot takes.
     let rest = json!({"path": "/data/x", "content": "x".repeat(135 << 10)});
-    leave(&api, &path, &rest).await;
+    stalled.leave(&path, &rest).await;
+    let api = &stalled.api;
     let reply = api.post(&path, content()).await;
     let problem = reply.expect_problem(503, "too_much_in_flight");
     assert_eq!(reply.header("retry-after"), "5");

@@ -23,6 +23,8 @@ const MOST_OF_A_FILE: u64 = 64 << 10;
 pub(crate) struct Start {
     /// The files in `/etc`, by name.
     pub(crate) etc: Vec<(String, String)>,
+    /// Where something is mounted, beside the kernel's filesystems.
+    pub(crate) mounts: Vec<String>,
     /// What the first process gets, and nothing that it starts can take: see
     /// [`crate::tasks::protect`].
     pub(crate) oom_score_adj: i32,
@@ -37,18 +39,14 @@ impl KnownStarts {
         self.table().get(id).cloned()
     }
 
-    /// After an answer to writing a record: only what was certainly written is known.
-    pub(crate) fn written(&self, spec: &ContainerSpec, done: bool) {
-        let mut table = self.table();
-        if done {
-            let etc = NAMES.into_iter().zip(files::contents(spec));
-            let start = Start {
-                etc: etc.map(|(name, text)| (name.to_owned(), text)).collect(),
-                oom_score_adj: spec.process.oom_score_adj,
-            };
-            table.insert(spec.id.clone(), Arc::new(start));
-        } else {
-            table.remove(&spec.id);
+    /// After an answer to writing a record with this specification: only what was certainly written is
+    /// known.
+    pub(crate) fn written(&self, id: &ContainerId, spec: &[u8], done: bool) {
+        let start = serde_json::from_slice(spec).ok();
+        let start = start.filter(|_| done).and_then(|document| read(&document));
+        match start {
+            Some(start) => drop(self.table().insert(id.clone(), Arc::new(start))),
+            None => self.forget(id),
         }
     }
 
@@ -81,8 +79,19 @@ pub(crate) fn read(document: &Value) -> Option<Start> {
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), text(&format!("{ETC}{name}"))?.to_owned())))
         .collect();
+    let mounts = document.get("mounts").and_then(Value::as_array);
+    let mounts = mounts
+        .into_iter()
+        .flatten()
+        .filter_map(|mount| mount["destination"].as_str())
+        .filter(|destination| {
+            !mounts::is_of_the_kernel(destination.trim_start_matches('/').as_bytes())
+        })
+        .map(str::to_owned)
+        .collect();
     Some(Start {
         etc,
+        mounts,
         oom_score_adj: text(OOM_SCORE_ADJ)?.parse().ok()?,
     })
 }

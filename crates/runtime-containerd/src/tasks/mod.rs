@@ -121,17 +121,23 @@ impl ContainerdTasks {
 
     /// Refuses a root that would hold runc up. One that cannot be looked at is left to containerd, which
     /// says what is wrong with it.
-    async fn refuse_unreadable_root(&self, op: &Op, rootfs: &[Mount]) -> Result<()> {
+    async fn refuse_unreadable_root(
+        &self,
+        op: &Op,
+        rootfs: &[Mount],
+        mounted: Vec<String>,
+    ) -> Result<()> {
         let mounts: Vec<SnapshotMount> = rootfs.iter().cloned().map(as_mount).collect();
         let Ok(layers) = trees::active_layers(op, &mounts) else {
             return Ok(());
         };
-        let looked = blocking(move || root::unreadable(&layers).map_err(io::Error::other));
+        let looked =
+            blocking(move || root::unreadable(&layers, &mounted).map_err(io::Error::other));
         match looked.await {
             Ok(None) => Ok(()),
             Ok(Some(file)) => Err(op.invalid(format!(
-                "its /{file} is no regular file, so it cannot be started: go back to a version in \
-                 which it is one"
+                "its /{file} is no regular file of its own, so it cannot be started: go back to a \
+                 version in which it is one"
             ))),
             Err(cause) => {
                 tracing::warn!(%cause, "cannot look at a root before a start");
@@ -170,7 +176,7 @@ impl ContainerdTasks {
         };
         let _quick = QuickMoves::begin();
         let (readable, made) = tokio::join!(
-            self.refuse_unreadable_root(op, &request.rootfs),
+            self.refuse_unreadable_root(op, &request.rootfs, start.mounts.clone()),
             self.make_folders(id, start)
         );
         made.map_err(|cause| {

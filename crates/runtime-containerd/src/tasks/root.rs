@@ -14,18 +14,46 @@ const OPENED: [&str; 2] = ["etc/passwd", "etc/group"];
 /// So many parts of paths are gone through, those of links included; no honest root has more.
 const MOST_PARTS: usize = 256;
 
-/// The first of these files that is neither a regular file nor missing, in a root of layers from the
-/// bottom up.
-pub(super) fn unreadable(layers: &[PathBuf]) -> Result<Option<&'static str>, Error> {
-    let mount = PrivateMount::read_only(layers)?;
-    let mut opened = OPENED.into_iter();
-    Ok(opened.find(|path| !is_readable(mount.root(), path.as_bytes())))
+/// What a path leads to.
+enum Found {
+    Nothing,
+    There(FileType),
+    /// What runc finds there is not in the layers, or the way there is too long.
+    Unknown,
 }
 
-/// Whether a path leads to a regular file or to nothing, as the container's root sees it. Links are
-/// followed here and not by the kernel: what is below a mount of the container's is not what runc finds
-/// there, so nothing on the way may be on one of the kernel's filesystems.
-fn is_readable(root: BorrowedFd<'_>, path: &[u8]) -> bool {
+/// The first of these files that is neither a regular file nor missing, in a root of layers from the
+/// bottom up, on whose `mounts` nothing is known.
+pub(super) fn unreadable(
+    layers: &[PathBuf],
+    mounts: &[String],
+) -> Result<Option<&'static str>, Error> {
+    let mount = PrivateMount::read_only(layers)?;
+    let root = mount.root();
+    let mounts = places(root, mounts);
+    let mut opened = OPENED.into_iter();
+    Ok(opened.find(|path| !is_readable(root, path.as_bytes(), &mounts)))
+}
+
+/// What links make of the places of mounts: runc follows those too.
+fn places(root: BorrowedFd<'_>, mounts: &[String]) -> Vec<Vec<u8>> {
+    let all = mounts.iter();
+    all.map(|destination| follow(root, destination.as_bytes(), &[]).0)
+        .collect()
+}
+
+/// Whether a path leads to a regular file or to nothing, as the container's root sees it.
+fn is_readable(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> bool {
+    match follow(root, path, mounts).1 {
+        Found::Nothing | Found::There(FileType::RegularFile) => true,
+        Found::There(_) | Found::Unknown => false,
+    }
+}
+
+/// Where a path leads in the container's root, and to what. Links are followed here and not by the kernel:
+/// what is below a mount of the container's is not what runc finds there, so nothing on the way may be on
+/// one of these or of the kernel's filesystems.
+fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> (Vec<u8>, Found) {
     let parts = |path: &[u8]| -> Vec<Vec<u8>> {
         let parts = path.split(|byte| *byte == b'/').rev();
         parts.map(<[u8]>::to_vec).collect()
@@ -33,10 +61,11 @@ fn is_readable(root: BorrowedFd<'_>, path: &[u8]) -> bool {
     let mut at: Vec<Vec<u8>> = Vec::new();
     // The next one last.
     let mut rest = parts(path);
+    let mut is_missing = false;
     for _ in 0..MOST_PARTS {
         match rest.pop() {
-            // A directory.
-            None => return false,
+            None if is_missing => return (at.join(&b'/'), Found::Nothing),
+            None => return (at.join(&b'/'), Found::There(FileType::Directory)),
             Some(part) if part.is_empty() || part == b"." => continue,
             Some(part) if part == b".." => {
                 at.pop();
@@ -45,19 +74,20 @@ fn is_readable(root: BorrowedFd<'_>, path: &[u8]) -> bool {
             Some(part) => at.push(part),
         }
         let here = at.join(&b'/');
-        if mounts::is_of_the_kernel(&here) {
-            return false;
+        if mounts::is_of_the_kernel(&here) || mounts.iter().any(|it| is_beneath(&here, it)) {
+            return (here, Found::Unknown);
         }
-        let place = match beneath::open(root, &here, OFlags::PATH) {
-            Ok(place) => place,
-            Err(errno) => return matches!(errno, Errno::NOENT | Errno::NOTDIR),
-        };
-        match tree::stat_fd(&place).map(|stat| tree::kind(&stat)) {
-            Ok(FileType::Directory) => {}
-            Ok(FileType::RegularFile) => return true,
-            Ok(FileType::Symlink) => {
+        if is_missing {
+            continue;
+        }
+        let found = beneath::open(root, &here, OFlags::PATH)
+            .and_then(|place| Ok((tree::kind(&tree::stat_fd(&place)?), place)));
+        match found {
+            Err(Errno::NOENT | Errno::NOTDIR) => is_missing = true,
+            Ok((FileType::Directory, _)) => {}
+            Ok((FileType::Symlink, place)) => {
                 let Ok(target) = readlinkat(&place, c"", Vec::new()) else {
-                    return false;
+                    return (here, Found::Unknown);
                 };
                 at.pop();
                 if target.as_bytes().starts_with(b"/") {
@@ -65,10 +95,17 @@ fn is_readable(root: BorrowedFd<'_>, path: &[u8]) -> bool {
                 }
                 rest.extend(parts(target.as_bytes()));
             }
-            _ => return false,
+            Ok((kind, _)) => return (here, Found::There(kind)),
+            Err(_) => return (here, Found::Unknown),
         }
     }
-    false
+    (path.to_vec(), Found::Unknown)
+}
+
+/// Whether a path is the other one or below it.
+fn is_beneath(path: &[u8], other: &[u8]) -> bool {
+    let rest = path.strip_prefix(other);
+    rest.is_some_and(|rest| rest.first().is_none_or(|next| *next == b'/'))
 }
 
 #[cfg(test)]
@@ -97,7 +134,7 @@ mod tests {
         symlink("nix", root.join("store")).unwrap();
         let opened = fs::File::open(&root).unwrap();
         let path = root.join("etc/passwd");
-        assert!(is_readable(opened.as_fd(), b"etc/passwd"), "missing");
+        assert!(is_readable(opened.as_fd(), b"etc/passwd", &[]), "missing");
         for (target, readable) in [
             ("../regular", true),
             ("/regular", true),
@@ -115,11 +152,46 @@ mod tests {
             ("/dev/fd", false),
         ] {
             symlink(target, &path).unwrap();
-            let found = is_readable(opened.as_fd(), b"etc/passwd");
+            let found = is_readable(opened.as_fd(), b"etc/passwd", &[]);
             assert_eq!(found, readable, "{target}");
             fs::remove_file(&path).unwrap();
         }
         fs::rename(root.join("pipe"), &path).unwrap();
-        assert!(!is_readable(opened.as_fd(), b"etc/passwd"), "a pipe");
+        assert!(!is_readable(opened.as_fd(), b"etc/passwd", &[]), "a pipe");
+    }
+
+    #[test]
+    fn nothing_is_read_on_a_mount_wherever_links_put_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        for path in ["etc", "home/device", "device2"] {
+            fs::create_dir_all(root.join(path)).unwrap();
+        }
+        fs::write(root.join("home/device/users"), "").unwrap();
+        fs::write(root.join("device2/users"), "").unwrap();
+        symlink("/home", root.join("opt")).unwrap();
+        let etc = root.join("etc/passwd");
+        let opened = fs::File::open(&root).unwrap();
+        let is_refused = |target: &str, destination: &str| {
+            symlink(target, &etc).unwrap();
+            let mounts = places(opened.as_fd(), &[destination.to_owned()]);
+            let readable = is_readable(opened.as_fd(), b"etc/passwd", &mounts);
+            fs::remove_file(&etc).unwrap();
+            !readable
+        };
+        for (target, destination, refused) in [
+            ("/home/device/users", "/home/device", true),
+            ("/home/device/users", "/home/device/users", true),
+            ("/home/device/none", "/home/device", true),
+            // As the mount's own place leads elsewhere, or is made there.
+            ("/home/device/users", "/opt/device", true),
+            ("/home/new/users", "/opt/./x/../new", true),
+            ("/device2/users", "/device", false),
+            ("/opt/device/users", "/device2", false),
+            ("/home/device/users", "/etc/hosts", false),
+        ] {
+            let found = is_refused(target, destination);
+            assert_eq!(found, refused, "{target} {destination}");
+        }
     }
 }

@@ -101,6 +101,36 @@ async fn a_pipe_in_place_of_the_users_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_pipe_on_a_mount_in_place_of_the_users_is_refused_at_once() {
+    run(Real::new, async |cx: Context| {
+        let shared = tempfile::tempdir().unwrap();
+        let pipe = shared.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+        let mut spec = cx.spec(&cx.active().await, Program::Forever);
+        spec.mounts.push(botstead_runtime::Mount {
+            source: shared.path().to_owned(),
+            destination: "/shared".to_owned(),
+            read_only: false,
+        });
+        cx.containers.create(&cx.lease, &spec).await.unwrap();
+        let root = &cx.snapshots.mounts(&spec.snapshot).await.unwrap()[0];
+        let etc = root.upper_dir().unwrap().join("etc");
+        std::fs::create_dir_all(&etc).unwrap();
+        std::os::unix::fs::symlink("/shared/pipe", etc.join("group")).unwrap();
+        for create in [
+            cx.tasks.create_on(&spec.id, std::slice::from_ref(root)),
+            cx.tasks.create(&spec.id),
+        ] {
+            let create = tokio::time::timeout(Duration::from_secs(20), create);
+            let refused = create.await.expect("it is held up").unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+        }
+        std::fs::remove_file(etc.join("group")).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_container_sees_what_its_record_says() {
     run(Real::new, async |cx: Context| {
         let shared = tempfile::tempdir().unwrap();

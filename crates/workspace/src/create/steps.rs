@@ -39,7 +39,7 @@ impl Inner {
         if let Some(record) = self.found_record(operation.bot).await? {
             refuse_other(&record, &creation.request)?;
             creation.phase.send_replace(Phase::Creating);
-            self.bring_up(&record).await?;
+            self.bring_up(&record, Cause::Asked).await?;
             return Ok(self.found(&record).await);
         }
         let lease = LeaseId::for_operation(operation.id);

@@ -1,6 +1,7 @@
 //! Commands on a backend that gives no way to the agent: its own exec runs them, and only the form
 //! that answers at the end exists.
 
+use super::OUTPUT_LIMIT;
 use super::model::{ExecExit, ExecOutcome, ExecRequest};
 use crate::service::Workspaces;
 use crate::spec::DATA_PATH;
@@ -17,11 +18,20 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
         version: Option<VersionNumber>,
+        mut room: impl AsyncFnMut(usize) -> bool,
     ) -> Result<ExecOutcome> {
         let inner = &self.inner;
         let record = inner.required_record(bot).await?;
         let image = inner.resolved(&record.image).await?;
-        let exec = as_exec(&image.config, request);
+        // What it prints comes at its end, and is in memory until then.
+        let output_limit = match room(2 * OUTPUT_LIMIT).await {
+            true => OUTPUT_LIMIT,
+            false => 0,
+        };
+        let exec = Exec {
+            output_limit,
+            ..as_exec(&image.config, request)
+        };
         let kills = inner.out_of_memory_kills(bot).await;
         let began = Instant::now();
         match inner.runtime.tasks.exec(&record.container, exec).await {
@@ -67,6 +77,6 @@ fn as_exec(config: &ImageConfig, request: ExecRequest) -> Exec {
         user: ExecUser(request.user.unwrap_or_else(|| config.user.clone())),
         stdin: request.stdin,
         timeout: request.timeout,
-        output_limit: super::OUTPUT_LIMIT,
+        output_limit: OUTPUT_LIMIT,
     }
 }

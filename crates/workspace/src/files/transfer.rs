@@ -68,16 +68,18 @@ impl Workspaces {
             offset: head.offset,
             length: head.length,
             data: self.data(replies, place, |reply| match reply.part {
-                Some(proto::read_reply::Part::Data(data)) => Some(data),
-                _ => None,
+                Some(proto::read_reply::Part::Data(data)) => Ok(Some(data)),
+                _ => Ok(None),
             }),
         })
     }
 
-    /// A directory or file as a tar stream: symlinks as links, sockets, devices and pipes left out.
+    /// A directory or file as a tar stream: symlinks as links; sockets, devices, pipes and what vanishes
+    /// meanwhile left out.
     ///
     /// # Errors
-    /// `path_not_found`.
+    /// `path_not_found`. The stream ends with `FilesCut` when a file became shorter meanwhile, which the
+    /// archive has with zeros at its end.
     pub async fn archive_files(
         &self,
         actor: &Actor,
@@ -89,8 +91,10 @@ impl Workspaces {
         let request = Request::new(proto::ArchiveRequest { at: at(path) });
         let replies = answered(client.files().archive(request)).await?;
         // The last message counts what was left out, and has no data.
-        Ok(self.data(replies, place, |reply| {
-            reply.done.is_none().then_some(reply.data)
+        Ok(self.data(replies, place, |reply| match reply.done {
+            Some(done) if done.cut > 0 => Err(Error::FilesCut(done.cut)),
+            Some(_) => Ok(None),
+            None => Ok(Some(reply.data)),
         }))
     }
 
@@ -161,7 +165,7 @@ impl Workspaces {
         &self,
         mut replies: tonic::Streaming<T>,
         place: Share<BotId>,
-        data: fn(T) -> Option<Bytes>,
+        data: fn(T) -> Result<Option<Bytes>>,
     ) -> BoxStream<'static, Result<Bytes>> {
         let patience = self.inner.config.agent_patience;
         async_stream::stream! {
@@ -185,10 +189,10 @@ impl Workspaces {
 /// The next piece that has anything in it; `None` at the end.
 async fn next<T>(
     replies: &mut tonic::Streaming<T>,
-    data: fn(T) -> Option<Bytes>,
+    data: fn(T) -> Result<Option<Bytes>>,
 ) -> Result<Option<Bytes>> {
     while let Some(reply) = replies.message().await.map_err(failed)? {
-        let data = data(reply).filter(|data| !data.is_empty());
+        let data = data(reply)?.filter(|data| !data.is_empty());
         if data.is_some() {
             return Ok(data);
         }

@@ -8,6 +8,8 @@
     reason = "shared by several test programs"
 )]
 
+pub mod gated;
+
 use botstead_authz::Actor;
 use botstead_runtime::Runtime;
 use botstead_runtime_testing::{ImageContent, InMemoryRuntime};
@@ -133,7 +135,8 @@ impl World {
 
     /// Bots are of another user from now on.
     pub async fn change_owner(&mut self) {
-        self.owner_id = user(&self.store, "other").await;
+        let name = UserId::generate().to_string();
+        self.owner_id = user(&self.store, &name).await;
         self.owner = Actor::User {
             id: self.owner_id,
             role: Role::Member,

@@ -2,11 +2,13 @@
 //! with half of anything.
 
 use crate::common::World;
+use crate::common::gated::Gated;
 use crate::{MOST_CALLS, backup, bury, ended, lose_container, lose_snapshot, preserve, restore};
 use botstead_runtime::ErrorKind;
+use botstead_runtime_testing::InMemoryRuntime;
 use botstead_store::{Operation, OperationKind, OperationState};
 use botstead_types::{OperationId, SnapshotKind};
-use botstead_workspace::{CreateEvent, ImportMode};
+use botstead_workspace::{CreateEvent, DeleteRequest, ImportMode};
 use std::time::Duration;
 
 #[tokio::test]
@@ -120,6 +122,40 @@ async fn what_a_dead_creation_or_fork_prepared_is_nobodys_work() {
             assert_eq!(now.as_deref(), Some("precious"), "{context}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_change_that_failed_made_is_nobodys_work_where_it_cannot_be_removed() {
+    let mut gated = None;
+    let world = World::with(InMemoryRuntime::new(), |runtime, _| {
+        gated = Some(Gated::before(runtime));
+    })
+    .await;
+    let gated = gated.unwrap();
+    let bot = world.running().await;
+    world.write(bot, "old").await;
+    // Equal to its version: the workspace's own snapshot stays until it has the new one.
+    world.workspaces.stop(&world.owner, bot).await.unwrap();
+    world.snapshot(bot).await;
+    gated.close();
+    let memory = &world.memory;
+    let archive = archive();
+    let imported = world.import(bot, &archive, ImportMode::Merge);
+    let meanwhile = async {
+        gated.arrived.notified().await;
+        memory.fail_next("containers.switch", ErrorKind::ResourceExhausted, 1);
+        memory.fail_next("snapshots.remove", ErrorKind::Unavailable, 1);
+        // Enough for whoever brings anything back later.
+        gated.gate.add_permits(100);
+    };
+    let (imported, ()) = tokio::join!(imported, meanwhile);
+    imported.unwrap_err();
+    assert!(memory.pending_faults().is_empty());
+    let w = &world.workspaces;
+    let deletion = DeleteRequest::default();
+    w.delete(&world.owner, bot, deletion).await.unwrap();
+    world.create(bot).await;
+    assert_eq!(world.read_from(bot, "data/new").await, None);
 }
 
 #[tokio::test]

@@ -26,6 +26,10 @@ use tokio_util::io::{ReaderStream, StreamReader};
 ///
 /// A file has an `ETag` and takes `Range` (one range), `If-Range`, `If-Match` and `If-None-Match`. A
 /// browser may use a `?ticket=`.
+///
+/// An archive is of a directory that lives: what is made or vanishes meanwhile is in it or not, and sockets,
+/// devices and pipes are not. When a file became shorter while it was read, or cannot be read, the connection
+/// ends before the archive does.
 #[utoipa::path(
     tag = "files",
     params(

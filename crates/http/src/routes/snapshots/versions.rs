@@ -153,6 +153,7 @@ impl From<PathChange> for ChangedPath {
     responses(
         (status = 200, body = List<ChangedPath>),
         (status = 404, description = "`bot_not_found`, `version_not_found`, or `workspace_not_found` for `current`."),
+        (status = 409, description = "`replaced_meanwhile`: `current` became another state while it was read."),
         (status = 501, description = "`unsupported`: this backend's snapshots cannot be looked into."),
     ),
 )]
