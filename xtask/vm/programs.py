@@ -23,7 +23,12 @@ def run(path):
     log = f"{RESULTS}/{name}.log"
     with open(log, "w") as file:
         program = subprocess.Popen(
-            [path, "--test-threads=2"], stdout=file, stderr=file, env=environment, start_new_session=True
+            # What a test says is there also where the program has to be ended.
+            [path, "--test-threads=2", "--nocapture"],
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,
         )
         try:
             code = program.wait(timeout=LIMIT_SECONDS)
