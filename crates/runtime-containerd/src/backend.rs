@@ -1,6 +1,6 @@
 //! The backend as a whole: all ports on one connection.
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, QuickMoves};
 use crate::channels::{ContainerdChannels, Folders};
 use crate::client::{self, Client, error};
 use crate::config::ContainerdConfig;
@@ -72,6 +72,7 @@ impl Containerd {
             starts: Starts::default(),
             known: Arc::clone(&known),
             protection: Protection::default(),
+            moves: QuickMoves::default(),
         });
         Ok(Runtime {
             images: Arc::new(images),

@@ -1,4 +1,5 @@
-//! What a cgroup uses, read from its files: some microseconds where containerd needs milliseconds.
+//! What a cgroup uses, read from its files: some microseconds where containerd needs milliseconds. And
+//! moves between cgroups that do not wait: see `moves`.
 //!
 //! Where which controllers are is found out once. This knows no containers; whose cgroup it is,
 //! the caller knows.

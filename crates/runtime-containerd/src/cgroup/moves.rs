@@ -9,37 +9,49 @@
 use super::mounts::Mounts;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A grace period takes longer than this.
 const PAUSE: Duration = Duration::from_millis(4);
+/// Longer than it takes from the beginning of a start to its move. One that hangs costs no more.
+const WINDOW: Duration = Duration::from_millis(250);
 
-/// While it lives, moves between control groups do not wait.
-#[derive(Debug)]
+/// Lets moves between control groups not wait, for all starts together.
+#[derive(Debug, Default)]
 pub(crate) struct QuickMoves {
-    _ends: Sender<()>,
+    /// When it ends, while it goes on.
+    until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl QuickMoves {
-    /// Returns at once: the first wait passes in a thread of its own. Must run in a runtime.
-    pub(crate) fn begin() -> Self {
-        let (ends, ended) = channel();
+    /// For a start that begins now. Returns at once: what there is to wait passes in a thread of its own.
+    /// Must be called in a runtime.
+    pub(crate) fn begin(&self) {
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.replace(Instant::now() + WINDOW).is_some() {
+            return;
+        }
+        let until = Arc::clone(&self.until);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = repeat(&ended) {
+            if let Err(error) = repeat(&until) {
                 tracing::debug!(%error, "starts wait for moves between control groups");
+                *until.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
         });
-        Self { _ends: ends }
     }
 }
 
-fn repeat(ended: &Receiver<()>) -> io::Result<()> {
+/// Until nobody asks for it any longer.
+fn repeat(until: &Mutex<Option<Instant>>) -> io::Result<()> {
     let own = own_processes()?;
     loop {
         // 0 is whoever writes.
         std::fs::write(&own, "0")?;
-        if ended.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
+        std::thread::sleep(PAUSE);
+        let mut until = until.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.is_none_or(|until| until < Instant::now()) {
+            *until = None;
             return Ok(());
         }
     }
@@ -84,14 +96,26 @@ fn processes(mounts: &Mounts, groups: &str) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn it_ends_by_itself_and_this_process_stays_where_it_is() {
+        let groups = || std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let before = groups();
+        let moves = QuickMoves::default();
+        moves.begin();
+        moves.begin();
+        assert!(moves.until.lock().unwrap().is_some());
+        while moves.until.lock().unwrap().is_some() {
+            tokio::time::sleep(PAUSE).await;
+        }
+        assert_eq!(before, groups());
+        // It can be had again.
+        moves.begin();
+        assert!(moves.until.lock().unwrap().is_some());
+    }
+
     #[test]
-    fn this_process_stays_where_it_is() {
-        let before = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-        let (ends, ended) = channel();
-        drop(ends);
-        repeat(&ended).unwrap();
-        let after = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-        assert_eq!(before, after);
+    fn a_process_is_written_to_where_it_is() {
+        repeat(&Mutex::default()).unwrap();
     }
 
     #[test]

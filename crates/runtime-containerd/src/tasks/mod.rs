@@ -48,6 +48,7 @@ pub(crate) struct ContainerdTasks {
     pub(crate) starts: Starts,
     pub(crate) known: Arc<KnownStarts>,
     pub(crate) protection: Protection,
+    pub(crate) moves: QuickMoves,
 }
 
 fn task(process: &Process) -> Task {
@@ -136,8 +137,8 @@ impl ContainerdTasks {
         match looked.await {
             Ok(None) => Ok(()),
             Ok(Some(file)) => Err(op.invalid(format!(
-                "its /{file} is no regular file of its own, so it cannot be started: go back to a \
-                 version in which it is one"
+                "its /{file} is no regular file of its own, or links lead too far to tell, so it cannot \
+                 be started: go back to a version in which it is one"
             ))),
             Err(cause) => {
                 tracing::warn!(%cause, "cannot look at a root before a start");
@@ -174,7 +175,7 @@ impl ContainerdTasks {
             options: Some(self.config.runtime_options()),
             ..CreateTaskRequest::default()
         };
-        let _quick = QuickMoves::begin();
+        self.moves.begin();
         let (readable, made) = tokio::join!(
             self.refuse_unreadable_root(op, &request.rootfs, start.mounts.clone()),
             self.make_folders(id, start)
@@ -184,7 +185,11 @@ impl ContainerdTasks {
             op.fail_with(ErrorKind::Internal, reason, cause)
         })?;
         if let Err(refused) = readable {
-            channels::remove_all(&self.config, id).await;
+            // Of a task that there is, they are in use.
+            let task = self.get(id).await;
+            if task.is_err_and(|error| error.is_not_found()) {
+                channels::remove_all(&self.config, id).await;
+            }
             return Err(refused);
         }
         match self.client.tasks().create(self.client.unary(request)).await {

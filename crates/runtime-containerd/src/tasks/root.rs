@@ -18,11 +18,11 @@ const MOST_PARTS: usize = 256;
 enum Found {
     Nothing,
     There(FileType),
-    /// What runc finds there is not in the layers, or the way there is too long.
+    /// What runc finds there is not in the layers.
     Unknown,
 }
 
-/// The first of these files that is neither a regular file nor missing, in a root of layers from the
+/// The first of these files that may be neither a regular file nor missing, in a root of layers from the
 /// bottom up, on whose `mounts` nothing is known.
 pub(super) fn unreadable(
     layers: &[PathBuf],
@@ -30,30 +30,33 @@ pub(super) fn unreadable(
 ) -> Result<Option<&'static str>, Error> {
     let mount = PrivateMount::read_only(layers)?;
     let root = mount.root();
-    let mounts = places(root, mounts);
     let mut opened = OPENED.into_iter();
+    let Some(mounts) = places(root, mounts) else {
+        // Any of them may be on one.
+        return Ok(opened.next());
+    };
     Ok(opened.find(|path| !is_readable(root, path.as_bytes(), &mounts)))
 }
 
-/// What links make of the places of mounts: runc follows those too.
-fn places(root: BorrowedFd<'_>, mounts: &[String]) -> Vec<Vec<u8>> {
+/// What links make of the places of mounts: runc follows those too. `None` where that leads too far.
+fn places(root: BorrowedFd<'_>, mounts: &[String]) -> Option<Vec<Vec<u8>>> {
     let all = mounts.iter();
-    all.map(|destination| follow(root, destination.as_bytes(), &[]).0)
+    all.map(|destination| Some(follow(root, destination.as_bytes(), &[])?.0))
         .collect()
 }
 
 /// Whether a path leads to a regular file or to nothing, as the container's root sees it.
 fn is_readable(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> bool {
-    match follow(root, path, mounts).1 {
-        Found::Nothing | Found::There(FileType::RegularFile) => true,
-        Found::There(_) | Found::Unknown => false,
+    match follow(root, path, mounts) {
+        Some((_, Found::Nothing | Found::There(FileType::RegularFile))) => true,
+        Some((_, Found::There(_) | Found::Unknown)) | None => false,
     }
 }
 
 /// Where a path leads in the container's root, and to what. Links are followed here and not by the kernel:
 /// what is below a mount of the container's is not what runc finds there, so nothing on the way may be on
-/// one of these or of the kernel's filesystems.
-fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> (Vec<u8>, Found) {
+/// one of these or of the kernel's filesystems. `None` when the way is too long.
+fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> Option<(Vec<u8>, Found)> {
     let parts = |path: &[u8]| -> Vec<Vec<u8>> {
         let parts = path.split(|byte| *byte == b'/').rev();
         parts.map(<[u8]>::to_vec).collect()
@@ -64,18 +67,20 @@ fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> (Vec<u8>, Fo
     let mut is_missing = false;
     for _ in 0..MOST_PARTS {
         match rest.pop() {
-            None if is_missing => return (at.join(&b'/'), Found::Nothing),
-            None => return (at.join(&b'/'), Found::There(FileType::Directory)),
+            None if is_missing => return Some((at.join(&b'/'), Found::Nothing)),
+            None => return Some((at.join(&b'/'), Found::There(FileType::Directory))),
             Some(part) if part.is_empty() || part == b"." => continue,
             Some(part) if part == b".." => {
                 at.pop();
+                // What is missing may be there by then: runc makes the way to a mount.
+                is_missing = false;
                 continue;
             }
             Some(part) => at.push(part),
         }
         let here = at.join(&b'/');
         if mounts::is_of_the_kernel(&here) || mounts.iter().any(|it| is_beneath(&here, it)) {
-            return (here, Found::Unknown);
+            return Some((here, Found::Unknown));
         }
         if is_missing {
             continue;
@@ -87,7 +92,7 @@ fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> (Vec<u8>, Fo
             Ok((FileType::Directory, _)) => {}
             Ok((FileType::Symlink, place)) => {
                 let Ok(target) = readlinkat(&place, c"", Vec::new()) else {
-                    return (here, Found::Unknown);
+                    return Some((here, Found::Unknown));
                 };
                 at.pop();
                 if target.as_bytes().starts_with(b"/") {
@@ -95,11 +100,11 @@ fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> (Vec<u8>, Fo
                 }
                 rest.extend(parts(target.as_bytes()));
             }
-            Ok((kind, _)) => return (here, Found::There(kind)),
-            Err(_) => return (here, Found::Unknown),
+            Ok((kind, _)) => return Some((here, Found::There(kind))),
+            Err(_) => return Some((here, Found::Unknown)),
         }
     }
-    (path.to_vec(), Found::Unknown)
+    None
 }
 
 /// Whether a path is the other one or below it.
@@ -144,6 +149,10 @@ mod tests {
             ("/none", true),
             ("/regular/x", true),
             ("/pipe", false),
+            // As runc makes what is not there for a mount below it.
+            ("/run/../pipe", false),
+            ("/run/x/../../pipe", false),
+            ("/none/../regular", true),
             ("../outside", true),
             ("/etc", false),
             ("/", false),
@@ -170,12 +179,14 @@ mod tests {
         fs::write(root.join("home/device/users"), "").unwrap();
         fs::write(root.join("device2/users"), "").unwrap();
         symlink("/home", root.join("opt")).unwrap();
+        let long = format!("/{}home", "./".repeat(MOST_PARTS));
+        symlink(long, root.join("long")).unwrap();
         let etc = root.join("etc/passwd");
         let opened = fs::File::open(&root).unwrap();
         let is_refused = |target: &str, destination: &str| {
             symlink(target, &etc).unwrap();
             let mounts = places(opened.as_fd(), &[destination.to_owned()]);
-            let readable = is_readable(opened.as_fd(), b"etc/passwd", &mounts);
+            let readable = mounts.is_some_and(|it| is_readable(opened.as_fd(), b"etc/passwd", &it));
             fs::remove_file(&etc).unwrap();
             !readable
         };
@@ -189,6 +200,7 @@ mod tests {
             ("/device2/users", "/device", false),
             ("/opt/device/users", "/device2", false),
             ("/home/device/users", "/etc/hosts", false),
+            ("/home/device/users", "/long/device", true),
         ] {
             let found = is_refused(target, destination);
             assert_eq!(found, refused, "{target} {destination}");
