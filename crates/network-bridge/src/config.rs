@@ -149,9 +149,13 @@ fn digest(parts: &[&str], digits: usize) -> String {
 /// The hardware address that goes with an address: locally administered, so that a container
 /// that gets an address anew is reached at once by who still remembers it.
 pub(crate) fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [x, y] = OWN_MAC;
     let [a, b, c, d] = address.octets();
-    [0x02, 0xb5, a, b, c, d]
+    [x, y, a, b, c, d]
 }
+
+/// How hardware addresses begin that this crate gives.
+pub(crate) const OWN_MAC: [u8; 2] = [0x02, 0xb5];
 
 #[cfg(test)]
 mod tests {

@@ -39,6 +39,12 @@ pub(crate) fn ensure(
     tables: &mut OwnTables,
     table_gone: bool,
 ) -> Result<()> {
+    // Before its packets are forbidden anything.
+    Netlink::open()
+        .and_then(|mut host| {
+            link::refuse_foreign(&mut host, &config.bridge_name, bridge_address(info))
+        })
+        .map_err(|error| refused("set up", &config.bridge_name, error))?;
     // What is forbidden comes before what is made possible.
     tables
         .ensure(config, info, table_gone)
@@ -83,7 +89,7 @@ pub(crate) fn teardown(config: &BridgeConfig, tables: &mut OwnTables) -> Result<
     keep(leave_others(config));
     keep(
         Netlink::open()
-            .and_then(|mut host| link::remove(&mut host, &config.bridge_name))
+            .and_then(|mut host| link::remove_bridge(&mut host, &config.bridge_name))
             .map_err(|error| refused("remove", &config.bridge_name, error)),
     );
     keep(

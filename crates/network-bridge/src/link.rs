@@ -6,7 +6,7 @@
 //! driver gave it) and learns nothing; the two ends know each other's hardware address from permanent
 //! entries instead of asking. Kernels before 5.18 ignore the lock.
 
-use crate::config::mac;
+use crate::config::{OWN_MAC, mac};
 use crate::netlink::{CHANGE, CREATE, Link, Netlink, Request, SET, is};
 use ipnet::Ipv4Net;
 use nix::libc::{EEXIST, ENETDOWN, ENODEV, ENOENT};
@@ -61,6 +61,28 @@ fn owner(link: &Link) -> Option<(&str, Option<Ipv4Addr>)> {
 pub(crate) fn loopback_up(inside: &mut Netlink) -> io::Result<()> {
     // The loopback link is the first one of every namespace.
     inside.all(vec![change(LinkUnspec::new_with_index(1).up().build())])
+}
+
+/// Refuses a bridge's name that another link of the host has: nothing may happen to that.
+pub(crate) fn refuse_foreign(host: &mut Netlink, name: &str, address: Ipv4Net) -> io::Result<()> {
+    let Some(link) = host.link(name)? else {
+        return Ok(());
+    };
+    // Others may have changed the hardware address of our own.
+    if is_own(&link) || (link.is_bridge && host.addresses(Some(link.index))?.contains(&address)) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!(
+            "the host has another link with the name {name}: configure another bridge, or remove \
+             that link"
+        ),
+    ))
+}
+
+fn is_own(bridge: &Link) -> bool {
+    bridge.is_bridge && bridge.mac.starts_with(&OWN_MAC)
 }
 
 /// Makes the bridge with its address, or mends it. The hardware address is set, because a bridge
@@ -357,11 +379,11 @@ fn find_port(host: &mut Netlink, names: &[String], container: &str) -> io::Resul
     Ok(None)
 }
 
-/// Removes the link with this name, if there is one.
-pub(crate) fn remove(host: &mut Netlink, name: &str) -> io::Result<()> {
+/// Removes the bridge with this name, if there is one.
+pub(crate) fn remove_bridge(host: &mut Netlink, name: &str) -> io::Result<()> {
     match host.link(name)? {
-        Some(link) => gone_is_fine(host.all(vec![delete(link.index)])),
-        None => Ok(()),
+        Some(link) if is_own(&link) => gone_is_fine(host.all(vec![delete(link.index)])),
+        _ => Ok(()),
     }
 }
 

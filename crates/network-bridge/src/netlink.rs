@@ -14,8 +14,8 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage, State,
+    BridgePortState, InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage, State,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -42,6 +42,7 @@ pub(crate) struct Link {
     pub(crate) running: bool,
     pub(crate) mtu: Option<u32>,
     pub(crate) mac: Vec<u8>,
+    pub(crate) is_bridge: bool,
     pub(crate) alias: Option<String>,
     /// The bridge that it is a port of.
     pub(crate) controller: Option<u32>,
@@ -254,6 +255,7 @@ fn link_of(message: LinkMessage) -> Link {
         running: false,
         mtu: None,
         mac: Vec::new(),
+        is_bridge: false,
         alias: None,
         controller: None,
         peer: None,
@@ -263,6 +265,7 @@ fn link_of(message: LinkMessage) -> Link {
         match attribute {
             LinkAttribute::OperState(state) => link.running = state == State::Up,
             LinkAttribute::LinkInfo(infos) => {
+                link.is_bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
                 blocked = infos.iter().any(|info| match info {
                     LinkInfo::PortData(InfoPortData::BridgePort(port)) => port.iter().any(|port| {
                         matches!(port, InfoBridgePort::State(state) if *state != BridgePortState::Forwarding)

@@ -243,6 +243,33 @@ fn a_link_name_that_is_taken_is_left_alone() {
 }
 
 #[test]
+fn a_link_of_the_host_is_not_taken_for_the_bridge() {
+    on_own_host(|lab| async move {
+        let network = lab.network().await;
+        let name = network.config().bridge_name.clone();
+        network.teardown_host().await.unwrap();
+        let before = sh("nft list ruleset");
+        for kind in ["veth", "bridge"] {
+            sh(&format!(
+                "ip link add {name} type {kind} && ip addr add 10.99.0.1/24 dev {name} && ip link set {name} up"
+            ));
+            let link = || sh(&format!("ip addr show {name}"));
+            let theirs = link();
+            let error = network.ensure_host().await.unwrap_err();
+            assert!(
+                error.chain().to_string().contains("another link"),
+                "{error}"
+            );
+            network.teardown_host().await.unwrap();
+            assert_eq!(link(), theirs, "{kind}");
+            assert_eq!(sh("nft list ruleset"), before);
+            sh(&format!("ip link del {name}"));
+        }
+        network.ensure_host().await.unwrap();
+    });
+}
+
+#[test]
 fn a_network_that_is_not_set_up_says_so() {
     on_own_host(|lab| async move {
         let network = BridgeNetwork::new(lab.config()).unwrap();

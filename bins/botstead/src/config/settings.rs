@@ -193,7 +193,8 @@ section! {
         /// The workspaces' IPv4 subnet. One that the host does not use is chosen, and kept, when
         /// not set.
         subnet: Option<Ipv4Net> = None,
-        /// The bridge, at most 15 characters. Named after the installation when not set.
+        /// The bridge, at most 15 characters; no other link of the host's may have this name. Named after
+        /// the installation when not set.
         bridge: Option<String> = None,
         /// Name servers that workspaces can reach, so none on loopback. The host's when empty.
         nameservers: Vec<IpAddr> = Vec::new(),
