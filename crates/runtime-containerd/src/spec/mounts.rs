@@ -52,6 +52,11 @@ const KERNEL: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
+/// Where they are mounted.
+pub(crate) fn kernel<'a>() -> impl Iterator<Item = &'a str> {
+    KERNEL.iter().map(|(destination, _, _)| *destination)
+}
+
 /// Whether a path in a container, without a slash in front, is on one of these.
 pub(crate) fn is_of_the_kernel(path: &[u8]) -> bool {
     KERNEL.iter().any(|(destination, _, _)| {

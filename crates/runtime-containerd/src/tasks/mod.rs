@@ -120,9 +120,9 @@ impl ContainerdTasks {
         Ok(found.into_inner().container.unwrap_or_default())
     }
 
-    /// Refuses a root that would hold runc up. One that cannot be looked at is left to containerd, which
-    /// says what is wrong with it.
-    async fn refuse_unreadable_root(
+    /// Refuses a root that would hold runc up, or lead it to the host's files. Where there are no layers to
+    /// look at, as with other snapshotters, it is left to containerd.
+    async fn refuse_hostile_root(
         &self,
         op: &Op,
         rootfs: &[Mount],
@@ -132,17 +132,14 @@ impl ContainerdTasks {
         let Ok(layers) = trees::active_layers(op, &mounts) else {
             return Ok(());
         };
-        let looked =
-            blocking(move || root::unreadable(&layers, &mounted).map_err(io::Error::other));
+        let looked = blocking(move || root::refused(&layers, &mounted).map_err(io::Error::other));
         match looked.await {
             Ok(None) => Ok(()),
-            Ok(Some(file)) => Err(op.invalid(format!(
-                "its /{file} is no regular file of its own, or links lead too far to tell, so it cannot \
-                 be started: go back to a version in which it is one"
+            Ok(Some(rule)) => Err(op.invalid(format!(
+                "{rule}, so it cannot be started: go back to a version in which that is so"
             ))),
             Err(cause) => {
-                tracing::warn!(%cause, "cannot look at a root before a start");
-                Ok(())
+                Err(op.fail_with(ErrorKind::Internal, "its root cannot be looked at", cause))
             }
         }
     }
@@ -177,7 +174,7 @@ impl ContainerdTasks {
         };
         self.moves.begin();
         let (readable, made) = tokio::join!(
-            self.refuse_unreadable_root(op, &request.rootfs, start.mounts.clone()),
+            self.refuse_hostile_root(op, &request.rootfs, start.mounts.clone()),
             self.make_folders(id, start)
         );
         made.map_err(|cause| {

@@ -1,6 +1,9 @@
-//! What runc opens in a container's root at a start: the files of its users and groups. It opens them as
-//! they are, after everything is mounted, and where one is a pipe it waits for whoever writes to that. So
-//! they are looked at before. Everything in the root is hostile.
+//! What runc touches in a container's root at a start, looked at before. Everything in the root is hostile.
+//!
+//! The files of its users and groups it opens as they are, after everything is mounted, and where one is a
+//! pipe it waits for whoever writes to that. And before the root is the container's it removes and makes
+//! links in `/dev`: where that is a link, in a folder of the host (CVE-2026-41579, corrected in runc 1.3.6
+//! and 1.4.3).
 
 use crate::spec::mounts;
 use botstead_overlay::{Error, PrivateMount, beneath, tree};
@@ -10,6 +13,9 @@ use rustix::io::Errno;
 use std::path::PathBuf;
 
 const OPENED: [&str; 2] = ["etc/passwd", "etc/group"];
+
+/// What the kernel's filesystems are mounted on.
+const FOLDERS: [&str; 3] = ["dev", "proc", "sys"];
 
 /// So many parts of paths are gone through, those of links included; no honest root has more.
 const MOST_PARTS: usize = 256;
@@ -22,25 +28,39 @@ enum Found {
     Unknown,
 }
 
-/// The first of these files that may be neither a regular file nor missing, in a root of layers from the
-/// bottom up, on whose `mounts` nothing is known.
-pub(super) fn unreadable(
-    layers: &[PathBuf],
-    mounts: &[String],
-) -> Result<Option<&'static str>, Error> {
+/// What of this must be another way, in a root of layers from the bottom up on whose `mounts` nothing is
+/// known.
+pub(super) fn refused(layers: &[PathBuf], mounts: &[String]) -> Result<Option<String>, Error> {
     let mount = PrivateMount::read_only(layers)?;
-    let root = mount.root();
-    let mut opened = OPENED.into_iter();
+    Ok(wrong(mount.root(), mounts))
+}
+
+fn wrong(root: BorrowedFd<'_>, mounts: &[String]) -> Option<String> {
+    if let Some(path) = FOLDERS.into_iter().find(|path| !is_folder(root, path)) {
+        return Some(format!("its /{path} must be a directory"));
+    }
     let Some(mounts) = places(root, mounts) else {
-        // Any of them may be on one.
-        return Ok(opened.next());
+        return Some("the links to what is mounted in it must not lead that far".to_owned());
     };
-    Ok(opened.find(|path| !is_readable(root, path.as_bytes(), &mounts)))
+    let path = OPENED
+        .into_iter()
+        .find(|path| !is_readable(root, path.as_bytes(), &mounts))?;
+    Some(format!("its /{path} must be a regular file of its own"))
+}
+
+/// Whether it is a directory, and no link to one, or is missing.
+fn is_folder(root: BorrowedFd<'_>, path: &str) -> bool {
+    match beneath::open(root, path.as_bytes(), OFlags::PATH) {
+        Ok(place) => {
+            tree::stat_fd(&place).is_ok_and(|stat| tree::kind(&stat) == FileType::Directory)
+        }
+        Err(errno) => errno == Errno::NOENT,
+    }
 }
 
 /// What links make of the places of mounts: runc follows those too. `None` where that leads too far.
 fn places(root: BorrowedFd<'_>, mounts: &[String]) -> Option<Vec<Vec<u8>>> {
-    let all = mounts.iter();
+    let all = mounts.iter().map(String::as_str).chain(mounts::kernel());
     all.map(|destination| Some(follow(root, destination.as_bytes(), &[])?.0))
         .collect()
 }
@@ -55,7 +75,7 @@ fn is_readable(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> bool {
 
 /// Where a path leads in the container's root, and to what. Links are followed here and not by the kernel:
 /// what is below a mount of the container's is not what runc finds there, so nothing on the way may be on
-/// one of these or of the kernel's filesystems. `None` when the way is too long.
+/// one of these. `None` when the way is too long.
 fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> Option<(Vec<u8>, Found)> {
     let parts = |path: &[u8]| -> Vec<Vec<u8>> {
         let parts = path.split(|byte| *byte == b'/').rev();
@@ -79,7 +99,7 @@ fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> Option<(Vec<
             Some(part) => at.push(part),
         }
         let here = at.join(&b'/');
-        if mounts::is_of_the_kernel(&here) || mounts.iter().any(|it| is_beneath(&here, it)) {
+        if mounts.iter().any(|it| is_beneath(&here, it)) {
             return Some((here, Found::Unknown));
         }
         if is_missing {
@@ -139,7 +159,8 @@ mod tests {
         symlink("nix", root.join("store")).unwrap();
         let opened = fs::File::open(&root).unwrap();
         let path = root.join("etc/passwd");
-        assert!(is_readable(opened.as_fd(), b"etc/passwd", &[]), "missing");
+        let is_refused = || wrong(opened.as_fd(), &[]).is_some();
+        assert!(!is_refused(), "missing");
         for (target, readable) in [
             ("../regular", true),
             ("/regular", true),
@@ -161,12 +182,29 @@ mod tests {
             ("/dev/fd", false),
         ] {
             symlink(target, &path).unwrap();
-            let found = is_readable(opened.as_fd(), b"etc/passwd", &[]);
-            assert_eq!(found, readable, "{target}");
+            assert_eq!(is_refused(), !readable, "{target}");
             fs::remove_file(&path).unwrap();
         }
         fs::rename(root.join("pipe"), &path).unwrap();
-        assert!(!is_readable(opened.as_fd(), b"etc/passwd", &[]), "a pipe");
+        assert!(is_refused(), "a pipe");
+    }
+
+    #[test]
+    fn nothing_may_stand_where_the_kernels_filesystems_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("other")).unwrap();
+        let opened = fs::File::open(&root).unwrap();
+        for path in FOLDERS {
+            for target in ["other", "/other", "/none"] {
+                symlink(target, root.join(path)).unwrap();
+                let wrong = wrong(opened.as_fd(), &[]);
+                assert_eq!(wrong, Some(format!("its /{path} must be a directory")));
+                fs::remove_file(root.join(path)).unwrap();
+            }
+            fs::create_dir(root.join(path)).unwrap();
+            assert_eq!(wrong(opened.as_fd(), &[]), None);
+        }
     }
 
     #[test]
@@ -179,6 +217,7 @@ mod tests {
         fs::write(root.join("home/device/users"), "").unwrap();
         fs::write(root.join("device2/users"), "").unwrap();
         symlink("/home", root.join("opt")).unwrap();
+        symlink("home", root.join("run")).unwrap();
         let long = format!("/{}home", "./".repeat(MOST_PARTS));
         symlink(long, root.join("long")).unwrap();
         let etc = root.join("etc/passwd");
@@ -201,6 +240,8 @@ mod tests {
             ("/opt/device/users", "/device2", false),
             ("/home/device/users", "/etc/hosts", false),
             ("/home/device/users", "/long/device", true),
+            // As what is always mounted is elsewhere.
+            ("/home/botstead/host/users", "/device", true),
         ] {
             let found = is_refused(target, destination);
             assert_eq!(found, refused, "{target} {destination}");

@@ -101,6 +101,32 @@ async fn a_pipe_in_place_of_the_users_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_link_in_place_of_dev_does_not_lead_to_the_host() {
+    run(Real::new, async |cx: Context| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ptmx"), "the host's").unwrap();
+        let spec = cx.spec(&cx.active().await, Program::Forever);
+        cx.containers.create(&cx.lease, &spec).await.unwrap();
+        let root = &cx.snapshots.mounts(&spec.snapshot).await.unwrap()[0];
+        let upper = root.upper_dir().unwrap();
+        // There as well, for where runc looks beneath the root.
+        let inside = upper.join(folder.path().strip_prefix("/").unwrap());
+        std::fs::create_dir_all(inside).unwrap();
+        let _ = std::fs::remove_dir(upper.join("dev"));
+        std::os::unix::fs::symlink(folder.path(), upper.join("dev")).unwrap();
+        let refused = cx.tasks.create(&spec.id).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+        assert!(refused.to_string().contains("/dev must be"), "{refused}");
+        let names = std::fs::read_dir(&folder).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["ptmx"]);
+        let kept = std::fs::read(folder.path().join("ptmx")).unwrap();
+        assert_eq!(kept, b"the host's");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_pipe_on_a_mount_in_place_of_the_users_is_refused_at_once() {
     run(Real::new, async |cx: Context| {
         let shared = tempfile::tempdir().unwrap();
