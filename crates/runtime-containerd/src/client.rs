@@ -212,7 +212,11 @@ mod tests {
         let config = crate::ContainerdConfig::new(&socket, "test", folder.path());
         let copies =
             crate::copies::Copies::new(std::sync::Arc::new(config), crate::feed::Feed::default());
-        let snapshots = ContainerdSnapshots { client, copies };
+        let snapshots = ContainerdSnapshots {
+            client,
+            copies,
+            settled: tokio::sync::OnceCell::new(),
+        };
         let lease = LeaseId::for_operation(OperationId::generate());
         let key = || SnapshotKey::active(OperationId::generate());
         let none = BTreeMap::new();
@@ -224,7 +228,7 @@ mod tests {
                     .map_ok(drop)
                     .boxed(),
             ),
-            (WALK, snapshots.commit(&lease, &key(), &key(), &none)),
+            (DEADLINE, snapshots.commit(&lease, &key(), &key(), &none)),
         ] {
             let began = Instant::now();
             let error = call.await.unwrap_err();

@@ -19,6 +19,9 @@ pub(crate) const GC_ROOT: &str = "containerd.io/gc.root";
 /// Labels that steer the collector are this adapter's alone.
 pub(crate) const GC: &str = "containerd.io/gc.";
 
+/// So are those of [`commits`](crate::commits).
+pub(crate) const COMMIT: &str = "botstead.commit.";
+
 /// The labels that a caller gives, without those that steer the collector.
 pub(crate) fn given(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
     labels
@@ -122,8 +125,25 @@ impl Leased<'_> {
         })
     }
 
-    /// Commits a snapshot that was filled; it is protected from that moment on.
+    /// Commits a snapshot that was filled; it is protected from that moment on. Where there is one of that
+    /// name, that is what was wanted.
     pub(crate) async fn commit(
+        &self,
+        key: &str,
+        name: &SnapshotKey,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        match self.commit_new(key, name, labels).await {
+            Err(error) if error.is_already_exists() => {
+                self.remove(key).await;
+                Ok(())
+            }
+            committed => committed,
+        }
+    }
+
+    /// The same, and `AlreadyExists` where there is one of that name.
+    pub(crate) async fn commit_new(
         &self,
         key: &str,
         name: &SnapshotKey,
@@ -137,14 +157,8 @@ impl Leased<'_> {
         };
         let request = self.client.walk(commit);
         let request = self.client.leased(self.op, self.lease, request)?;
-        match self.client.snapshots().commit(request).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::AlreadyExists => {
-                self.remove(key).await;
-                Ok(())
-            }
-            Err(status) => Err(self.op.status(status)),
-        }
+        let committed = self.client.snapshots().commit(request).await;
+        committed.map(drop).map_err(|status| self.op.status(status))
     }
 
     /// Removes what was under work. Best effort: it goes with the lease.

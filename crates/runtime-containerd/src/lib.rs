@@ -8,6 +8,7 @@ mod cdi;
 mod cgroup;
 mod channels;
 mod client;
+mod commits;
 mod config;
 mod containers;
 pub mod daemon;

@@ -75,6 +75,12 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// What text decides where containerd has no code for it: errors of the kernel, of runc and of the
 /// shim arrive as `Unknown` with Go's text. The first that is contained wins.
 const TEXTS: &[(&str, ErrorKind, &str)] = &[
+    // A directory that a snapshotter which died had made and not recorded; its next collection removes it.
+    (
+        "failed to rename: rename",
+        ErrorKind::Unavailable,
+        "containerd clears away what it left when it was killed: try again in some seconds",
+    ),
     (
         "cannot allocate memory",
         ErrorKind::ResourceExhausted,

@@ -1,9 +1,10 @@
 //! Snapshots, and what protects the committed ones.
 
 use crate::client::{Client, error, time};
+use crate::commits::{self, Source};
 use crate::copies::Copies;
 use crate::flatten::flatten;
-use crate::layers::{GC, GC_ROOT, Leased, as_mount, given, rooted};
+use crate::layers::{COMMIT, GC, GC_ROOT, Leased, as_mount, given, rooted};
 use crate::op::Op;
 use crate::trees;
 use async_trait::async_trait;
@@ -13,12 +14,13 @@ use botstead_runtime::{
 };
 use botstead_types::{LeaseId, SnapshotKey, SnapshotKind};
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
-    RemoveSnapshotRequest, StatSnapshotRequest, UpdateSnapshotRequest, UsageRequest,
+    Info, Kind, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    StatSnapshotRequest, UpdateSnapshotRequest, UsageRequest,
 };
 use prost_types::FieldMask;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 /// The [`Snapshots`] of a namespace's snapshotter.
@@ -29,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct ContainerdSnapshots {
     pub(crate) client: Client,
     pub(crate) copies: Copies,
+    /// Whether the commits of processes before this one are settled.
+    pub(crate) settled: OnceCell<()>,
 }
 
 fn snapshot(op: &Op, info: Info) -> Result<Snapshot> {
@@ -51,7 +55,7 @@ fn snapshot(op: &Op, info: Info) -> Result<Snapshot> {
         labels: info
             .labels
             .into_iter()
-            .filter(|(key, _)| !key.starts_with(GC))
+            .filter(|(key, _)| !key.starts_with(GC) && !key.starts_with(COMMIT))
             .collect(),
         created_at: time(info.created_at),
         updated_at: time(info.updated_at),
@@ -63,7 +67,14 @@ impl ContainerdSnapshots {
         self.client.snapshotter.clone()
     }
 
+    /// Nothing is looked at before.
+    async fn settled(&self) -> Result<()> {
+        let settle = || commits::settle_all(&self.client);
+        self.settled.get_or_try_init(settle).await.copied()
+    }
+
     async fn filtered(&self, filters: Vec<String>) -> Result<Vec<Snapshot>> {
+        self.settled().await?;
         let op = Op::new("list", "snapshots");
         let request = ListSnapshotsRequest {
             snapshotter: self.snapshotter(),
@@ -116,6 +127,7 @@ impl Snapshots for ContainerdSnapshots {
         parent: Option<&SnapshotKey>,
         labels: &BTreeMap<String, String>,
     ) -> Result<Vec<SnapshotMount>> {
+        self.settled().await?;
         let op = Op::new("prepare snapshot", key);
         let request = PrepareSnapshotRequest {
             snapshotter: self.snapshotter(),
@@ -142,26 +154,31 @@ impl Snapshots for ContainerdSnapshots {
         labels: &BTreeMap<String, String>,
     ) -> Result<()> {
         let op = Op::new("commit snapshot", key);
-        let request = CommitSnapshotRequest {
-            snapshotter: self.snapshotter(),
-            name: name.as_str().to_owned(),
-            key: key.as_str().to_owned(),
-            labels: rooted(labels),
+        let source = self.get(key).await?;
+        let leased = Leased {
+            client: &self.client,
+            op: &op,
+            lease,
         };
-        let request = self.client.leased(&op, lease, self.client.walk(request))?;
-        let committed = self.client.snapshots().commit(request).await;
-        match committed {
-            Ok(_) => Ok(()),
-            // containerd looks at the name before the key; a repeated commit has neither.
-            Err(status) if status.code() == tonic::Code::AlreadyExists => {
-                self.get(key).await?;
-                Err(op.status(status))
-            }
-            Err(status) => Err(op.status(status)),
-        }
+        let upper = match source.kind {
+            SnapshotKind::Active => commits::upper(&self.client, key.as_str()).await,
+            SnapshotKind::Committed | SnapshotKind::View => Ok(None),
+        };
+        // Without one, containerd has the snapshot in another way, and commits it itself.
+        let Some(upper) = upper.map_err(|status| op.status(status))? else {
+            return leased.commit_new(key.as_str(), name, labels).await;
+        };
+        let source = Source {
+            key,
+            parent: source.parent.as_ref(),
+            upper,
+            usage: self.usage(key).await?,
+        };
+        commits::commit(&leased, source, name, labels).await
     }
 
     async fn get(&self, key: &SnapshotKey) -> Result<Snapshot> {
+        self.settled().await?;
         let op = Op::new("find snapshot", key);
         let request = StatSnapshotRequest {
             snapshotter: self.snapshotter(),
@@ -256,6 +273,7 @@ impl Snapshots for ContainerdSnapshots {
     }
 
     async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
+        self.settled().await?;
         let request = MountsRequest {
             snapshotter: self.snapshotter(),
             key: key.as_str().to_owned(),
@@ -270,16 +288,18 @@ impl Snapshots for ContainerdSnapshots {
     }
 
     async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage> {
+        let failed = |status| error("measure snapshot", key, status);
+        let found = commits::stat(&self.client, key.as_str()).await;
+        if let Some(usage) = found.map_err(failed)?.as_ref().and_then(commits::usage) {
+            return Ok(usage);
+        }
         let request = UsageRequest {
             snapshotter: self.snapshotter(),
             key: key.as_str().to_owned(),
         };
         let mut service = self.client.snapshots();
         let usage = service.usage(self.client.walk(request));
-        let usage = usage
-            .await
-            .map_err(|status| error("measure snapshot", key, status))?
-            .into_inner();
+        let usage = usage.await.map_err(failed)?.into_inner();
         Ok(SnapshotUsage {
             size_bytes: u64::try_from(usage.size).unwrap_or(0),
             inodes: u64::try_from(usage.inodes).unwrap_or(0),

@@ -108,6 +108,24 @@ impl Real {
     }
 }
 
+impl Real {
+    /// Kills containerd, which is started again.
+    pub async fn kill_containerd(&self) {
+        let pid = self.daemon.lock().await.as_ref().and_then(Daemon::pid);
+        // Between two of them there is none.
+        if let Some(pid) = pid {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// The same containerd for a process that knows nothing of it yet.
+    pub fn connected_again(&self) -> Runtime {
+        let network = InMemoryRuntime::new().runtime().network;
+        Containerd::connect(self.config.clone(), RegistryConfig::default(), network).unwrap()
+    }
+}
+
 #[async_trait]
 impl Fixture for Real {
     fn runtime(&self) -> Runtime {
