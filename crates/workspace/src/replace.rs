@@ -13,9 +13,9 @@ mod folder;
 use crate::faults::fault_point;
 use crate::layers::{Root, unless_missing};
 use crate::notes::Note;
-use crate::operations::{LiveOperation, event, finish, input, kind_name, new_operation};
+use crate::operations::{LiveOperation, RECORDED, event, finish, input, kind_name, new_operation};
 use crate::service::Inner;
-use crate::snapshot::{RECORDED, reserved};
+use crate::snapshot::reserved;
 use crate::standing::Standing;
 use crate::{Error, Result};
 use botstead_store::{

@@ -7,7 +7,7 @@
 use crate::faults::fault_point;
 use crate::model::{CreatedVersion, SnapshotMode};
 use crate::notes::Note;
-use crate::operations::{LiveOperation, event, finish, finished, input, new_operation};
+use crate::operations::{LiveOperation, RECORDED, event, finish, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::standing::Standing;
 use crate::starts::Cause;
@@ -27,9 +27,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-
-/// The step from which on the version is recorded and only the start is left.
-pub(crate) const RECORDED: &str = "recorded";
 
 const MAX_NAME_CHARS: usize = 200;
 

@@ -5,7 +5,7 @@ use crate::faults::fault_point;
 use crate::layers::Root;
 use crate::model::CreatedWorkspace;
 use crate::notes::Note;
-use crate::operations::{encoded, event, finished, input};
+use crate::operations::{RECORDED, encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
 use crate::spec::is_workspace_of;
@@ -23,9 +23,6 @@ use std::time::Duration;
 
 /// The step from which on earlier data is in the new workspace.
 const RESTORED: &str = "restored";
-
-/// The step from which on a creation goes forward.
-pub(crate) const RECORDED: &str = "recorded";
 
 impl Inner {
     pub(super) async fn create_or_start(
