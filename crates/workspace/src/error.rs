@@ -228,10 +228,11 @@ pub enum Error {
         /// The budget in seconds.
         seconds: u64,
     },
-    /// The pull was slow, and others waited for its place.
+    /// The pull was slow, others waited for its place, and there was no other one.
     #[error(
-        "pulling {0} was given up: its registry sent less than 1 MiB in a second, and others waited for its \
-         place; try again later, or use another registry that has it"
+        "pulling {0} was given up: less than {mib} MiB in a second came from its registry or over this \
+         host's line, and others waited for its place; try again later, or use another registry that has it",
+        mib = crate::pulls::PACE >> 20
     )]
     PullGaveWay(ImageRef),
     /// The operation was joined by this caller and failed.
