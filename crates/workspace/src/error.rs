@@ -295,7 +295,7 @@ pub enum Error {
     )]
     TooManyCalls,
     /// Files of an archive are not as they were or are.
-    #[error("{0} files became shorter while they were read; ask for the archive again")]
+    #[error("{0} files became shorter while they were archived; ask for the archive again")]
     FilesCut(u64),
     /// What the caller sent ended before it was whole.
     #[error("the data ended early; nothing was changed")]
@@ -395,6 +395,7 @@ impl Error {
             Self::Overlay(error) if error.is_disk_full() => ErrorKind::ResourceExhausted,
             Self::Overlay(botstead_overlay::Error::NoPath(_)) => ErrorKind::Invalid,
             Self::Overlay(botstead_overlay::Error::InTheWay(_)) => ErrorKind::Unprocessable,
+            Self::Overlay(botstead_overlay::Error::ChangedMeanwhile { .. }) => ErrorKind::Conflict,
             Self::Host { source, .. } if botstead_overlay::is_disk_full(source) => {
                 ErrorKind::ResourceExhausted
             }
@@ -490,6 +491,7 @@ impl Error {
                 ErrorKind::ResourceExhausted => "insufficient_storage",
                 ErrorKind::Invalid => "invalid_value",
                 ErrorKind::Unprocessable => "path_in_the_way",
+                ErrorKind::Conflict => "changed_meanwhile",
                 _ => "internal",
             },
             Self::TooManyExports => "too_many_exports",
