@@ -119,7 +119,7 @@ impl Inner {
         let (root, address, orphan) = tokio::join!(
             self.prepare_root(lease, &record, top.as_ref()),
             self.address(bot),
-            self.orphan(bot, &record.snapshot),
+            self.returning_orphan(bot, &record.snapshot),
         );
         let root = root?;
         fault_point!("create", "prepared");
@@ -199,6 +199,18 @@ impl Inner {
         Ok(self.store.transactions.apply(ended).await?)
     }
 
+    fn can_return_data(&self) -> bool {
+        self.runtime.backend.capabilities().files
+    }
+
+    /// An orphan of the bot's, where data of it could be brought back.
+    async fn returning_orphan(&self, bot: BotId, not: &SnapshotKey) -> Result<Option<SnapshotKey>> {
+        match self.can_return_data() {
+            true => self.orphan(bot, not).await,
+            false => Ok(None),
+        }
+    }
+
     /// What brings earlier data of the bot's into a new workspace: an orphan of its, or else the
     /// preserved archive, where it is wanted.
     async fn returning_data(
@@ -207,7 +219,7 @@ impl Inner {
         wishes: &Wishes,
         orphan: Option<SnapshotKey>,
     ) -> Result<Option<(Edit, Returned)>> {
-        if !self.runtime.backend.capabilities().files {
+        if !self.can_return_data() {
             return Ok(None);
         }
         if let Some(orphan) = orphan {
