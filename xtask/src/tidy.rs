@@ -33,6 +33,8 @@ pub(crate) fn run() -> Result<()> {
     for path in repository::files("md")? {
         problems.extend(links(&path, &read(&path)?));
     }
+    let architecture = Path::new("docs/ARCHITECTURE.md");
+    problems.extend(named_paths(architecture, &read(architecture)?));
     if !problems.is_empty() {
         bail!("{} problems:\n  {}", problems.len(), problems.join("\n  "));
     }
@@ -72,6 +74,20 @@ fn lints(path: &Path, manifest: &str) -> Result<Option<String>> {
         .and_then(|lints| lints.get("workspace"))
         .and_then(toml::Value::as_bool);
     Ok((inherits != Some(true)).then(|| format!("{name}: add `[lints]` with `workspace = true`")))
+}
+
+/// What a document names as a path of the repository is there.
+fn named_paths(path: &Path, text: &str) -> Vec<String> {
+    let is_path = |named: &&str| {
+        let folder = named.split_once('/').map(|(folder, _)| folder);
+        matches!(folder, Some("bins" | "crates" | "docs" | "xtask"))
+            && !named.contains(|c: char| c.is_whitespace() || "*…{".contains(c))
+    };
+    let named = text.split('`').skip(1).step_by(2).filter(is_path);
+    named
+        .filter(|named| !repository::root().join(named).exists())
+        .map(|named| format!("{}: there is no {named}", path.display()))
+        .collect()
 }
 
 /// A relative link in a document leads to a file that is there.

@@ -216,7 +216,11 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
         .teardown_host()
         .await
         .context("cannot remove the bridge")?;
-    remove_control_groups(&parent, Instant::now() + TO_LEAVE).await;
+    let left = remove_control_groups(|| control_groups(&parent), Instant::now() + TO_LEAVE).await;
+    if let Some(left) = left {
+        tracing::warn!(group = %left.display(),
+            "processes are in a control group: it stays; end what is in it, then run teardown again");
+    }
     Ok(())
 }
 
@@ -251,17 +255,22 @@ fn is_workspace(group: &str) -> bool {
 }
 
 /// Removes the installation's control groups, as far as no process is in them: rmdir(2) takes only empty
-/// ones, and what was killed may leave later.
-async fn remove_control_groups(parent: &str, deadline: Instant) {
+/// ones, and what was killed may leave later. Tells one that is left.
+async fn remove_control_groups<I: Iterator<Item = PathBuf>>(
+    all: impl Fn() -> I,
+    deadline: Instant,
+) -> Option<PathBuf> {
     loop {
         let mut left = None;
-        for ours in control_groups(parent).filter(|ours| ours.exists()) {
+        for ours in all().filter(|ours| ours.exists()) {
             let mut others = false;
             for group in folders(&ours) {
                 // Below a parent that the operator named there may be anything.
                 match group.file_name().and_then(|name| name.to_str()) {
                     Some(name) if is_workspace(name) => {
-                        let _ = std::fs::remove_dir(group);
+                        if std::fs::remove_dir(&group).is_err() && group.exists() {
+                            left = Some(group);
+                        }
                     }
                     _ => others = true,
                 }
@@ -270,10 +279,8 @@ async fn remove_control_groups(parent: &str, deadline: Instant) {
                 left = Some(ours);
             }
         }
-        let Some(left) = left else { return };
-        if Instant::now() > deadline {
-            tracing::warn!(group = %left.display(), "processes are in a control group: it stays");
-            return;
+        if left.is_none() || Instant::now() > deadline {
+            return left;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -426,6 +433,35 @@ fn http_config(config: &Config, installation: &Installation) -> HttpConfig {
             true => MetricsAccess::Open,
             false => MetricsAccess::Admin,
         },
-        ..HttpConfig::default()
+        min_reply_pace: HttpConfig::default().min_reply_pace,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use botstead_types::BotId;
+
+    #[tokio::test]
+    async fn a_control_group_is_waited_for_also_beside_a_folder_of_somebody_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let parent = parent.path();
+        let others = parent.join("others");
+        let workspace = parent.join(ContainerId::for_bot(BotId::generate()).as_str());
+        // As a process is in a group, something in a folder keeps that from being removed.
+        let process = workspace.join("process");
+        for folder in [&others, &workspace, &process] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        let all = || std::iter::once(parent.to_owned());
+        let left = remove_control_groups(all, Instant::now()).await;
+        assert_eq!(left.as_ref(), Some(&workspace));
+        let removed = remove_control_groups(all, Instant::now() + Duration::from_secs(60));
+        let leaves = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            std::fs::remove_dir(&process).unwrap();
+        };
+        assert_eq!(tokio::join!(removed, leaves).0, None);
+        assert!(others.exists() && !workspace.exists());
     }
 }

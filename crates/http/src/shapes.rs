@@ -65,7 +65,7 @@ pub(crate) fn from_cursor(cursor: Option<&str>) -> Result<Option<Vec<u8>>, Inval
         .transpose()
 }
 
-/// The page of a sorted list that follows a cursor: as many items as were asked for and fit into a reply,
+/// The page of a list that follows a cursor: as many items as were asked for and fit into a reply,
 /// and one in any case, so that a list can be read to its end.
 pub(crate) struct Paged<T> {
     pub(crate) items: Vec<T>,
@@ -73,7 +73,7 @@ pub(crate) struct Paged<T> {
 }
 
 impl<T: Serialize> Paged<T> {
-    /// `key` is what the list is sorted by; a cursor is the key of the last item before the page, so that
+    /// The list is sorted by `key`; a cursor is the key of the last item before the page, so that
     /// it stands when items come and go.
     pub(crate) fn of<I, K: Ord + Serialize + DeserializeOwned>(
         all: impl IntoIterator<Item = I>,
@@ -93,7 +93,10 @@ impl<T: Serialize> Paged<T> {
         let mut budget = Budget::new(config.max_reply_bytes);
         let (mut items, mut last) = (Vec::new(), None);
         let rest = all.into_iter().map(|item| (key(&item), item));
-        for (key, item) in rest.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after)) {
+        let rest = rest.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
+        let mut rest: Vec<_> = rest.collect();
+        rest.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, item) in rest {
             let item = shape(item);
             let fits = budget.take(&item) || items.is_empty();
             if items.len() == limit || !fits {
@@ -243,7 +246,9 @@ mod tests {
             let query = format!("cursor={}", cursor.unwrap_or_default());
             let page: PageQuery = serde_urlencoded::from_str(&query).unwrap();
             let rank = |item: &&str| all.iter().position(|it| it == item);
-            let page = Paged::of(all, rank, |item| item, &page, &config).unwrap();
+            // In whatever order they come.
+            let backwards = all.into_iter().rev();
+            let page = Paged::of(backwards, rank, |item| item, &page, &config).unwrap();
             read.extend(page.items);
             match page.next_cursor {
                 Some(next) => cursor = Some(next),

@@ -27,6 +27,9 @@ fn every_operation_is_described() {
             let name = format!("{method} {path}");
             assert!(operation["summary"].is_string(), "{name} has no summary");
             assert!(operation["tags"][0].is_string(), "{name} has no tag");
+            let text = operation["responses"].to_string();
+            let told = text.matches("`too_many_calls`").count();
+            assert!(told <= 1, "{name} says {told} times what it refuses");
             let responses = operation["responses"].as_object().unwrap();
             let problem = &responses["default"]["content"]["application/problem+json"];
             assert_eq!(

@@ -159,11 +159,12 @@ fn options(second_pass: SecondPass) -> Options {
 fn torture(what: &str, disk: Disk, group: Group, pass: SecondPass, role: &'static str) {
     let mut torture = Torture::new(disk, group, role);
     let freezer = torture.workspace.freezer();
+    let what = format!("{what}, {pass:?}");
     let options = options(pass);
     while torture.goes_on() {
         torture.round(&freezer, &options, never);
     }
-    torture.report(what);
+    torture.report(&what);
 }
 
 fn disk(kind: &str) -> Disk {
@@ -171,16 +172,16 @@ fn disk(kind: &str) -> Disk {
 }
 
 #[test]
-fn copies_by_the_feed_are_equal() {
+fn copies_by_the_fastest_pass_are_equal() {
     private_mounts();
-    torture("feed", disk("ext4"), Group::new(), fastest_pass(), "mutate");
+    torture("ext4", disk("ext4"), Group::new(), fastest_pass(), "mutate");
 }
 
 #[test]
 fn copies_by_the_walk_are_equal() {
     private_mounts();
     torture(
-        "walk",
+        "ext4",
         disk("ext4"),
         Group::new(),
         WALK,
@@ -195,13 +196,7 @@ fn copies_with_the_freezer_of_version_2_are_equal() {
         // A host with version 1 alone: the same files are in the unit tests, as recorded.
         return;
     };
-    torture(
-        "feed, cgroup v2",
-        disk("ext4"),
-        group,
-        fastest_pass(),
-        "mutate",
-    );
+    torture("cgroup v2", disk("ext4"), group, fastest_pass(), "mutate");
 }
 
 /// Where blocks are shared instead of copied.
@@ -211,17 +206,11 @@ fn shared(kind: &str, pass: SecondPass, role: &'static str) {
         println!("this kernel has no {kind}");
         return;
     };
-    torture(
-        &format!("{pass:?} on {kind}"),
-        disk,
-        Group::new(),
-        pass,
-        role,
-    );
+    torture(kind, disk, Group::new(), pass, role);
 }
 
 #[test]
-fn copies_on_xfs_by_the_feed_are_equal() {
+fn copies_on_xfs_by_the_fastest_pass_are_equal() {
     shared("xfs", fastest_pass(), "mutate");
 }
 
@@ -231,7 +220,7 @@ fn copies_on_xfs_by_the_walk_are_equal() {
 }
 
 #[test]
-fn copies_on_btrfs_by_the_feed_are_equal() {
+fn copies_on_btrfs_by_the_fastest_pass_are_equal() {
     shared("btrfs", fastest_pass(), "mutate");
 }
 

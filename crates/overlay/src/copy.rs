@@ -10,6 +10,9 @@ use rustix::fs::{
 use rustix::io::{Errno, Result, pread, pwrite};
 use std::ffi::CStr;
 
+/// Said of a file that became shorter while it was copied: as NFS does of one that is another now.
+pub(crate) const CHANGED: Errno = Errno::STALE;
+
 /// Copies what is no directory, with all its metadata, to a name that is not there.
 pub(crate) fn copy(
     from: impl AsFd,
@@ -57,7 +60,7 @@ fn content(source: &OwnedFd, size: u64, target: &OwnedFd) -> Result<()> {
     }
     // The end of one that became shorter looks like a hole.
     match fstat(source)?.st_size.cast_unsigned() {
-        now if now < size => Err(Errno::IO),
+        now if now < size => Err(CHANGED),
         _ => Ok(()),
     }
 }
@@ -118,8 +121,13 @@ mod tests {
         };
         copy(100 << 10).unwrap();
         for size in [(100 << 10) + 1, 1 << 30] {
-            assert_eq!(copy(size), Err(Errno::IO), "{size}");
+            assert_eq!(copy(size), Err(CHANGED), "{size}");
         }
+        let said = crate::Error::io("copy", "/a", CHANGED).to_string();
+        assert!(
+            said.ends_with("changed while it was copied; ask again"),
+            "{said}"
+        );
         // A hole at the end is none.
         let file = File::options().write(true).open(&path).unwrap();
         file.set_len(1 << 20).unwrap();

@@ -1,5 +1,6 @@
 //! Why something was not done with layers.
 
+use crate::copy::CHANGED;
 use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
@@ -37,6 +38,14 @@ pub enum Error {
         /// Where.
         path: String,
     },
+    /// What was copied was changed by someone else.
+    #[error("cannot {operation} {path}: it changed while it was copied; ask again")]
+    ChangedMeanwhile {
+        /// What was tried.
+        operation: &'static str,
+        /// Where.
+        path: String,
+    },
     /// Something beneath a mount that is to be closed is still open.
     #[error("cannot unmount the overlay that writes to {}: something in it is still open", .0.display())]
     Busy(PathBuf),
@@ -65,10 +74,14 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(operation: &'static str, path: impl ToString, errno: Errno) -> Self {
-        Self::Io {
-            operation,
-            path: path.to_string(),
-            source: errno.into(),
+        let path = path.to_string();
+        match errno {
+            CHANGED => Self::ChangedMeanwhile { operation, path },
+            errno => Self::Io {
+                operation,
+                path,
+                source: errno.into(),
+            },
         }
     }
 

@@ -49,7 +49,8 @@ impl Workspaces {
     ///
     /// # Errors
     /// `BotNotFound`, `VersionNotFound`, `WorkspaceNotFound` for the present state of none;
-    /// `ReplacedMeanwhile` when that became another while it was read; `Unsupported` where snapshots are no directories of this host.
+    /// `ReplacedMeanwhile` when that became another while it was read; `Unsupported` where snapshots are no
+    /// directories of this host.
     pub async fn diff(
         &self,
         actor: &Actor,
@@ -143,20 +144,24 @@ impl Inner {
             }
             VersionOrCurrent::Current => self.required_record(bot).await?.snapshot,
         };
-        let snapshots = &self.runtime.snapshots;
-        let (below, above) = tokio::try_join!(
-            snapshots.layers(lease, &from.snapshot),
-            snapshots.layers(lease, &to)
-        )?;
-        let compared = self.pools.comparisons.run(user, move || {
-            let changes = botstead_overlay::diff(&below, &above, after.as_deref(), limit)?;
-            Ok(PathChanges {
-                items: changes.items.into_iter().map(PathChange::from).collect(),
-                next: changes.next,
-            })
-        });
+        let compared = async {
+            let snapshots = &self.runtime.snapshots;
+            let (below, above) = tokio::try_join!(
+                snapshots.layers(lease, &from.snapshot),
+                snapshots.layers(lease, &to)
+            )?;
+            let compared = self.pools.comparisons.run(user, move || {
+                let changes = botstead_overlay::diff(&below, &above, after.as_deref(), limit)?;
+                Ok(PathChanges {
+                    items: changes.items.into_iter().map(PathChange::from).collect(),
+                    next: changes.next,
+                })
+            });
+            compared.await
+        };
         let compared = compared.await;
-        // What is removed while it is read looks as if less were there. A version stays until then.
+        // What is removed meanwhile has no layers any more, or looks as if less were there. A version stays
+        // until then.
         if is_current && !self.snapshot_exists(&to).await? {
             self.required_record(bot).await?;
             return Err(Error::ReplacedMeanwhile);

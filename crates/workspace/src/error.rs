@@ -228,10 +228,11 @@ pub enum Error {
         /// The budget in seconds.
         seconds: u64,
     },
-    /// The pull was slow, and others waited for its place.
+    /// The pull was slow, others waited for its place, and there was no other one.
     #[error(
-        "pulling {0} was given up: its registry sent less than 1 MiB in a second, and others waited for its \
-         place; try again later, or use another registry that has it"
+        "pulling {0} was given up: less than {mib} MiB in a second came from its registry or over this \
+         host's line, and others waited for its place; try again later, or use another registry that has it",
+        mib = crate::pulls::PACE >> 20
     )]
     PullGaveWay(ImageRef),
     /// The operation was joined by this caller and failed.
@@ -294,7 +295,7 @@ pub enum Error {
     )]
     TooManyCalls,
     /// Files of an archive are not as they were or are.
-    #[error("{0} files became shorter while they were read; ask for the archive again")]
+    #[error("{0} files became shorter while they were archived; ask for the archive again")]
     FilesCut(u64),
     /// What the caller sent ended before it was whole.
     #[error("the data ended early; nothing was changed")]
@@ -394,6 +395,7 @@ impl Error {
             Self::Overlay(error) if error.is_disk_full() => ErrorKind::ResourceExhausted,
             Self::Overlay(botstead_overlay::Error::NoPath(_)) => ErrorKind::Invalid,
             Self::Overlay(botstead_overlay::Error::InTheWay(_)) => ErrorKind::Unprocessable,
+            Self::Overlay(botstead_overlay::Error::ChangedMeanwhile { .. }) => ErrorKind::Conflict,
             Self::Host { source, .. } if botstead_overlay::is_disk_full(source) => {
                 ErrorKind::ResourceExhausted
             }
@@ -489,6 +491,7 @@ impl Error {
                 ErrorKind::ResourceExhausted => "insufficient_storage",
                 ErrorKind::Invalid => "invalid_value",
                 ErrorKind::Unprocessable => "path_in_the_way",
+                ErrorKind::Conflict => "changed_meanwhile",
                 _ => "internal",
             },
             Self::TooManyExports => "too_many_exports",

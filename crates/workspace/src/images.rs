@@ -11,6 +11,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 impl Workspaces {
@@ -60,7 +61,9 @@ impl Workspaces {
             let pulled = under
                 .with_lease(|lease| async move {
                     let place = work.pulls.place(of, &progress, &cancel).await?;
-                    let pull = work.pulled_image(&place, &lease, &reference, &progress, &cancel);
+                    let until = Instant::now() + work.config.pull_timeout;
+                    let pull =
+                        work.pulled_image(&place, &lease, &reference, &progress, &cancel, until);
                     pull.await
                 })
                 .await;

@@ -10,7 +10,6 @@
 use crate::model::{CopyStatistics, OperationInfo, OperationStatistics, Statistics};
 use crate::replace::REVERTED;
 use crate::service::{Inner, Workspaces};
-use crate::snapshot::RECORDED;
 use crate::standing::is_final;
 use crate::{Error, ErrorKind, Result};
 use botstead_authz::{Action, Actor};
@@ -28,6 +27,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// The step from which on what an operation ends on is recorded: it goes forward, and has no more to do than
+/// a start.
+pub(crate) const RECORDED: &str = "recorded";
 
 /// An operation whose failure nobody can explain is tried so often.
 const MOST_ATTEMPTS: u32 = 20;
@@ -289,12 +292,15 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether the bot's operations that are not finished are written down with the state that they end
-    /// on, and only its start is left: the files are whole.
+    /// Whether [`Inner::recover_bot`] failed because of a start alone: the bot has operations that are not
+    /// finished, all are written down with the state that they end on, and its row was not found to be in
+    /// doubt. The files are whole then, and are those that the row names.
     pub(crate) async fn lacks_only_a_start(&self, bot: BotId) -> Result<bool> {
         let unfinished = self.store.operations.unfinished().await?;
-        let mut own = unfinished.iter().filter(|one| one.bot == bot);
-        Ok(own.all(|one| one.step == RECORDED || one.step == REVERTED))
+        let mut own = unfinished.iter().filter(|one| one.bot == bot).peekable();
+        let has_one = own.peek().is_some();
+        let recorded = own.all(|one| one.step == RECORDED || one.step == REVERTED);
+        Ok(has_one && recorded && !self.uncompared.has(bot))
     }
 
     /// Ends operations that waited to be retried on a workspace that was deleted. What they had kept as

@@ -5,6 +5,7 @@
 use crate::{Error, Result};
 use botstead_runtime::PullProgress;
 use botstead_types::UserId;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 /// documents, which are up to 8 MiB, they are in memory.
 const PULLS: usize = 16;
 /// The least that a pull must get in each second where others wait for its place.
-const PACE: u64 = 1 << 20;
+pub(crate) const PACE: u64 = 1 << 20;
 /// How often who waits looks for a slow one.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -32,8 +33,8 @@ pub(crate) struct Pulls {
 struct State {
     next: u64,
     under_way: Vec<UnderWay>,
-    /// The users of those who wait.
-    waiting: Vec<(u64, Option<UserId>)>,
+    /// How many wait, by whom they are for.
+    waiting: HashMap<Option<UserId>, usize>,
 }
 
 struct UnderWay {
@@ -77,7 +78,7 @@ impl Pulls {
             let mut state = self.state();
             state.next += 1;
             let id = state.next;
-            state.waiting.push((id, of));
+            *state.waiting.entry(of).or_default() += 1;
             PullPlace {
                 pulls: self.clone(),
                 id,
@@ -114,11 +115,13 @@ impl State {
     /// Whether it has the place now: there is one, also for this user, and nobody waits who has fewer.
     fn take(&mut self, place: &PullPlace, progress: &watch::Sender<PullProgress>) -> bool {
         let own = self.count(place.of);
-        let others_first = self.waiting.iter().any(|(_, of)| self.count(*of) < own);
-        if self.under_way.len() >= PULLS || own >= PULLS / 2 || others_first {
+        if self.under_way.len() >= PULLS || own >= PULLS / 2 {
             return false;
         }
-        self.waiting.retain(|(id, _)| *id != place.id);
+        if self.waiting.keys().any(|of| self.count(*of) < own) {
+            return false;
+        }
+        self.no_longer_waits(place.of);
         self.under_way.push(UnderWay {
             id: place.id,
             of: place.of,
@@ -129,8 +132,17 @@ impl State {
         true
     }
 
+    fn no_longer_waits(&mut self, of: Option<UserId>) {
+        if let Some(count) = self.waiting.get_mut(&of) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting.remove(&of);
+            }
+        }
+    }
+
     /// Tells the slowest pull of those who have more than `of` to give way, where all places are taken; one
-    /// at a time.
+    /// at a time. Who has one more only would wait with fewer afterwards, and get it back in the same way.
     fn make_way(&mut self, of: Option<UserId>, turn: Duration) {
         let own = self.count(of);
         let leaving = |one: &UnderWay| one.gives_way.is_cancelled();
@@ -140,7 +152,7 @@ impl State {
         let counts: Vec<usize> = self.under_way.iter().map(|it| self.count(it.of)).collect();
         let others = self.under_way.iter_mut().zip(counts);
         let slowest = others
-            .filter(|(_, count)| *count > own)
+            .filter(|(_, count)| *count > own + 1 || own == 0)
             .filter_map(|(one, _)| Some((one.slow_pace(turn)?, one)))
             .min_by_key(|(pace, _)| *pace);
         if let Some((_, slowest)) = slowest {
@@ -182,8 +194,10 @@ impl PullPlace {
 impl Drop for PullPlace {
     fn drop(&mut self) {
         let mut state = self.pulls.state();
-        state.waiting.retain(|(id, _)| *id != self.id);
-        state.under_way.retain(|one| one.id != self.id);
+        match state.under_way.iter().position(|one| one.id == self.id) {
+            Some(held) => drop(state.under_way.remove(held)),
+            None => state.no_longer_waits(self.of),
+        }
         drop(state);
         self.pulls.changed.notify_waiters();
     }
@@ -301,8 +315,29 @@ mod tests {
         held.remove(0);
         let eve = tokio::time::timeout(LOOK, eve).await.expect("she has it");
         assert!(waiting.iter().all(|one| !one.is_finished()));
+        assert_eq!(pulls.state().waiting.len(), 1, "counted, and not listed");
         drop(eve);
         let next = tokio::time::timeout(LOOK, waiting.remove(0)).await;
         next.expect("nobody else waits").unwrap();
+        for one in &waiting {
+            one.abort();
+        }
+        futures_util::future::join_all(waiting).await;
+        assert!(pulls.state().waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_gives_way_to_who_has_one_less() {
+        let pulls = Pulls::new(TURN);
+        let users = [(); 3].map(|()| Some(UserId::generate()));
+        // 6, 5 and 5, all of them slow.
+        let held = all(&pulls, &users).await;
+        let more = tokio::time::timeout(2 * TURN, Pull::of(&pulls, users[1]));
+        assert!(more.await.is_err(), "one of six would wait with five then");
+        let told = |pull: &Pull| pull.place.gives_way.is_cancelled();
+        assert!(!held.iter().any(told));
+        let first = tokio::time::timeout(LOOK, Pull::of(&pulls, Some(UserId::generate())));
+        assert!(first.await.is_err(), "a place was not given back");
+        assert!(told(&held[0]), "for one who has none");
     }
 }

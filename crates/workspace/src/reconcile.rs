@@ -98,14 +98,15 @@ impl Inner {
             Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(()),
             operation => operation?,
         };
+        let cause = Cause::Reconcile;
         match operation.kind {
             OperationKind::Create => self.replay_creation(operation).await,
-            OperationKind::Snapshot => self.replay_snapshot(operation).await,
+            OperationKind::Snapshot => self.replay_snapshot(operation, cause).await,
             OperationKind::Rollback
             | OperationKind::Import
             | OperationKind::Restore
             | OperationKind::RestorePath
-            | OperationKind::ChangeImage => self.replay_replacement(operation).await,
+            | OperationKind::ChangeImage => self.replay_replacement(operation, cause).await,
             OperationKind::Fork => self.replay_fork(operation).await,
             // What the number was for is found again.
             OperationKind::Recover => self.finish_interrupted(operation).await,

@@ -13,10 +13,11 @@ mod folder;
 use crate::faults::fault_point;
 use crate::layers::{Root, unless_missing};
 use crate::notes::Note;
-use crate::operations::{LiveOperation, event, finish, input, kind_name, new_operation};
+use crate::operations::{LiveOperation, RECORDED, event, finish, input, kind_name, new_operation};
 use crate::service::Inner;
-use crate::snapshot::{RECORDED, reserved};
+use crate::snapshot::reserved;
 use crate::standing::Standing;
+use crate::starts::Cause;
 use crate::{Error, Result};
 use botstead_store::{
     Change, ContainerPatch, ContainerRecord, Operation, OperationKind, OperationState,
@@ -154,7 +155,7 @@ impl Inner {
         let operation = &live.record;
         let fresh = SnapshotKey::active(operation.id);
         let done = self
-            .replace_steps(operation, what, edit, How::Forward, &fresh)
+            .replace_steps(operation, what, edit, How::Forward, &fresh, Cause::Asked)
             .await;
         let outcome = match (&done, record) {
             (Ok(replaced), _) => {
@@ -195,7 +196,8 @@ impl Inner {
         let back = async {
             let to = self.decide_to_revert(operation).await?;
             let how = How::Back(error);
-            self.replace_steps(operation, &reverted, Edit::Nothing, how, &to)
+            let cause = Cause::Asked;
+            self.replace_steps(operation, &reverted, Edit::Nothing, how, &to, cause)
                 .await
         };
         match back.await {
@@ -235,12 +237,16 @@ impl Inner {
     }
 
     /// Ends a replacement that a dead server or a failure left.
-    pub(crate) async fn replay_replacement(self: &Arc<Self>, operation: &Operation) -> Result<()> {
+    pub(crate) async fn replay_replacement(
+        self: &Arc<Self>,
+        operation: &Operation,
+        cause: Cause,
+    ) -> Result<()> {
         let why = Error::Interrupted;
         let Some((what, how, to)) = self.way(operation, &why).await? else {
             return Ok(());
         };
-        self.replace_steps(operation, &what, Edit::Nothing, how, &to)
+        self.replace_steps(operation, &what, Edit::Nothing, how, &to, cause)
             .await?;
         self.drop_lease(operation.id);
         Ok(())
@@ -334,6 +340,7 @@ impl Inner {
         edit: Edit,
         how: How<'_>,
         fresh: &SnapshotKey,
+        cause: Cause,
     ) -> Result<Replaced> {
         let (id, bot) = (operation.id, operation.bot);
         let at = fault_name(operation.kind);
@@ -458,7 +465,6 @@ impl Inner {
             self.remove_returned(operation, archive).await?;
         }
         if record.desired == DesiredState::Running {
-            let cause = self.cause_of(operation);
             match root {
                 Some(root) => self.bring_up_on(&record, &root, cause).await?,
                 None => self.bring_up(&record, cause).await?,

@@ -8,9 +8,12 @@ use crate::service::Inner;
 use crate::{Error, Result, disk};
 use botstead_runtime::{ErrorKind as RuntimeErrorKind, Image, PullProgress};
 use botstead_store::ErrorKind as StoreErrorKind;
-use botstead_types::{ImageConfig, ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey};
+use botstead_types::{
+    ImageConfig, ImageRef, LeaseId, RecordedImage, ResolvedImage, SnapshotKey, UserId,
+};
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 impl Inner {
@@ -28,21 +31,42 @@ impl Inner {
         }
         let owner = self.store.bots.get(live.record.bot).await?.owner;
         live.cancellable.store(true, Ordering::SeqCst);
-        let pulled = async {
-            let place = self.pulls.place(Some(owner), &live.pull, &live.cancel);
-            let place = place.await?;
-            // Who had a place before may have pulled the same.
-            match self.good_enough(wishes).await? {
-                Some(local) => Ok(local),
-                None => {
-                    let pulled = self.pulled_image(&place, lease, image, &live.pull, &live.cancel);
-                    pulled.await
-                }
-            }
-        };
-        let pulled = pulled.await;
+        let pulled = self.pulled_in_turn(Some(owner), lease, wishes, live).await;
         live.cancellable.store(false, Ordering::SeqCst);
         pulled
+    }
+
+    /// The same in a place among the pulls. One that has to give way waits for a place again: it may be slow
+    /// because it waits for a layer that another pull gets, and then finds what that one got.
+    async fn pulled_in_turn(
+        &self,
+        owner: Option<UserId>,
+        lease: &LeaseId,
+        wishes: &Wishes,
+        live: &LiveOperation,
+    ) -> Result<Image> {
+        let image = &wishes.image;
+        let mut until = None;
+        loop {
+            let place = self.pulls.place(owner, &live.pull, &live.cancel);
+            let place = match until {
+                None => place.await?,
+                Some(until) => match tokio::time::timeout_at(until, place).await {
+                    Ok(place) => place?,
+                    Err(_) => return Err(Error::PullGaveWay(image.clone())),
+                },
+            };
+            // Who had a place before may have pulled the same.
+            if let Some(local) = self.good_enough(wishes).await? {
+                return Ok(local);
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + self.config.pull_timeout);
+            let pull = self.pulled_image(&place, lease, image, &live.pull, &live.cancel, until);
+            match pull.await {
+                Err(Error::PullGaveWay(_)) => {}
+                pulled => return pulled,
+            }
+        }
     }
 
     /// The local image, where it need not be pulled.
@@ -56,7 +80,7 @@ impl Inner {
         }
     }
 
-    /// An image from its registry, within the budget of one pull, and as long as it has its place.
+    /// An image from its registry, until then at most, and as long as it has its place.
     pub(crate) async fn pulled_image(
         &self,
         place: &PullPlace,
@@ -64,10 +88,10 @@ impl Inner {
         image: &ImageRef,
         progress: &watch::Sender<PullProgress>,
         cancel: &CancellationToken,
+        until: Instant,
     ) -> Result<Image> {
         self.config.bounds.check_image(image)?;
         disk::require_free_space(&self.config)?;
-        let budget = self.config.pull_timeout;
         let pull = async {
             let pulled = self.runtime.images.pull(lease, image, progress, cancel);
             pulled.await.map_err(|error| match error.kind() {
@@ -83,11 +107,11 @@ impl Inner {
                 () = place.gives_way() => Err(Error::PullGaveWay(image.clone())),
             }
         };
-        match tokio::time::timeout(budget, guarded).await {
+        match tokio::time::timeout_at(until, guarded).await {
             Ok(pulled) => pulled,
             Err(_) => Err(Error::PullTimedOut {
                 image: image.clone(),
-                seconds: budget.as_secs(),
+                seconds: self.config.pull_timeout.as_secs(),
             }),
         }
     }

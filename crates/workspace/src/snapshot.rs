@@ -7,7 +7,7 @@
 use crate::faults::fault_point;
 use crate::model::{CreatedVersion, SnapshotMode};
 use crate::notes::Note;
-use crate::operations::{LiveOperation, event, finish, finished, input, new_operation};
+use crate::operations::{LiveOperation, RECORDED, event, finish, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::standing::Standing;
 use crate::starts::Cause;
@@ -27,9 +27,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-
-/// The step from which on the version is recorded and only the start is left.
-pub(crate) const RECORDED: &str = "recorded";
 
 const MAX_NAME_CHARS: usize = 200;
 
@@ -147,7 +144,7 @@ impl Inner {
         let done = if copies {
             self.live_steps(operation).await
         } else {
-            let version = self.snapshot_steps(operation, false).await;
+            let version = self.snapshot_steps(operation, false, Cause::Asked).await;
             version.map(|version| (version, None))
         };
         let outcome = match &done {
@@ -222,7 +219,11 @@ impl Inner {
     }
 
     /// Ends a snapshot that a dead server or a failure left.
-    pub(crate) async fn replay_snapshot(self: &Arc<Self>, operation: &Operation) -> Result<()> {
+    pub(crate) async fn replay_snapshot(
+        self: &Arc<Self>,
+        operation: &Operation,
+        cause: Cause,
+    ) -> Result<()> {
         let SnapshotInput { live, active, .. } = input(operation)?;
         let name = SnapshotKey::version(operation.id);
         let after = SnapshotKey::active(operation.id);
@@ -232,14 +233,14 @@ impl Inner {
             // The moment is gone: another copy would be of another state.
             self.finish_interrupted(operation).await?;
         } else if operation.step == RECORDED {
-            self.snapshot_steps(operation, false).await?;
+            self.snapshot_steps(operation, false, cause).await?;
         } else {
             match self.standing(operation, Some(&active), &after).await? {
                 Standing::Untouched | Standing::Between => {
-                    self.snapshot_steps(operation, false).await?;
+                    self.snapshot_steps(operation, false, cause).await?;
                 }
                 Standing::Switched => {
-                    self.snapshot_steps(operation, true).await?;
+                    self.snapshot_steps(operation, true, cause).await?;
                 }
                 // Where the version was made, it is recorded as any that no row names.
                 Standing::MovedOn => return self.end_superseded(operation).await,
@@ -347,6 +348,7 @@ impl Inner {
         self: &Arc<Self>,
         operation: &Operation,
         switched: bool,
+        cause: Cause,
     ) -> Result<VersionRecord> {
         let (id, bot) = (operation.id, operation.bot);
         let SnapshotInput { name, source, .. } = input(operation)?;
@@ -402,7 +404,6 @@ impl Inner {
             fault_point!("snapshot", "recorded");
         }
         if record.desired == DesiredState::Running {
-            let cause = self.cause_of(operation);
             match root {
                 Some(root) => self.bring_up_on(&record, &root, cause).await?,
                 None => self.bring_up(&record, cause).await?,

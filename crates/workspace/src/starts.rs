@@ -5,7 +5,7 @@
 use crate::Result;
 use crate::service::Inner;
 use crate::shares::{Share, Shares};
-use botstead_store::{ErrorKind as StoreErrorKind, Operation};
+use botstead_store::ErrorKind as StoreErrorKind;
 use botstead_types::{BotId, UserId};
 
 /// Who wants a start.
@@ -13,7 +13,8 @@ use botstead_types::{BotId, UserId};
 pub(crate) enum Cause {
     /// Somebody who asked for it, or for what it is a part of.
     Asked,
-    /// The reconciliation, or the replay of an operation: nobody waits for it any more.
+    /// The reconciliation, or the replay of an operation: nobody asked for it now, though the next call to
+    /// the bot may wait for it.
     Reconcile,
 }
 
@@ -35,14 +36,6 @@ impl Starts {
 }
 
 impl Inner {
-    /// Who wants the start that an operation ends with. A replay shows no operation as running here.
-    pub(crate) fn cause_of(&self, operation: &Operation) -> Cause {
-        match self.running_operation(operation.id) {
-            Some(_) => Cause::Asked,
-            None => Cause::Reconcile,
-        }
-    }
-
     /// Waits for a place among those that start at the same time; it lasts until it is dropped.
     pub(crate) async fn start_turn(
         &self,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use botstead_runtime::Signal;
+use botstead_runtime::{ErrorKind, Signal};
 use botstead_runtime_testing::InMemoryRuntime;
 use botstead_types::{DesiredState, VersionNumber, VersionSource};
 use botstead_workspace::{
@@ -240,7 +240,12 @@ async fn what_a_backend_cannot_do_is_unsupported_and_the_rest_works() {
         capabilities.files = false;
     });
     let world = World::on(memory).await;
+    // Nothing is looked for that could not be brought back.
+    world
+        .memory
+        .fail_next("snapshots.labelled", ErrorKind::Unavailable, 1);
     let bot = world.running().await;
+    world.memory.clear_faults();
     let w = &world.workspaces;
     let live = w
         .snapshot(&world.owner, bot, None, SnapshotMode::Live)

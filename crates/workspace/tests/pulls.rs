@@ -6,14 +6,19 @@ mod common;
 
 use botstead_authz::Actor;
 use botstead_runtime_testing::{ImageContent, InMemoryRuntime, PullScript};
-use botstead_types::{BotId, PageRequest, Role, UserId};
+use botstead_types::{BotId, ImageRef, PageRequest, Role, UserId};
 use botstead_workspace::{CreateEvent, ImageEvent};
 use common::{LONG, World, image, request};
-use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{BoxStream, StreamExt};
 use std::time::Duration;
 
 /// How many pulls a user may have at once.
 const OWN: usize = 8;
+
+fn content() -> ImageContent {
+    ImageContent::of_files([("a", "b")])
+}
 
 /// Waits until so many of these calls were made to the runtime; all that were made until then.
 async fn made(world: &World, call: &str, count: usize) -> Vec<&'static str> {
@@ -47,7 +52,6 @@ async fn cancel(world: &World, bot: BotId) {
 async fn a_user_has_half_of_the_pulls_and_who_waits_takes_what_came_meanwhile() {
     let world = World::new().await;
     let (hung, good) = (image("registry.test/hung:1"), image("registry.test/good:1"));
-    let content = || ImageContent::of_files([("a", "b")]);
     let hangs = PullScript {
         hangs_after: Some(0),
         ..PullScript::default()
@@ -106,44 +110,77 @@ async fn a_user_has_half_of_the_pulls_and_who_waits_takes_what_came_meanwhile() 
     world.check_whole().await;
 }
 
-#[tokio::test]
-async fn two_users_with_slow_registries_do_not_keep_others_from_pulling() {
+/// Two users with slow registries, who have all of the places, and one pull more each.
+async fn two_slow(pull_timeout: Duration) -> (World, ImageRef, Ends) {
     let mut world = World::with(InMemoryRuntime::new(), |_, config| {
         config.pull_turn = Duration::from_millis(100);
+        config.pull_timeout = pull_timeout;
     })
     .await;
-    let (slow, good) = (image("registry.test/slow:1"), image("registry.test/good:1"));
-    let content = || ImageContent::of_files([("a", "b")]);
+    let slow = image("registry.test/slow:1");
     let hangs = PullScript {
         hangs_after: Some(0),
         ..PullScript::default()
     };
     world.memory.add_remote_image(&slow, content(), hangs);
-    let answers = PullScript::default();
-    world.memory.add_remote_image(&good, content(), answers);
     let mut pulling = Vec::new();
     for _ in 0..2 {
-        // One more than there are places for.
         for _ in 0..=OWN {
-            let bot = world.bot().await;
-            let request = request(slow.as_str());
-            let events = world.workspaces.create(&world.owner, bot, request).await;
-            pulling.push(events.unwrap());
+            pulling.push(begin(&world, &slow).await.collect().boxed());
+            // The first one gives way first, and its time is over before that of others.
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         world.change_owner().await;
     }
     made(&world, "images.pull", 2 * OWN).await;
+    (world, slow, pulling)
+}
+
+async fn begin(world: &World, image: &ImageRef) -> BoxStream<'static, CreateEvent> {
     let bot = world.bot().await;
-    let request = request(good.as_str());
+    let request = request(image.as_str());
     let events = world.workspaces.create(&world.owner, bot, request).await;
-    let pulled = tokio::time::timeout(LONG, events.unwrap().collect::<Vec<_>>()).await;
+    events.unwrap()
+}
+
+type Ends = Vec<BoxFuture<'static, Vec<CreateEvent>>>;
+
+/// The last event of the first that ends, and the others.
+async fn first_end(pulling: Ends) -> (CreateEvent, Ends) {
+    let ended = futures_util::future::select_all(pulling);
+    let (mut ended, _, others) = tokio::time::timeout(LONG, ended).await.unwrap();
+    (ended.pop().unwrap(), others)
+}
+
+#[tokio::test]
+async fn two_users_with_slow_registries_do_not_keep_others_from_pulling() {
+    let (world, slow, pulling) = two_slow(LONG).await;
+    let good = image("registry.test/good:1");
+    let answers = PullScript::default();
+    world.memory.add_remote_image(&good, content(), answers);
+    world.memory.add_image(&slow, content());
+    let pulled = begin(&world, &good).await;
+    let pulled = tokio::time::timeout(LONG, pulled.collect::<Vec<_>>()).await;
     let pulled = pulled.expect("the places are not given back");
     assert!(matches!(pulled.last(), Some(CreateEvent::Complete(_))));
-    // One of theirs ended for it.
-    let ended = pulling.into_iter().map(|events| events.collect::<Vec<_>>());
-    let (ended, _, _) = futures_util::future::select_all(ended.map(Box::pin)).await;
-    let Some(CreateEvent::Failed(error)) = ended.last() else {
+    // Who waited takes what came meanwhile: the one of hers that gave way, and the one that had no place.
+    let mut pulling = pulling;
+    for _ in 0..2 {
+        let (ended, others) = first_end(pulling).await;
+        assert!(matches!(ended, CreateEvent::Complete(_)), "{ended:?}");
+        pulling = others;
+    }
+}
+
+#[tokio::test]
+async fn a_pull_that_gave_way_and_gets_no_place_again_is_given_up() {
+    let (world, slow, pulling) = two_slow(Duration::from_secs(6)).await;
+    let _holds_on = begin(&world, &slow).await;
+    let (ended, _) = first_end(pulling).await;
+    let CreateEvent::Failed(error) = ended else {
         panic!("{ended:?}");
     };
     assert_eq!(error.code(), "pull_gave_way");
+    let said = error.to_string();
+    assert!(said.contains("less than 1 MiB in a second"), "{said}");
 }

@@ -344,11 +344,12 @@ async fn what_is_deleted_while_it_is_compared_is_no_comparison() {
     .await;
     let gated = gated.unwrap();
     let w = &world.workspaces;
-    for deleted in [false, true] {
+    for (deleted, early) in [(false, false), (true, false), (false, true), (true, true)] {
         let bot = world.running().await;
         world.write(bot, "one").await;
         world.snapshot(bot).await;
         gated.close();
+        gated.stand_early(early);
         let to = VersionOrCurrent::Current;
         let compared = w.diff(&world.owner, bot, version(1), to, None, 100);
         let meanwhile = async {
@@ -367,7 +368,7 @@ async fn what_is_deleted_while_it_is_compared_is_no_comparison() {
             true => "workspace_not_found",
             false => "replaced_meanwhile",
         };
-        assert_eq!(compared.unwrap_err().code(), expected);
+        assert_eq!(compared.unwrap_err().code(), expected, "early: {early}");
     }
     world.settled().await;
 }

@@ -49,3 +49,12 @@ fn a_dead_link_is_found() {
     assert!(check("```\n[a](nowhere.md)\n```").is_empty());
     assert_eq!(check("[a](../Cargo.toml) [b](nowhere.md#part)").len(), 1);
 }
+
+#[test]
+fn a_path_that_is_not_there_is_found() {
+    let check = |text| named_paths(Path::new("docs/x.md"), text);
+    assert!(
+        check("`xtask/src/tidy.rs`, `crates/x/*`, `crates`, `a/b` and crates/nowhere").is_empty()
+    );
+    assert_eq!(check("`docs` and `crates/nowhere`,\n`xtask/src`").len(), 1);
+}

@@ -152,16 +152,29 @@ async fn a_teardown_waits_for_the_end_of_workspaces_and_cuts_no_network() {
     assert!(!groups.is_empty());
     // What is killed may leave its control group later.
     let container = format!("workspace-{}", workspace.bot);
-    let mut leaving = Command::new("sleep").arg("1").spawn().unwrap();
+    let mut leaving = Command::new("sleep").arg("600").spawn().unwrap();
+    let mut entered = 0;
     for group in &groups {
         let group = group.join(&container);
         std::fs::create_dir_all(&group).unwrap();
         // One of CPUs takes a process when it has some.
-        let _ = std::fs::write(group.join("cgroup.procs"), leaving.id().to_string());
+        let written = std::fs::write(group.join("cgroup.procs"), leaving.id().to_string());
+        entered += usize::from(written.is_ok());
     }
-    let ended = std::thread::spawn(move || leaving.wait());
-    let done = server.admin(&["teardown"]);
-    ended.join().unwrap().unwrap();
+    let done = std::thread::scope(|scope| {
+        let done = scope.spawn(|| server.admin(&["teardown"]));
+        // The groups come last.
+        while bridge.exists() && !done.is_finished() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let waits = !done.is_finished();
+        leaving.kill().unwrap();
+        leaving.wait().unwrap();
+        assert!(entered > 0, "no control group took the process");
+        assert!(waits, "a group with a process was not waited for");
+        done.join().unwrap()
+    });
     assert!(done.status.success(), "{done:?}");
     assert!(!bridge.exists());
     assert_eq!(control_groups(&server), Vec::<PathBuf>::new());

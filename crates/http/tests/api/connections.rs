@@ -328,7 +328,10 @@ async fn clients_that_do_not_read_hold_nothing_up_and_are_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_in_memory_is_read_at_a_pace_or_cut_off() {
-    const SIZE: usize = 16 << 20;
+    /// What is kept of an output.
+    const OUTPUT: usize = 1 << 20;
+    // Two of them, and six bytes of JSON for each byte: more than what sockets hold.
+    const SIZE: usize = 12 * OUTPUT;
     let api = Api::start_with(|config| {
         config.write_timeout = Duration::from_secs(2);
         config.min_reply_pace = SIZE;
@@ -340,7 +343,8 @@ async fn a_reply_in_memory_is_read_at_a_pace_or_cut_off() {
     })
     .await;
     let bot = api.bot_with_workspace().await;
-    let print = format!("head -c {SIZE} /dev/zero | tr '\\0' x");
+    let print = format!("head -c {OUTPUT} /dev/zero | tr '\\0' '\\1'");
+    let print = format!("{print}; {print} >&2");
     let body = json!({"command": ["sh", "-c", print]}).to_string();
     let request = format!(
         "POST {bot}/container/exec HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
@@ -355,6 +359,7 @@ async fn a_reply_in_memory_is_read_at_a_pace_or_cut_off() {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut read = 0;
     let mut piece = vec![0; 16 << 10];
+    let begun = tokio::sync::Notify::new();
     let slow = async {
         loop {
             // It is never silent for as long as the kernel waits.
@@ -363,17 +368,24 @@ async fn a_reply_in_memory_is_read_at_a_pace_or_cut_off() {
                 Ok(0) | Err(_) => break,
                 Ok(more) => read += more,
             }
+            begun.notify_one();
             if read >= SIZE {
                 break;
             }
         }
     };
     let other = async {
-        // When there is no room for anything else.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let note = json!({"metadata": {"note": "x".repeat(60 << 10)}});
-        api.call(&api.other, Method::POST, "/bots", Some(note))
-            .await
+        // From here on there is no room for anything else.
+        begun.notified().await;
+        let begun = std::time::Instant::now();
+        loop {
+            let note = json!({"metadata": {"note": "x".repeat(60 << 10)}});
+            let made = api.call(&api.other, Method::POST, "/bots", Some(note));
+            let made = made.await;
+            if made.status == 201 || begun.elapsed() > PATIENCE {
+                return made;
+            }
+        }
     };
     let (_, made) = tokio::join!(tokio::time::timeout(2 * PATIENCE, slow), other);
     made.expect(201);

@@ -417,11 +417,19 @@ async fn what_json_becomes_counts_as_memory() {
     .await;
     let bot = api.bot_with_workspace().await;
     let path = format!("{bot}/container/exec");
-    let mut command = vec!["sh", "-c", "sleep 8"];
+    let (begun, end) = (
+        api.directory.path().join("begun"),
+        api.directory.path().join("end"),
+    );
+    let script = r#"touch "$0"; until [ -e "$1" ]; do sleep 0.05; done"#;
+    let files = [begun.to_str().unwrap(), end.to_str().unwrap()];
+    let mut command = vec!["sh", "-c", script, files[0], files[1]];
     command.resize(20_000, "");
     let held = api.post(&path, json!({"command": command}));
     let others = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         // A tenth of her share as it is sent.
         let numbers = json!({"metadata": {"x": vec![1; 100_000]}});
         let hers = api.call(&api.member, Method::PATCH, &bot, Some(numbers.clone()));
@@ -429,6 +437,7 @@ async fn what_json_becomes_counts_as_memory() {
         hers.expect_problem(503, "too_much_in_flight");
         let his = api.call(&api.other, Method::POST, "/bots", Some(numbers));
         his.await.expect_problem(413, "metadata_too_large");
+        std::fs::write(&end, "").unwrap();
     };
     let (held, ()) = tokio::join!(held, others);
     held.expect(200);

@@ -67,12 +67,17 @@ impl Tasks for HostCommands {
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(&exec.stdin).await.unwrap();
         drop(stdin);
-        let output = child.wait_with_output().await.unwrap();
+        let mut output = child.wait_with_output().await.unwrap();
+        let (limit, mut truncated) = (exec.output_limit, false);
+        for kept in [&mut output.stdout, &mut output.stderr] {
+            truncated |= kept.len() > limit;
+            kept.truncate(limit);
+        }
         Ok(ExecOutput {
             exit_code: output.status.code().unwrap().try_into().unwrap(),
             stdout: output.stdout.into(),
             stderr: output.stderr.into(),
-            truncated: false,
+            truncated,
             timed_out: false,
         })
     }

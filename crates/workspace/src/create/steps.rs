@@ -5,7 +5,7 @@ use crate::faults::fault_point;
 use crate::layers::Root;
 use crate::model::CreatedWorkspace;
 use crate::notes::Note;
-use crate::operations::{encoded, event, finished, input};
+use crate::operations::{RECORDED, encoded, event, finished, input};
 use crate::replace::Edit;
 use crate::service::Inner;
 use crate::spec::is_workspace_of;
@@ -23,9 +23,6 @@ use std::time::Duration;
 
 /// The step from which on earlier data is in the new workspace.
 const RESTORED: &str = "restored";
-
-/// The step from which on a creation goes forward.
-pub(crate) const RECORDED: &str = "recorded";
 
 impl Inner {
     pub(super) async fn create_or_start(
@@ -122,7 +119,7 @@ impl Inner {
         let (root, address, orphan) = tokio::join!(
             self.prepare_root(lease, &record, top.as_ref()),
             self.address(bot),
-            self.orphan(bot, &record.snapshot),
+            self.returning_orphan(bot, &record.snapshot),
         );
         let root = root?;
         fault_point!("create", "prepared");
@@ -202,6 +199,18 @@ impl Inner {
         Ok(self.store.transactions.apply(ended).await?)
     }
 
+    fn can_return_data(&self) -> bool {
+        self.runtime.backend.capabilities().files
+    }
+
+    /// An orphan of the bot's, where data of it could be brought back.
+    async fn returning_orphan(&self, bot: BotId, not: &SnapshotKey) -> Result<Option<SnapshotKey>> {
+        match self.can_return_data() {
+            true => self.orphan(bot, not).await,
+            false => Ok(None),
+        }
+    }
+
     /// What brings earlier data of the bot's into a new workspace: an orphan of its, or else the
     /// preserved archive, where it is wanted.
     async fn returning_data(
@@ -210,7 +219,7 @@ impl Inner {
         wishes: &Wishes,
         orphan: Option<SnapshotKey>,
     ) -> Result<Option<(Edit, Returned)>> {
-        if !self.runtime.backend.capabilities().files {
+        if !self.can_return_data() {
             return Ok(None);
         }
         if let Some(orphan) = orphan {

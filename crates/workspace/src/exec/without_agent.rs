@@ -28,10 +28,7 @@ impl Workspaces {
             true => OUTPUT_LIMIT,
             false => 0,
         };
-        let exec = Exec {
-            output_limit,
-            ..as_exec(&image.config, request)
-        };
+        let exec = as_exec(&image.config, request, output_limit);
         let kills = inner.out_of_memory_kills(bot).await;
         let began = Instant::now();
         match inner.runtime.tasks.exec(&record.container, exec).await {
@@ -57,7 +54,7 @@ impl Workspaces {
 }
 
 /// Later variables replace earlier ones of the same name: the image's, ours, the request's.
-fn as_exec(config: &ImageConfig, request: ExecRequest) -> Exec {
+fn as_exec(config: &ImageConfig, request: ExecRequest, output_limit: usize) -> Exec {
     let ours = [DEFAULT_PATH.to_owned(), format!("HOME={DATA_PATH}")];
     let image = config.env.iter().filter(|v| !v.starts_with("HOME="));
     let own = request
@@ -77,6 +74,6 @@ fn as_exec(config: &ImageConfig, request: ExecRequest) -> Exec {
         user: ExecUser(request.user.unwrap_or_else(|| config.user.clone())),
         stdin: request.stdin,
         timeout: request.timeout,
-        output_limit: OUTPUT_LIMIT,
+        output_limit,
     }
 }

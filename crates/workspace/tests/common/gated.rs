@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 pub struct Gated {
     inner: Arc<dyn Snapshots>,
     closed: AtomicBool,
+    early: AtomicBool,
     pub gate: Semaphore,
     /// Told when somebody stands before it.
     pub arrived: Notify,
@@ -26,6 +27,7 @@ impl Gated {
         let gated = Arc::new(Self {
             inner: Arc::clone(&runtime.snapshots),
             closed: AtomicBool::new(false),
+            early: AtomicBool::new(false),
             gate: Semaphore::new(0),
             arrived: Notify::new(),
         });
@@ -35,6 +37,11 @@ impl Gated {
 
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether who asks for layers waits before they are looked for, and not with them.
+    pub fn stand_early(&self, early: bool) {
+        self.early.store(early, Ordering::SeqCst);
     }
 
     async fn pass(&self) {
@@ -96,6 +103,10 @@ impl Snapshots for Gated {
     }
 
     async fn layers(&self, lease: &LeaseId, key: &SnapshotKey) -> Result<Vec<PathBuf>> {
+        if self.early.load(Ordering::SeqCst) {
+            self.pass().await;
+            return self.inner.layers(lease, key).await;
+        }
         let layers = self.inner.layers(lease, key).await;
         self.pass().await;
         layers

@@ -1,7 +1,9 @@
 //! Databases that were put back.
 
 use crate::common::World;
-use crate::{backup, lose_container, lose_row, lose_snapshot, restore, stop_and_start, version};
+use crate::{
+    backup, is_somewhere, lose_container, lose_row, lose_snapshot, restore, stop_and_start, version,
+};
 use botstead_authz::Actor;
 use botstead_runtime::ErrorKind;
 use botstead_types::{BotId, DesiredState, VersionNumber, VersionSource};
@@ -344,8 +346,9 @@ async fn a_copy_of_an_earlier_release_is_older_than_what_it_is_of() {
     world.check_whole().await;
 }
 
-#[tokio::test]
-async fn what_could_not_be_compared_at_the_start_is_compared_before_it_is_acted_upon() {
+/// A bot whose database says that the workspace equals version 1, "one", and could not be compared at the
+/// start: it holds "precious". So many attempts fail.
+async fn uncompared(attempts: usize) -> (World, BotId) {
     let mut world = World::new().await;
     let bot = world.running().await;
     let w = world.workspaces.clone();
@@ -365,10 +368,35 @@ async fn what_could_not_be_compared_at_the_start_is_compared_before_it_is_acted_
     labels.remove("botstead.image_digest");
     snapshots.set_labels(&made.snapshot, &labels).await.unwrap();
     let kind = ErrorKind::Unavailable;
-    world.memory.fail_next("images.get", kind, 1);
+    world.memory.fail_next("images.get", kind, attempts);
     restore(&mut world, &copy).await;
+    (world, bot)
+}
+
+#[tokio::test]
+async fn what_cannot_be_compared_is_neither_exported_nor_preserved_and_deleted() {
+    let (world, bot) = uncompared(usize::MAX).await;
+    let w = &world.workspaces;
+    let exported = w.export_data(&world.owner, bot, ArchiveFormat::TarGz).await;
+    assert_eq!(exported.err().unwrap().code(), "runtime_unavailable");
+    let preserving = DeleteRequest {
+        preserve_data: true,
+        ..DeleteRequest::default()
+    };
+    let deleted = w.delete(&world.owner, bot, preserving).await;
+    assert_eq!(deleted.unwrap_err().code(), "runtime_unavailable");
+    assert!(is_somewhere(&world, "precious"));
+    world.memory.clear_faults();
+    // It can be compared again.
+    w.delete(&world.owner, bot, preserving).await.unwrap();
+    world.create(bot).await;
+    assert_eq!(world.read(bot).await.as_deref(), Some("precious"));
+}
+
+#[tokio::test]
+async fn what_could_not_be_compared_at_the_start_is_compared_before_it_is_acted_upon() {
+    let (world, bot) = uncompared(1).await;
     assert!(world.memory.pending_faults().is_empty());
-    // The database says that the workspace equals version 1.
     let w = world.workspaces.clone();
     w.rollback(&world.owner, bot, version(1), false)
         .await

@@ -63,7 +63,6 @@ pub(super) struct Written {
         (status = 409, description = "`stale_revision`, `path_exists` or `workspace_not_running`."),
         (status = 413, description = "`body_too_large`: use the upload."),
         (status = 422, description = "`is_a_directory`, `not_a_directory` or `not_a_regular_file`."),
-        (status = 429, description = "`too_many_calls`: as many calls to the workspace are under way as there may be."),
         (status = 503, description = "`workspace_unreachable`, `workspace_stalled` when it takes nothing, or `too_much_in_flight`: the bodies and replies under way take as much memory as they may."),
         (status = 507, description = "`insufficient_storage`."),
     ),
