@@ -35,6 +35,7 @@ mod shapes;
 mod spool;
 mod sse;
 mod state;
+mod words;
 
 pub use config::{HttpConfig, MetricsAccess};
 pub use openapi::openapi;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod acknowledgements;
+mod bodies;
 mod connections;
 mod container;
 mod hostile;
