@@ -28,6 +28,7 @@ mod monitoring;
 mod openapi;
 mod paths;
 mod problem;
+mod query;
 mod routes;
 mod server;
 mod sessions;

@@ -20,6 +20,11 @@ async fn what_is_wrong_with_a_body_is_said_in_plain_words() {
             "limits.pids: invalid type: string \"x\", expected a whole number that is not negative",
         ),
         (
+            &container,
+            json!({"limits": {"memory": 1}}),
+            "limits.memory: unknown field `memory`",
+        ),
+        (
             &"/bots".to_owned(),
             json!(["name"]),
             "a JSON object is expected",

@@ -11,6 +11,7 @@ mod hostile;
 mod log;
 mod people;
 mod preserved;
+mod queries;
 mod rules;
 mod sessions;
 mod sign_in;
