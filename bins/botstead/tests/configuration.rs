@@ -217,6 +217,16 @@ fn what_cannot_work_is_refused_by_name() {
 }
 
 #[test]
+fn a_time_zone_is_one_that_the_host_has() {
+    assert!(from_toml("workspace.timezone = \"UTC\"").is_ok());
+    // Where the host has none at all, every name is taken.
+    if std::path::Path::new("/usr/share/zoneinfo").is_dir() {
+        let error = from_toml("workspace.timezone = \"Europe/Zuerich\"").unwrap_err();
+        assert!(error.contains("no time zone \"Europe/Zuerich\""), "{error}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = load(Some("/does/not/exist.toml".as_ref()), []).unwrap_err();
     assert!(error.to_string().contains("/does/not/exist.toml"));
