@@ -253,7 +253,7 @@ mod tests {
         let place = Place {
             data_dir: folder.path().to_owned(),
             run_dir: folder.path().join("run"),
-            port: 1,
+            port: None,
         };
         // As root it asks for the confirmation, as anybody else for root: in no case it removes.
         assert!(run(&place, true, false).is_err());

@@ -254,6 +254,7 @@ pub(crate) fn is_installed(place: &Place) -> bool {
 
 /// The server's address, when it answers.
 pub(crate) fn running_url(place: &Place) -> Result<String> {
+    place.check_port()?;
     let url = place.read_config()?.url();
     Api::new(&url)
         .get("/readyz")?

@@ -56,7 +56,10 @@ pub(super) fn ensure(place: &Place, state: &mut State, url: &str, changed: bool)
         end(server)?;
     }
     if Api::new(url).get("/healthz").is_ok() {
-        bail!("another program answers at {url}; end it, or choose another --port");
+        bail!(
+            "another program answers at {url}; end it, or change `listen` in {} and try again",
+            place.config().display()
+        );
     }
     let server = spawn(place)?;
     state.server = Some(server);
@@ -250,7 +253,7 @@ mod tests {
         let place = Place {
             data_dir: folder.path().to_owned(),
             run_dir: folder.path().join("run"),
-            port: 1,
+            port: None,
         };
         // It looks for the program.
         fs::create_dir(place.programs()).unwrap();
