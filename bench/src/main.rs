@@ -40,26 +40,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What can be measured.
-const MEASUREMENTS: &[&str] = &[
-    "first-command",
-    "create",
-    "stop-start",
-    "rollback",
-    "rollback-stopped",
-    "snapshot",
-    "snapshot-stop",
-    "freeze",
-    "export",
-    "command",
-    "files",
-    "terminals",
-    "fleet",
-    "idle",
-    "load",
-    "history",
-    "against",
-];
+/// What can be measured, one name a line.
+const MEASUREMENTS: &str = include_str!("../measurements.txt");
 
 /// Measures the server.
 #[derive(Debug, Parser)]
@@ -314,13 +296,10 @@ async fn run(options: &Options) -> Result<()> {
     }
     if let Some(filter) = options.filters.iter().find(|filter| {
         !MEASUREMENTS
-            .iter()
+            .lines()
             .any(|name| name.contains(filter.as_str()))
     }) {
-        bail!(
-            "nothing is called {filter:?}; there is: {}",
-            MEASUREMENTS.join(", ")
-        );
+        bail!("nothing is called {filter:?}; there is:\n{MEASUREMENTS}");
     }
     let programs = Programs {
         server: options.server.clone(),

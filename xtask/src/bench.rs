@@ -18,12 +18,20 @@ const NEEDS: &[Need] = &[
     need("busybox-static", "busybox"),
 ];
 
+/// What can be measured, one name a line.
+const MEASUREMENTS: &str = include_str!("../../bench/measurements.txt");
+
 /// Measures what `filters` name, all without any. Only a complete measurement is written down.
 pub(crate) fn run(quick: bool, against: Option<&Path>, filters: &[String]) -> Result<()> {
     if let Some(other) = against
         && !other.is_file()
     {
         bail!("{} is no program", other.display());
+    }
+    // A release build takes many minutes.
+    let is_known = |filter: &&String| MEASUREMENTS.lines().any(|name| name.contains(*filter));
+    if let Some(unknown) = filters.iter().find(|filter| !is_known(filter)) {
+        bail!("nothing is called {unknown:?}; there is:\n{MEASUREMENTS}");
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("`cargo xtask bench` starts containers and must run as root");
@@ -71,4 +79,19 @@ fn build_both() -> Result<(PathBuf, PathBuf)> {
     )?;
     let release = repository::target().join("release");
     Ok((release.join("botstead"), release.join("botstead-bench")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_measures_nothing_is_refused_before_anything_is_built() {
+        let refused = run(true, None, &["no-such".to_owned()]).unwrap_err();
+        let told = refused.to_string();
+        assert!(
+            told.contains("no-such") && told.contains("stop-start"),
+            "{told}"
+        );
+    }
 }

@@ -69,6 +69,10 @@ fn end_server(place: &Place, state: &mut State) -> Result<()> {
         up::server::end(server)?;
         state.save(place)?;
     }
+    // One that somebody started by hand.
+    if let Some(server) = up::server::serving(place)? {
+        up::server::end(server)?;
+    }
     Ok(())
 }
 
@@ -253,11 +257,51 @@ mod tests {
         let place = Place {
             data_dir: folder.path().to_owned(),
             run_dir: folder.path().join("run"),
-            port: 1,
+            port: None,
         };
         // As root it asks for the confirmation, as anybody else for root: in no case it removes.
         assert!(run(&place, true, false).is_err());
         assert!(folder.path().exists());
+    }
+
+    #[test]
+    fn ends_a_server_that_was_started_by_hand() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place {
+            data_dir: folder.path().to_owned(),
+            run_dir: folder.path().join("run"),
+            port: None,
+        };
+        assert_eq!(up::server::serving(&place).unwrap(), None);
+        let lock = folder.path().join("lock");
+        let start = |word: &str| {
+            let script = "exec 9>>\"$1\"; flock 9; echo $$ >\"$1\"; read line";
+            let started = Command::new("sh")
+                .args(["-c", script, word])
+                .arg(&lock)
+                .stdin(std::process::Stdio::piped())
+                .spawn();
+            let pid = format!("{}\n", started.as_ref().unwrap().id());
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while fs::read_to_string(&lock).unwrap_or_default() != pid {
+                assert!(Instant::now() < deadline);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            started.unwrap()
+        };
+        let mut server = start("serve");
+        let found = up::server::serving(&place).unwrap().unwrap();
+        assert_eq!(u32::try_from(found.pid).unwrap(), server.id());
+        let waiter = std::thread::spawn(move || server.wait());
+        end_server(&place, &mut State::default()).unwrap();
+        assert!(!waiter.join().unwrap().unwrap().success());
+        // Its id is still in the file.
+        assert_eq!(up::server::serving(&place).unwrap(), None);
+        // A command of the program that has the data directory for a moment.
+        let mut other = start("doctor");
+        assert_eq!(up::server::serving(&place).unwrap(), None);
+        drop(other.stdin.take());
+        other.wait().unwrap();
     }
 
     #[test]

@@ -223,12 +223,24 @@ fn summary(place: &Place, url: &str, password: Option<&FirstPassword>) {
         }
         Some(FirstPassword::InFile(path)) => {
             println!("password file: {}", path.display());
-            format!("'\"$(cat {})\"'", path.display())
+            in_shell(path)
         }
         None => {
             let line = admin::reset_line(place);
-            println!("password: as it was; a new one: {line}");
-            "...".to_owned()
+            match kept_password(place) {
+                Some(path) => {
+                    println!(
+                        "password: as it was first, unless changed since, in {}",
+                        path.display()
+                    );
+                    println!("a new one: {line}");
+                    in_shell(&path)
+                }
+                None => {
+                    println!("password: as it was; a new one: {line}");
+                    "...".to_owned()
+                }
+            }
         }
     };
     println!("\nFirst call:");
@@ -247,6 +259,18 @@ fn summary(place: &Place, url: &str, password: Option<&FirstPassword>) {
     }
 }
 
+/// A password in a file, inside a text in single quotes.
+fn in_shell(file: &Path) -> String {
+    format!("'\"$(cat {})\"'", file.display())
+}
+
+/// The file of the first admin's password, where it was not shown and is there still.
+fn kept_password(place: &Place) -> Option<PathBuf> {
+    let name = format!("secrets/{}.password", admin::FIRST);
+    let path = place.data_dir.join(name);
+    path.is_file().then_some(path)
+}
+
 /// Whether `up` was run for this place.
 pub(crate) fn is_installed(place: &Place) -> bool {
     place.config().is_file() && fs::metadata(place.server()).is_ok()
@@ -254,9 +278,11 @@ pub(crate) fn is_installed(place: &Place) -> bool {
 
 /// The server's address, when it answers.
 pub(crate) fn running_url(place: &Place) -> Result<String> {
+    place.check_port()?;
     let url = place.read_config()?.url();
     Api::new(&url)
-        .get("/readyz")?
+        .get("/readyz")
+        .with_context(|| format!("no server answers at {url}; try: cargo xtask up"))?
         .expect(200)
         .context("the server is not ready; try: cargo xtask up")?;
     Ok(url)
@@ -279,6 +305,28 @@ mod tests {
         assert!(Parts::find(folder.path()).is_ok());
         put("workspace-2.oci.tar");
         assert!(refusal().contains("more than one"));
+    }
+
+    #[test]
+    fn a_server_that_is_down_is_said_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        // A port that nothing has: it was free a moment ago.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let place = Place {
+            data_dir: folder.path().to_owned(),
+            run_dir: folder.path().join("run"),
+            port: Some(port),
+        };
+        place.write_config().unwrap();
+        let error = running_url(&place).unwrap_err().to_string();
+        assert!(error.contains("cargo xtask up"), "{error}");
+        assert_eq!(kept_password(&place), None);
+        fs::create_dir(folder.path().join("secrets")).unwrap();
+        let file = folder.path().join("secrets/admin.password");
+        fs::write(&file, "secret\n").unwrap();
+        assert_eq!(kept_password(&place), Some(file));
     }
 
     #[test]

@@ -20,6 +20,11 @@ pub async fn backup(config: &Config, file: &Path) -> anyhow::Result<Value> {
     let installation = Installation::prepare(config)?;
     let path = installation.database_path(config);
     ensure!(path.is_file(), "there is no database at {}", path.display());
+    ensure!(
+        !file.exists(),
+        "{} is there already; name a file that is not",
+        file.display()
+    );
     let database = SqlStore::open(&SqlConfig::at(&path))
         .await
         .context("cannot open the database")?;
@@ -78,7 +83,7 @@ async fn copy_and_check(file: &Path, candidate: &Path) -> anyhow::Result<()> {
         .open(candidate)?;
     std::io::copy(&mut from, &mut to)?;
     to.sync_all()?;
-    let database = SqlStore::open(&SqlConfig::at(candidate)).await?;
+    let database = SqlStore::open_existing(&SqlConfig::at(candidate)).await?;
     let answered = database.store().containers.list().await;
     database.close().await;
     answered?;

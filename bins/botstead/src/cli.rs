@@ -24,7 +24,8 @@ pub(crate) enum Command {
     Teardown,
     /// Print the OpenAPI document of the HTTP API.
     Openapi,
-    /// Manage accounts, straight in the database, whether or not the server runs.
+    /// Manage accounts, and copy the database or put a copy back; straight in the database, whether or
+    /// not the server runs, but for `restore`.
     #[command(subcommand)]
     Admin(Admin),
     /// Show the configuration.

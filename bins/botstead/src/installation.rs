@@ -4,7 +4,7 @@
 //! share: control groups, bridges, namespaces, runc's state.
 
 use crate::config::Config;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use rustix::fs::{FlockOperation, flock};
@@ -143,6 +143,11 @@ pub struct DataDirLock {
 }
 
 pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
+    ensure!(
+        path.is_dir() || !path.exists(),
+        "{} is no directory: move it away, or set another path in the configuration",
+        path.display()
+    );
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -294,6 +299,15 @@ mod tests {
             "{error}"
         );
         assert_eq!(open_to_others(&other.data_dir).unwrap(), Some(0o755));
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_directory_is_called_that() {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path());
+        fs::write(&config.data_dir, "").unwrap();
+        let error = Installation::prepare(&config).unwrap_err().to_string();
+        assert!(error.contains("is no directory"), "{error}");
     }
 
     #[test]

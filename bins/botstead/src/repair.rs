@@ -20,8 +20,8 @@ use std::path::Path;
 const SETTLED: TimeDelta = TimeDelta::hours(6);
 
 /// What an empty list means then.
-const BESIDE: &str = "; a server runs: what no operation of its journal made counts when it is older than \
-                      6 hours, at once when the server is ended (the workspaces go on)";
+const BESIDE: &str = " of what is older than 6 hours; younger things are not looked at while a server \
+                      runs: to see them too, end it (the workspaces go on) and ask again";
 
 /// What was found, and what came of it.
 #[derive(Debug)]

@@ -33,6 +33,10 @@ const TO_END: Duration = Duration::from_secs(30);
 /// # Errors
 /// What could not be prepared, with its cause.
 pub async fn serve(config: &Config) -> anyhow::Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "the server makes mounts, namespaces and control groups and must run as root; run it with sudo"
+    );
     let shutdown = process::shutdown_signal()?;
     memory::give_back().context("cannot start a thread")?;
     let manager = Notifier::from_environment();

@@ -287,16 +287,20 @@ async fn a_database_that_is_damaged_is_kept_and_replaced() {
     assert_eq!(users(&path).await, 1);
     let kept = std::fs::read_to_string(restored["kept"].as_str().unwrap()).unwrap();
     assert_eq!(kept, "no database at all, whoever wrote this");
-    // What is no database puts nothing in its place.
-    let text = root.path().join("text");
-    std::fs::write(&text, "no database either").unwrap();
-    let refused = refusal(botstead(
-        root.path(),
-        &["admin", "restore", text.to_str().unwrap()],
-        "",
-    ));
-    assert!(refused.contains("cannot use"), "{refused}");
-    assert_eq!(users(&path).await, 1);
+    // What is no database puts nothing in its place, nor does what has no tables.
+    let other = root.path().join("other");
+    for (content, reason) in [
+        ("no database either", "cannot use"),
+        ("", "no database of Botstead"),
+    ] {
+        std::fs::write(&other, content).unwrap();
+        let restore = ["admin", "restore", other.to_str().unwrap()];
+        let refused = refusal(botstead(root.path(), &restore, ""));
+        assert!(refused.contains(reason), "{refused}");
+        assert_eq!(users(&path).await, 1);
+    }
+    let again = refusal(botstead(root.path(), &["admin", "backup", copy], ""));
+    assert!(again.contains("is there already"), "{again}");
 }
 
 #[test]

@@ -89,6 +89,37 @@ fn unknown_keys_are_refused_with_the_nearest_name() {
 }
 
 #[test]
+fn a_value_of_another_type_is_told_once_and_in_plain_words() {
+    for (text, expected) in [
+        (
+            "auth.token_ttl_seconds = \"soon\"",
+            "auth.token_ttl_seconds: expected a whole number that is not negative, found \"soon\"",
+        ),
+        (
+            "auth.token_ttl_seconds = -1",
+            "auth.token_ttl_seconds: expected a whole number that is not negative, found -1",
+        ),
+        ("network = 7", "network: expected a table, found 7"),
+        (
+            "network.nameservers = 7",
+            "network.nameservers: expected a list, found 7",
+        ),
+        ("data_dir = []", "data_dir: expected a path, found a list"),
+    ] {
+        let file = tempfile::NamedTempFile::new_in(".").unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let error = load(Some(file.path()), []).unwrap_err();
+        // As the program shows it, with what is behind it.
+        let shown = format!("{:#}", anyhow::Error::from(error));
+        assert_eq!(shown, format!("{}: {expected}", file.path().display()));
+    }
+    let shown = from_environment(&[("BOTSTEAD_NETWORK__MTU", "wide")]).unwrap_err();
+    let expected = "environment variable BOTSTEAD_NETWORK__MTU: network.mtu: expected a whole number \
+                    that is not negative, found \"wide\"";
+    assert_eq!(shown, expected);
+}
+
+#[test]
 fn what_cannot_work_is_refused_by_name() {
     for (text, expected) in [
         ("listen = 8787", "listen: "),
@@ -183,6 +214,16 @@ fn what_cannot_work_is_refused_by_name() {
     }
     let error = from_environment(&[("BOTSTEAD_NETWORK__MTU", "many")]).unwrap_err();
     assert!(error.contains("BOTSTEAD_NETWORK__MTU"), "{error}");
+}
+
+#[test]
+fn a_time_zone_is_one_that_the_host_has() {
+    assert!(from_toml("workspace.timezone = \"UTC\"").is_ok());
+    // Where the host has none at all, every name is taken.
+    if std::path::Path::new("/usr/share/zoneinfo").is_dir() {
+        let error = from_toml("workspace.timezone = \"Europe/Zuerich\"").unwrap_err();
+        assert!(error.contains("no time zone \"Europe/Zuerich\""), "{error}");
+    }
 }
 
 #[test]

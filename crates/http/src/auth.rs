@@ -30,6 +30,9 @@ use tokio_util::sync::CancellationToken;
 /// ticket.
 const DOWNLOADS: &[&str] = &["/bots/{bot_id}/container/fs/download"];
 
+/// What a query may have to prove the caller. It is no parameter of any route.
+pub(crate) const IN_QUERY: [&str; 2] = ["ticket", "token"];
+
 /// The user who sent the request.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {

@@ -7,6 +7,7 @@ use crate::connections::{Connection, Who};
 use crate::memory::Room;
 use crate::problem::Problem;
 use crate::state::SharedState;
+use crate::words;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
@@ -64,13 +65,23 @@ impl<T: DeserializeOwned> FromRequest for QueryOf<T> {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let query = request.query_string();
-        ready(
-            serde_urlencoded::from_str(query)
-                .map(Self)
-                .map_err(|error| Problem::invalid("invalid_query", error.to_string())),
-        )
+        ready(read_query(request.query_string()).map(Self))
     }
+}
+
+/// Reads a query; a refusal names the parameter.
+fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let pairs = form_urlencoded::parse(query.as_bytes());
+    let deserializer = serde_urlencoded::Deserializer::new(pairs);
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = words::plain(&error.into_inner().to_string());
+        let detail = match path.as_str() {
+            "." => inner,
+            name => format!("{name}: {inner}"),
+        };
+        Problem::invalid("invalid_query", detail)
+    })
 }
 
 /// A part of a list that can grow.
@@ -375,14 +386,20 @@ fn values_size(text: &[u8]) -> usize {
 
 /// Parses JSON; a refusal names the field.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // A list would do for an object whose fields it has in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        let detail = "the body is not right: a JSON object is expected";
+        return Err(Problem::invalid("invalid_body", detail));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
+        let said = words::plain(&inner.to_string());
         if matches!(inner.classify(), serde_json::error::Category::Data) && path != "." {
-            Problem::invalid("invalid_body", format!("{path}: {inner}"))
+            Problem::invalid("invalid_body", format!("{path}: {said}"))
         } else {
-            Problem::invalid("invalid_body", format!("the body is not right: {inner}"))
+            Problem::invalid("invalid_body", format!("the body is not right: {said}"))
         }
     })?;
     deserializer.end().map_err(|error| {
@@ -412,7 +429,14 @@ mod tests {
     #[test]
     fn a_refused_body_names_the_field() {
         for (body, expected) in [
-            (r#"{"inner":{"count":"x"}}"#, "inner.count: invalid type"),
+            (
+                r#"{"inner":{"count":"x"}}"#,
+                "inner.count: invalid type: string \"x\", expected a whole number from 0 to 255",
+            ),
+            (
+                r#"{"inner":7}"#,
+                "inner: invalid type: integer `7`, expected an object",
+            ),
             (
                 r#"{"inner":{"count":1,"more":2}}"#,
                 "inner.more: unknown field `more`",
@@ -421,7 +445,8 @@ mod tests {
             (r#"{}"#, "missing field `inner`"),
             (r#"{"inner":"#, "EOF"),
             (r#"{"inner":{"count":1}} x"#, "trailing characters"),
-            ("[", "EOF"),
+            ("[{\"count\":1}]", "a JSON object is expected"),
+            ("null", "a JSON object is expected"),
         ] {
             let problem = parse::<Outer>(body.as_bytes()).unwrap_err();
             assert_eq!(
@@ -442,6 +467,40 @@ mod tests {
             (r#"{"a":{"b":"c"}}"#, 2 * (640 + 64)),
         ] {
             assert_eq!(values_size(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        Merge,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Few {
+        limit: Option<u32>,
+        mode: Option<Mode>,
+    }
+
+    #[test]
+    fn a_refused_query_names_the_parameter() {
+        let read = |query| read_query::<Few>(query);
+        let fine = read("limit=7&mode=merge").unwrap();
+        assert!(matches!(
+            (fine.limit, fine.mode),
+            (Some(7), Some(Mode::Merge))
+        ));
+        for (query, expected) in [
+            ("limit=x", "limit: a whole number is expected"),
+            ("limit=", "limit: a whole number is expected"),
+            ("limit=-1", "limit: a whole number is expected"),
+            ("limit=99999999999", "limit: the number is too large"),
+            ("mode=x", "mode: unknown variant `x`, expected `merge`"),
+            ("limit=1&limit=2", "duplicate field `limit`"),
+        ] {
+            let problem = read(query).unwrap_err();
+            assert_eq!(problem.code(), "invalid_query");
+            assert_eq!(problem.detail(), expected, "{query}");
         }
     }
 

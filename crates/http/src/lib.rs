@@ -28,6 +28,7 @@ mod monitoring;
 mod openapi;
 mod paths;
 mod problem;
+mod query;
 mod routes;
 mod server;
 mod sessions;
@@ -35,6 +36,7 @@ mod shapes;
 mod spool;
 mod sse;
 mod state;
+mod words;
 
 pub use config::{HttpConfig, MetricsAccess};
 pub use openapi::openapi;

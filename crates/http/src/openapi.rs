@@ -8,7 +8,7 @@ use actix_web::App;
 use actix_web::http::Method;
 use std::collections::{HashMap, HashSet};
 use utoipa::OpenApi as _;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
@@ -24,7 +24,8 @@ use utoipa_actix_web::AppExt;
             is not required is left out when it is empty. Every reply has the header \
             `X-Request-Id`: the request's, where it has the form of 1 to 128 letters, digits, `.`, \
             `_` and `-`, else a new one. Every failure is a problem reply (RFC 9457) with a \
-            stable `code`.\n\n\
+            stable `code`. A parameter in a query that a request does not know is refused (400 \
+            `invalid_query`).\n\n\
             A call that changes a bot which is busy waits up to 30 s, then fails with 409 `busy`. \
             It goes on when its client leaves. Reads do not wait for a busy bot; a call to a workspace \
             waits for a place, then fails with 429 `too_many_calls`. Any request may get 429 \
@@ -179,13 +180,36 @@ pub(crate) fn operations(item: &PathItem) -> impl Iterator<Item = (Method, &Oper
         .filter_map(|(method, operation)| Some((method, operation.as_ref()?)))
 }
 
-/// The methods that each path takes.
-pub(crate) fn methods(document: &OpenApi) -> HashMap<String, Vec<Method>> {
-    let of = |item| operations(item).map(|(method, _)| method).collect();
+/// A method that a path takes, and the parameters that may be in its query.
+#[derive(Debug)]
+pub(crate) struct Takes {
+    pub(crate) method: Method,
+    pub(crate) query: Vec<String>,
+}
+
+/// What each path takes.
+pub(crate) fn takes(document: &OpenApi) -> HashMap<String, Vec<Takes>> {
+    let of = |item| {
+        let operations = operations(item).map(|(method, operation)| Takes {
+            method,
+            query: query(operation),
+        });
+        operations.collect()
+    };
     let paths = &document.paths.paths;
     paths
         .iter()
         .map(|(path, item)| (path.clone(), of(item)))
+        .collect()
+}
+
+fn query(operation: &Operation) -> Vec<String> {
+    let parameters = operation.parameters.iter().flatten();
+    parameters
+        .filter_map(|parameter| match parameter {
+            RefOr::T(known) if known.parameter_in == ParameterIn::Query => Some(known.name.clone()),
+            _ => None,
+        })
         .collect()
 }
 

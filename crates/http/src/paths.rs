@@ -12,6 +12,11 @@ use botstead_types::{FilePath, InvalidValue};
 use percent_encoding::percent_decode;
 use std::future::{Ready, ready};
 
+/// The parameter of a query that names a path.
+pub(crate) const PLAIN: &str = "path";
+/// The same in base64.
+pub(crate) const CODED: &str = "path_base64";
+
 /// The path that a query names.
 #[derive(Debug)]
 pub(crate) struct QueryPath(pub(crate) FilePath);
@@ -21,23 +26,25 @@ impl FromRequest for QueryPath {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(in_query(request.query_string(), "path").map(Self))
+        ready(in_query(request.query_string()).map(Self))
     }
 }
 
-/// The path that a query gives as `name`, or as `<name>_base64`.
-fn in_query(query: &str, name: &str) -> Result<FilePath, Problem> {
-    let coded = format!("{name}_base64");
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if key == name {
-            return Ok(FilePath::new(decoded(value))?);
-        }
-        if key == coded {
-            return from_base64(name, &decoded(value));
-        }
+fn in_query(query: &str) -> Result<FilePath, Problem> {
+    let pairs = query.split('&');
+    let mut named = pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .filter(|(key, _)| [PLAIN, CODED].contains(key));
+    match (named.next(), named.next()) {
+        (None, _) => Err(InvalidValue::new("path", "", "the query needs `path`").into()),
+        (Some((CODED, value)), None) => from_base64(PLAIN, &decoded(value)),
+        (Some((_, value)), None) => Ok(FilePath::new(decoded(value))?),
+        (Some(_), Some(_)) => Err(Problem::invalid("invalid_query", both(PLAIN))),
     }
-    Err(InvalidValue::new("path", "", format!("the query needs `{name}`")).into())
+}
+
+fn both(name: &str) -> String {
+    format!("give `{name}` or `{name}_base64`, and only once")
 }
 
 /// application/x-www-form-urlencoded, where a plus is a space (URL standard, section 5.1).
@@ -53,7 +60,8 @@ pub(crate) fn in_body(
     base64: Option<&str>,
 ) -> Result<FilePath, Problem> {
     match (text, base64) {
-        (_, Some(base64)) => from_base64(name, base64.as_bytes()),
+        (Some(_), Some(_)) => Err(Problem::invalid("invalid_body", both(name))),
+        (None, Some(base64)) => from_base64(name, base64.as_bytes()),
         (Some(text), None) => Ok(FilePath::new(text)?),
         (None, None) => Err(Problem::invalid(
             "invalid_body",
@@ -92,7 +100,7 @@ mod tests {
             ("path=/bad%FF%0A", b"/bad\xff\n"),
             ("path_base64=L2JhZP8=", b"/bad\xff"),
         ] {
-            let path = in_query(query, "path").unwrap();
+            let path = in_query(query).unwrap();
             assert_eq!(path.as_bytes(), expected, "{query}");
         }
         for bad in [
@@ -102,8 +110,10 @@ mod tests {
             "path=/a%00",
             "path_base64=!",
             "other=/x",
+            "path=/a&path_base64=L2E=",
+            "path=/a&path=/b",
         ] {
-            let problem = in_query(bad, "path").unwrap_err();
+            let problem = in_query(bad).unwrap_err();
             assert_eq!(problem.status(), 400, "{bad}");
         }
     }
@@ -116,5 +126,6 @@ mod tests {
         assert_eq!(bytes.as_bytes(), b"/bad\xff");
         assert!(in_body("path", None, None).is_err());
         assert!(in_body("path", text("relative"), None).is_err());
+        assert!(in_body("path", text("/a"), Some("L2E=")).is_err());
     }
 }

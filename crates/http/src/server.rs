@@ -100,7 +100,7 @@ impl Server {
             shutdown: CancellationToken::new(),
             openapi: document.to_json().map_err(Error::OpenApi)?,
             docs: docs::page(&document),
-            methods: openapi::methods(&document),
+            takes: openapi::takes(&document),
             config: config.clone(),
         });
         let shared = Arc::clone(&state);
@@ -208,11 +208,11 @@ async fn no_route(
     use actix_web::http::StatusCode;
     let known = request
         .match_pattern()
-        .and_then(|route| state.methods.get(&openapi::documented(&route)));
+        .and_then(|route| state.takes.get(&openapi::documented(&route)));
     Err(match known {
         None => Problem::from_status(StatusCode::NOT_FOUND),
-        Some(methods) => {
-            let methods: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
+        Some(taken) => {
+            let methods: Vec<&str> = taken.iter().map(|one| one.method.as_str()).collect();
             Problem::from_status(StatusCode::METHOD_NOT_ALLOWED).allowing(methods.join(", "))
         }
     })

@@ -2,9 +2,9 @@
 
 use crate::memory::Memory;
 use crate::monitoring::Monitoring;
+use crate::openapi::Takes;
 use crate::sessions::Sessions;
 use crate::{HttpConfig, Services};
-use actix_web::http::Method;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,8 @@ pub(crate) struct State {
     pub(crate) openapi: String,
     /// The page that renders it.
     pub(crate) docs: String,
-    /// The methods of every documented path, for 405 replies.
-    pub(crate) methods: HashMap<String, Vec<Method>>,
+    /// What every documented path takes.
+    pub(crate) takes: HashMap<String, Vec<Takes>>,
 }
 
 /// The state as a request carries it.

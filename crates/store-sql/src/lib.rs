@@ -107,6 +107,12 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// The file has nothing in it.
+    #[error("cannot use {}: it is no database of Botstead, it is empty", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// A newer program has upgraded the database.
     #[error(
         "cannot use database {}: its schema {database} is newer than {program}, the last one that \
@@ -162,8 +168,20 @@ impl SqlStore {
     /// # Errors
     /// An [`OpenError`] that names the file and what is wrong with it.
     pub async fn open(config: &SqlConfig) -> Result<Self, OpenError> {
+        Self::upgraded(config, schema::New::Made).await
+    }
+
+    /// Opens a database that is there as [`SqlStore::open`] does, but makes none.
+    ///
+    /// # Errors
+    /// As those, and where the file has no tables of this program's.
+    pub async fn open_existing(config: &SqlConfig) -> Result<Self, OpenError> {
+        Self::upgraded(config, schema::New::Refused).await
+    }
+
+    async fn upgraded(config: &SqlConfig, new: schema::New) -> Result<Self, OpenError> {
         let database = sqlite::connect(config).await?;
-        if let Err(error) = schema::upgrade(&database, &config.path).await {
+        if let Err(error) = schema::upgrade(&database, &config.path, new).await {
             database.close().await;
             return Err(error);
         }

@@ -13,8 +13,15 @@ use std::path::Path;
 /// another program's.
 const MIGRATIONS: &str = "seaql_migrations";
 
+/// What becomes of a database without tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum New {
+    Made,
+    Refused,
+}
+
 /// Applies the migrations that are missing, after a backup where there is anything to keep.
-pub(crate) async fn upgrade(db: &Database, path: &Path) -> Result<(), OpenError> {
+pub(crate) async fn upgrade(db: &Database, path: &Path, new: New) -> Result<(), OpenError> {
     let failed = |source| OpenError::Migrate {
         path: path.to_owned(),
         source,
@@ -50,6 +57,11 @@ pub(crate) async fn upgrade(db: &Database, path: &Path) -> Result<(), OpenError>
         }
         None if sqlite::has_tables(&db.writer).await.map_err(failed)? => {
             return Err(OpenError::Foreign {
+                path: path.to_owned(),
+            });
+        }
+        None if new == New::Refused => {
+            return Err(OpenError::Empty {
                 path: path.to_owned(),
             });
         }

@@ -19,10 +19,12 @@ pub(crate) struct Place {
     /// Folder of sockets and the state of what runs; kept short, as socket paths are limited
     #[arg(long, default_value = "/run/botstead", value_parser = absolute)]
     pub(crate) run_dir: PathBuf,
-    /// Port of the server on 127.0.0.1, used when its configuration is written
-    #[arg(long, default_value_t = 8787)]
-    pub(crate) port: u16,
+    /// Port of the server on 127.0.0.1 for its configuration, where none is written yet [default: 8787]
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
 }
+
+const PORT: u16 = 8787;
 
 /// The server runs in another folder than this program.
 fn absolute(path: &str) -> io::Result<PathBuf> {
@@ -65,21 +67,36 @@ impl Place {
     pub(crate) fn write_config(&self) -> Result<()> {
         let path = self.config();
         if path.exists() {
-            return Ok(());
+            return self.check_port();
         }
+        let port = self.port.unwrap_or(PORT);
         let mut table = toml::Table::new();
         let text = |path: &Path| toml::Value::from(path.display().to_string());
-        let listen = format!("127.0.0.1:{}", self.port);
+        let listen = format!("127.0.0.1:{port}");
         table.insert("listen".to_owned(), listen.into());
         table.insert("data_dir".to_owned(), text(&self.data_dir));
         table.insert("run_dir".to_owned(), text(&self.run_dir));
-        let check = SocketAddr::from(([127, 0, 0, 1], self.port.checked_add(1).unwrap_or(1024)));
+        let check = SocketAddr::from(([127, 0, 0, 1], port.checked_add(1).unwrap_or(1024)));
         let content = format!(
             "# Written once by `cargo xtask up`, yours to change. Every key: docs/CONFIGURATION.md\n{table}\n\
              [registry]\n# Where `cargo xtask up --check` has its registry while it runs.\n\
              insecure = [\"{check}\"]\n"
         );
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Refuses a port that is given and not the configuration's, which alone counts once it is written.
+    pub(crate) fn check_port(&self) -> Result<()> {
+        let configured = self.read_config()?.listen;
+        match self.port {
+            Some(port) if port != configured.port() => bail!(
+                "{} is written already and says listen = \"{configured}\"; change that line to \
+                 \"{}:{port}\" and try again without --port",
+                self.config().display(),
+                configured.ip()
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// What the configuration says of address and folders.
@@ -213,7 +230,7 @@ mod tests {
         Place {
             data_dir: folder.to_owned(),
             run_dir: "/run/x".into(),
-            port: 8790,
+            port: Some(8790),
         }
     }
 
@@ -227,6 +244,12 @@ mod tests {
         assert_eq!(configured.registry().unwrap().port(), 8791);
         let text = fs::read_to_string(place.config()).unwrap();
         fs::write(place.config(), text.replace("127.0.0.1:8790", "0.0.0.0:99")).unwrap();
+        let refused = place.write_config().unwrap_err().to_string();
+        assert!(refused.contains("\"0.0.0.0:8790\""), "{refused}");
+        let place = Place {
+            port: None,
+            ..place
+        };
         place.write_config().unwrap();
         assert_eq!(place.read_config().unwrap().url(), "http://127.0.0.1:99");
     }

@@ -4,9 +4,12 @@ use super::layout::{Place, ProcessId, State};
 use crate::api::Api;
 use crate::{command, progress};
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -46,17 +49,25 @@ pub(super) fn ensure(place: &Place, state: &mut State, url: &str, changed: bool)
     if let Some(unit) = place.unit() {
         return ensure_unit(place, state, unit, url, changed);
     }
-    let running = state.server.filter(|server| server.is_running());
+    let running = match state.server.filter(|server| server.is_running()) {
+        Some(server) => Some(server),
+        None => serving(place)?,
+    };
     if let Some(server) = running {
         if !changed && !server.is_outdated() {
             progress::note(format_args!("server runs (process {})", server.pid));
+            state.server = Some(server);
+            state.save(place)?;
             return wait_ready(place, server, url);
         }
         progress::note("the programs changed: starting the server anew, workspaces go on");
         end(server)?;
     }
     if Api::new(url).get("/healthz").is_ok() {
-        bail!("another program answers at {url}; end it, or choose another --port");
+        bail!(
+            "another program answers at {url}; end it, or change `listen` in {} and try again",
+            place.config().display()
+        );
     }
     let server = spawn(place)?;
     state.server = Some(server);
@@ -113,6 +124,10 @@ fn ensure_unit(
         &advice,
     )?;
     let runs = runs.trim().parse().ok().and_then(ProcessId::of);
+    if let Some(server) = serving(place)?.filter(|server| Some(*server) != runs) {
+        progress::note("a server was started by hand: systemd takes over, workspaces go on");
+        end(server)?;
+    }
     // A unit that somebody changed by hand may be in effect.
     let outdated = changed || !same || runs.is_some_and(ProcessId::is_outdated);
     let verb = verb(state.unit.as_deref(), &text, outdated);
@@ -204,6 +219,34 @@ fn poll(limit: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
+/// The server that has the data directory, whoever started it.
+pub(crate) fn serving(place: &Place) -> Result<Option<ProcessId>> {
+    let path = place.data_dir.join("lock");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot open {}", path.display()));
+        }
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Err((_, Errno::EWOULDBLOCK)) => {}
+        // The id in it is of one that ended.
+        Ok(_) => return Ok(None),
+        Err((_, error)) => {
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+    }
+    let text = fs::read_to_string(&path);
+    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+    let process = text.trim().parse().ok().and_then(ProcessId::of);
+    // Other commands of the program have it for a moment.
+    Ok(process.filter(|process| {
+        let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"serve")
+    }))
+}
+
 /// Asks a process to end and waits until it has.
 pub(crate) fn end(process: ProcessId) -> Result<()> {
     let pid = Pid::from_raw(process.pid);
@@ -250,7 +293,7 @@ mod tests {
         let place = Place {
             data_dir: folder.path().to_owned(),
             run_dir: folder.path().join("run"),
-            port: 1,
+            port: None,
         };
         // It looks for the program.
         fs::create_dir(place.programs()).unwrap();

@@ -8,6 +8,7 @@ mod keys;
 mod registries;
 mod settings;
 mod validate;
+mod words;
 
 pub use keys::{Key, PREFIX, keys, render_documentation};
 pub use registries::RegistryHosts;
@@ -16,8 +17,8 @@ pub use settings::{
     Network, Registry, Retention, Runtime, ServerLimits, Shutdown, Workspace, WorkspaceLimits,
 };
 
-use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
+use figment::{Figment, Source};
 use std::path::{Path, PathBuf};
 
 /// Why the configuration cannot be used.
@@ -52,10 +53,14 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A value is of the wrong type, or no such value exists.
-    #[error("{}", describe(source))]
+    #[error("{origin}: {key}: {reason}")]
     Type {
-        /// Which key and what is expected.
-        source: Box<figment::Error>,
+        /// Where it stands.
+        origin: String,
+        /// The key.
+        key: String,
+        /// What is expected, and what is there.
+        reason: String,
     },
     /// A value cannot work.
     #[error("{key} is not valid: {reason}")]
@@ -74,16 +79,21 @@ fn hint(nearest: Option<&str>) -> String {
     }
 }
 
-/// figment's words, with the key and where it was set in front.
-fn describe(error: &figment::Error) -> String {
-    let key = error.path.join(".");
-    let source = error.metadata.as_ref().map(|metadata| {
-        let place = metadata.source.as_ref().map(ToString::to_string);
-        place.unwrap_or_else(|| metadata.name.to_string())
-    });
-    match source {
-        Some(source) => format!("{source}: {key}: {}", error.kind),
-        None => format!("{key}: {}", error.kind),
+impl From<figment::Error> for ConfigError {
+    fn from(error: figment::Error) -> Self {
+        let origin = error.metadata.as_ref().map(|metadata| {
+            // As it was given: figment would show a file from where the program runs.
+            let file = metadata.source.as_ref().and_then(Source::file_path);
+            match file {
+                Some(file) => file.display().to_string(),
+                None => metadata.name.to_string(),
+            }
+        });
+        Self::Type {
+            origin: origin.unwrap_or_else(|| "configuration".to_owned()),
+            key: error.path.join("."),
+            reason: words::reason(&error.kind),
+        }
     }
 }
 
@@ -117,11 +127,7 @@ pub fn load(
         };
         figment = figment.merge(OneVariable { name, key, value });
     }
-    let config: Config = figment
-        .extract_lossy()
-        .map_err(|source| ConfigError::Type {
-            source: Box::new(source),
-        })?;
+    let config: Config = figment.extract_lossy()?;
     config.validate()?;
     Ok(config)
 }

@@ -232,6 +232,14 @@ impl Config {
                 let reason = "expected a name such as Europe/Zurich or UTC";
                 return Err(invalid("workspace.timezone", reason));
             }
+            let zones = Path::new("/usr/share/zoneinfo");
+            if zones.is_dir() && !zones.join(timezone).is_file() {
+                let reason = format!(
+                    "the host has no time zone {timezone:?}, see: ls {}",
+                    zones.display()
+                );
+                return Err(invalid("workspace.timezone", reason));
+            }
         }
         self.bounds().map(drop)
     }

@@ -1,7 +1,7 @@
 //! /bots/{bot_id}/container: create, look, start, stop, delete.
 //!
 //! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
-//! are ignored for the same reason.
+//! are ignored for the same reason, but for those inside `limits`, which are ours.
 
 use crate::auth::Caller;
 use crate::context::RequestId;
@@ -11,7 +11,7 @@ use crate::shapes::LimitsShape;
 use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, post, put, web};
-use botstead_types::{BotId, CdiDevice, InvalidValue, VersionNumber};
+use botstead_types::{BotId, CdiDevice, InvalidValue, Limits, VersionNumber};
 use botstead_workspace::{
     AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, OutOfMemory,
     PullPolicy, WorkspaceInfo,
@@ -50,7 +50,8 @@ struct CreateContainer {
     /// Devices.
     gpu: Option<Gpu>,
     /// Limits.
-    limits: Option<LimitsShape>,
+    #[schema(value_type = Option<LimitsShape>)]
+    limits: Option<Limits>,
     /// When to ask the registry.
     pull: Option<Pull>,
 }
@@ -81,12 +82,13 @@ impl TryFrom<CreateContainer> for CreateRequest {
             let parsed = names.into_iter().map(CdiDevice::try_from);
             parsed.collect::<Result<Vec<_>, _>>()
         });
+        let limits = body.limits.map(|limits| LimitsShape::from(limits).check());
         Ok(Self {
             snapshotter: filled(body.snapshotter),
             restore_data: body.restore_data,
             image: filled(body.image).map(|image| image.parse()).transpose()?,
             devices: devices.transpose()?,
-            limits: body.limits.map(LimitsShape::check).transpose()?,
+            limits: limits.transpose()?,
             pull: match body.pull {
                 None | Some(Pull::IfNotPresent) => PullPolicy::IfNotPresent,
                 Some(Pull::Always) => PullPolicy::Always,

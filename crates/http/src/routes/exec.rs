@@ -114,8 +114,12 @@ impl TryFrom<Exec> for ExecRequest {
                 .ok()
                 .filter(|timeout| !timeout.is_zero())
                 .ok_or_else(|| {
-                    let given = seconds.to_string();
-                    InvalidValue::new("timeout_seconds", &given, "more than 0 is expected")
+                    let given = format!("{seconds:e}");
+                    let reason = match seconds > 1.0 {
+                        true => "it is too large; leave it out for no limit",
+                        false => "more than 0 is expected",
+                    };
+                    InvalidValue::new("timeout_seconds", &given, reason)
                 })
         });
         Ok(Self {
@@ -290,6 +294,11 @@ mod tests {
         for bad in [json!(0), json!(-1), json!(1e300), json!("1")] {
             assert!(timeout(bad.clone()).is_err(), "{bad}");
         }
+        let large = timeout(json!(1e300)).err().unwrap();
+        assert!(
+            large.contains("1e300") && large.contains("too large"),
+            "{large}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) mod unclaimed;
 mod users;
 
 use crate::MetricsAccess;
-use crate::auth;
+use crate::{auth, query};
 use actix_web::middleware::from_fn;
 use utoipa_actix_web::scope::scope;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -26,6 +26,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 pub(crate) fn configure(config: &mut ServiceConfig<'_>, metrics: MetricsAccess) {
     public(config, metrics);
     let private = scope("")
+        .wrap(from_fn(query::refuse_unknown))
         .wrap(from_fn(auth::require))
         .configure(|config| private(config, metrics));
     config.service(private);

@@ -110,6 +110,7 @@ async fn discard(
 
 /// Which archive to bring back.
 #[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct RestoreData {
     /// The archive's id; the newest when absent.
     #[schema(value_type = Option<Uuid>)]

@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod acknowledgements;
+mod bodies;
 mod connections;
 mod container;
 mod hostile;
 mod log;
 mod people;
 mod preserved;
+mod queries;
 mod rules;
 mod sessions;
 mod sign_in;

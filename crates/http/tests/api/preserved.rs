@@ -50,6 +50,9 @@ async fn archives_are_listed_restored_by_id_and_discarded() {
     api.post(&restore, json!({"id": "x"}))
         .await
         .expect_problem(400, "invalid_value");
+    // A field that is passed over would bring the newest back, and remove it.
+    let misspelt = api.post(&restore, json!({"idd": items[2]["id"]})).await;
+    misspelt.expect_problem(400, "invalid_body");
     let restored = api.post(&restore, oldest.clone()).await.expect(200);
     assert_eq!(restored, json!({"restored": true}));
     let again = api.post(&restore, oldest).await;

@@ -128,13 +128,41 @@ pub(super) fn broken(op: &Op, url: &Url, error: reqwest::Error) -> Fault {
         return not_sent(op, Refused::Address(authority(url)));
     }
     let reason = if error.is_connect() && url.scheme() == "https" {
-        "the registry cannot be reached over HTTPS"
+        format!(
+            "the registry cannot be reached over HTTPS: {}",
+            root(&error)
+        )
     } else if error.is_connect() {
-        "the registry cannot be reached"
+        format!("the registry cannot be reached: {}", root(&error))
     } else if error.is_timeout() {
-        "the registry does not answer"
+        "the registry does not answer".to_owned()
     } else {
-        "the connection to the registry broke"
+        "the connection to the registry broke".to_owned()
     };
     Fault::transient(op.fail_with(ErrorKind::Unavailable, reason, error.without_url()))
+}
+
+/// What an error came from in the end, such as a certificate that is not trusted.
+fn root(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .map_or_else(String::new, ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn why_a_registry_cannot_be_reached_is_said() {
+        // A port that nothing has: it was free a moment ago.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let url: Url = format!("https://{address}/v2/").parse().unwrap();
+        let sent = Client::new().get(url.clone()).send().await;
+        let fault = broken(&Op::new("pull", "an image"), &url, sent.unwrap_err());
+        let told = fault.error.to_string();
+        assert!(told.contains("over HTTPS: Connection refused"), "{told}");
+    }
 }
