@@ -99,7 +99,9 @@ pub(crate) fn run(releases: &[Debian], filters: &[String]) -> Result<()> {
     for (release, image) in releases.iter().zip(&images) {
         let results = folder.join(format!("{release}-results"));
         let outcome = step(&format!("checks on {release}"), || {
-            let payload = step("payload", || payload::write(&folder, &parts, filters))?;
+            let payload = step("payload", || {
+                payload::write(&folder, *release, &parts, filters)
+            })?;
             machine::run(image, &payload, &results)
         })?;
         outcomes.push((*release, outcome));

@@ -1,5 +1,6 @@
 //! The second disk of a machine: what is to be tested, and what tests it.
 
+use super::Debian;
 use super::image::disk_from;
 use crate::{build, command, repository};
 use anyhow::{Context, Result};
@@ -22,7 +23,12 @@ pub(super) struct Parts {
 
 /// Writes the disk. On it: `guest`, the checks; `xtask`, this very program; `prebuilt`, what it
 /// installs; `tests`; `settings.json`; and `results`, which the guest fills.
-pub(super) fn write(folder: &Path, parts: &Parts, filters: &[String]) -> Result<PathBuf> {
+pub(super) fn write(
+    folder: &Path,
+    release: Debian,
+    parts: &Parts,
+    filters: &[String],
+) -> Result<PathBuf> {
     let work = tempfile::Builder::new()
         .prefix("payload-")
         .tempdir_in(folder)
@@ -51,7 +57,8 @@ pub(super) fn write(folder: &Path, parts: &Parts, filters: &[String]) -> Result<
     }
     let settings = json!({"filters": filters});
     fs::write(root.join("settings.json"), settings.to_string())?;
-    let disk = folder.join("payload.img");
+    // One each: machines may run side by side.
+    let disk = folder.join(format!("payload-{release}.img"));
     disk_from(root, &disk, size(root)? * 5 / 4 + SPARE_BYTES)?;
     Ok(disk)
 }
