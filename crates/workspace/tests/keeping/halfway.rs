@@ -3,7 +3,9 @@
 
 use crate::common::World;
 use crate::common::gated::Gated;
-use crate::{MOST_CALLS, backup, bury, ended, lose_container, lose_snapshot, preserve, restore};
+use crate::{
+    MOST_CALLS, backup, bury, ended, lose_container, lose_snapshot, preserve, restore, version,
+};
 use botstead_runtime::ErrorKind;
 use botstead_runtime_testing::InMemoryRuntime;
 use botstead_store::{BotStatus, Change, Operation, OperationKind, OperationState, Transactions};
@@ -248,4 +250,36 @@ async fn a_workspace_that_runs_stays_where_its_creation_cannot_be_ended() {
         assert!(world.archives(bot).is_empty());
         world.check_whole().await;
     }
+}
+
+#[tokio::test]
+async fn a_rollback_that_a_deletion_left_behind_makes_no_workspace_again() {
+    let mut world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "one").await;
+    world.snapshot(bot).await;
+    let (w, owner) = (&world.workspaces, &world.owner);
+    let delete = async || {
+        w.delete(owner, bot, DeleteRequest::default())
+            .await
+            .unwrap()
+    };
+    delete().await;
+    w.rollback(owner, bot, version(1), false).await.unwrap();
+    world.settled().await;
+    let done = ended(&world, bot, OperationKind::Rollback).await;
+    assert_eq!(done.step, "recorded");
+    delete().await;
+    world.workspaces.close(Duration::from_secs(5)).await;
+    // Recorded and not started, as a server leaves it that dies right after the deletion.
+    let left = Operation {
+        id: OperationId::generate(),
+        state: OperationState::Running,
+        ..done
+    };
+    world.store.operations.begin(&left, false).await.unwrap();
+    world.restart().await;
+    let record = world.store.containers.get(bot).await;
+    assert!(record.is_err(), "{record:?}");
+    world.check_whole().await;
 }
