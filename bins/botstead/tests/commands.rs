@@ -355,6 +355,32 @@ async fn a_copy_with_a_damaged_page_is_not_put_in_place() {
 }
 
 #[test]
+fn a_killed_backup_is_not_in_the_way_of_the_next_one() {
+    let root = tempfile::tempdir().unwrap();
+    create_user(root.path(), "ada");
+    let copy = root.path().join("copy.db");
+    let partial = root.path().join("copy.db.partial");
+    let backup = || {
+        botstead(
+            root.path(),
+            &["admin", "backup", copy.to_str().unwrap()],
+            "",
+        )
+    };
+    std::fs::write(&partial, "half of a copy").unwrap();
+    // Who makes it has it locked.
+    let other = std::fs::File::open(&partial).unwrap();
+    other.try_lock().unwrap();
+    let refused = refusal(backup());
+    assert!(refused.contains("another program"), "{refused}");
+    assert_eq!(std::fs::read(&partial).unwrap(), b"half of a copy");
+    drop(other);
+    answer(backup());
+    assert!(!partial.exists());
+    assert!(copy.exists());
+}
+
+#[test]
 fn doctor_names_archives_of_bots_that_are_gone() {
     let root = tempfile::tempdir().unwrap();
     create_user(root.path(), "ada");

@@ -8,7 +8,7 @@ use sea_orm::sqlx::sqlite::{
 };
 use sea_orm::sqlx::{ConnectOptions, Connection, SqlitePool};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, SqlxSqliteConnector};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -159,7 +159,8 @@ pub(crate) async fn backup_to(db: &DatabaseConnection, target: &Path) -> Result<
         return Err(BackupError::File(io::ErrorKind::AlreadyExists.into()));
     }
     let partial = with_suffix(target, ".partial");
-    let written = write_backup(db, &partial, target).await;
+    let file = create_partial(&partial)?;
+    let written = write_backup(db, &file, &partial, target).await;
     if written.is_err() {
         // The error that matters is the first one; what is left of the copy is only in the way.
         let _ = fs::remove_file(&partial);
@@ -167,13 +168,36 @@ pub(crate) async fn backup_to(db: &DatabaseConnection, target: &Path) -> Result<
     written
 }
 
+/// An empty file for a copy, locked while that is made. One without the lock was left by who was killed.
+fn create_partial(partial: &Path) -> Result<File, BackupError> {
+    match File::open(partial) {
+        Ok(left) => {
+            lock(&left)?;
+            remove_if_there(partial)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let file = create(partial)?;
+    lock(&file)?;
+    Ok(file)
+}
+
+fn lock(file: &File) -> Result<(), BackupError> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(BackupError::UnderWay),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
 async fn write_backup(
     db: &DatabaseConnection,
+    file: &File,
     partial: &Path,
     target: &Path,
 ) -> Result<(), BackupError> {
     // Into an empty file that exists, so that the copy is never readable by others.
-    let file = create(partial)?;
     let name = partial.to_str().ok_or(BackupError::Path)?;
     let statement = sea_orm::Statement::from_sql_and_values(
         db.get_database_backend(),
@@ -310,6 +334,9 @@ pub enum BackupError {
     /// Another program writes to the database, or does not let it be read.
     #[error("another program has the database open; try again when it has ended")]
     InUse(#[source] Option<DbErr>),
+    /// Another program makes the same copy.
+    #[error("another program makes this copy; try again when it has ended")]
+    UnderWay,
     /// SQLite needs names in UTF-8.
     #[error("the path is not UTF-8")]
     Path,
