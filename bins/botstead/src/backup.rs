@@ -85,22 +85,14 @@ async fn copy_and_check(file: &Path, candidate: &Path) -> anyhow::Result<()> {
     to.sync_all()?;
     let database = SqlStore::open_existing(&SqlConfig::at(candidate)).await?;
     let answered = database.store().containers.list().await;
+    let whole = database.check().await;
     database.close().await;
     answered?;
+    whole.context("it is damaged")?;
     Ok(())
 }
 
-/// Removes a database with its log.
+/// Removes a database with its logs: the next candidate would get what is in them.
 fn remove(path: &Path) -> anyhow::Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    SqlStore::remove(path).with_context(|| format!("cannot remove {}", path.display()))
 }

@@ -303,6 +303,87 @@ async fn a_database_that_is_damaged_is_kept_and_replaced() {
     assert!(again.contains("is there already"), "{again}");
 }
 
+/// A rollback journal with which SQLite would empty the second page of a database.
+fn hot_journal(database: &[u8]) -> Vec<u8> {
+    let page = usize::from(u16::from_be_bytes([database[16], database[17]]));
+    let pages = u32::try_from(database.len() / page).unwrap();
+    let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    // Records, seed of their checksums, pages before, bytes of a sector and of a page.
+    for number in [1, 0, pages, 512, u32::try_from(page).unwrap()] {
+        journal.extend_from_slice(&number.to_be_bytes());
+    }
+    journal.resize(512, 0);
+    journal.extend_from_slice(&2_u32.to_be_bytes());
+    // The page, and its checksum.
+    journal.resize(512 + 4 + page + 4, 0);
+    journal
+}
+
+#[tokio::test]
+async fn a_journal_of_a_killed_restore_does_not_come_into_the_next_one() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, copy) = (root.path().join("data"), root.path().join("copy.db"));
+    create_user(root.path(), "ada");
+    let copy = copy.to_str().unwrap();
+    answer(botstead(root.path(), &["admin", "backup", copy], ""));
+    let whole = std::fs::read(copy).unwrap();
+    let journal = data.join("botstead.db.restoring-journal");
+    std::fs::write(&journal, hot_journal(&whole)).unwrap();
+    answer(botstead(root.path(), &["admin", "restore", copy], ""));
+    assert!(!journal.exists());
+    // Besides what opening it changes, it is the copy.
+    let restored = std::fs::read(data.join("botstead.db")).unwrap();
+    assert_eq!(restored.len(), whole.len());
+    assert!(restored[4096..] == whole[4096..], "another database");
+    assert_eq!(users(&data.join("botstead.db")).await, 1);
+}
+
+#[tokio::test]
+async fn a_copy_with_a_damaged_page_is_not_put_in_place() {
+    let root = tempfile::tempdir().unwrap();
+    let (path, copy) = (
+        root.path().join("data/botstead.db"),
+        root.path().join("copy.db"),
+    );
+    create_user(root.path(), "ada");
+    let copy = copy.to_str().unwrap();
+    answer(botstead(root.path(), &["admin", "backup", copy], ""));
+    let mut damaged = std::fs::read(copy).unwrap();
+    // The last table's, which nobody reads at first.
+    let last = damaged.len() - 4096;
+    damaged[last..].fill(0);
+    std::fs::write(copy, damaged).unwrap();
+    let refused = refusal(botstead(root.path(), &["admin", "restore", copy], ""));
+    assert!(refused.contains("damaged"), "{refused}");
+    assert_eq!(users(&path).await, 1);
+}
+
+#[test]
+fn a_killed_backup_is_not_in_the_way_of_the_next_one() {
+    let root = tempfile::tempdir().unwrap();
+    create_user(root.path(), "ada");
+    let copy = root.path().join("copy.db");
+    let partial = root.path().join("copy.db.partial");
+    let backup = || {
+        botstead(
+            root.path(),
+            &["admin", "backup", copy.to_str().unwrap()],
+            "",
+        )
+    };
+    std::fs::write(&partial, "half of a copy").unwrap();
+    // Who makes it has it locked.
+    let other = std::fs::File::open(&partial).unwrap();
+    other.try_lock().unwrap();
+    let refused = refusal(backup());
+    assert!(refused.contains("another program"), "{refused}");
+    assert_eq!(std::fs::read(&partial).unwrap(), b"half of a copy");
+    drop(other);
+    answer(backup());
+    assert!(!partial.exists());
+    assert!(copy.exists());
+}
+
 #[test]
 fn doctor_names_archives_of_bots_that_are_gone() {
     let root = tempfile::tempdir().unwrap();

@@ -95,7 +95,8 @@ pub struct ExecOutput {
 #[async_trait]
 pub trait Tasks: Send + Sync {
     /// Sets the container's process up without running it and returns its process id. On failure
-    /// nothing is left. Again: `AlreadyExists`.
+    /// nothing is left. What is left of a task whose deletion was cut off is not in the way. Again:
+    /// `AlreadyExists`.
     ///
     /// # Errors
     /// `NotFound` for the container or its snapshot, `AlreadyExists`, `InvalidArgument` when the
@@ -163,7 +164,8 @@ pub trait Tasks: Send + Sync {
     fn events(&self) -> BoxStream<'static, Result<TaskEvent>>;
 
     /// Ends the task however it is, asking with `signal` and killing after `grace`, and leaves it for
-    /// [`Tasks::delete`]. Tells whether there is one. Again: no change.
+    /// [`Tasks::delete`]. Tells whether there is one; where there is none, what is left of one goes.
+    /// Again: no change.
     ///
     /// # Errors
     /// `Unavailable` when the processes do not die or the runtime does not answer.
@@ -171,7 +173,13 @@ pub trait Tasks: Send + Sync {
         const KILL_WAIT: Duration = Duration::from_secs(30);
         let gone = |error: &Error| error.kind() == ErrorKind::NotFound;
         let task = match self.get(id).await {
-            Err(error) if gone(&error) => return Ok(false),
+            Err(error) if gone(&error) => {
+                // What a deletion left that was cut off, only another one finds.
+                return match self.delete(id).await {
+                    Err(error) if !gone(&error) => Err(error),
+                    _ => Ok(false),
+                };
+            }
             task => task?,
         };
         if matches!(task.status, TaskStatus::Running | TaskStatus::Paused) {

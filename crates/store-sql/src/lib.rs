@@ -242,6 +242,22 @@ impl SqlStore {
         sqlite::backup_to(&self.database.writer, target).await
     }
 
+    /// Looks at every page of the database.
+    ///
+    /// # Errors
+    /// When it is damaged, or does not answer.
+    pub async fn check(&self) -> Result<(), DbErr> {
+        sqlite::check(&self.database.reader).await
+    }
+
+    /// Removes a database that nobody has open, with its logs. Again: no change.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove(path: &Path) -> std::io::Result<()> {
+        sqlite::remove(path)
+    }
+
     /// Puts the database in the file `new`, which nobody has open, in the place of the one at `path`, where
     /// there is one, and keeps that as `kept`. Killed at any moment, it leaves either of them whole under
     /// the name. One that is damaged is kept as it is, with its log.

@@ -8,7 +8,7 @@ use sea_orm::sqlx::sqlite::{
 };
 use sea_orm::sqlx::{ConnectOptions, Connection, SqlitePool};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, SqlxSqliteConnector};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,10 @@ use tracing::log::LevelFilter;
 
 /// Statements that take longer are logged.
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
+
+/// What SQLite adds to a database's name for its logs: the second is a rollback journal's, with which the
+/// mode is changed to the first.
+const LOGS: [&str; 2] = ["-wal", "-journal"];
 
 /// The write-ahead log is cut back to this size after a checkpoint.
 const LOG_SIZE_LIMIT: &str = "67108864";
@@ -154,10 +158,9 @@ pub(crate) async fn backup_to(db: &DatabaseConnection, target: &Path) -> Result<
     if target.try_exists()? {
         return Err(BackupError::File(io::ErrorKind::AlreadyExists.into()));
     }
-    let mut name = target.as_os_str().to_owned();
-    name.push(".partial");
-    let partial = PathBuf::from(name);
-    let written = write_backup(db, &partial, target).await;
+    let partial = with_suffix(target, ".partial");
+    let file = create_partial(&partial)?;
+    let written = write_backup(db, &file, &partial, target).await;
     if written.is_err() {
         // The error that matters is the first one; what is left of the copy is only in the way.
         let _ = fs::remove_file(&partial);
@@ -165,13 +168,36 @@ pub(crate) async fn backup_to(db: &DatabaseConnection, target: &Path) -> Result<
     written
 }
 
+/// An empty file for a copy, locked while that is made. One without the lock was left by who was killed.
+fn create_partial(partial: &Path) -> Result<File, BackupError> {
+    match File::open(partial) {
+        Ok(left) => {
+            lock(&left)?;
+            remove_if_there(partial)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let file = create(partial)?;
+    lock(&file)?;
+    Ok(file)
+}
+
+fn lock(file: &File) -> Result<(), BackupError> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(BackupError::UnderWay),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
 async fn write_backup(
     db: &DatabaseConnection,
+    file: &File,
     partial: &Path,
     target: &Path,
 ) -> Result<(), BackupError> {
     // Into an empty file that exists, so that the copy is never readable by others.
-    let file = create(partial)?;
     let name = partial.to_str().ok_or(BackupError::Path)?;
     let statement = sea_orm::Statement::from_sql_and_values(
         db.get_database_backend(),
@@ -226,8 +252,11 @@ async fn keep(path: &Path, kept: &Path) -> Result<(), BackupError> {
     tracing::warn!(path = %path.display(), error = %damage,
         "a database cannot be read and is kept as it is");
     let _ = fs::remove_file(kept);
-    if log_of(path).try_exists()? {
-        copy_file(&log_of(path), &log_of(kept))?;
+    for log in LOGS {
+        let (own, of_copy) = (with_suffix(path, log), with_suffix(kept, log));
+        if own.try_exists()? {
+            copy_file(&own, &of_copy)?;
+        }
     }
     copy_file(path, kept)?;
     Ok(sync_directory(kept)?)
@@ -252,30 +281,39 @@ async fn fold(path: &Path) -> Result<(), BackupError> {
         Some(row) => row.try_get_by_index(0)?,
         None => 0,
     };
-    let rest = fs::metadata(log_of(path)).map_or(0, |log| log.len());
+    let rest = fs::metadata(with_suffix(path, "-wal")).map_or(0, |log| log.len());
     if busy != 0 || rest > 0 {
         return Err(BackupError::InUse(None));
     }
     Ok(())
 }
 
-fn log_of(path: &Path) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
+    name.push(suffix);
     name.into()
 }
 
-/// Removes the log of a database, and what connections share of it.
+/// Removes the logs of a database, and what connections share of them. A file that is put in its place
+/// would get what is in them.
 fn remove_log(path: &Path) -> io::Result<()> {
-    let mut shared = path.as_os_str().to_owned();
-    shared.push("-shm");
-    for name in [log_of(path), shared.into()] {
-        match fs::remove_file(name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    for suffix in LOGS.into_iter().chain(["-shm"]) {
+        remove_if_there(&with_suffix(path, suffix))?;
     }
     Ok(())
+}
+
+/// Removes a database with its logs.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    remove_if_there(path)?;
+    remove_log(path)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
@@ -296,9 +334,27 @@ pub enum BackupError {
     /// Another program writes to the database, or does not let it be read.
     #[error("another program has the database open; try again when it has ended")]
     InUse(#[source] Option<DbErr>),
+    /// Another program makes the same copy.
+    #[error("another program makes this copy; try again when it has ended")]
+    UnderWay,
     /// SQLite needs names in UTF-8.
     #[error("the path is not UTF-8")]
     Path,
+}
+
+/// Looks at every page of a database; what is wrong with it is the error.
+pub(crate) async fn check(db: &DatabaseConnection) -> Result<(), DbErr> {
+    let statement =
+        sea_orm::Statement::from_string(db.get_database_backend(), "PRAGMA integrity_check(1)");
+    let found = db.query_one_raw(statement).await?;
+    let found: String = match found {
+        Some(row) => row.try_get_by_index(0)?,
+        None => String::new(),
+    };
+    match found.as_str() {
+        "ok" => Ok(()),
+        _ => Err(DbErr::Custom(found)),
+    }
 }
 
 /// Whether there is any table.

@@ -268,11 +268,11 @@ impl Inner {
                     // Earlier releases went back under the name of the new state.
                     Some(row) if row == fresh => fresh,
                     Some(row) if step == REVERTED && row == SnapshotKey::reverted(id) => row,
-                    Some(_) => {
+                    // The row comes with this step, and goes with a deletion only.
+                    Some(_) | None => {
                         self.end_superseded(operation).await?;
                         return Ok(None);
                     }
-                    None => fresh,
                 };
                 match step {
                     RECORDED => (what, How::Forward, to),

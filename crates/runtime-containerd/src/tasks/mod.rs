@@ -23,7 +23,8 @@ use crate::spec::start::{self, KnownStarts, Start};
 use crate::trees;
 use async_trait::async_trait;
 use botstead_runtime::{
-    ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, SnapshotMount, Task, TaskEvent, Tasks,
+    Error, ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, SnapshotMount, Task, TaskEvent,
+    Tasks,
 };
 use botstead_types::{ContainerId, TaskStatus};
 use containerd_client::services::v1::snapshots::MountsRequest;
@@ -67,6 +68,11 @@ fn task(process: &Process) -> Task {
             exited_at: time(process.exited_at),
         }),
     }
+}
+
+fn no_folders(op: &Op, cause: io::Error) -> Error {
+    let reason = "its channel directory or its files for /etc cannot be made";
+    op.fail_with(ErrorKind::Internal, reason, cause)
 }
 
 impl ContainerdTasks {
@@ -159,6 +165,29 @@ impl ContainerdTasks {
         made.await
     }
 
+    async fn create_once(&self, op: &Op, request: &CreateTaskRequest) -> Result<u32> {
+        let request = self.client.unary(request.clone());
+        let created = self.client.tasks().create(request).await;
+        let created = created.map_err(|status| op.status(status))?;
+        Ok(created.into_inner().pid)
+    }
+
+    /// Removes what is left where a creation or deletion of the task was cut off, as by the end of the
+    /// server that asked for it: a shim without a container. Of that containerd tells nothing, makes no
+    /// other task beside it, and only a deletion removes it. Whether there was no task.
+    async fn remove_half(&self, id: &ContainerId) -> Result<bool> {
+        match self.get(id).await {
+            Ok(_) => return Ok(false),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        tracing::warn!(%id, "removing what is left of a task");
+        match self.delete(id).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(true),
+        }
+    }
+
     async fn create_with(
         &self,
         op: &Op,
@@ -177,10 +206,7 @@ impl ContainerdTasks {
             self.refuse_hostile_root(op, &request.rootfs, start.mounts.clone()),
             self.make_folders(id, start)
         );
-        made.map_err(|cause| {
-            let reason = "its channel directory or its files for /etc cannot be made";
-            op.fail_with(ErrorKind::Internal, reason, cause)
-        })?;
+        made.map_err(|cause| no_folders(op, cause))?;
         if let Err(refused) = readable {
             // Of a task that there is, they are in use.
             let task = self.get(id).await;
@@ -189,14 +215,22 @@ impl ContainerdTasks {
             }
             return Err(refused);
         }
-        match self.client.tasks().create(self.client.unary(request)).await {
-            Ok(created) => {
-                let pid = created.into_inner().pid;
+        let mut created = self.create_once(op, &request).await;
+        if let Err(failed) = &created
+            && failed.is_already_exists()
+            && self.remove_half(id).await?
+        {
+            // They went with it.
+            let made = self.make_folders(id, start).await;
+            made.map_err(|cause| no_folders(op, cause))?;
+            created = self.create_once(op, &request).await;
+        }
+        match created {
+            Ok(pid) => {
                 self.protection.first_process(id, pid, start.oom_score_adj);
                 Ok(pid)
             }
-            Err(status) => {
-                let failed = op.status(status);
+            Err(failed) => {
                 // containerd itself ends the shim of a task that it could not create; what is
                 // left, if anything is, is a task that never ran.
                 if !failed.is_already_exists() {

@@ -159,13 +159,34 @@ impl Inner {
         fault_point!("create", "container");
         self.first_start(operation, &record, &root, address, &wishes)
             .await?;
-        if let Some(returned) = &wishes.returned
-            && let Err(error) = self.finish_return(operation, returned).await
-        {
-            // The workspace is there; what its data came from goes later.
+        if let Err(error) = self.finish_creation(operation, &record, &wishes).await {
+            // The workspace is there, and may have answered; what is left comes later.
             self.keep_for_retry(operation, &error);
         }
         Ok((record, wishes.returned.is_some()))
+    }
+
+    /// Writes down that the new workspace runs, and ends its creation.
+    async fn finish_creation(
+        self: &Arc<Self>,
+        operation: &Operation,
+        record: &ContainerRecord,
+        wishes: &Wishes,
+    ) -> Result<()> {
+        let detail = json!({"image": record.image.reference});
+        let mut changes = vec![
+            bot_status(operation, BotStatus::Ready),
+            event(operation.bot, "created", detail),
+        ];
+        if wishes.returned.is_none() {
+            changes.push(finished(operation));
+        }
+        self.store.transactions.apply(changes).await?;
+        fault_point!("create", "finished");
+        match &wishes.returned {
+            Some(returned) => self.finish_return(operation, returned).await,
+            None => Ok(()),
+        }
     }
 
     /// Ends a creation with data that was brought back: recorded, on the disk and running, so that what
@@ -299,16 +320,6 @@ impl Inner {
         self.runtime.tasks.start(id).await?;
         self.greet_agent(id);
         fault_point!("create", "started");
-        let detail = json!({"image": record.image.reference});
-        let mut changes = vec![
-            bot_status(operation, BotStatus::Ready),
-            event(operation.bot, "created", detail),
-        ];
-        if wishes.returned.is_none() {
-            changes.push(finished(operation));
-        }
-        self.store.transactions.apply(changes).await?;
-        fault_point!("create", "finished");
         Ok(())
     }
 

@@ -3,12 +3,16 @@
 
 use crate::common::World;
 use crate::common::gated::Gated;
-use crate::{MOST_CALLS, backup, bury, ended, lose_container, lose_snapshot, preserve, restore};
+use crate::{
+    MOST_CALLS, backup, bury, ended, lose_container, lose_snapshot, preserve, restore, version,
+};
 use botstead_runtime::ErrorKind;
 use botstead_runtime_testing::InMemoryRuntime;
-use botstead_store::{Operation, OperationKind, OperationState};
+use botstead_store::{BotStatus, Change, Operation, OperationKind, OperationState, Transactions};
 use botstead_types::{OperationId, SnapshotKind};
 use botstead_workspace::{CreateEvent, DeleteRequest, ImportMode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[tokio::test]
@@ -191,4 +195,91 @@ async fn no_workspace_goes_on_with_half_an_import() {
         }
     }
     panic!("it never came to its end");
+}
+
+/// Transactions of which the one that says that a workspace was created fails once.
+struct Unready {
+    inner: Arc<dyn Transactions>,
+    failed: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Transactions for Unready {
+    async fn apply(&self, changes: Vec<Change>) -> botstead_store::Result<()> {
+        let created = |change: &Change| matches!(change, Change::AppendEvent(event) if event.kind == "created");
+        if changes.iter().any(created) && !self.failed.swap(true, Ordering::SeqCst) {
+            let kind = botstead_store::ErrorKind::Unavailable;
+            return Err(botstead_store::Error::new(kind, "apply", "changes"));
+        }
+        self.inner.apply(changes).await
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_that_runs_stays_where_its_creation_cannot_be_ended() {
+    for archived in [false, true] {
+        let mut world = World::new().await;
+        let bot = world.running().await;
+        preserve(&world, bot, "precious").await;
+        if !archived {
+            std::fs::remove_file(world.archives(bot).pop().unwrap()).unwrap();
+        }
+        world.workspaces.close(Duration::from_secs(5)).await;
+        let unready = Arc::new(Unready {
+            inner: Arc::clone(&world.store.transactions),
+            failed: false.into(),
+        });
+        world.store.transactions = Arc::clone(&unready) as Arc<dyn Transactions>;
+        world.restart().await;
+        let events = world.create(bot).await;
+        assert!(unready.failed.load(Ordering::SeqCst));
+        assert!(
+            matches!(events.last(), Some(CreateEvent::Complete(_))),
+            "{events:?}"
+        );
+        // What it is asked to do meanwhile is done in the workspace that ran.
+        let ran = world.record(bot).await.snapshot;
+        world.write(bot, "answered").await;
+        world.workspaces.start(&world.owner, bot).await.unwrap();
+        assert_eq!(world.record(bot).await.snapshot, ran);
+        assert_eq!(world.read(bot).await.as_deref(), Some("answered"));
+        let status = world.store.bots.get(bot).await.unwrap().status;
+        assert_eq!(status, BotStatus::Ready);
+        let created = ended(&world, bot, OperationKind::Create).await;
+        assert_eq!(created.state, OperationState::Succeeded);
+        assert!(world.archives(bot).is_empty());
+        world.check_whole().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_that_a_deletion_left_behind_makes_no_workspace_again() {
+    let mut world = World::new().await;
+    let bot = world.running().await;
+    world.write(bot, "one").await;
+    world.snapshot(bot).await;
+    let (w, owner) = (&world.workspaces, &world.owner);
+    let delete = async || {
+        w.delete(owner, bot, DeleteRequest::default())
+            .await
+            .unwrap()
+    };
+    delete().await;
+    w.rollback(owner, bot, version(1), false).await.unwrap();
+    world.settled().await;
+    let done = ended(&world, bot, OperationKind::Rollback).await;
+    assert_eq!(done.step, "recorded");
+    delete().await;
+    world.workspaces.close(Duration::from_secs(5)).await;
+    // Recorded and not started, as a server leaves it that dies right after the deletion.
+    let left = Operation {
+        id: OperationId::generate(),
+        state: OperationState::Running,
+        ..done
+    };
+    world.store.operations.begin(&left, false).await.unwrap();
+    world.restart().await;
+    let record = world.store.containers.get(bot).await;
+    assert!(record.is_err(), "{record:?}");
+    world.check_whole().await;
 }
