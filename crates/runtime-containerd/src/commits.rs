@@ -15,6 +15,7 @@ use containerd_client::services::v1::snapshots::{
     Info, Kind, ListSnapshotsRequest, MountsRequest, RemoveSnapshotRequest, StatSnapshotRequest,
     UpdateSnapshotRequest,
 };
+use nix::libc::{EINVAL, ENOSYS};
 use prost_types::FieldMask;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::collections::{BTreeMap, HashMap};
@@ -54,7 +55,8 @@ pub(crate) struct Source<'a> {
 /// Makes the source the committed snapshot `name`.
 ///
 /// # Errors
-/// `AlreadyExists` when there is one of that name. After any error the source is as it was.
+/// `AlreadyExists` when there is one of that name; `Unsupported` where the filesystem cannot exchange two
+/// directories. After any error the source is as it was.
 pub(crate) async fn commit(
     leased: &Leased<'_>,
     source: Source<'_>,
@@ -104,10 +106,14 @@ async fn finish(
     (name, empty): (String, PathBuf),
 ) -> Result<()> {
     let (own, other) = (upper.clone(), empty.clone());
-    let mut failed = blocking(move || exchange(&own, &other))
-        .await
-        .err()
-        .map(|cause| op.io("the directories cannot be exchanged", cause));
+    let exchanged = blocking(move || exchange(&own, &other)).await;
+    let mut failed = exchanged.err().map(|cause| {
+        let reason = "the directories cannot be exchanged";
+        match cause.raw_os_error() {
+            Some(EINVAL | ENOSYS) => op.fail_with(ErrorKind::Unsupported, reason, cause),
+            _ => op.io(reason, cause),
+        }
+    });
     let mut is_said = false;
     while failed.is_none() {
         let Err(status) = remove(&client, &key).await else {

@@ -174,7 +174,13 @@ impl Snapshots for ContainerdSnapshots {
             upper,
             usage: self.usage(key).await?,
         };
-        commits::commit(&leased, source, name, labels).await
+        match commits::commit(&leased, source, name, labels).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                tracing::debug!(%name, error = %error.chain(), "containerd commits it itself");
+                leased.commit_new(key.as_str(), name, labels).await
+            }
+            committed => committed,
+        }
     }
 
     async fn get(&self, key: &SnapshotKey) -> Result<Snapshot> {

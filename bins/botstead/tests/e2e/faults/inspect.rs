@@ -43,7 +43,9 @@ impl Server {
             .iter()
             .find_map(|layer| std::fs::read_to_string(layer.join(path)).ok());
         let archive = Command::new("tar")
-            .args(["--sort=name", "--xattrs", "--xattrs-include=*", "-c", "-C"])
+            // When it was last read is no part of it.
+            .args(["--sort=name", "--pax-option=delete=atime"])
+            .args(["--xattrs", "--xattrs-include=*", "-c", "-C"])
             .arg(layers[0])
             .arg(".")
             .output()
