@@ -6,7 +6,6 @@
 mod support;
 
 use botstead_overlay::{Change, Difference, Error, Kind, diff};
-use nix::mount::umount;
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use std::collections::BTreeMap;
@@ -15,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use support::changes::changes;
-use support::{Entry, Picture, Stack, set};
+use support::{Entry, Picture, Stack, set, unmount};
 
 /// A difference without its type's privacy.
 type Found = (Vec<Vec<u8>>, Change, Kind, Option<u64>);
@@ -100,7 +99,7 @@ fn pages(old: &[PathBuf], new: &[PathBuf], most: usize) -> Vec<Found> {
 fn picture(stack: &mut Stack, layers: &[PathBuf]) -> Picture {
     let at = stack.mount(layers, None);
     let picture = Picture::of(&at);
-    umount(&at).unwrap();
+    unmount(&at);
     picture
 }
 

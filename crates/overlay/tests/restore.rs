@@ -6,7 +6,6 @@
 mod support;
 
 use botstead_overlay::{Error, PrivateMount, Restored, restore_path};
-use nix::mount::umount;
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat};
 use std::collections::BTreeMap;
@@ -15,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use support::changes::{changes, place};
-use support::{Entry, Picture, Stack, set};
+use support::{Entry, Picture, Stack, set, unmount};
 
 fn write(path: PathBuf, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -25,7 +24,7 @@ fn write(path: PathBuf, text: &str) {
 fn picture(stack: &mut Stack, layers: &[PathBuf]) -> Picture {
     let at = stack.mount(layers, None);
     let picture = Picture::of(&at);
-    umount(&at).unwrap();
+    unmount(&at);
     picture
 }
 
@@ -293,5 +292,5 @@ fn depth_and_failures_leave_nothing_behind() {
     to.close().unwrap();
     assert_eq!(fs::read_to_string(disk.join("u/target")).unwrap(), "old");
     assert_eq!(fs::read_dir(disk.join("u")).unwrap().count(), 1);
-    umount(&disk).unwrap();
+    unmount(&disk);
 }

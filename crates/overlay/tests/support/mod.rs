@@ -7,7 +7,7 @@
 
 pub mod changes;
 
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{
     AtFlags, CWD, FileType, RawMode, StatxFlags, XattrFlags, lgetxattr, llistxattr, lsetxattr,
@@ -97,7 +97,7 @@ impl Stack {
         let below = self.all();
         let at = self.mount(&below, Some(&upper));
         change(&at);
-        umount(&at).unwrap();
+        unmount(&at);
         self.layers.push(upper);
     }
 
@@ -116,7 +116,7 @@ impl Stack {
     pub fn picture(&mut self, bottom_up: &[PathBuf]) -> Picture {
         let at = self.mount(bottom_up, None);
         let picture = Picture::of(&at);
-        umount(&at).unwrap();
+        unmount(&at);
         picture
     }
 
@@ -141,6 +141,11 @@ impl Stack {
         self.picture(&all).assert_same(&expected);
         (target, report)
     }
+}
+
+/// Also while a process that another test starts has our descriptors, until it is executed.
+pub fn unmount(at: &Path) {
+    umount2(at, MntFlags::MNT_DETACH).unwrap();
 }
 
 impl Drop for Stack {
