@@ -7,13 +7,12 @@
 //! the next process looks at any: [`settle_all`].
 
 use crate::client::Client;
-use crate::layers::{Leased, as_mount};
+use crate::layers::{Leased, as_mount, stat};
 use crate::op::{Op, blocking};
 use botstead_runtime::{ErrorKind, Result, SnapshotMount, SnapshotUsage};
 use botstead_types::SnapshotKey;
 use containerd_client::services::v1::snapshots::{
-    Info, Kind, ListSnapshotsRequest, MountsRequest, RemoveSnapshotRequest, StatSnapshotRequest,
-    UpdateSnapshotRequest,
+    Info, Kind, ListSnapshotsRequest, MountsRequest, RemoveSnapshotRequest, UpdateSnapshotRequest,
 };
 use nix::libc::{EINVAL, ENOSYS};
 use prost_types::FieldMask;
@@ -217,18 +216,6 @@ pub(crate) fn usage(info: &Info) -> Option<SnapshotUsage> {
         size_bytes: number(SIZE)?,
         inodes: number(INODES)?,
     })
-}
-
-pub(crate) async fn stat(client: &Client, key: &str) -> Result<Option<Info>, Status> {
-    let request = StatSnapshotRequest {
-        snapshotter: client.snapshotter.clone(),
-        key: key.to_owned(),
-    };
-    match client.snapshots().stat(client.unary(request)).await {
-        Ok(found) => Ok(found.into_inner().info),
-        Err(status) if status.code() == Code::NotFound => Ok(None),
-        Err(status) => Err(status),
-    }
 }
 
 pub(crate) async fn upper(client: &Client, key: &str) -> Result<Option<PathBuf>, Status> {

@@ -6,13 +6,13 @@ use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result, SnapshotMount};
 use botstead_types::{LeaseId, SnapshotKey};
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, Kind, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    CommitSnapshotRequest, Info, Kind, PrepareSnapshotRequest, RemoveSnapshotRequest,
     StatSnapshotRequest, ViewSnapshotRequest,
 };
 use containerd_client::types::Mount;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// The label by which containerd's collector keeps a snapshot without anything naming it.
 pub(crate) const GC_ROOT: &str = "containerd.io/gc.root";
@@ -38,6 +38,19 @@ pub(crate) fn rooted(labels: &BTreeMap<String, String>) -> HashMap<String, Strin
     labels
 }
 
+/// What containerd knows of a snapshot, if there is one.
+pub(crate) async fn stat(client: &Client, key: &str) -> Result<Option<Info>, Status> {
+    let request = StatSnapshotRequest {
+        snapshotter: client.snapshotter.clone(),
+        key: key.to_owned(),
+    };
+    match client.snapshots().stat(client.unary(request)).await {
+        Ok(found) => Ok(found.into_inner().info),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(status),
+    }
+}
+
 /// The operation under way, its lease and the connection.
 pub(crate) struct Leased<'a> {
     pub(crate) client: &'a Client,
@@ -48,19 +61,9 @@ pub(crate) struct Leased<'a> {
 impl Leased<'_> {
     /// Whether a committed snapshot of that name exists.
     pub(crate) async fn is_committed(&self, name: &str) -> Result<bool> {
-        let stat = StatSnapshotRequest {
-            snapshotter: self.client.snapshotter.clone(),
-            key: name.to_owned(),
-        };
-        let mut service = self.client.snapshots();
-        match service.stat(self.client.unary(stat)).await {
-            Ok(found) => {
-                let info = found.into_inner().info;
-                Ok(info.is_some_and(|info| info.kind() == Kind::Committed))
-            }
-            Err(status) if status.code() == Code::NotFound => Ok(false),
-            Err(status) => Err(self.op.status(status)),
-        }
+        let found = stat(self.client, name).await;
+        let found = found.map_err(|status| self.op.status(status))?;
+        Ok(found.is_some_and(|info| info.kind() == Kind::Committed))
     }
 
     /// The directories of a committed snapshot and its parents, from the bottom up.

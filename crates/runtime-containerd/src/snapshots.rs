@@ -4,7 +4,7 @@ use crate::client::{Client, error, time};
 use crate::commits::{self, Source};
 use crate::copies::Copies;
 use crate::flatten::flatten;
-use crate::layers::{COMMIT, GC, GC_ROOT, Leased, as_mount, given, rooted};
+use crate::layers::{COMMIT, GC, GC_ROOT, Leased, as_mount, given, rooted, stat};
 use crate::op::Op;
 use crate::trees;
 use async_trait::async_trait;
@@ -295,7 +295,7 @@ impl Snapshots for ContainerdSnapshots {
 
     async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage> {
         let failed = |status| error("measure snapshot", key, status);
-        let found = commits::stat(&self.client, key.as_str()).await;
+        let found = stat(&self.client, key.as_str()).await;
         if let Some(usage) = found.map_err(failed)?.as_ref().and_then(commits::usage) {
             return Ok(usage);
         }
