@@ -76,7 +76,8 @@ impl Accounts {
                 .metadata
                 .into_iter()
                 .filter(|(_, v)| !v.is_null())
-                .collect(),
+                .collect::<Map<_, _>>()
+                .into(),
             created_at,
             updated_at: created_at,
         };
@@ -128,7 +129,9 @@ impl Accounts {
             self.check_metadata(metadata)?;
             // The sum counts too. Two updates at once may together end above the limit, by at
             // most one more of it: the limit guards the database, and that holds.
-            let mut merged = bot.metadata;
+            let read = bot.metadata.to_map();
+            let mut merged =
+                read.map_err(|error| Error::internal("reading the metadata", error))?;
             for (key, value) in metadata {
                 match value {
                     Value::Null => merged.remove(key),

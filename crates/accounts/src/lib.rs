@@ -49,7 +49,7 @@ pub use password::Password;
 pub use token::{KeyError, TokenKey};
 
 // What these use cases give that is the store's.
-pub use botstead_store::Bot;
+pub use botstead_store::{Bot, Metadata};
 
 use admission::Admission;
 use backoff::Backoff;

@@ -95,7 +95,7 @@ impl Bots for SqlBots {
             display_name: bot.display_name.clone(),
             is_active: bot.is_active,
             status: word(&bot.status)?,
-            metadata: json(&bot.metadata)?,
+            metadata: bot.metadata.text().to_owned(),
             version_counter: 0,
             created_at: micros(bot.created_at),
             updated_at: micros(bot.updated_at),

@@ -1,6 +1,6 @@
 //! Bots.
 
-use crate::Result;
+use crate::{Metadata, Result};
 use async_trait::async_trait;
 use botstead_types::{BotId, Page, PageRequest, UserId};
 use chrono::{DateTime, Utc};
@@ -37,7 +37,7 @@ pub struct Bot {
     /// Where it is in its life.
     pub status: BotStatus,
     /// What clients keep with it; `workspace` in it holds the workspace's preferences.
-    pub metadata: Map<String, Value>,
+    pub metadata: Metadata,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it last changed.

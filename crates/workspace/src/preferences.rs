@@ -4,14 +4,14 @@ use crate::{Error, Result};
 use botstead_lineage::RetentionRules;
 use botstead_store::Bot;
 use botstead_types::{RetentionPreference, WorkspacePreferences};
-use serde_json::Value;
 
 /// Reads what a bot prefers. What cannot be read is refused rather than replaced by a default: a
 /// workspace from the wrong image would be a surprise.
 pub(crate) fn preferences(bot: &Bot) -> Result<WorkspacePreferences> {
-    let workspace = bot.metadata.get("workspace").unwrap_or(&Value::Null);
-    WorkspacePreferences::read(workspace)
-        .map_err(|error| Error::PreferenceUnreadable(error.to_string()))
+    let unreadable = |error: &dyn std::error::Error| Error::PreferenceUnreadable(error.to_string());
+    let workspace = bot.metadata.workspace();
+    let workspace = workspace.map_err(|error| unreadable(&error))?;
+    WorkspacePreferences::read(&workspace).map_err(|error| unreadable(&error))
 }
 
 /// The rules of a bot that has some of its own.

@@ -80,7 +80,7 @@ async fn a_bot_keeps_what_an_update_does_not_name() {
     };
     let updated = a.update_bot(&ann, bot.id, update).await.unwrap();
     let expected = json!({"b": {"c": 2}, "workspace": {"image": "debian"}});
-    assert_eq!(Value::from(updated.metadata), expected);
+    assert_eq!(Value::from(updated.metadata.to_map().unwrap()), expected);
     assert_eq!(
         (updated.name, updated.display_name),
         (bot.name, bot.display_name)

@@ -3,11 +3,10 @@
 use crate::auth::Caller;
 use crate::extract::{Body, BodyOrDefault, IdOf, PageQuery, QueryOf, flag, nullable};
 use crate::problem::Problem;
-use crate::shapes::{List, word};
+use crate::shapes::{List, list_room, word};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, patch, post, web};
-use botstead_accounts::Bot;
-use botstead_accounts::{BotUpdate, NewBot};
+use botstead_accounts::{Bot, BotUpdate, METADATA_LIMIT, Metadata, NewBot};
 use botstead_types::{BotId, PageRequest};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -46,7 +45,7 @@ struct BotShape {
     /// What clients keep with it. `workspace` in it holds the workspace's preferences: `image`,
     /// `gpu.devices`, `limits`, `skill_discovery_roots`.
     #[schema(value_type = Object)]
-    metadata: Map<String, Value>,
+    metadata: Metadata,
     /// When it was made.
     created_at: DateTime<Utc>,
     /// When it last changed.
@@ -84,8 +83,11 @@ async fn list_bots(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let page = PageRequest::try_from(query.0)?;
+    let most = METADATA_LIMIT * usize::try_from(page.limit).unwrap_or(usize::MAX);
+    let room = list_room(&state, &caller, most).await?;
     let bots = state.services.accounts.bots(&caller.actor, &page).await?;
-    Ok(HttpResponse::Ok().json(List::from(bots.map(BotShape::from))))
+    let reply = HttpResponse::Ok().json(List::from(bots.map(BotShape::from)));
+    Ok(room.held_by(reply))
 }
 
 /// A bot to be made.

@@ -7,7 +7,7 @@ use crate::HttpConfig;
 use crate::auth::Caller;
 use crate::extract::{Body, BodyOrDefault, IdOf, PageQuery, QueryOf};
 use crate::problem::Problem;
-use crate::shapes::Paged;
+use crate::shapes::{Paged, list_room};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, get, post, web};
 use botstead_types::{BotId, VersionNumber};
@@ -279,11 +279,12 @@ async fn list_snapshots(
         .as_deref()
         .filter(|name| !name.is_empty());
     let workspaces = &state.services.workspaces;
+    let room = list_room(&state, &caller, state.config.max_reply_bytes).await?;
     let list = workspaces
         .snapshots(&caller.actor, id.0, snapshotter)
         .await?;
     let page = Snapshots::page(list, &page.0, &state.config)?;
-    Ok(HttpResponse::Ok().json(page))
+    Ok(room.held_by(HttpResponse::Ok().json(page)))
 }
 
 /// The version to bring back.
@@ -428,7 +429,8 @@ async fn get_tree(
     page: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
+    let room = list_room(&state, &caller, state.config.max_reply_bytes).await?;
     let tree = state.services.workspaces.tree(&caller.actor, id.0).await?;
     let page = Tree::page(tree, &page.0, &state.config)?;
-    Ok(HttpResponse::Ok().json(page))
+    Ok(room.held_by(HttpResponse::Ok().json(page)))
 }

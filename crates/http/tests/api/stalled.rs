@@ -181,6 +181,12 @@ async fn what_finds_no_memory_is_refused_and_told_when_to_come_back() {
     let problem = reply.expect_problem(503, "too_much_in_flight");
     assert_eq!(reply.header("retry-after"), "5");
     assert!(problem["detail"].as_str().unwrap().contains("try again"));
+    // A list is not made before there is room for it.
+    let snapshots = path.replace("fs/write", "snapshots");
+    for list in ["/bots", &snapshots, &format!("{snapshots}/tree")] {
+        let reply = api.get(list).await;
+        reply.expect_problem(503, "too_much_in_flight");
+    }
     // What can be asked for again is refused, and what is done is told.
     api.get(&large)
         .await
@@ -194,7 +200,6 @@ async fn what_finds_no_memory_is_refused_and_told_when_to_come_back() {
     assert_eq!(renamed.await.expect(200)["display_name"], "new");
     // Small ones and those of others go on.
     let small = json!({"snapshot_name": "x"});
-    let snapshots = path.replace("fs/write", "snapshots");
     api.post(&snapshots, small).await.expect(201);
     let body = json!({"metadata": {"note": "x".repeat(30 << 10)}});
     let made = api

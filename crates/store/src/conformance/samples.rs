@@ -52,7 +52,7 @@ pub fn bot(owner: UserId) -> Bot {
         display_name: Some("A Bot".to_owned()),
         is_active: true,
         status: BotStatus::Ready,
-        metadata: object(json!({"workspace": {"image": "debian"}, "kept": [1, null]})),
+        metadata: object(json!({"workspace": {"image": "debian"}, "kept": [1, null]})).into(),
         created_at: at(1),
         updated_at: at(2),
     }

@@ -13,7 +13,7 @@ pub mod gated;
 use botstead_authz::Actor;
 use botstead_runtime::Runtime;
 use botstead_runtime_testing::{ImageContent, InMemoryRuntime};
-use botstead_store::{Bot, BotStatus, ContainerRecord, Store, User};
+use botstead_store::{Bot, BotStatus, ContainerRecord, Metadata, Store, User};
 use botstead_store_sql::SqlStore;
 use botstead_types::{
     BotId, ContainerId, DesiredState, ImageRef, Limits, Role, SnapshotKind, TaskStatus, UserId,
@@ -155,7 +155,7 @@ impl World {
                 display_name: None,
                 is_active: true,
                 status: BotStatus::Ready,
-                metadata: serde_json::Map::new(),
+                metadata: Metadata::default(),
                 created_at: now,
                 updated_at: now,
             })

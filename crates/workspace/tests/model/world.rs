@@ -2,7 +2,7 @@
 
 use crate::ground::{Files, Ground};
 use botstead_authz::Actor;
-use botstead_store::{Bot, BotStatus, ContainerRecord, Store, VersionRecord};
+use botstead_store::{Bot, BotStatus, ContainerRecord, Metadata, Store, VersionRecord};
 use botstead_store_sql::{SqlConfig, SqlStore};
 use botstead_types::{
     BotId, PageRequest, PreservedId, SnapshotKey, UserId, VersionNumber, VersionSource,
@@ -188,7 +188,7 @@ impl<G: Ground> World<G> {
             display_name: None,
             is_active: true,
             status: BotStatus::Ready,
-            metadata: serde_json::Map::new(),
+            metadata: Metadata::default(),
             created_at: now,
             updated_at: now,
         };
