@@ -104,9 +104,17 @@ impl Room {
         self.reserve(SMALL + UNIT, SMALL + UNIT).await
     }
 
-    /// For what grows and is cut where there is no room: tells whether it may have so many bytes in all.
-    pub(crate) fn growing(&mut self) -> impl AsyncFnMut(usize) -> bool {
-        async move |bytes| self.reserve(bytes, bytes).await.is_ok()
+    /// For what grows and is cut where there is no room: tells whether it may have more data, for which
+    /// `most` says what it can take.
+    pub(crate) fn growing(
+        &mut self,
+        most: impl Fn(&[u8]) -> usize,
+    ) -> impl AsyncFnMut(&[u8]) -> bool {
+        let mut all = 0_usize;
+        async move |data: &[u8]| {
+            all = all.saturating_add(most(data));
+            self.reserve(all, all).await.is_ok()
+        }
     }
 
     /// Has so many bytes in all, also where there is no room: others wait for that.

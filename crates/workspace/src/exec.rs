@@ -49,9 +49,9 @@ impl Workspaces {
         self.exec_within(actor, bot, request, async |_| true).await
     }
 
-    /// The same for who holds outputs of many at once: `room` is asked whether so many bytes of both outputs
-    /// in all may be kept. From the first no on the rest is dropped, as beyond the first MiB. Where a backend
-    /// gives no way to agents it is asked once, before the command starts, for all that there can be.
+    /// The same for who holds outputs of many at once: `room` is asked whether this may be kept as well, of
+    /// either output. From the first no on the rest is dropped, as beyond the first MiB. Where a backend gives
+    /// no way to agents it is asked once, before the command starts, with as much as there can be.
     ///
     /// # Errors
     /// As [`Workspaces::exec`].
@@ -60,7 +60,7 @@ impl Workspaces {
         actor: &Actor,
         bot: BotId,
         request: ExecRequest,
-        room: impl AsyncFnMut(usize) -> bool,
+        room: impl AsyncFnMut(&[u8]) -> bool,
     ) -> Result<ExecOutcome> {
         let version = self.prepare_exec(actor, bot, &request).await?;
         if self.inner.agents.is_none() {
@@ -93,8 +93,11 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
     ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
-        let AgentCall { client, place } = self.inner.agent_for_long(bot).await?;
-        let kills = self.inner.out_of_memory_kills(bot).await;
+        let (call, kills) = tokio::join!(
+            self.inner.agent_for_long(bot),
+            self.inner.out_of_memory_kills(bot)
+        );
+        let AgentCall { client, place } = call?;
         let events = start(&client, new_id(), request, false).await?;
         let inner = Arc::clone(&self.inner);
         Ok(events
@@ -197,7 +200,7 @@ impl Workspaces {
         bot: BotId,
         id: &str,
         follow: bool,
-        room: impl AsyncFnMut(usize) -> bool,
+        room: impl AsyncFnMut(&[u8]) -> bool,
     ) -> Result<ExecOutcome> {
         let events = self.follow_exec(actor, bot, id, follow).await?;
         let mut outcome = collect(events, room).await?;
@@ -417,12 +420,11 @@ struct Kept<R> {
     truncated: bool,
 }
 
-impl<R: AsyncFnMut(usize) -> bool> Kept<R> {
+impl<R: AsyncFnMut(&[u8]) -> bool> Kept<R> {
     async fn keep(&mut self, of: fn(&mut Self) -> &mut BytesMut, data: &[u8]) {
         let begin = data.len().min(OUTPUT_LIMIT - of(self).len());
         if begin > 0 && !self.full {
-            let held = self.stdout.len() + self.stderr.len();
-            self.full = !(self.room)(held + begin).await;
+            self.full = !(self.room)(&data[..begin]).await;
         }
         let begin = if self.full { 0 } else { begin };
         self.truncated |= data.len() > begin;
@@ -433,7 +435,7 @@ impl<R: AsyncFnMut(usize) -> bool> Kept<R> {
 /// Reads a command's events to their end and keeps the beginning of its outputs, as far as there is room.
 async fn collect(
     mut events: BoxStream<'static, Result<CommandEvent>>,
-    room: impl AsyncFnMut(usize) -> bool,
+    room: impl AsyncFnMut(&[u8]) -> bool,
 ) -> Result<ExecOutcome> {
     let (mut exec_id, mut exit) = (String::new(), None::<ExecExit>);
     let mut kept = Kept {

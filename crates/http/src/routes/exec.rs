@@ -95,6 +95,20 @@ impl Encoding {
             Self::Base64 => STANDARD.encode(bytes),
         }
     }
+
+    /// The most memory that output takes until it is sent: as it comes, as text and in the reply, where a
+    /// control character takes six bytes and what is not UTF-8 three.
+    fn most(self, data: &[u8]) -> usize {
+        let encoded = |byte: &u8| match (self, byte) {
+            (Self::Base64, _) => 4,
+            (Self::Utf8, b'\t' | b'\n' | b'\r' | b'"' | b'\\') => 4,
+            (Self::Utf8, 0..b' ') => 8,
+            (Self::Utf8, b' '..=0x7f) => 3,
+            // Part of a character, or what is put in its place.
+            (Self::Utf8, _) => 7,
+        };
+        data.iter().map(encoded).sum()
+    }
 }
 
 impl TryFrom<Exec> for ExecRequest {
@@ -254,8 +268,9 @@ async fn run_command(
     // What it did cannot be refused any more.
     let mut room = state.memory.room(Some(caller.user));
     room.reserve_any().await?;
+    let growing = room.growing(|data| encoding.most(data));
     let outcome = workspaces
-        .exec_within(&caller.actor, id.0, command, room.growing())
+        .exec_within(&caller.actor, id.0, command, growing)
         .await?;
     Ok(room.held_by(HttpResponse::Ok().json(ExecReply::new(outcome, encoding))))
 }

@@ -220,7 +220,8 @@ impl Processes for Liar {
         }))
     }
 
-    /// Starts, and takes no input. One that is called `flood` fills both outputs, and ends later.
+    /// Starts, and takes no input. One that is called `flood` fills both outputs with the first byte of its
+    /// argument, and ends later.
     async fn run(
         &self,
         request: Request<Streaming<proto::RunInput>>,
@@ -229,17 +230,18 @@ impl Processes for Liar {
         use proto::run_output::{Exit, Output};
         let mut input = request.into_inner();
         let first = input.message().await?.and_then(|first| first.input);
-        let name = match first {
-            Some(Input::Start(start)) => start.args.first().cloned(),
-            _ => None,
+        let args = match first {
+            Some(Input::Start(start)) => start.args,
+            _ => Vec::new(),
         };
-        if name.is_some_and(|name| name == "flood") {
+        if args.first().is_some_and(|name| name == "flood") {
+            let byte = args[1][0];
             let part = |output| {
                 Ok(proto::RunOutput {
                     output: Some(output),
                 })
             };
-            let data = || vec![b'x'; 64 << 10].into();
+            let data = move || vec![byte; 64 << 10].into();
             let parts = (0..16).flat_map(move |_| [Output::Stdout(data()), Output::Stderr(data())]);
             let exit = stream::once(async {
                 tokio::time::sleep(Duration::from_secs(7)).await;
@@ -416,20 +418,25 @@ async fn files_that_have_no_room_beside_each_other_are_read_after_each_other() {
 async fn commands_keep_no_more_of_their_outputs_than_there_is_memory() {
     let (api, _, container) = start().await;
     let path = format!("{container}/exec");
-    let flood = || api.post(&path, json!({"command": ["flood"]}));
-    let alone = flood().await.expect(200);
+    let flood = |byte| api.post(&path, json!({"command": ["flood", byte]}));
+    let alone = flood("x").await.expect(200);
     assert_eq!(alone["truncated"], false);
     assert_eq!(alone["stderr"].as_str().unwrap().len(), 1 << 20);
-    // One user has half of the memory: that is room for six of eight.
-    let mut kept = 0;
-    for reply in futures_util::future::join_all((0..8).map(|_| flood())).await {
-        let reply = reply.expect(200);
-        let outputs = ["stdout", "stderr"].map(|it| reply[it].as_str().unwrap().len());
-        let sum = outputs.iter().sum::<usize>();
-        assert_eq!(reply["truncated"], sum < 2 << 20);
-        kept += sum;
+    // One user has half of the memory, 12 MiB. What is kept of a byte takes 3, as a control character 8.
+    for (byte, least, most) in [("x", 3 << 20, 5 << 20), ("\u{1}", 1 << 20, 2 << 20)] {
+        let mut kept = 0;
+        for reply in futures_util::future::join_all((0..8).map(|_| flood(byte))).await {
+            let reply = reply.expect(200);
+            let outputs = ["stdout", "stderr"].map(|it| reply[it].as_str().unwrap().len());
+            let sum = outputs.iter().sum::<usize>();
+            assert_eq!(reply["truncated"], sum < 2 << 20);
+            kept += sum;
+        }
+        assert!(
+            (least..most).contains(&kept),
+            "{kept} bytes of {byte:?} are kept"
+        );
     }
-    assert!((8 << 20..13 << 20).contains(&kept), "{kept} bytes are kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

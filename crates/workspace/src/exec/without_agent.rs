@@ -18,13 +18,13 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
         version: Option<VersionNumber>,
-        mut room: impl AsyncFnMut(usize) -> bool,
+        mut room: impl AsyncFnMut(&[u8]) -> bool,
     ) -> Result<ExecOutcome> {
         let inner = &self.inner;
         let record = inner.required_record(bot).await?;
         let image = inner.resolved(&record.image).await?;
-        // What it prints comes at its end, and is in memory until then.
-        let output_limit = match room(2 * OUTPUT_LIMIT).await {
+        // What it prints comes at its end, and is in memory until then: of all bytes NUL takes most to pass on.
+        let output_limit = match room(&vec![0; 2 * OUTPUT_LIMIT]).await {
             true => OUTPUT_LIMIT,
             false => 0,
         };

@@ -5,7 +5,7 @@ use crate::auth::Caller;
 use crate::context::RequestId;
 use crate::extract::{Body, IdOf, QueryOf, flag, wants_events};
 use crate::problem::Problem;
-use crate::shapes::List;
+use crate::shapes::{List, list_room};
 use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
@@ -82,8 +82,11 @@ pub(super) async fn list(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let execs = state.services.workspaces.execs(&caller.actor, id.0).await?;
+    let arguments = execs.items.iter().flat_map(|it| &it.command);
+    let room = list_room(&state, &caller, arguments.map(|it| 6 * it.len()).sum()).await?;
     let items = execs.items.into_iter().map(ExecShape::from);
-    Ok(HttpResponse::Ok().json(List::fitting(items, execs.more, &state.config)))
+    let list = List::fitting(items, execs.more, &state.config);
+    Ok(room.held_by(HttpResponse::Ok().json(list)))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -139,8 +142,9 @@ pub(super) async fn get_exec(
         return Ok(sse::reply(&state, &caller, request_id, steps.boxed()));
     }
     let mut room = state.memory.room(Some(caller.user));
+    let growing = room.growing(|data| encoding.most(data));
     let outcome = workspaces
-        .exec_outcome(&caller.actor, id.0, exec, follow, room.growing())
+        .exec_outcome(&caller.actor, id.0, exec, follow, growing)
         .await?;
     Ok(room.held_by(HttpResponse::Ok().json(ExecReply::new(outcome, encoding))))
 }
