@@ -9,7 +9,7 @@ use crate::state::SharedState;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use bytes::Bytes;
@@ -115,6 +115,14 @@ pub(crate) async fn surround(
     }
     line.status = Some(reply.status());
     add_headers(reply.response_mut(), &id);
+    if reply.request().version() < Version::HTTP_11
+        && reply.response().body().size() == BodySize::Stream
+    {
+        // Its end is that of the connection: chunks came with HTTP/1.1.
+        let head = reply.response_mut().head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
     Ok(reply.map_body(|_, body| {
         line.finished = matches!(body.size(), BodySize::None | BodySize::Sized(0));
         BoxBody::new(SurroundedBody { body, span, line })

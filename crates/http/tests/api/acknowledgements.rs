@@ -1,4 +1,4 @@
-//! What the kernel is told about connections.
+//! What the kernel is told about connections, and what old clients are sent on them.
 
 use crate::support::Api;
 use botstead_runtime_testing::{ImageContent, PullScript};
@@ -8,6 +8,8 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use serde_json::json;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// The server's ends of its connections, by the address of who is at the other end.
 fn served_by(server: SocketAddr) -> Vec<(SocketAddr, OwnedFd)> {
@@ -54,5 +56,36 @@ async fn no_event_waits_for_an_acknowledgement() {
             sockopt::tcp_nodelay(&connection).unwrap(),
             "the connection of {peer} waits for acknowledgements"
         );
+    }
+}
+
+/// HTTP/1.0 has no chunks: what streams ends with its connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_http_1_0_get_no_chunks() {
+    let api = Api::start().await;
+    let path = format!("{}/container", api.bot().await);
+    let token = &api.member;
+    let server = api.base.strip_prefix("http://").unwrap();
+    for (method, path, body) in [("POST", path.as_str(), "data: "), ("GET", "/bots", "{")] {
+        let mut stream = TcpStream::connect(server).await.unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 0\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        if body == "{" {
+            // Of a known length: the connection stays.
+            while !reply.ends_with('}') {
+                reply.push(char::from(stream.read_u8().await.unwrap()));
+            }
+        } else {
+            stream.read_to_string(&mut reply).await.unwrap();
+        }
+        let (head, content) = reply.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+        let head = head.to_ascii_lowercase();
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        assert_eq!(head.contains("content-length"), body == "{", "{head}");
+        assert!(content.starts_with(body), "{content}");
     }
 }
