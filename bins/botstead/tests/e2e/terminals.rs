@@ -159,7 +159,7 @@ async fn frames_and_requests_that_make_no_sense_are_refused() {
     unknown.send("echo alive-$((1+1))\r").await;
     unknown.shows("alive-2").await;
     let mut large = workspace.terminal(&bad.session).await;
-    large.send(&"x".repeat((1 << 20) + 1)).await;
+    large.send(&"x".repeat((256 << 10) + 1)).await;
     assert_eq!(large.closed().await, Some(1009));
 
     for (query, status) in [

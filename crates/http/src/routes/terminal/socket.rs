@@ -19,8 +19,8 @@ const IDLE: Duration = Duration::from_secs(30 * 60);
 const PING: Duration = Duration::from_secs(30);
 /// A client that answers none of so many is gone.
 const UNANSWERED: u32 = 3;
-/// The largest frame of a client.
-const MAX_FRAME: usize = 1 << 20;
+/// The largest message of a client, which may be in memory as a whole for as long as its end does not come.
+const MAX_FRAME: usize = 256 << 10;
 
 /// A connection that was taken.
 pub(super) struct Socket {
@@ -123,7 +123,10 @@ impl Socket {
                     Ok(AggregatedMessage::Pong(_)) => {}
                     Ok(AggregatedMessage::Close(_)) => return End::Left,
                     Err(ProtocolError::Overflow) => {
-                        return End::Close(CloseCode::Size, "the frame is larger than 1 MiB");
+                        return End::Close(
+                            CloseCode::Size,
+                            "a message is larger than 256 KiB; send it in parts",
+                        );
                     }
                     Err(ProtocolError::Io(_)) => return End::Left,
                     Err(_) => return End::Close(CloseCode::Protocol, "the frame is malformed"),
