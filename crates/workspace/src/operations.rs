@@ -227,17 +227,6 @@ impl Inner {
         self.wake.stuck(operation.bot);
     }
 
-    /// The operation does not wait to be retried any more.
-    pub(crate) fn forget_stuck(&self, operation: &Operation) {
-        let mut stuck = lock(&self.running.stuck);
-        if let Some(waiting) = stuck.get_mut(&operation.bot) {
-            waiting.retain(|other| other.operation.id != operation.id);
-            if waiting.is_empty() {
-                stuck.remove(&operation.bot);
-            }
-        }
-    }
-
     /// Bots with operations that wait to be retried.
     pub(crate) fn stuck_bots(&self) -> Vec<BotId> {
         lock(&self.running.stuck).keys().copied().collect()

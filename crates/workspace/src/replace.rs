@@ -187,9 +187,12 @@ impl Inner {
         what: &Replacement,
         error: &Error,
     ) -> OperationState {
-        let untouched = self.settle_failure(operation, record, error).await;
-        if untouched != OperationState::Running || what.goes_forward() {
-            return untouched;
+        if let Some(ended) = self.put_back(operation, record, error).await {
+            return ended;
+        }
+        if what.goes_forward() {
+            self.keep_for_retry(operation, error);
+            return OperationState::Running;
         }
         // The present state is a version already: the workspace goes on from it.
         let reverted = what.reverted();
@@ -202,7 +205,6 @@ impl Inner {
         };
         match back.await {
             Ok(_) => {
-                self.forget_stuck(operation);
                 self.drop_lease(operation.id);
                 OperationState::Failed
             }

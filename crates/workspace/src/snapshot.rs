@@ -171,9 +171,23 @@ impl Inner {
         record: &ContainerRecord,
         error: &Error,
     ) -> OperationState {
-        if !self.is_untouched(record).await {
+        let back = self.put_back(operation, record, error).await;
+        back.unwrap_or_else(|| {
             self.keep_for_retry(operation, error);
-            return OperationState::Running;
+            OperationState::Running
+        })
+    }
+
+    /// After a failure: puts the workspace back as it was when nothing was frozen yet, and tells how the
+    /// operation ended; nothing after that.
+    pub(crate) async fn put_back(
+        self: &Arc<Self>,
+        operation: &Operation,
+        record: &ContainerRecord,
+        error: &Error,
+    ) -> Option<OperationState> {
+        if !self.is_untouched(record).await {
+            return None;
         }
         if record.desired == DesiredState::Running
             && let Err(start) = self.bring_up(record, Cause::Asked).await
@@ -181,7 +195,7 @@ impl Inner {
             tracing::error!(bot = %record.bot, error = %start, "cannot start again");
         }
         self.discard_fresh(operation, record).await;
-        self.finish_failed(operation, error).await
+        Some(self.finish_failed(operation, error).await)
     }
 
     /// Whether the workspace still has the writable snapshot that is recorded.

@@ -108,6 +108,29 @@ async fn a_deletion_that_cannot_preserve_what_stands_at_data_is_refused() {
     assert_eq!(world.preserved_of(bot).await, []);
 }
 
+/// It is told to whoever asked, and nobody else has to do anything about it.
+#[tokio::test]
+async fn an_import_that_the_workspace_has_no_place_for_is_undone_and_no_fault() {
+    let world = World::new().await;
+    let other = world.running().await;
+    world.write(other, "theirs").await;
+    let archive = world.export(other, ArchiveFormat::TarGz).await;
+    let bot = world.running().await;
+    world.write_to(bot, "etc/file", "mine").await;
+    world.link_data(bot, "/etc/file").await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let lines = tracing_subscriber::fmt().with_writer(log.reopen().unwrap());
+    let logged = tracing::subscriber::set_default(lines.finish());
+    let refused = world.import(bot, &archive, ImportMode::Merge).await;
+    drop(logged);
+    assert_eq!(refused.unwrap_err().code(), "data_not_a_directory");
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(!log.contains("ERROR"), "{log}");
+    let kept = world.read_from(bot, "etc/file").await;
+    assert_eq!(kept.as_deref(), Some("mine"));
+    world.check_whole().await;
+}
+
 #[tokio::test]
 async fn data_behind_a_link_is_exported_merged_into_and_taken_to_another_image() {
     let world = World::new().await;
