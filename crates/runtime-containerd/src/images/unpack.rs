@@ -32,7 +32,10 @@ impl ContainerdImages {
         parent: &str,
         room: &Room,
     ) -> Result<()> {
-        let _one_at_a_time = self.locks.lock(&layer.chain_id).await;
+        // With its digest: an image may claim that another content makes the same layer, and holds up none
+        // but itself until that is refused.
+        let name = format!("{} {}", layer.chain_id, layer.digest);
+        let _one_at_a_time = self.locks.lock(&name).await;
         // Kept first, looked at then: so it cannot be collected in between.
         let kind = format!("snapshots/{}", self.client.snapshotter);
         self.client.keep(op, lease, kind, &layer.chain_id).await?;

@@ -7,6 +7,7 @@ use botstead_image_fixtures::{
 use botstead_runtime::{ErrorKind, Images, PullProgress};
 use botstead_runtime_containerd::images::{Credentials, RegistryConfig};
 use botstead_types::{ImageRef, PageRequest};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -451,6 +452,57 @@ async fn foreign_layers_and_lying_configurations_are_refused() {
         containerd.end(&lease).await;
         containerd.assert_empty().await;
     }
+}
+
+/// Another image may say of any content that it makes the same layer, and is refused when that is unpacked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_lies_about_its_content_holds_the_true_one_up_in_nothing() {
+    let containerd = Containerd::start().await;
+    let images = Arc::new(containerd.images());
+    let large = LayerBuilder::new().file("zeros", 0o644, vec![0; 192 << 20]);
+    let large = large.build(Compression::Zstd).unwrap();
+    let mut first_of_both = false;
+    // Where the machine stood still the large one may have been faster.
+    for round in 0..3 {
+        let layer = LayerBuilder::new().random_file("a", 100, round);
+        let layer = layer.build(Compression::Gzip).unwrap();
+        let mut lying = large.clone();
+        lying.diff_id.clone_from(&layer.diff_id);
+        let [honest, lying] = [layer, lying].map(|layer| Image::builder().layer(layer).build());
+        let honest = FaultyRegistry::start(&honest, Fault::None).await.unwrap();
+        let lying = FaultyRegistry::start(&lying, Fault::None).await.unwrap();
+        let leases = [
+            containerd.lease("lying").await,
+            containerd.lease("honest").await,
+        ];
+        let (pulls, lease, name) = (
+            Arc::clone(&images),
+            leases[0].clone(),
+            lying.reference("app"),
+        );
+        let refused = tokio::spawn(async move { pull(&pulls, &lease, &name).await });
+        while !containerd
+            .inventory()
+            .await
+            .1
+            .iter()
+            .any(|name| name.starts_with("extract-"))
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        pull(&images, &leases[1], &honest.reference("app"))
+            .await
+            .unwrap();
+        first_of_both |= !refused.is_finished();
+        assert_eq!(
+            refused.await.unwrap().unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
+        for lease in &leases {
+            containerd.end(lease).await;
+        }
+    }
+    assert!(first_of_both);
 }
 
 #[tokio::test(flavor = "multi_thread")]
