@@ -31,9 +31,10 @@ impl Pair {
     }
 }
 
-/// Before each round: a process that was started a moment ago may not listen to SIGTERM yet, and
-/// the collector and the kernel clean up behind the last round.
-pub(crate) const SETTLE: Duration = Duration::from_millis(150);
+/// Before each round: a process that was started a moment ago may not listen to SIGTERM yet, and the
+/// collector and the kernel clean up behind the last round. Longer than the server keeps moves between
+/// control groups quick after a start, 250 ms: the other side would profit.
+pub(crate) const SETTLE: Duration = Duration::from_millis(300);
 
 /// Runs the two sides one after the other, in another order each round: what the first leaves to
 /// the kernel, the second pays for.
