@@ -21,8 +21,10 @@ const START_WAIT: Duration = Duration::from_secs(5);
 /// While calls are under way a connection on which nothing comes for this long is asked for a sign of life,
 /// and given up when there is none for as long again: an agent that stands still ends none of its calls.
 const SILENCE: Duration = Duration::from_secs(45);
+/// How often is tried again: at first more often, as most agents listen some milliseconds after the first try.
+const PAUSE: Duration = Duration::from_millis(50);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+const FIRST: Duration = Duration::from_millis(200);
 
 /// A connection as bytes.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -160,13 +162,15 @@ async fn connect(
     connector: &dyn Connector,
     container: &ContainerId,
 ) -> io::Result<Box<dyn Stream>> {
-    let deadline = Instant::now() + START_WAIT;
-    let mut pause = FIRST_PAUSE;
+    let began = Instant::now();
     loop {
+        let pause = match began.elapsed() < FIRST {
+            true => FIRST_PAUSE,
+            false => PAUSE,
+        };
         match connector.connect(container).await {
-            Err(error) if is_not_yet(&error) && Instant::now() + pause < deadline => {
+            Err(error) if is_not_yet(&error) && began.elapsed() + pause < START_WAIT => {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             done => return done,
         }

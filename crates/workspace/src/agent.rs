@@ -167,8 +167,8 @@ impl Inner {
         Ok(AgentCall { client, place })
     }
 
-    /// Connects to the agent of a task that has just started, so that its first command need not wait
-    /// for that. Nobody waits for it here.
+    /// Connects to the agent of a task that is about to start, so that its first command need not wait for
+    /// that: the agent listens before the runtime says that its task runs. Nobody waits for it here.
     pub(crate) fn greet_agent(&self, container: &ContainerId) {
         let Some(client) = self.client(container) else {
             return;

@@ -144,7 +144,7 @@ impl Workspaces {
         let record = inner.record(bot.id).await?;
         let wishes = inner.wishes(&bot, record.as_ref(), &request)?;
         match &record {
-            Some(record) => refuse_other(record, &request)?,
+            Some(record) => inner.refuse_other(record, &request)?,
             None => disk::require_free_space(&inner.config)?,
         }
         let kind = OperationKind::Create;
@@ -265,23 +265,31 @@ impl Inner {
         });
         Ok(creation)
     }
-}
 
-/// Refuses a request that does not fit the workspace that exists.
-fn refuse_other(record: &ContainerRecord, request: &CreateRequest) -> Result<()> {
-    if request
-        .image
-        .as_ref()
-        .is_some_and(|image| *image != record.image.reference)
-    {
-        return Err(Error::ContainerExists("image"));
+    /// Refuses a request that does not fit the workspace that exists.
+    fn refuse_other(&self, record: &ContainerRecord, request: &CreateRequest) -> Result<()> {
+        let CreateRequest {
+            image,
+            devices,
+            limits,
+            ..
+        } = request;
+        if image
+            .as_ref()
+            .is_some_and(|image| *image != record.image.reference)
+        {
+            return Err(Error::ContainerExists("image"));
+        }
+        if devices
+            .as_ref()
+            .is_some_and(|devices| *devices != record.devices)
+        {
+            return Err(Error::ContainerExists("set of devices"));
+        }
+        let own = record.limits.or(self.config.default_limits);
+        if limits.is_some_and(|limits| limits.or(own) != own) {
+            return Err(Error::ContainerExists("set of limits"));
+        }
+        Ok(())
     }
-    if request
-        .devices
-        .as_ref()
-        .is_some_and(|devices| *devices != record.devices)
-    {
-        return Err(Error::ContainerExists("set of devices"));
-    }
-    Ok(())
 }

@@ -67,11 +67,12 @@ impl Inner {
         // The pull holds nobody up; its lease goes with an operation that nobody knows.
         let lease = LeaseId::for_operation(id);
         self.runtime.leases.create(&lease).await?;
-        let image = match self.wished_image(&lease, &wishes, live).await {
-            Ok(image) => self.recorded(image.resolved).await,
-            Err(error) => Err(error),
+        let image = async {
+            let local = self.good_enough(&wishes).await?;
+            let image = self.wished_image(&lease, &wishes, local, live).await?;
+            self.recorded(&image.resolved).await
         };
-        let image = match image {
+        let image = match image.await {
             Ok(image) => image,
             Err(error) => {
                 self.drop_lease(id);

@@ -208,8 +208,8 @@ impl Inner {
             task?;
             network?;
             recorded?;
-            self.runtime.tasks.start(id).await?;
             self.greet_agent(id);
+            self.runtime.tasks.start(id).await?;
             Ok(())
         };
         match set_up.await {

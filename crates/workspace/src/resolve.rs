@@ -17,16 +17,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 impl Inner {
-    /// The image of a creation, local already or pulled; the pull can be cancelled.
+    /// The image of a creation: the local one, where that was [good enough](Self::good_enough), or pulled;
+    /// the pull can be cancelled.
     pub(crate) async fn wished_image(
         &self,
         lease: &LeaseId,
         wishes: &Wishes,
+        local: Option<Image>,
         live: &LiveOperation,
     ) -> Result<Image> {
         let image = &wishes.image;
         self.config.bounds.check_image(image)?;
-        if let Some(local) = self.good_enough(wishes).await? {
+        if let Some(local) = local {
             return Ok(local);
         }
         let owner = self.store.bots.get(live.record.bot).await?.owner;
@@ -70,7 +72,7 @@ impl Inner {
     }
 
     /// The local image, where it need not be pulled.
-    async fn good_enough(&self, wishes: &Wishes) -> Result<Option<Image>> {
+    pub(crate) async fn good_enough(&self, wishes: &Wishes) -> Result<Option<Image>> {
         if wishes.pull_always {
             return Ok(None);
         }
@@ -118,7 +120,7 @@ impl Inner {
 
     /// What is recorded of an image that a workspace is made from. Its configuration is kept, once for
     /// all workspaces and versions.
-    pub(crate) async fn recorded(&self, image: ResolvedImage) -> Result<RecordedImage> {
+    pub(crate) async fn recorded(&self, image: &ResolvedImage) -> Result<RecordedImage> {
         let most = self.config.max_image_config_bytes;
         let bytes = serde_json::to_vec(&image.config).map_or(u64::MAX, |json| json.len() as u64);
         if bytes > most {
@@ -133,11 +135,11 @@ impl Inner {
     }
 
     /// The same whatever the size of its configuration: for what exists already.
-    pub(crate) async fn kept(&self, image: ResolvedImage) -> Result<RecordedImage> {
+    pub(crate) async fn kept(&self, image: &ResolvedImage) -> Result<RecordedImage> {
         Ok(RecordedImage {
             config_digest: self.store.images.keep(&image.config).await?,
-            reference: image.reference,
-            digest: image.digest,
+            reference: image.reference.clone(),
+            digest: image.digest.clone(),
         })
     }
 

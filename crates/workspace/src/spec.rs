@@ -6,7 +6,7 @@ use crate::notes::LABEL_BOT;
 use crate::service::Inner;
 use botstead_runtime::{ContainerSpec, Mount, Process};
 use botstead_store::ContainerRecord;
-use botstead_types::{BotId, CdiDevice, ContainerId, Limits};
+use botstead_types::{BotId, CdiDevice, ContainerId, Limits, ResolvedImage};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -38,7 +38,18 @@ impl Inner {
         network_namespace: PathBuf,
     ) -> Result<ContainerSpec> {
         let image = self.resolved(&record.image).await?;
-        Ok(ContainerSpec {
+        Ok(self.spec_of(record, image, address, network_namespace))
+    }
+
+    /// The same with the record's image.
+    pub(crate) fn spec_of(
+        &self,
+        record: &ContainerRecord,
+        image: ResolvedImage,
+        address: Ipv4Addr,
+        network_namespace: PathBuf,
+    ) -> ContainerSpec {
+        ContainerSpec {
             id: record.container.clone(),
             snapshot: record.snapshot.clone(),
             process: Process {
@@ -66,7 +77,7 @@ impl Inner {
             devices: record.devices.clone(),
             labels: labels(record.bot, &record.devices, &record.limits),
             image,
-        })
+        }
     }
 
     /// What PID 1 of a workspace runs.

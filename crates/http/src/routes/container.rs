@@ -176,7 +176,7 @@ fn creation_step(event: CreateEvent) -> Step<CreationEvent> {
         (status = 200, description = "The events.", content_type = "text/event-stream", body = String),
         (status = 400, description = "A value is not valid, such as the image or another snapshotter than the backend's; `image_not_allowed`, `device_not_allowed` or `limit_too_high` for what this server does not allow."),
         (status = 404, description = "`bot_not_found`."),
-        (status = 409, description = "`container_exists` with another image or devices, `creation_under_way` with another body, or `busy`."),
+        (status = 409, description = "`container_exists` with another image, devices or limits, `creation_under_way` with another body, or `busy`."),
         (status = 422, description = "`preference_unreadable`: the bot's `metadata.workspace` cannot be used."),
         (status = 507, description = "`insufficient_storage`."),
     ),

@@ -152,8 +152,21 @@ async fn a_creation_tells_its_steps_in_order() {
         .await
         .events();
     assert_eq!(kinds(&again).last(), Some(&"complete"));
-    let other = api.post(&path, json!({"image": "registry.test/x:1"})).await;
-    other.expect_problem(409, "container_exists");
+    let limits = info["limits"].clone();
+    let memory = limits["memory_bytes"].as_u64().unwrap();
+    for (other, status) in [
+        (json!({"image": "registry.test/x:1"}), 409),
+        (json!({"limits": {"memory_bytes": memory / 2}}), 409),
+        (json!({"limits": {"cpu_millis": 10}}), 409),
+        (json!({"limits": {"memory_bytes": memory}}), 200),
+        (json!({"limits": limits}), 200),
+    ] {
+        let reply = api.post(&path, other).await;
+        match status {
+            200 => assert_eq!(kinds(&reply.events()).last(), Some(&"complete")),
+            _ => drop(reply.expect_problem(409, "container_exists")),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

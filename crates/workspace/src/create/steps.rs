@@ -1,6 +1,6 @@
 //! The steps of a creation, and how they are undone.
 
-use super::{Creation, Phase, Returned, Wishes, refuse_other};
+use super::{Creation, Phase, Returned, Wishes};
 use crate::faults::fault_point;
 use crate::layers::Root;
 use crate::model::CreatedWorkspace;
@@ -13,7 +13,7 @@ use crate::standing::Standing;
 use crate::starts::Cause;
 use crate::{Error, Result};
 use botstead_archive::ApplyMode;
-use botstead_runtime::{Endpoint, Signal};
+use botstead_runtime::{Endpoint, Image, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
 use botstead_types::{BotId, ContainerId, DesiredState, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
@@ -32,9 +32,11 @@ impl Inner {
     ) -> Result<CreatedWorkspace> {
         let operation = &creation.live.record;
         let _guard = self.lock(operation.bot, operation.id, "create").await?;
+        let (found, local) =
+            tokio::join!(self.found_record(operation.bot), self.good_enough(&wishes));
         // One that the runtime has and no row is recorded first, as it is: nothing is brought back.
-        if let Some(record) = self.found_record(operation.bot).await? {
-            refuse_other(&record, &creation.request)?;
+        if let Some(record) = found? {
+            self.refuse_other(&record, &creation.request)?;
             creation.phase.send_replace(Phase::Creating);
             self.bring_up(&record, Cause::Asked).await?;
             return Ok(self.found(&record).await);
@@ -63,7 +65,7 @@ impl Inner {
         fault_point!("create", "begun");
         let steps = async {
             leased?;
-            self.create_steps(creation, &lease, wishes).await
+            self.create_steps(creation, &lease, wishes, local?).await
         };
         match steps.await {
             Ok((record, data_restored)) => {
@@ -94,18 +96,15 @@ impl Inner {
         creation: &Creation,
         lease: &LeaseId,
         mut wishes: Wishes,
+        local: Option<Image>,
     ) -> Result<(ContainerRecord, bool)> {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
         wishes.check(&self.config.bounds)?;
-        let container = ContainerId::for_bot(bot);
-        let (image, namespace) = tokio::join!(
-            self.wished_image(lease, &wishes, &creation.live),
-            self.runtime.network.create_namespace(&container)
-        );
-        let image = image?;
-        let top = image.top;
-        let image = self.recorded(image.resolved).await?;
+        let image = self.wished_image(lease, &wishes, local, &creation.live);
+        let image = image.await?;
+        let Image { resolved, top, .. } = image;
+        let image = self.recorded(&resolved).await?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);
         let record = ContainerRecord {
@@ -116,9 +115,10 @@ impl Inner {
             limits: wishes.limits,
             ..self.new_record(bot, image, SnapshotKey::active(id))
         };
-        let (root, address, orphan) = tokio::join!(
+        let (root, address, namespace, orphan) = tokio::join!(
             self.prepare_root(lease, &record, top.as_ref()),
             self.address(bot),
+            self.runtime.network.create_namespace(&record.container),
             self.returning_orphan(bot, &record.snapshot),
         );
         let root = root?;
@@ -149,7 +149,7 @@ impl Inner {
         let (address, namespace) = (address?, namespace?);
         // Not sooner: an image or an archive may take long to unpack, and that is no start.
         let _turn = self.start_turn(bot, Cause::Asked).await?;
-        let spec = self.spec(&record, address, namespace).await?;
+        let spec = self.spec_of(&record, resolved, address, namespace);
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
                 self.take_container(lease, &record, address).await?;
@@ -317,8 +317,8 @@ impl Inner {
         task?;
         fault_point!("create", "task");
         network?;
-        self.runtime.tasks.start(id).await?;
         self.greet_agent(id);
+        self.runtime.tasks.start(id).await?;
         fault_point!("create", "started");
         Ok(())
     }

@@ -75,7 +75,7 @@ impl Inner {
 
     async fn local(&self, reference: &ImageRef) -> Result<Option<RecordedImage>> {
         match self.runtime.images.get(reference).await {
-            Ok(image) => Ok(Some(self.kept(image.resolved).await?)),
+            Ok(image) => Ok(Some(self.kept(&image.resolved).await?)),
             Err(error) => match error.kind() {
                 ErrorKind::NotFound => Ok(None),
                 // Later it may be there.
