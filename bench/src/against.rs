@@ -78,7 +78,7 @@ pub(crate) async fn measure(this: &Server, other: &Server, extent: Extent) -> Re
         );
         for round in 0..WARM_UP + extent.rounds {
             tokio::time::sleep(SETTLE).await;
-            // What the first leaves to the kernel, the second pays for.
+            // What the first leaves to the disk, the second pays for.
             let (ours, theirs) = if round % 2 == 0 {
                 let ours = sides.0.once().await?;
                 tokio::time::sleep(SETTLE).await;

@@ -37,15 +37,17 @@ impl Pair {
 pub(crate) const SETTLE: Duration = Duration::from_millis(300);
 
 /// Runs the two sides one after the other, in another order each round: what the first leaves to
-/// the kernel, the second pays for.
+/// the disk, the second pays for.
 macro_rules! in_turns {
     ($round:expr, $server:expr, $bare:expr) => {{
         tokio::time::sleep(SETTLE).await;
         if $round % 2 == 0 {
             let server = $server;
+            tokio::time::sleep(SETTLE).await;
             (server, $bare)
         } else {
             let bare = $bare;
+            tokio::time::sleep(SETTLE).await;
             ($server, bare)
         }
     }};

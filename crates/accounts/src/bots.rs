@@ -129,15 +129,8 @@ impl Accounts {
             self.check_metadata(metadata)?;
             // The sum counts too. Two updates at once may together end above the limit, by at
             // most one more of it: the limit guards the database, and that holds.
-            let read = bot.metadata.to_map();
-            let mut merged =
-                read.map_err(|error| Error::internal("reading the metadata", error))?;
-            for (key, value) in metadata {
-                match value {
-                    Value::Null => merged.remove(key),
-                    value => merged.insert(key.clone(), value.clone()),
-                };
-            }
+            let merged = bot.metadata.changed(metadata);
+            let merged = merged.map_err(|error| Error::internal("reading the metadata", error))?;
             check_size(&merged)?;
         }
         let patch = BotPatch {

@@ -21,10 +21,10 @@ const START_WAIT: Duration = Duration::from_secs(5);
 /// While calls are under way a connection on which nothing comes for this long is asked for a sign of life,
 /// and given up when there is none for as long again: an agent that stands still ends none of its calls.
 const SILENCE: Duration = Duration::from_secs(45);
-/// How often is tried again: at first more often, as most agents listen some milliseconds after the first try.
+/// The pause between tries: shorter at first, as most agents listen some milliseconds after the first try.
 const PAUSE: Duration = Duration::from_millis(50);
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const FIRST: Duration = Duration::from_millis(200);
+const EAGER_PAUSE: Duration = Duration::from_millis(1);
+const EAGER: Duration = Duration::from_millis(200);
 
 /// A connection as bytes.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -164,8 +164,8 @@ async fn connect(
 ) -> io::Result<Box<dyn Stream>> {
     let began = Instant::now();
     loop {
-        let pause = match began.elapsed() < FIRST {
-            true => FIRST_PAUSE,
+        let pause = match began.elapsed() < EAGER {
+            true => EAGER_PAUSE,
             false => PAUSE,
         };
         match connector.connect(container).await {

@@ -1,5 +1,5 @@
 //! What surrounds every request: its id, its span, its problem reply, its line in the access log
-//! and its figures.
+//! and its figures; and what of its reply depends on the version of HTTP.
 
 use crate::auth::Caller;
 use crate::client_address;
@@ -115,13 +115,8 @@ pub(crate) async fn surround(
     }
     line.status = Some(reply.status());
     add_headers(reply.response_mut(), &id);
-    if reply.request().version() < Version::HTTP_11
-        && reply.response().body().size() == BodySize::Stream
-    {
-        // Its end is that of the connection: chunks came with HTTP/1.1.
-        let head = reply.response_mut().head_mut();
-        head.no_chunking(true);
-        head.set_connection_type(ConnectionType::Close);
+    if reply.request().version() < Version::HTTP_11 {
+        send_no_chunks(reply.response_mut());
     }
     Ok(reply.map_body(|_, body| {
         line.finished = matches!(body.size(), BodySize::None | BodySize::Sized(0));
@@ -155,6 +150,16 @@ fn is_bare_failure(reply: &HttpResponse) -> bool {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_none_or(|kind| kind.as_bytes() != crate::problem::CONTENT_TYPE.as_bytes())
+}
+
+/// Lets the end of the connection be that of a body whose length is not known: HTTP/1.0 has no chunks (RFC
+/// 9112, 7.1).
+fn send_no_chunks(reply: &mut HttpResponse) {
+    if reply.body().size() == BodySize::Stream {
+        let head = reply.head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
 }
 
 fn add_headers(reply: &mut HttpResponse, id: &RequestId) {

@@ -53,6 +53,24 @@ impl Memory {
         })
     }
 
+    /// Room for a list of at most so many bytes, to be taken before the list is made: many at once would
+    /// otherwise be there before they are counted. An agent's answer is waited for without it, as an agent
+    /// that does not answer would keep it from others. What the list does not take is given back with the reply.
+    ///
+    /// # Errors
+    /// As [`Room::reserve`].
+    pub(crate) async fn for_list(
+        self: &Arc<Self>,
+        user: UserId,
+        most: usize,
+    ) -> Result<Room, Problem> {
+        let mut room = self.room(Some(user));
+        // What is read, and the reply that is made of it.
+        let most = most.saturating_mul(2);
+        room.reserve(most, most).await?;
+        Ok(room)
+    }
+
     /// Nothing yet, for this user.
     pub(crate) fn room(self: &Arc<Self>, user: Option<UserId>) -> Room {
         Room {
@@ -66,7 +84,7 @@ impl Memory {
 }
 
 impl Room {
-    /// Waits shortly until there is room for so many bytes in all. Where there is not, it asks for `most` at
+    /// Waits shortly until there is room for so many bytes in all. Where it has less, it asks for `most` at
     /// once: who waited for more and kept some would keep it from others who do the same. What is more than
     /// a user may have waits for all that they may have.
     ///

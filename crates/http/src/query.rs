@@ -49,7 +49,7 @@ fn check(request: &HttpRequest) -> Result<(), Problem> {
             let detail = match &known.query[..] {
                 [] => format!("there is no parameter `{shown}`: this request takes none"),
                 known => format!(
-                    "there is no parameter `{shown}`; there is: `{}`",
+                    "there is no parameter `{shown}`; this request takes `{}`",
                     known.join("`, `")
                 ),
             };

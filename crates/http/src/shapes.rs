@@ -1,13 +1,10 @@
 //! Shapes that several resources share.
 
 use crate::HttpConfig;
-use crate::auth::Caller;
 use crate::budget::Budget;
 use crate::context::RequestId;
 use crate::extract::PageQuery;
-use crate::memory::Room;
 use crate::problem::Problem;
-use crate::state::SharedState;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use botstead_types::{InvalidValue, Limits, Page};
@@ -49,20 +46,6 @@ impl<T: Serialize> List<T> {
             truncated: more || cut,
         }
     }
-}
-
-/// Room for a list of at most so many bytes, which is taken before the list is made: many at once would
-/// otherwise be there before they are counted. What it does not take is given back with the reply.
-pub(crate) async fn list_room(
-    state: &SharedState,
-    caller: &Caller,
-    most: usize,
-) -> Result<Room, Problem> {
-    let mut room = state.memory.room(Some(caller.user));
-    // What is read, and the reply that is made of it.
-    let most = most.saturating_mul(2);
-    room.reserve(most, most).await?;
-    Ok(room)
 }
 
 /// The cursor of a page, from the key of its last item.
@@ -238,7 +221,7 @@ impl From<Limits> for LimitsShape {
     }
 }
 
-/// Adds the methods that the words of an enumeration need to stand in a reply: the word itself.
+/// The word of an enumeration's value.
 pub(crate) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,

@@ -55,7 +55,7 @@ pub(crate) struct Source<'a> {
 ///
 /// # Errors
 /// `AlreadyExists` when there is one of that name; `Unsupported` where the filesystem cannot exchange two
-/// directories. After any error the source is as it was.
+/// directories. After any error the source is as it was, or is so after [`settle_all`].
 pub(crate) async fn commit(
     leased: &Leased<'_>,
     source: Source<'_>,
@@ -134,7 +134,7 @@ async fn finish(
     match failed {
         None => {
             // Otherwise the next process does.
-            let _ = finished(&client, &name).await;
+            let _ = clear_labels(&client, &name).await;
             Ok(())
         }
         Some(failed) => {
@@ -171,7 +171,7 @@ async fn settle(client: &Client, op: &Op, found: &Info) -> Result<Settled> {
     };
     let refused = |status| op.status(status);
     if found.kind() != Kind::Committed || stat(client, of).await.map_err(refused)?.is_none() {
-        finished(client, &found.name).await.map_err(refused)?;
+        clear_labels(client, &found.name).await.map_err(refused)?;
         return Ok(Settled::Whole);
     }
     tracing::info!(snapshot = of, "undoing a commit that was cut off");
@@ -240,7 +240,7 @@ async fn remove(client: &Client, key: &str) -> Result<(), Status> {
 }
 
 /// Takes away what tells of a commit under way.
-async fn finished(client: &Client, name: &str) -> Result<(), Status> {
+async fn clear_labels(client: &Client, name: &str) -> Result<(), Status> {
     let request = UpdateSnapshotRequest {
         snapshotter: client.snapshotter.clone(),
         info: Some(Info {

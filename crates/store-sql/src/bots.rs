@@ -4,15 +4,14 @@ use crate::convert::{Row, json, micros, now, word};
 use crate::cursor::{self, ByAge};
 use crate::database::Database;
 use crate::entities::bots;
-use crate::error::failed;
+use crate::error::{failed, unreadable};
 use async_trait::async_trait;
-use botstead_store::{Bot, BotPatch, Bots, Error, ErrorKind, Result};
+use botstead_store::{Bot, BotPatch, Bots, Error, ErrorKind, Metadata, Result};
 use botstead_types::{BotId, Page, PageRequest, UserId};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel,
     QueryFilter, QueryOrder, QuerySelect, Set,
 };
-use serde_json::{Map, Value};
 use std::sync::Arc;
 
 const LIST: &str = "bots";
@@ -53,15 +52,10 @@ pub(crate) async fn patch(db: &impl ConnectionTrait, id: BotId, patch: &BotPatch
     let metadata = match &patch.metadata {
         None => None,
         Some(keys) => {
-            let mut metadata: Map<String, Value> = of.json(&row.metadata)?;
-            for (key, value) in keys {
-                if value.is_null() {
-                    metadata.remove(key);
-                } else {
-                    metadata.insert(key.clone(), value.clone());
-                }
-            }
-            Some(json(&metadata)?)
+            let metadata: Metadata = of.json(&row.metadata)?;
+            let changed = metadata.changed(keys);
+            let changed = changed.map_err(|error| unreadable("read bot", id, error))?;
+            Some(json(&changed)?)
         }
     };
     let mut change = row.into_active_model();

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// What clients keep with a bot: a JSON object. It is held as its text: every call to a bot reads it, few
-/// look into it, and values made of it can take fifty times as much memory.
+/// look into it, and the values of it can take many times as much memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "Box<RawValue>")]
 pub struct Metadata(Box<RawValue>);
@@ -22,6 +22,21 @@ impl Metadata {
     /// When it is nested too deeply to be read.
     pub fn to_map(&self) -> serde_json::Result<Map<String, Value>> {
         serde_json::from_str(self.text())
+    }
+
+    /// All of it after a change of its keys, where `null` removes one.
+    ///
+    /// # Errors
+    /// When it is nested too deeply to be read.
+    pub fn changed(&self, keys: &Map<String, Value>) -> serde_json::Result<Map<String, Value>> {
+        let mut map = self.to_map()?;
+        for (key, value) in keys {
+            match value {
+                Value::Null => map.remove(key),
+                value => map.insert(key.clone(), value.clone()),
+            };
+        }
+        Ok(map)
     }
 
     /// What it has under `workspace`, `null` for nothing: the workspace's preferences.
@@ -63,6 +78,7 @@ impl TryFrom<Box<RawValue>> for Metadata {
     }
 }
 
+/// Equal as texts.
 impl PartialEq for Metadata {
     fn eq(&self, other: &Self) -> bool {
         self.text() == other.text()
@@ -84,6 +100,10 @@ mod tests {
         assert_eq!(serde_json::to_string(&metadata).unwrap(), text);
         assert_eq!(Metadata::default().text(), "{}");
         assert_eq!(Metadata::default().workspace().unwrap(), Value::Null);
+        let deep = format!("{{\"workspace\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        if let Ok(deep) = serde_json::from_str::<Metadata>(&deep) {
+            assert!(deep.to_map().is_err() && deep.workspace().is_err());
+        }
         for other in ["[]", "null", "1", "{", ""] {
             assert!(serde_json::from_str::<Metadata>(other).is_err(), "{other}");
         }

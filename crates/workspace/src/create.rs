@@ -25,6 +25,12 @@ use serde::{Deserialize, Serialize};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
+const OTHER_IMAGE: &str = "another image; change its image, or delete the workspace first";
+const OTHER_DEVICES: &str =
+    "other devices, which are set when it is created; delete the workspace and keep its data first";
+const OTHER_LIMITS: &str =
+    "other limits, which are set when it is created; delete the workspace and keep its data first";
+
 /// A creation, or a change of image, under way.
 pub(crate) struct Creation {
     request: CreateRequest,
@@ -172,8 +178,8 @@ impl Inner {
         }
     }
 
-    /// What a creation makes, within the server's bounds. A workspace that exists has its image and
-    /// devices already, and goes on with them.
+    /// What a creation makes, within the server's bounds. A workspace that exists has its image, devices
+    /// and limits already, and goes on with them.
     fn wishes(
         &self,
         bot: &Bot,
@@ -278,17 +284,17 @@ impl Inner {
             .as_ref()
             .is_some_and(|image| *image != record.image.reference)
         {
-            return Err(Error::ContainerExists("image"));
+            return Err(Error::ContainerExists(OTHER_IMAGE));
         }
         if devices
             .as_ref()
             .is_some_and(|devices| *devices != record.devices)
         {
-            return Err(Error::ContainerExists("set of devices"));
+            return Err(Error::ContainerExists(OTHER_DEVICES));
         }
         let own = record.limits.or(self.config.default_limits);
         if limits.is_some_and(|limits| limits.or(own) != own) {
-            return Err(Error::ContainerExists("set of limits"));
+            return Err(Error::ContainerExists(OTHER_LIMITS));
         }
         Ok(())
     }

@@ -128,9 +128,7 @@ pub enum Error {
     #[error("you are not allowed to {0}")]
     Forbidden(&'static str),
     /// The workspace exists and differs from what was asked for.
-    #[error(
-        "the workspace exists with another {0}; change it in place, or delete the workspace first"
-    )]
+    #[error("the workspace exists with {0}")]
     ContainerExists(&'static str),
     /// A creation with other wishes is under way.
     #[error("a creation of this workspace with another request is under way: operation {0}")]

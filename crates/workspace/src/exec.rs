@@ -49,9 +49,10 @@ impl Workspaces {
         self.exec_within(actor, bot, request, async |_| true).await
     }
 
-    /// The same for who holds outputs of many at once: `room` is asked whether this may be kept as well, of
-    /// either output. From the first no on the rest is dropped, as beyond the first MiB. Where a backend gives
-    /// no way to agents it is asked once, before the command starts, with as much as there can be.
+    /// The same for who holds outputs of many at once: `room` is asked for each piece of either output
+    /// whether it may be kept. From the first no on the rest is dropped, as beyond the first MiB. Where a
+    /// backend gives no way to agents it is asked once, before the command starts, with as many NUL bytes as
+    /// there can be output: no byte takes more.
     ///
     /// # Errors
     /// As [`Workspaces::exec`].
@@ -93,11 +94,8 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
     ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
-        let (call, kills) = tokio::join!(
-            self.inner.agent_for_long(bot),
-            self.inner.out_of_memory_kills(bot)
-        );
-        let AgentCall { client, place } = call?;
+        let AgentCall { client, place } = self.inner.agent_for_long(bot).await?;
+        let kills = self.inner.out_of_memory_kills(bot).await;
         let events = start(&client, new_id(), request, false).await?;
         let inner = Arc::clone(&self.inner);
         Ok(events

@@ -179,7 +179,7 @@ impl Inner {
     }
 
     /// After a failure: puts the workspace back as it was when nothing was frozen yet, and tells how the
-    /// operation ended; nothing after that.
+    /// operation ended; `None`, with nothing done, after that.
     pub(crate) async fn put_back(
         self: &Arc<Self>,
         operation: &Operation,

@@ -121,11 +121,12 @@ async fn an_import_that_the_workspace_has_no_place_for_is_undone_and_no_fault() 
     let log = tempfile::NamedTempFile::new().unwrap();
     let lines = tracing_subscriber::fmt().with_writer(log.reopen().unwrap());
     let logged = tracing::subscriber::set_default(lines.finish());
+    tracing::info!("the log is kept");
     let refused = world.import(bot, &archive, ImportMode::Merge).await;
     drop(logged);
     assert_eq!(refused.unwrap_err().code(), "data_not_a_directory");
     let log = std::fs::read_to_string(log.path()).unwrap();
-    assert!(!log.contains("ERROR"), "{log}");
+    assert!(log.contains("is kept") && !log.contains("ERROR"), "{log}");
     let kept = world.read_from(bot, "etc/file").await;
     assert_eq!(kept.as_deref(), Some("mine"));
     world.check_whole().await;

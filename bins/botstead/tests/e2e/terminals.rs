@@ -159,6 +159,12 @@ async fn frames_and_requests_that_make_no_sense_are_refused() {
     unknown.send("echo alive-$((1+1))\r").await;
     unknown.shows("alive-2").await;
     let mut large = workspace.terminal(&bad.session).await;
+    // What is discarded shows that it came as a whole.
+    large
+        .send(&format!(": {}\r", " ".repeat((256 << 10) - 3)))
+        .await;
+    large.send("echo taken-$((1+1))\r").await;
+    large.shows("taken-2").await;
     large.send(&"x".repeat((256 << 10) + 1)).await;
     assert_eq!(large.closed().await, Some(1009));
 

@@ -3,7 +3,7 @@
 use crate::auth::Caller;
 use crate::extract::{Body, BodyOrDefault, IdOf, PageQuery, QueryOf, flag, nullable};
 use crate::problem::Problem;
-use crate::shapes::{List, list_room, word};
+use crate::shapes::{List, word};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, patch, post, web};
 use botstead_accounts::{Bot, BotUpdate, METADATA_LIMIT, Metadata, NewBot};
@@ -83,8 +83,8 @@ async fn list_bots(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let page = PageRequest::try_from(query.0)?;
-    let most = METADATA_LIMIT * usize::try_from(page.limit).unwrap_or(usize::MAX);
-    let room = list_room(&state, &caller, most).await?;
+    let most = METADATA_LIMIT.saturating_mul(page.limit as usize);
+    let room = state.memory.for_list(caller.user, most).await?;
     let bots = state.services.accounts.bots(&caller.actor, &page).await?;
     let reply = HttpResponse::Ok().json(List::from(bots.map(BotShape::from)));
     Ok(room.held_by(reply))

@@ -165,9 +165,9 @@ fn creation_step(event: CreateEvent) -> Step<CreationEvent> {
 /// back; then exactly one of `{"type":"complete","container"}` and
 /// `{"type":"error","message","code","request_id"}`. Comments come every 15 s.
 ///
-/// On an existing workspace the same or no image and devices make sure that it runs. A second
-/// request with the same body joins a creation under way. The creation goes on when its client
-/// leaves.
+/// On an existing workspace the same image, devices and limits, or none of them, make sure that it
+/// runs. A second request with the same body joins a creation under way. The creation goes on when
+/// its client leaves.
 #[utoipa::path(
     tag = "container",
     params(("bot_id" = Uuid, Path, description = "The bot.")),

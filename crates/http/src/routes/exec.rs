@@ -317,6 +317,31 @@ mod tests {
     }
 
     #[test]
+    fn no_output_takes_more_than_is_counted() {
+        let every: Vec<u8> = (0..=u8::MAX).collect();
+        let texts = [
+            "plain",
+            "\u{1}\u{1f}\n\"\\\u{7f}",
+            "\u{e4}\u{4e16}\u{1f600}",
+        ];
+        let wrong = [&b"a\xffb"[..], b"\xe4\xb8", b"\xf0\x9f\x98", &every];
+        for data in texts.map(str::as_bytes).into_iter().chain(wrong) {
+            for encoding in [Encoding::Utf8, Encoding::Base64] {
+                // Quotes and padding are once in a reply, and not in each piece of an output.
+                let data = data.repeat(30);
+                let text = encoding.encode(&data);
+                let json = serde_json::to_string(&text).unwrap();
+                let taken = data.len() + text.len() + json.len() - 2;
+                let most = encoding.most(&data);
+                assert!(
+                    taken <= most && most <= 3 * taken,
+                    "{taken} {most} {data:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn output_that_is_no_text_survives_as_base64() {
         assert_eq!(Encoding::Utf8.encode(b"a\xffb"), "a\u{fffd}b");
         assert_eq!(Encoding::Base64.encode(b"a\xffb"), "Yf9i");

@@ -4,7 +4,7 @@ use super::data::{ExportQuery, archive_reply};
 use crate::auth::Caller;
 use crate::extract::{PageQuery, QueryOf};
 use crate::problem::Problem;
-use crate::shapes::{List, Paged, list_room, word};
+use crate::shapes::{List, Paged, word};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, post, web};
 use botstead_types::VersionNumber;
@@ -86,7 +86,10 @@ async fn list_unrecorded(
     query: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let room = list_room(&state, &caller, state.config.max_reply_bytes).await?;
+    let room = state
+        .memory
+        .for_list(caller.user, state.config.max_reply_bytes)
+        .await?;
     let found = state.services.workspaces.unrecorded(&caller.actor).await?;
     let key = |one: &UnrecordedSnapshot| {
         let bot = *one.bot.as_uuid();

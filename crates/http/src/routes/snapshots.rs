@@ -7,7 +7,7 @@ use crate::HttpConfig;
 use crate::auth::Caller;
 use crate::extract::{Body, BodyOrDefault, IdOf, PageQuery, QueryOf};
 use crate::problem::Problem;
-use crate::shapes::{Paged, list_room};
+use crate::shapes::Paged;
 use crate::state::SharedState;
 use actix_web::{HttpResponse, get, post, web};
 use botstead_types::{BotId, VersionNumber};
@@ -279,7 +279,10 @@ async fn list_snapshots(
         .as_deref()
         .filter(|name| !name.is_empty());
     let workspaces = &state.services.workspaces;
-    let room = list_room(&state, &caller, state.config.max_reply_bytes).await?;
+    let room = state
+        .memory
+        .for_list(caller.user, state.config.max_reply_bytes)
+        .await?;
     let list = workspaces
         .snapshots(&caller.actor, id.0, snapshotter)
         .await?;
@@ -429,7 +432,10 @@ async fn get_tree(
     page: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let room = list_room(&state, &caller, state.config.max_reply_bytes).await?;
+    let room = state
+        .memory
+        .for_list(caller.user, state.config.max_reply_bytes)
+        .await?;
     let tree = state.services.workspaces.tree(&caller.actor, id.0).await?;
     let page = Tree::page(tree, &page.0, &state.config)?;
     Ok(room.held_by(HttpResponse::Ok().json(page)))

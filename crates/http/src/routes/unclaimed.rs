@@ -4,7 +4,7 @@ use super::data::archive_reply;
 use crate::auth::Caller;
 use crate::extract::{IdOf, PageQuery, QueryOf};
 use crate::problem::Problem;
-use crate::shapes::{List, Paged, list_room};
+use crate::shapes::{List, Paged};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, web};
 use botstead_types::{BotId, PreservedId};
@@ -73,7 +73,10 @@ async fn list(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let workspaces = &state.services.workspaces;
-    let room = list_room(&state, &caller, state.config.max_reply_bytes).await?;
+    let room = state
+        .memory
+        .for_list(caller.user, state.config.max_reply_bytes)
+        .await?;
     let found = workspaces.unclaimed_archives(&caller.actor).await?;
     let key = |one: &UnclaimedArchive| (*one.bot.as_uuid(), Reverse(*one.archive.id.as_uuid()));
     let page = Paged::of(found, key, Unclaimed::from, &query.0, &state.config)?;

@@ -177,20 +177,23 @@ async fn what_finds_no_memory_is_refused_and_told_when_to_come_back() {
     let rest = json!({"path": "/data/x", "content": "x".repeat(135 << 10)});
     stalled.leave(&path, &rest).await;
     let api = &stalled.api;
-    let reply = api.post(&path, content()).await;
+    let snapshots = path.replace("fs/write", "snapshots");
+    // What can be asked for again is refused, and a list is not made before there is room for it.
+    let asked = [
+        large.as_str(),
+        "/bots",
+        &snapshots,
+        &format!("{snapshots}/tree"),
+    ];
+    let asked = futures_util::future::join_all(asked.map(|path| api.get(path)));
+    let (reply, asked) = tokio::join!(api.post(&path, content()), asked);
     let problem = reply.expect_problem(503, "too_much_in_flight");
     assert_eq!(reply.header("retry-after"), "5");
     assert!(problem["detail"].as_str().unwrap().contains("try again"));
-    // A list is not made before there is room for it.
-    let snapshots = path.replace("fs/write", "snapshots");
-    for list in ["/bots", &snapshots, &format!("{snapshots}/tree")] {
-        let reply = api.get(list).await;
+    for reply in asked {
         reply.expect_problem(503, "too_much_in_flight");
     }
-    // What can be asked for again is refused, and what is done is told.
-    api.get(&large)
-        .await
-        .expect_problem(503, "too_much_in_flight");
+    // What is done is told.
     let renamed = api.call(
         &api.member,
         Method::PATCH,

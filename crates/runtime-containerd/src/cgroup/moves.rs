@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A grace period takes longer than this.
+/// For longer than this after a move the next one does not wait: a grace period takes longer.
 const PAUSE: Duration = Duration::from_millis(4);
 /// Longer than it takes from the beginning of a start to its move. One that hangs costs no more.
 const WINDOW: Duration = Duration::from_millis(250);

@@ -142,7 +142,7 @@ impl ContainerdTasks {
         match looked.await {
             Ok(None) => Ok(()),
             Ok(Some(rule)) => Err(op.invalid(format!(
-                "{rule}, so it cannot be started: go back to a version in which that is so"
+                "{rule}: it cannot be started; use another image, or go back to a version in which that is so"
             ))),
             Err(cause) => {
                 Err(op.fail_with(ErrorKind::Internal, "its root cannot be looked at", cause))

@@ -12,6 +12,7 @@ use rustix::fs::{FileType, OFlags, readlinkat};
 use rustix::io::Errno;
 use std::path::PathBuf;
 
+/// What runc opens in the root before the container is confined to it.
 const OPENED: [&str; 2] = ["etc/passwd", "etc/group"];
 
 /// What the kernel's filesystems are mounted on.
@@ -40,7 +41,7 @@ fn wrong(root: BorrowedFd<'_>, mounts: &[String]) -> Option<String> {
         return Some(format!("its /{path} must be a directory"));
     }
     let Some(mounts) = places(root, mounts) else {
-        return Some("the links to what is mounted in it must not lead that far".to_owned());
+        return Some("a link on the way to one of its mounts leads on and on".to_owned());
     };
     let path = OPENED
         .into_iter()

@@ -101,9 +101,8 @@ impl Inner {
         let operation = &creation.live.record;
         let (id, bot) = (operation.id, operation.bot);
         wishes.check(&self.config.bounds)?;
-        let image = self.wished_image(lease, &wishes, local, &creation.live);
-        let image = image.await?;
-        let Image { resolved, top, .. } = image;
+        let found = self.wished_image(lease, &wishes, local, &creation.live);
+        let Image { resolved, top, .. } = found.await?;
         let image = self.recorded(&resolved).await?;
         fault_point!("create", "pulled");
         creation.phase.send_replace(Phase::Creating);

@@ -5,7 +5,7 @@ use crate::auth::Caller;
 use crate::context::RequestId;
 use crate::extract::{Body, IdOf, QueryOf, flag, wants_events};
 use crate::problem::Problem;
-use crate::shapes::{List, list_room};
+use crate::shapes::List;
 use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
@@ -82,8 +82,8 @@ pub(super) async fn list(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let execs = state.services.workspaces.execs(&caller.actor, id.0).await?;
-    let arguments = execs.items.iter().flat_map(|it| &it.command);
-    let room = list_room(&state, &caller, arguments.map(|it| 6 * it.len()).sum()).await?;
+    let most = state.config.max_reply_bytes;
+    let room = state.memory.for_list(caller.user, most).await?;
     let items = execs.items.into_iter().map(ExecShape::from);
     let list = List::fitting(items, execs.more, &state.config);
     Ok(room.held_by(HttpResponse::Ok().json(list)))

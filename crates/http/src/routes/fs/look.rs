@@ -6,7 +6,7 @@ use crate::budget::Budget;
 use crate::extract::{IdOf, QueryOf, flag};
 use crate::paths::{QueryPath, to_base64};
 use crate::problem::Problem;
-use crate::shapes::{from_cursor, list_room, to_cursor};
+use crate::shapes::{from_cursor, to_cursor};
 use crate::state::SharedState;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, get, web};
@@ -127,9 +127,9 @@ pub(super) async fn list(
         .workspaces
         .list_files(&caller.actor, id.0, &path.0, wanted)
         .await?;
+    let most = state.config.max_reply_bytes;
+    let room = state.memory.for_list(caller.user, most).await?;
     let paths: Vec<Vec<u8>> = page.entries.iter().map(|it| it.path.clone()).collect();
-    let most = paths.iter().map(|path| 6 * path.len()).sum();
-    let room = list_room(&state, &caller, most).await?;
     let budget = Budget::new(state.config.max_reply_bytes);
     let (entries, cut) = budget.fit(page.entries.into_iter().map(Entry::from));
     let last = entries.len().checked_sub(1).filter(|_| page.more || cut);

@@ -20,7 +20,7 @@ const PING: Duration = Duration::from_secs(30);
 /// A client that answers none of so many is gone.
 const UNANSWERED: u32 = 3;
 /// The largest message of a client, which may be in memory as a whole for as long as its end does not come.
-const MAX_FRAME: usize = 256 << 10;
+const MAX_MESSAGE: usize = 256 << 10;
 
 /// A connection that was taken.
 pub(super) struct Socket {
@@ -60,9 +60,9 @@ impl Socket {
         } = terminal;
         let activity = Activity::new();
         let mut messages = stream
-            .max_frame_size(MAX_FRAME)
+            .max_frame_size(MAX_MESSAGE)
             .aggregate_continuations()
-            .max_continuation_size(MAX_FRAME);
+            .max_continuation_size(MAX_MESSAGE);
         let mut to_client = session.clone();
         let from_terminal = async {
             if with_text {
@@ -125,7 +125,7 @@ impl Socket {
                     Err(ProtocolError::Overflow) => {
                         return End::Close(
                             CloseCode::Size,
-                            "a message is larger than 256 KiB; send it in parts",
+                            "a message is larger than 256 KiB; send several smaller ones",
                         );
                     }
                     Err(ProtocolError::Io(_)) => return End::Left,
