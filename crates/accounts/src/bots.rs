@@ -17,7 +17,7 @@ fn not_found(error: store::Error) -> Error {
     }
 }
 
-fn check_size(metadata: &Map<String, Value>) -> Result<()> {
+fn check_whole(metadata: &Map<String, Value>) -> Result<()> {
     let json = serde_json::to_vec(metadata)
         .map_err(|error| Error::internal("measuring the metadata", error))?;
     if json.len() > METADATA_LIMIT {
@@ -26,12 +26,20 @@ fn check_size(metadata: &Map<String, Value>) -> Result<()> {
             limit: METADATA_LIMIT,
         });
     }
-    Ok(())
+    // What cannot be read again would be there for ever: nested too deeply, or under a key to which the
+    // library that reads it gives a meaning of its own.
+    match serde_json::from_slice::<Map<String, Value>>(&json) {
+        Ok(read) if read == *metadata => Ok(()),
+        _ => Err(Error::invalid(
+            "metadata",
+            "it must be JSON of at most 128 levels without keys that begin with `$serde_json::private::`",
+        )),
+    }
 }
 
 impl Accounts {
     fn check_metadata(&self, metadata: &Map<String, Value>) -> Result<()> {
-        check_size(metadata)?;
+        check_whole(metadata)?;
         match metadata.get("workspace") {
             Some(workspace) => check_workspace(workspace, &self.inner.bounds),
             None => Ok(()),
@@ -131,7 +139,7 @@ impl Accounts {
             // most one more of it: the limit guards the database, and that holds.
             let merged = bot.metadata.changed(metadata);
             let merged = merged.map_err(|error| Error::internal("reading the metadata", error))?;
-            check_size(&merged)?;
+            check_whole(&merged)?;
         }
         let patch = BotPatch {
             name: update

@@ -5,6 +5,7 @@ use crate::HttpConfig;
 use crate::auth::Caller;
 use crate::connections::{Connection, Who};
 use crate::memory::Room;
+use crate::plain::Plain;
 use crate::problem::Problem;
 use crate::state::SharedState;
 use crate::words;
@@ -391,6 +392,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let detail = "the body is not right: a JSON object is expected";
         return Err(Problem::invalid("invalid_body", detail));
     }
+    let _: Plain = parse_as(bytes)?;
+    parse_as(bytes)
+}
+
+fn parse_as<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

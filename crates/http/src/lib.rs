@@ -27,6 +27,7 @@ mod memory;
 mod monitoring;
 mod openapi;
 mod paths;
+mod plain;
 mod problem;
 mod query;
 mod routes;

@@ -18,12 +18,16 @@ const UNIT: usize = 1 << 10;
 const SMALL: usize = 16 << 10;
 /// How long a request waits for memory, in all.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Lists that are made for one user at once: with what they are made of, each has up to some 14 MiB.
+const LISTS: usize = 8;
 
 /// The budget.
 pub(crate) struct Memory {
     shares: Shares<Option<UserId>>,
     /// The bytes that one user may have.
     each: usize,
+    /// Lists that are made, by whose they are.
+    lists: Shares<UserId>,
 }
 
 /// A part of it, which is given back when this is dropped.
@@ -32,6 +36,8 @@ pub(crate) struct Room {
     user: Option<UserId>,
     bytes: usize,
     share: Option<Share<Option<UserId>>>,
+    list: Option<Share<UserId>>,
+    refused: Option<Problem>,
     patience: Duration,
 }
 
@@ -50,24 +56,19 @@ impl Memory {
         Arc::new(Self {
             shares: Shares::halves(bytes / UNIT),
             each: (bytes / UNIT).div_ceil(2) * UNIT,
+            lists: Shares::apart(LISTS),
         })
     }
 
-    /// Room for a list of at most so many bytes, to be taken before the list is made: many at once would
-    /// otherwise be there before they are counted. An agent's answer is waited for without it, as an agent
-    /// that does not answer would keep it from others. What the list does not take is given back with the reply.
+    /// Waits shortly for a place to make a list, which lasts until its reply is counted: many at once would
+    /// otherwise be there before that.
     ///
     /// # Errors
     /// As [`Room::reserve`].
-    pub(crate) async fn for_list(
-        self: &Arc<Self>,
-        user: UserId,
-        most: usize,
-    ) -> Result<Room, Problem> {
+    pub(crate) async fn for_list(self: &Arc<Self>, user: UserId) -> Result<Room, Problem> {
+        let place = tokio::time::timeout(PATIENCE, self.lists.take(user, 1)).await;
         let mut room = self.room(Some(user));
-        // What is read, and the reply that is made of it.
-        let most = most.saturating_mul(2);
-        room.reserve(most, most).await?;
+        room.list = Some(place.map_err(|_| too_much_in_flight())?);
         Ok(room)
     }
 
@@ -78,6 +79,8 @@ impl Memory {
             user,
             bytes: SMALL,
             share: None,
+            list: None,
+            refused: None,
             patience: PATIENCE,
         }
     }
@@ -102,14 +105,7 @@ impl Room {
         let taken = self.memory.shares.take(self.user, more.div_ceil(UNIT));
         let taken = tokio::time::timeout(self.patience, taken).await;
         self.patience = self.patience.saturating_sub(begun.elapsed());
-        let taken = taken.map_err(|_| {
-            Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too_much_in_flight",
-                "the requests and replies that are under way, of all users or of this one, take as much \
-                 memory as they may; try again when some of them are through",
-            )
-        })?;
+        let taken = taken.map_err(|_| too_much_in_flight())?;
         self.take_in(more, taken);
         Ok(())
     }
@@ -123,7 +119,7 @@ impl Room {
     }
 
     /// For what grows and is cut where there is no room: tells whether it may have more data, for which
-    /// `most` says what it can take.
+    /// `most` says what it can take. [`Room::refused`] tells of it afterwards.
     pub(crate) fn growing(
         &mut self,
         most: impl Fn(&[u8]) -> usize,
@@ -131,8 +127,14 @@ impl Room {
         let mut all = 0_usize;
         async move |data: &[u8]| {
             all = all.saturating_add(most(data));
-            self.reserve(all, all).await.is_ok()
+            self.refused = self.reserve(all, all).await.err();
+            self.refused.is_none()
         }
+    }
+
+    /// Why what grew was cut, if it was.
+    pub(crate) fn refused(&mut self) -> Option<Problem> {
+        self.refused.take()
     }
 
     /// Has so many bytes in all, also where there is no room: others wait for that.
@@ -184,6 +186,7 @@ impl Room {
             }
         };
         self.keep(size);
+        self.list = None;
         match refused {
             Some(problem) => problem.error_response(),
             None => reply.set_body(BoxBody::new(bytes)),
@@ -207,6 +210,15 @@ impl Room {
         reply.extensions_mut().insert(self);
         reply
     }
+}
+
+fn too_much_in_flight() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too_much_in_flight",
+        "the requests and replies that are under way, of all users or of this one, take as much memory as \
+         they may; try again when some of them are through",
+    )
 }
 
 #[cfg(test)]
@@ -254,6 +266,30 @@ mod tests {
         assert!(begun.elapsed() < PATIENCE + PATIENCE / 2);
         // The one that has its place goes on meanwhile.
         first.reserve(3 << 20, 3 << 20).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_user_has_few_lists_made_at_once_and_small_ones_need_no_memory() {
+        let memory = Memory::of(8 << 20);
+        let (ann, bob) = (UserId::generate(), UserId::generate());
+        let mut all = memory.room(Some(ann));
+        all.reserve(4 << 20, 4 << 20).await.unwrap();
+        let mut lists = Vec::new();
+        for _ in 0..LISTS {
+            lists.push(memory.for_list(ann).await.unwrap());
+        }
+        assert!(memory.for_list(ann).await.is_err());
+        memory.for_list(bob).await.unwrap();
+        // One that is counted makes place, although it is sent for as long as its client likes.
+        let mut sent = lists.pop().unwrap();
+        let reply = sent
+            .count(HttpResponse::Ok().body("x".repeat(SMALL)), true)
+            .await;
+        assert_eq!(reply.status(), StatusCode::OK);
+        lists.push(memory.for_list(ann).await.unwrap());
+        let large = HttpResponse::Ok().body("x".repeat(2 * SMALL));
+        let refused = lists.pop().unwrap().count(large, true).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -261,7 +261,7 @@ impl Inner {
                 Ok(_) => OperationState::Succeeded,
                 Err(Error::Cancelled) => OperationState::Cancelled,
                 Err(error) => {
-                    tracing::warn!(%bot, operation = %id, %error, "creation failed");
+                    tracing::warn!(%bot, operation = %id, error = %error.chain(), "creation failed");
                     OperationState::Failed
                 }
             };

@@ -242,6 +242,8 @@ pub enum Error {
         code: &'static str,
         /// Its text.
         message: String,
+        /// What led to it.
+        source: Option<Cause>,
     },
     /// The configuration of the image is larger than what is kept of one.
     #[error(
@@ -538,6 +540,25 @@ impl Error {
             kind: self.kind(),
             code: self.code(),
             message: self.to_string(),
+            source: std::error::Error::source(self).map(Cause::of),
         }
+    }
+
+    /// The text with the texts of all its sources, for the log.
+    pub(crate) fn chain(&self) -> String {
+        Cause::of(self).0
+    }
+}
+
+/// An error with all its sources, as text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(String);
+
+impl Cause {
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let all = std::iter::successors(Some(error), |error| error.source());
+        let all: Vec<_> = all.map(ToString::to_string).collect();
+        Self(all.join(": "))
     }
 }

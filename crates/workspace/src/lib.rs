@@ -60,7 +60,7 @@ pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
 pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive, unclaimed_archives};
 pub use disk::Reserve;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Cause, Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
 pub use files::{

@@ -134,6 +134,37 @@ async fn metadata_is_bounded_as_a_whole() {
     assert_eq!(swapped.await.unwrap().metadata.to_map().unwrap().len(), 1);
 }
 
+/// What is kept and cannot be read again would be there for ever.
+#[tokio::test]
+async fn metadata_that_cannot_be_read_again_is_refused() {
+    let f = Fixture::new().await;
+    let (a, ann) = (&f.accounts, f.ann.actor());
+    let bot = a.create_bot(&ann, NewBot::default()).await.unwrap();
+    let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    let own = "$serde_json::private::RawValue";
+    for bad in [
+        json!({"a": {own: "x"}}),
+        json!({"a": {"b": 1, own: "[1]"}}),
+        json!({"a": deep}),
+    ] {
+        let metadata = metadata(bad);
+        let new = NewBot {
+            metadata: metadata.clone(),
+            ..NewBot::default()
+        };
+        assert_eq!(code(a.create_bot(&ann, new).await), "invalid_request");
+        let update = BotUpdate {
+            metadata: Some(metadata),
+            ..BotUpdate::default()
+        };
+        assert_eq!(
+            code(a.update_bot(&ann, bot.id, update).await),
+            "invalid_request"
+        );
+    }
+    assert_eq!(a.bot(&ann, bot.id).await.unwrap().metadata.text(), "{}");
+}
+
 #[tokio::test]
 async fn a_bot_that_is_being_deleted_does_not_change() {
     let f = Fixture::new().await;

@@ -6,7 +6,7 @@ use crate::problem::Problem;
 use crate::shapes::{List, word};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, patch, post, web};
-use botstead_accounts::{Bot, BotUpdate, METADATA_LIMIT, Metadata, NewBot};
+use botstead_accounts::{Bot, BotUpdate, Metadata, NewBot};
 use botstead_types::{BotId, PageRequest};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -83,8 +83,7 @@ async fn list_bots(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let page = PageRequest::try_from(query.0)?;
-    let most = METADATA_LIMIT.saturating_mul(page.limit as usize);
-    let room = state.memory.for_list(caller.user, most).await?;
+    let room = state.memory.for_list(caller.user).await?;
     let bots = state.services.accounts.bots(&caller.actor, &page).await?;
     let reply = HttpResponse::Ok().json(List::from(bots.map(BotShape::from)));
     Ok(room.held_by(reply))

@@ -86,10 +86,7 @@ async fn list_unrecorded(
     query: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let room = state
-        .memory
-        .for_list(caller.user, state.config.max_reply_bytes)
-        .await?;
+    let room = state.memory.for_list(caller.user).await?;
     let found = state.services.workspaces.unrecorded(&caller.actor).await?;
     let key = |one: &UnrecordedSnapshot| {
         let bot = *one.bot.as_uuid();

@@ -279,10 +279,7 @@ async fn list_snapshots(
         .as_deref()
         .filter(|name| !name.is_empty());
     let workspaces = &state.services.workspaces;
-    let room = state
-        .memory
-        .for_list(caller.user, state.config.max_reply_bytes)
-        .await?;
+    let room = state.memory.for_list(caller.user).await?;
     let list = workspaces
         .snapshots(&caller.actor, id.0, snapshotter)
         .await?;
@@ -432,10 +429,7 @@ async fn get_tree(
     page: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let room = state
-        .memory
-        .for_list(caller.user, state.config.max_reply_bytes)
-        .await?;
+    let room = state.memory.for_list(caller.user).await?;
     let tree = state.services.workspaces.tree(&caller.actor, id.0).await?;
     let page = Tree::page(tree, &page.0, &state.config)?;
     Ok(room.held_by(HttpResponse::Ok().json(page)))

@@ -73,10 +73,7 @@ async fn list(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let workspaces = &state.services.workspaces;
-    let room = state
-        .memory
-        .for_list(caller.user, state.config.max_reply_bytes)
-        .await?;
+    let room = state.memory.for_list(caller.user).await?;
     let found = workspaces.unclaimed_archives(&caller.actor).await?;
     let key = |one: &UnclaimedArchive| (*one.bot.as_uuid(), Reverse(*one.archive.id.as_uuid()));
     let page = Paged::of(found, key, Unclaimed::from, &query.0, &state.config)?;

@@ -1,6 +1,7 @@
 //! Bodies: what is wrong with one is said in plain words, and fields of our own are not passed over.
 
 use crate::support::Api;
+use reqwest::Method;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,4 +41,32 @@ async fn what_is_wrong_with_a_body_is_said_in_plain_words() {
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains(expected), "{detail}");
     }
+}
+
+/// serde_json reads an object whose first key is this as what its string says.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_of_a_body_means_anything_to_the_library_that_reads_it() {
+    let api = Api::start().await;
+    let bot = api.bot().await;
+    for (key, value) in [
+        ("$serde_json::private::RawValue", json!("[{\"\":0}]")),
+        ("$serde_json::private::RawValue", json!("x")),
+        ("$serde_json::private::Number", json!("1")),
+    ] {
+        for metadata in [
+            json!({"a": {key: value}}),
+            json!({"workspace": {"a": 1, key: value}}),
+            json!({key: value}),
+        ] {
+            let body = json!({"metadata": metadata});
+            let reply = api.call(&api.member, Method::PATCH, &bot, Some(body.clone()));
+            let problem = reply.await.expect_problem(400, "invalid_body");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains("a key must not begin"), "{detail}");
+            let reply = api.post("/bots", body).await;
+            reply.expect_problem(400, "invalid_body");
+        }
+    }
+    let kept = api.get(&bot).await.expect(200);
+    assert_eq!(kept["metadata"], json!({}));
 }

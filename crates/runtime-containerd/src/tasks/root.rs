@@ -21,10 +21,15 @@ const FOLDERS: [&str; 3] = ["dev", "proc", "sys"];
 /// So many parts of paths are gone through, those of links included; no honest root has more.
 const MOST_PARTS: usize = 256;
 
+/// The most that runc is let read of each: it reads all of it before the container has a process, and
+/// within its share of the processors.
+const MOST_BYTES: u64 = 1 << 20;
+
 /// What a path leads to.
 enum Found {
     Nothing,
-    There(FileType),
+    /// Of this kind and length in bytes.
+    There(FileType, u64),
     /// What runc finds there is not in the layers.
     Unknown,
 }
@@ -46,7 +51,10 @@ fn wrong(root: BorrowedFd<'_>, mounts: &[String]) -> Option<String> {
     let path = OPENED
         .into_iter()
         .find(|path| !is_readable(root, path.as_bytes(), &mounts))?;
-    Some(format!("its /{path} must be a regular file of its own"))
+    Some(format!(
+        "its /{path} must be a regular file of its own, of at most {} KiB",
+        MOST_BYTES >> 10
+    ))
 }
 
 /// Whether it is a directory, and no link to one, or is missing.
@@ -66,11 +74,12 @@ fn places(root: BorrowedFd<'_>, mounts: &[String]) -> Option<Vec<Vec<u8>>> {
         .collect()
 }
 
-/// Whether a path leads to a regular file or to nothing, as the container's root sees it.
+/// Whether a path leads to a regular file that is not too large, or to nothing, as the container's root sees it.
 fn is_readable(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> bool {
     match follow(root, path, mounts) {
-        Some((_, Found::Nothing | Found::There(FileType::RegularFile))) => true,
-        Some((_, Found::There(_) | Found::Unknown)) | None => false,
+        Some((_, Found::Nothing)) => true,
+        Some((_, Found::There(FileType::RegularFile, bytes))) => bytes <= MOST_BYTES,
+        Some((_, Found::There(..) | Found::Unknown)) | None => false,
     }
 }
 
@@ -89,7 +98,7 @@ fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> Option<(Vec<
     for _ in 0..MOST_PARTS {
         match rest.pop() {
             None if is_missing => return Some((at.join(&b'/'), Found::Nothing)),
-            None => return Some((at.join(&b'/'), Found::There(FileType::Directory))),
+            None => return Some((at.join(&b'/'), Found::There(FileType::Directory, 0))),
             Some(part) if part.is_empty() || part == b"." => continue,
             Some(part) if part == b".." => {
                 at.pop();
@@ -107,11 +116,12 @@ fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> Option<(Vec<
             continue;
         }
         let found = beneath::open(root, &here, OFlags::PATH)
-            .and_then(|place| Ok((tree::kind(&tree::stat_fd(&place)?), place)));
+            .and_then(|place| Ok((tree::stat_fd(&place)?, place)));
+        let found = found.map(|(stat, place)| (tree::kind(&stat), stat, place));
         match found {
             Err(Errno::NOENT | Errno::NOTDIR) => is_missing = true,
-            Ok((FileType::Directory, _)) => {}
-            Ok((FileType::Symlink, place)) => {
+            Ok((FileType::Directory, ..)) => {}
+            Ok((FileType::Symlink, _, place)) => {
                 let Ok(target) = readlinkat(&place, c"", Vec::new()) else {
                     return Some((here, Found::Unknown));
                 };
@@ -121,7 +131,7 @@ fn follow(root: BorrowedFd<'_>, path: &[u8], mounts: &[Vec<u8>]) -> Option<(Vec<
                 }
                 rest.extend(parts(target.as_bytes()));
             }
-            Ok((kind, _)) => return Some((here, Found::There(kind))),
+            Ok((kind, stat, _)) => return Some((here, Found::There(kind, stat.stx_size))),
             Err(_) => return Some((here, Found::Unknown)),
         }
     }
@@ -185,6 +195,10 @@ mod tests {
             symlink(target, &path).unwrap();
             assert_eq!(is_refused(), !readable, "{target}");
             fs::remove_file(&path).unwrap();
+        }
+        for (bytes, refused) in [(MOST_BYTES, false), (MOST_BYTES + 1, true), (1 << 40, true)] {
+            fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+            assert_eq!(is_refused(), refused, "{bytes} bytes");
         }
         fs::rename(root.join("pipe"), &path).unwrap();
         assert!(is_refused(), "a pipe");

@@ -81,9 +81,8 @@ pub(super) async fn list(
     id: IdOf<BotId>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
+    let room = state.memory.for_list(caller.user).await?;
     let execs = state.services.workspaces.execs(&caller.actor, id.0).await?;
-    let most = state.config.max_reply_bytes;
-    let room = state.memory.for_list(caller.user, most).await?;
     let items = execs.items.into_iter().map(ExecShape::from);
     let list = List::fitting(items, execs.more, &state.config);
     Ok(room.held_by(HttpResponse::Ok().json(list)))
@@ -146,6 +145,10 @@ pub(super) async fn get_exec(
     let outcome = workspaces
         .exec_outcome(&caller.actor, id.0, exec, follow, growing)
         .await?;
+    // It can be asked for again, and must not look like output that is lost.
+    if let Some(problem) = room.refused() {
+        return Err(problem);
+    }
     Ok(room.held_by(HttpResponse::Ok().json(ExecReply::new(outcome, encoding))))
 }
 

@@ -122,13 +122,12 @@ pub(super) async fn list(
         limit: limit.unwrap_or(ListFiles::MAX_LIMIT),
         after: from_cursor(cursor.as_deref())?,
     };
+    let room = state.memory.for_list(caller.user).await?;
     let page = state
         .services
         .workspaces
         .list_files(&caller.actor, id.0, &path.0, wanted)
         .await?;
-    let most = state.config.max_reply_bytes;
-    let room = state.memory.for_list(caller.user, most).await?;
     let paths: Vec<Vec<u8>> = page.entries.iter().map(|it| it.path.clone()).collect();
     let budget = Budget::new(state.config.max_reply_bytes);
     let (entries, cut) = budget.fit(page.entries.into_iter().map(Entry::from));

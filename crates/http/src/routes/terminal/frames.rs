@@ -1,5 +1,6 @@
 //! The text frames of a terminal's WebSocket: JSON both ways.
 
+use crate::plain::Plain;
 use botstead_workspace::TerminalSize;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -22,6 +23,7 @@ pub(super) struct BadFrame;
 /// # Errors
 /// When it is no JSON object with a `type`, or a `resize` without a size.
 pub(super) fn decode(text: &[u8]) -> Result<ClientFrame, BadFrame> {
+    let _: Plain = serde_json::from_slice(text).map_err(|_| BadFrame)?;
     let frame: Map<String, Value> = serde_json::from_slice(text).map_err(|_| BadFrame)?;
     if frame.get("type").and_then(Value::as_str).ok_or(BadFrame)? != "resize" {
         return Ok(ClientFrame::Unknown);
