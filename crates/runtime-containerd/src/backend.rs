@@ -19,7 +19,6 @@ use async_trait::async_trait;
 use botstead_runtime::{Backend, Capabilities, Network, Result, Runtime};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OnceCell;
 
 /// A containerd namespace as a backend.
 #[derive(Debug)]
@@ -91,7 +90,6 @@ impl Containerd {
             snapshots: Arc::new(ContainerdSnapshots {
                 client: client.clone(),
                 copies: Copies::new(Arc::clone(&config), feed),
-                settled: OnceCell::new(),
             }),
             leases: Arc::new(ContainerdLeases::new(client.clone())),
             metrics: Arc::new(ContainerdMetrics {

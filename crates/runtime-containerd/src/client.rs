@@ -212,11 +212,7 @@ mod tests {
         let config = crate::ContainerdConfig::new(&socket, "test", folder.path());
         let copies =
             crate::copies::Copies::new(std::sync::Arc::new(config), crate::feed::Feed::default());
-        let snapshots = ContainerdSnapshots {
-            client,
-            copies,
-            settled: tokio::sync::OnceCell::new(),
-        };
+        let snapshots = ContainerdSnapshots { client, copies };
         let lease = LeaseId::for_operation(OperationId::generate());
         let key = || SnapshotKey::active(OperationId::generate());
         let none = BTreeMap::new();

@@ -2,9 +2,10 @@
 //!
 //! containerd commits in two databases, first in its snapshotter's and then in its own. Where it dies in
 //! between, it finds the snapshot under neither name any more, and its next collection removes the files.
-//! So an empty snapshot is committed under the name, the two change their directories, and the emptied one
-//! is removed, which is one step. Where that does not come about they change back, at the latest before
-//! the next process looks at any: [`settle_all`].
+//! So an empty snapshot is committed under the name, the two exchange their directories, and the emptied one
+//! is removed, which is one step. Before the removal is asked for, a failure exchanges them again; from then
+//! on there is only forward, as containerd may still do what it did not answer. What a process leaves
+//! half-way the next one ends in the same sense, see [`settle_all`]. No directory with files is removed.
 
 use crate::client::Client;
 use crate::layers::{Leased, as_mount, stat};
@@ -14,33 +15,44 @@ use botstead_types::SnapshotKey;
 use containerd_client::services::v1::snapshots::{
     Info, Kind, ListSnapshotsRequest, MountsRequest, RemoveSnapshotRequest, UpdateSnapshotRequest,
 };
-use nix::libc::{EINVAL, ENOSYS};
+use nix::libc::{EINVAL, ENOSYS, EXDEV};
 use prost_types::FieldMask;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
 /// Which snapshot one gets its files from; gone once it has them.
 const OF: &str = "botstead.commit.of";
 /// The directory of one that was committed empty, beside that of the other.
 const DIRECTORY: &str = "botstead.commit.directory";
+/// The inode of the directory that it gets.
+const INODE: &str = "botstead.commit.inode";
 /// What containerd would have measured.
 const SIZE: &str = "botstead.commit.size";
 const INODES: &str = "botstead.commit.inodes";
 
 /// How often containerd is asked again what became of it.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long a start waits for it. What is lost by not starting is less than what a start could lose.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What became of a committed snapshot that was found.
+#[derive(PartialEq)]
 enum Settled {
     /// It is whole.
     Whole,
     /// It never got its files, and is removed.
     Removed,
+}
+
+/// Whether a snapshot was committed and waits for its files, or may do so.
+pub(crate) fn is_half_way(labels: &HashMap<String, String>) -> bool {
+    labels.contains_key(OF)
 }
 
 /// An active snapshot, and where its files are.
@@ -55,7 +67,7 @@ pub(crate) struct Source<'a> {
 ///
 /// # Errors
 /// `AlreadyExists` when there is one of that name; `Unsupported` where the filesystem cannot exchange two
-/// directories. After any error the source is as it was, or is so after [`settle_all`].
+/// directories. After any error the source is as it was.
 pub(crate) async fn commit(
     leased: &Leased<'_>,
     source: Source<'_>,
@@ -65,7 +77,7 @@ pub(crate) async fn commit(
     let Leased { client, op, .. } = leased;
     let there = stat(client, name.as_str()).await;
     if let Some(there) = there.map_err(|status| op.status(status))?
-        && matches!(settle(client, op, &there).await?, Settled::Whole)
+        && settle(client, op, &there).await? == Settled::Whole
     {
         return Err(op.fail(ErrorKind::AlreadyExists, "there is one of that name"));
     }
@@ -75,16 +87,26 @@ pub(crate) async fn commit(
     let directory = directory.and_then(|name| name.to_str());
     let directory =
         directory.ok_or_else(|| op.fail(ErrorKind::Unsupported, "its directory has no name"))?;
+    let inode = inode_of(&source.upper)
+        .await
+        .map_err(|cause| op.io("its directory cannot be looked at", cause))?;
     let mut labels = labels.clone();
     for (label, value) in [
         (OF, source.key.to_string()),
+        (INODE, inode.to_string()),
         (DIRECTORY, directory.to_owned()),
         (SIZE, source.usage.size_bytes.to_string()),
         (INODES, source.usage.inodes.to_string()),
     ] {
         labels.insert(label.to_owned(), value);
     }
-    leased.commit_new(&work, name, &labels).await?;
+    if let Err(error) = leased.commit_new(&work, name, &labels).await {
+        // It may have taken effect all the same.
+        if let Ok(Some(there)) = stat(client, name.as_str()).await {
+            settle(client, op, &there).await?;
+        }
+        return Err(error);
+    }
     // From here to the end, whoever listens.
     let finish = finish(
         (*client).clone(),
@@ -104,48 +126,32 @@ async fn finish(
     (key, upper): (String, PathBuf),
     (name, empty): (String, PathBuf),
 ) -> Result<()> {
-    let (own, other) = (upper.clone(), empty.clone());
-    let exchanged = blocking(move || exchange(&own, &other)).await;
-    let mut failed = exchanged.err().map(|cause| {
+    if let Err(cause) = blocking(move || exchange(&upper, &empty)).await {
         let reason = "the directories cannot be exchanged";
-        match cause.raw_os_error() {
-            Some(EINVAL | ENOSYS) => op.fail_with(ErrorKind::Unsupported, reason, cause),
+        let failed = match cause.raw_os_error() {
+            Some(EINVAL | ENOSYS | EXDEV) => op.fail_with(ErrorKind::Unsupported, reason, cause),
             _ => op.io(reason, cause),
-        }
-    });
-    let mut is_said = false;
-    while failed.is_none() {
-        let Err(status) = remove(&client, &key).await else {
-            break;
         };
-        match stat(&client, &key).await {
-            Ok(None) => break,
-            Ok(Some(_)) => failed = Some(op.status(status)),
-            Err(status) => {
-                if !is_said {
-                    tracing::warn!(snapshot = key, error = %status,
-                        "waiting for containerd to tell whether a snapshot is committed");
-                    is_said = true;
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-        }
+        let _ = remove(&client, &name).await;
+        return Err(failed);
     }
-    match failed {
-        None => {
-            // Otherwise the next process does.
-            let _ = clear_labels(&client, &name).await;
-            Ok(())
+    let mut is_said = false;
+    while let Err(status) = remove(&client, &key).await {
+        if !is_said {
+            tracing::warn!(snapshot = key, error = %status, "waiting for containerd to end a commit");
+            is_said = true;
         }
-        Some(failed) => {
-            put_back(&op, upper, empty).await?;
-            let _ = remove(&client, &name).await;
-            Err(failed)
-        }
+        tokio::time::sleep(AGAIN).await;
     }
+    // Otherwise the next process does.
+    let _ = clear_labels(&client, &name).await;
+    Ok(())
 }
 
-/// Settles what processes before this one left half-way.
+/// Ends what processes before this one left half-way: nothing may be looked at before.
+///
+/// # Errors
+/// When it cannot be told where the files of one are, or containerd does not end it for long.
 pub(crate) async fn settle_all(client: &Client) -> Result<()> {
     let op = Op::new("settle", "commits");
     let request = ListSnapshotsRequest {
@@ -159,8 +165,16 @@ pub(crate) async fn settle_all(client: &Client) -> Result<()> {
     while let Some(part) = parts.message().await.map_err(|status| op.status(status))? {
         all.extend(part.info);
     }
+    let until = Instant::now() + PATIENCE;
     for info in all {
-        settle(client, &op, &info).await?;
+        while let Err(error) = settle(client, &op, &info).await {
+            if Instant::now() > until {
+                return Err(error);
+            }
+            tracing::warn!(snapshot = info.name, error = %error.chain(),
+                "a commit that was cut off cannot be ended yet");
+            tokio::time::sleep(AGAIN * 5).await;
+        }
     }
     Ok(())
 }
@@ -174,39 +188,98 @@ async fn settle(client: &Client, op: &Op, found: &Info) -> Result<Settled> {
         clear_labels(client, &found.name).await.map_err(refused)?;
         return Ok(Settled::Whole);
     }
-    tracing::info!(snapshot = of, "undoing a commit that was cut off");
     let upper = upper(client, of).await.map_err(refused)?;
     let upper = upper.ok_or_else(|| op.fail(ErrorKind::Internal, "it has no upper directory"))?;
     let beside = upper.parent().and_then(Path::parent);
     let beside = beside.ok_or_else(|| op.fail(ErrorKind::Internal, "its directory has none"))?;
     let other = beside.join(directory).join("fs");
-    put_back(op, upper, other).await?;
-    remove(client, &found.name).await.map_err(refused)?;
-    Ok(Settled::Removed)
+    let inode = found.labels.get(INODE).and_then(|text| text.parse().ok());
+    let has_files = blocking(move || has_files(&upper, &other, inode)).await;
+    let has_files =
+        has_files.map_err(|cause| op.io("its directories cannot be looked at", cause))?;
+    match has_files {
+        HasFiles::Active => {
+            tracing::info!(snapshot = of, "undoing a commit that was cut off");
+            // It is empty, and is told to nobody as long as it is there.
+            if let Err(error) = remove(client, &found.name).await {
+                tracing::warn!(snapshot = found.name, %error, "an empty snapshot cannot be removed");
+            }
+            Ok(Settled::Removed)
+        }
+        HasFiles::Committed => {
+            tracing::info!(snapshot = of, "ending a commit that was cut off");
+            remove(client, of).await.map_err(refused)?;
+            clear_labels(client, &found.name).await.map_err(refused)?;
+            Ok(Settled::Whole)
+        }
+        HasFiles::Both => {
+            tracing::warn!(
+                snapshot = of,
+                version = found.name,
+                "a commit was cut off and both have files; both are kept"
+            );
+            clear_labels(client, &found.name).await.map_err(refused)?;
+            Ok(Settled::Whole)
+        }
+    }
 }
 
-/// Gives the active snapshot its files again, where the other one has them.
-async fn put_back(op: &Op, upper: PathBuf, other: PathBuf) -> Result<()> {
-    let done = blocking(move || match is_empty(&upper)? && !is_empty(&other)? {
-        true => exchange(&upper, &other),
-        false => Ok(()),
-    });
-    done.await
-        .map_err(|cause| op.io("the directories cannot be exchanged back", cause))
+/// Where the files are of a commit that was cut off.
+#[derive(Debug, PartialEq)]
+enum HasFiles {
+    Active,
+    Committed,
+    Both,
+}
+
+/// `inode` is that of the directory with the files; processes before this release did not note it. What is
+/// found is on the disk.
+fn has_files(upper: &Path, other: &Path, inode: Option<u64>) -> io::Result<HasFiles> {
+    let is_exchanged = match inode {
+        Some(inode) => other.metadata()?.ino() == inode,
+        None => is_empty(upper)? && !is_empty(other)?,
+    };
+    Ok(match is_exchanged {
+        true if is_empty(upper)? => {
+            sync(&parents(upper, other)?)?;
+            HasFiles::Committed
+        }
+        false if is_empty(other)? => HasFiles::Active,
+        _ => HasFiles::Both,
+    })
 }
 
 fn is_empty(directory: &Path) -> io::Result<bool> {
     Ok(std::fs::read_dir(directory)?.next().is_none())
 }
 
-/// In one step, and on the disk before anything else is.
+async fn inode_of(directory: &Path) -> io::Result<u64> {
+    Ok(tokio::fs::metadata(directory).await?.ino())
+}
+
+/// In one step, and on the disk before anything else is. After an error they are as they were.
 fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?;
-    for directory in [one, other] {
-        let parent = directory.parent().unwrap_or(directory);
-        File::open(parent)?.sync_all()?;
+    let parents = parents(one, other)?;
+    let exchange = || renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE);
+    exchange()?;
+    let Err(failed) = sync(&parents) else {
+        return Ok(());
+    };
+    // A change of names needs no more room on the disk than the one before it.
+    while let Err(error) = exchange() {
+        tracing::error!(%error, "the directories of a commit cannot be exchanged back");
+        std::thread::sleep(AGAIN);
     }
-    Ok(())
+    Err(failed)
+}
+
+fn parents(one: &Path, other: &Path) -> io::Result<[File; 2]> {
+    let parent = |directory: &Path| File::open(directory.parent().unwrap_or(directory));
+    Ok([parent(one)?, parent(other)?])
+}
+
+fn sync(parents: &[File]) -> io::Result<()> {
+    parents.iter().try_for_each(File::sync_all)
 }
 
 /// What a snapshot that was committed here occupies.
@@ -249,11 +322,48 @@ async fn clear_labels(client: &Client, name: &str) -> Result<(), Status> {
             ..Info::default()
         }),
         update_mask: Some(FieldMask {
-            paths: [OF, DIRECTORY]
+            paths: [OF, DIRECTORY, INODE]
                 .map(|label| format!("labels.{label}"))
                 .to_vec(),
         }),
     };
     client.snapshots().update(client.unary(request)).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn files_are_found_wherever_a_commit_was_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let [upper, other] = ["1/fs", "2/fs"].map(|path| folder.path().join(path));
+        for directory in [&upper, &other] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        let inode = Some(upper.metadata().unwrap().ino());
+        // Empty ones are told apart by what was noted.
+        assert_eq!(has_files(&upper, &other, inode).unwrap(), HasFiles::Active);
+        fs::write(upper.join("kept"), "kept").unwrap();
+        for inode in [inode, None] {
+            assert_eq!(has_files(&upper, &other, inode).unwrap(), HasFiles::Active);
+            exchange(&upper, &other).unwrap();
+            assert_eq!(
+                has_files(&upper, &other, inode).unwrap(),
+                HasFiles::Committed
+            );
+            exchange(&upper, &other).unwrap();
+        }
+        for directory in [&upper, &other] {
+            fs::write(directory.join("more"), "").unwrap();
+        }
+        for inode in [inode, None, Some(0)] {
+            assert_eq!(has_files(&upper, &other, inode).unwrap(), HasFiles::Both);
+        }
+        fs::remove_dir_all(&other).unwrap();
+        assert!(exchange(&upper, &other).is_err());
+        assert!(upper.join("kept").exists());
+    }
 }

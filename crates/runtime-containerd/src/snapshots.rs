@@ -20,7 +20,6 @@ use containerd_client::services::v1::snapshots::{
 use prost_types::FieldMask;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 /// The [`Snapshots`] of a namespace's snapshotter.
@@ -31,8 +30,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct ContainerdSnapshots {
     pub(crate) client: Client,
     pub(crate) copies: Copies,
-    /// Whether the commits of processes before this one are settled.
-    pub(crate) settled: OnceCell<()>,
 }
 
 fn snapshot(op: &Op, info: Info) -> Result<Snapshot> {
@@ -67,14 +64,7 @@ impl ContainerdSnapshots {
         self.client.snapshotter.clone()
     }
 
-    /// Nothing is looked at before.
-    async fn settled(&self) -> Result<()> {
-        let settle = || commits::settle_all(&self.client);
-        self.settled.get_or_try_init(settle).await.copied()
-    }
-
     async fn filtered(&self, filters: Vec<String>) -> Result<Vec<Snapshot>> {
-        self.settled().await?;
         let op = Op::new("list", "snapshots");
         let request = ListSnapshotsRequest {
             snapshotter: self.snapshotter(),
@@ -88,7 +78,9 @@ impl ContainerdSnapshots {
             .into_inner();
         let mut all = Vec::new();
         while let Some(part) = parts.message().await.map_err(|status| op.status(status))? {
-            for info in part.info {
+            // One whose files have not come is none yet.
+            let whole = part.info.into_iter();
+            for info in whole.filter(|info| !commits::is_half_way(&info.labels)) {
                 all.push(snapshot(&op, info)?);
             }
         }
@@ -120,6 +112,10 @@ impl ContainerdSnapshots {
 
 #[async_trait]
 impl Snapshots for ContainerdSnapshots {
+    async fn settle(&self) -> Result<()> {
+        commits::settle_all(&self.client).await
+    }
+
     async fn prepare(
         &self,
         lease: &LeaseId,
@@ -127,7 +123,6 @@ impl Snapshots for ContainerdSnapshots {
         parent: Option<&SnapshotKey>,
         labels: &BTreeMap<String, String>,
     ) -> Result<Vec<SnapshotMount>> {
-        self.settled().await?;
         let op = Op::new("prepare snapshot", key);
         let request = PrepareSnapshotRequest {
             snapshotter: self.snapshotter(),
@@ -184,7 +179,6 @@ impl Snapshots for ContainerdSnapshots {
     }
 
     async fn get(&self, key: &SnapshotKey) -> Result<Snapshot> {
-        self.settled().await?;
         let op = Op::new("find snapshot", key);
         let request = StatSnapshotRequest {
             snapshotter: self.snapshotter(),
@@ -195,6 +189,9 @@ impl Snapshots for ContainerdSnapshots {
         let found = found.await.map_err(|status| op.status(status))?;
         let info = found.into_inner().info;
         let info = info.ok_or_else(|| op.fail(ErrorKind::Internal, "containerd told nothing"))?;
+        if commits::is_half_way(&info.labels) {
+            return Err(op.fail(ErrorKind::Unavailable, "it is being committed"));
+        }
         snapshot(&op, info)
     }
 
@@ -279,7 +276,6 @@ impl Snapshots for ContainerdSnapshots {
     }
 
     async fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>> {
-        self.settled().await?;
         let request = MountsRequest {
             snapshotter: self.snapshotter(),
             key: key.as_str().to_owned(),

@@ -8,6 +8,7 @@ use botstead_runtime::{ErrorKind, Runtime, SnapshotMount};
 use botstead_runtime_testing::conformance::Fixture;
 use botstead_types::{LeaseId, OperationId, SnapshotKey};
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::Real;
@@ -73,8 +74,8 @@ async fn a_commit_during_which_containerd_dies_loses_nothing() {
         // As a server would that was started again.
         let runtime = loop {
             let runtime = real.connected_again();
-            match runtime.snapshots.get(&real.base()).await {
-                Ok(_) => break runtime,
+            match runtime.snapshots.settle().await {
+                Ok(()) => break runtime,
                 Err(error) => assert!(began.elapsed() < PATIENCE, "{}", error.chain()),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -105,45 +106,96 @@ async fn a_commit_during_which_containerd_dies_loses_nothing() {
     assert!(met[1] > 0, "no commit was cut off");
 }
 
+/// What a process that dies leaves: one without files under the name, and what tells of it.
+async fn leave_half_way(real: &Real, lease: &LeaseId, key: &SnapshotKey) -> (SnapshotKey, PathBuf) {
+    let other = prepared(real, lease, "").await;
+    let name = SnapshotKey::version(OperationId::generate());
+    let snapshots = &real.runtime.snapshots;
+    let none = BTreeMap::new();
+    let done = snapshots.commit(lease, &other, &name, &none).await;
+    done.unwrap();
+    let layers = snapshots.layers(lease, &name).await.unwrap();
+    let empty = layers.last().unwrap().clone();
+    std::fs::remove_file(empty.join("kept")).unwrap();
+    let directory = empty.parent().and_then(Path::file_name).unwrap();
+    let inode = upper(&real.runtime, key).await.metadata().unwrap().ino();
+    let told = [
+        ("of", key.to_string()),
+        ("directory", directory.to_str().unwrap().to_owned()),
+        ("inode", inode.to_string()),
+    ];
+    let told = told.map(|(label, value)| (format!("botstead.commit.{label}"), value));
+    snapshots.set_labels(&name, &told.into()).await.unwrap();
+    (name, empty)
+}
+
+fn exchange(one: &Path, other: &Path) {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+}
+
 #[tokio::test]
-async fn a_commit_that_a_killed_process_left_is_undone() {
+async fn a_commit_that_a_killed_process_left_is_ended() {
     let real = Real::new().await;
     let lease = lease(&real.runtime).await;
     for is_exchanged in [false, true] {
         let key = prepared(&real, &lease, "kept").await;
-        let other = prepared(&real, &lease, "").await;
-        let name = SnapshotKey::version(OperationId::generate());
-        let snapshots = &real.runtime.snapshots;
-        let none = BTreeMap::new();
-        let done = snapshots.commit(&lease, &other, &name, &none).await;
-        done.unwrap();
-        // What a process that dies leaves: an empty one under the name, and what tells of it.
-        let layers = snapshots.layers(&lease, &name).await.unwrap();
-        let (empty, own) = (layers.last().unwrap(), upper(&real.runtime, &key).await);
-        std::fs::remove_file(empty.join("kept")).unwrap();
-        let directory = empty.parent().and_then(Path::file_name).unwrap();
-        let told = BTreeMap::from([
-            ("botstead.commit.of".to_owned(), key.to_string()),
-            (
-                "botstead.commit.directory".to_owned(),
-                directory.to_str().unwrap().to_owned(),
-            ),
-        ]);
-        snapshots.set_labels(&name, &told).await.unwrap();
+        let own = upper(&real.runtime, &key).await;
+        let (name, empty) = leave_half_way(&real, &lease, &key).await;
         if is_exchanged {
-            std::fs::rename(own.join("kept"), empty.join("kept")).unwrap();
+            exchange(&own, &empty);
         }
         let runtime = real.connected_again();
-        let found = runtime.snapshots.list().await.unwrap();
+        let snapshots = &runtime.snapshots;
+        // Nobody but who alone changes the namespace does anything about it: it may be under way.
+        let found = snapshots.list().await.unwrap();
         assert!(found.iter().all(|found| found.key != name));
-        let kept = std::fs::read_to_string(own.join("kept"));
-        assert_eq!(kept.unwrap(), "kept", "exchanged: {is_exchanged}");
-        let done = runtime.snapshots.commit(&lease, &key, &name, &none).await;
-        done.unwrap();
+        let told = snapshots.get(&name).await.unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Unavailable);
+        let at = if is_exchanged { &empty } else { &own };
+        assert!(at.join("kept").exists(), "exchanged: {is_exchanged}");
+
+        snapshots.settle().await.unwrap();
+        let none = BTreeMap::new();
+        if is_exchanged {
+            assert!(snapshots.get(&key).await.unwrap_err().is_not_found());
+        } else {
+            assert!(snapshots.get(&name).await.unwrap_err().is_not_found());
+            let kept = std::fs::read_to_string(own.join("kept"));
+            assert_eq!(kept.unwrap(), "kept");
+            let done = snapshots.commit(&lease, &key, &name, &none).await;
+            done.unwrap();
+        }
         assert_eq!(committed(&runtime, &lease, &name).await, "kept");
-        let found = runtime.snapshots.get(&name).await.unwrap();
+        let found = snapshots.get(&name).await.unwrap();
         assert!(found.labels.is_empty(), "{:?}", found.labels);
-        let usage = runtime.snapshots.usage(&name).await.unwrap();
+        let usage = snapshots.usage(&name).await.unwrap();
         assert!(usage.inodes >= 2 && usage.size_bytes > 0, "{usage:?}");
+    }
+}
+
+/// As where somebody wrote to the emptied one.
+#[tokio::test]
+async fn of_a_commit_that_was_cut_off_no_files_are_removed() {
+    let real = Real::new().await;
+    let lease = lease(&real.runtime).await;
+    for is_exchanged in [false, true] {
+        let key = prepared(&real, &lease, "kept").await;
+        let own = upper(&real.runtime, &key).await;
+        let (name, empty) = leave_half_way(&real, &lease, &key).await;
+        if is_exchanged {
+            exchange(&own, &empty);
+        }
+        for directory in [&own, &empty] {
+            std::fs::write(directory.join("more"), "more").unwrap();
+        }
+        let runtime = real.connected_again();
+        runtime.snapshots.settle().await.unwrap();
+        for key in [&key, &name] {
+            runtime.snapshots.get(key).await.unwrap();
+        }
+        for directory in [&own, &empty] {
+            assert!(directory.join("more").exists());
+        }
     }
 }

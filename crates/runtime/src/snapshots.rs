@@ -101,6 +101,16 @@ pub struct SnapshotUsage {
 /// call on until [`Snapshots::release`]. A parent lives as long as anything builds on it.
 #[async_trait]
 pub trait Snapshots: Send + Sync {
+    /// Ends what processes before this one left half-way. To be called at its start by whoever alone
+    /// changes the namespace, before anything else: nobody else may, as what they found half-way could be
+    /// under way.
+    ///
+    /// # Errors
+    /// When something could not be ended: nothing may be started then.
+    async fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Prepares an active snapshot on a committed parent, or an empty one, and tells how it is mounted
     /// where it can be, for [`crate::Tasks::create_on`]. Again: `AlreadyExists`.
     ///

@@ -34,6 +34,7 @@ const KEEP_OPERATIONS_DAYS: u64 = 30;
 impl Inner {
     /// What has to be done before the first request: see [`crate::Workspaces::open`].
     pub(crate) async fn reconcile_at_start(self: &Arc<Self>) -> Result<()> {
+        self.runtime.snapshots.settle().await?;
         self.runtime.network.ensure_host().await?;
         let unfinished = self.store.operations.unfinished().await?;
         for operation in &unfinished {
