@@ -9,6 +9,7 @@ pub(crate) mod protect;
 mod root;
 mod signal;
 mod starts;
+mod unfinished;
 mod user;
 
 use crate::cgroup::QuickMoves;
@@ -40,6 +41,7 @@ use protect::Protection;
 pub(crate) use starts::Starts;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The [`Tasks`] of a namespace. Their input and outputs are `/dev/null`.
 #[derive(Debug)]
@@ -188,6 +190,34 @@ impl ContainerdTasks {
         }
     }
 
+    /// The same where an earlier creation was cut off: containerd removes what is left of that itself, and
+    /// where it has not after a while nobody does any more.
+    async fn create_beside_unfinished(
+        &self,
+        op: &Op,
+        request: &CreateTaskRequest,
+        id: &ContainerId,
+    ) -> Result<u32> {
+        let began = Instant::now();
+        loop {
+            let created = self.create_once(op, request).await;
+            let in_the_way = created.as_ref().err();
+            let in_the_way =
+                in_the_way.and_then(|it| unfinished::folder(it, self.client.namespace(), id));
+            let Some(folder) = in_the_way else {
+                return created;
+            };
+            if began.elapsed() < unfinished::REMOVED_AFTER {
+                tokio::time::sleep(unfinished::LOOK).await;
+                continue;
+            }
+            let cleared = blocking(move || unfinished::clear(&folder)).await;
+            let reason = "what is left of an earlier task is in the way";
+            cleared.map_err(|cause| op.io(reason, cause))?;
+            return self.create_once(op, request).await;
+        }
+    }
+
     async fn create_with(
         &self,
         op: &Op,
@@ -215,7 +245,7 @@ impl ContainerdTasks {
             }
             return Err(refused);
         }
-        let mut created = self.create_once(op, &request).await;
+        let mut created = self.create_beside_unfinished(op, &request, id).await;
         if let Err(failed) = &created
             && failed.is_already_exists()
             && self.remove_half(id).await?

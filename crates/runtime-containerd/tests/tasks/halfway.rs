@@ -85,3 +85,24 @@ async fn what_is_left_of_a_task_that_was_deleted_by_half_goes_with_a_stop() {
     })
     .await;
 }
+
+/// As by the end of the server that asked for it, at any moment.
+#[tokio::test]
+async fn a_task_whose_creation_was_cut_off_is_created_again() {
+    run(Real::new, async |cx: Context| {
+        for milliseconds in (2..42).step_by(2) {
+            let spec = cx.container(Program::Forever).await;
+            let creation = cx.tasks.create(&spec.id);
+            let cut_off = tokio::time::timeout(Duration::from_millis(milliseconds), creation).await;
+            if cut_off.is_err() {
+                let _ = cx.tasks.stop(&spec.id, Signal::KILL, Duration::ZERO).await;
+                let created = cx.tasks.create(&spec.id).await;
+                created.unwrap_or_else(|error| panic!("{milliseconds}: {}", error.chain()));
+            }
+            cx.tasks.start(&spec.id).await.unwrap();
+            cx.tasks.stop(&spec.id, Signal::KILL, LONG).await.unwrap();
+            assert_eq!(shims(&spec), []);
+        }
+    })
+    .await;
+}

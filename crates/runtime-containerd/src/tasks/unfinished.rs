@@ -1,0 +1,128 @@
+//! What is left where the creation of a task was cut off while containerd started its shim, as by the end
+//! of the server that asked for it. containerd forgets the shim, which may wait for ever for somebody to
+//! read its log, and keeps its folder, beside which it makes no other for the same container.
+
+use botstead_runtime::Error;
+use botstead_types::ContainerId;
+use rustix::fs::{Dir, Mode, OFlags, open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// containerd takes less than a second to remove it where it does that itself.
+pub(super) const REMOVED_AFTER: Duration = Duration::from_secs(5);
+/// How often is looked whether it has.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// How long a shim that was killed may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The folder that is in the way of a creation, by containerd's own words: nothing else tells where it is.
+pub(super) fn folder(failed: &Error, namespace: &str, id: &ContainerId) -> Option<PathBuf> {
+    let said = failed.chain();
+    let (_, rest) = said.split_once("mkdir ")?;
+    let (path, _) = rest.split_once(": file exists")?;
+    let own = format!("/io.containerd.runtime.v2.task/{namespace}/{id}");
+    path.ends_with(&own).then(|| PathBuf::from(path))
+}
+
+/// Ends the shims whose folder it is, and removes it. Not where the shim came so far as to have a
+/// container: containerd knows of that.
+pub(super) fn clear(folder: &Path) -> io::Result<()> {
+    if folder.join("init.pid").try_exists()? {
+        return Err(io::Error::other("it has a container"));
+    }
+    for shim in shims(folder)? {
+        tracing::warn!(folder = %folder.display(), "ending a shim that was not finished");
+        match pidfd_send_signal(&shim, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        wait_for(&shim)?;
+    }
+    // A root that is mounted is a workspace's files.
+    match std::fs::remove_dir(folder.join("rootfs")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => std::fs::remove_dir_all(folder),
+    }
+}
+
+/// The processes whose working directory it is.
+fn shims(folder: &Path) -> io::Result<Vec<OwnedFd>> {
+    let mut found = Vec::new();
+    let processes = open("/proc", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+    for entry in Dir::read_from(processes)? {
+        let entry = entry?;
+        let id = entry
+            .file_name()
+            .to_str()
+            .ok()
+            .and_then(|name| name.parse().ok());
+        let Some(pid) = id.and_then(Pid::from_raw) else {
+            continue;
+        };
+        // Opened first: what is read then is this process's, or it has ended and takes no signal.
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        let at = format!("/proc/{}", pid.as_raw_nonzero());
+        if std::fs::read_link(format!("{at}/cwd")).is_ok_and(|cwd| cwd == folder) {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
+fn wait_for(process: &OwnedFd) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let patience = Timespec::try_from(PATIENCE).map_err(io::Error::other)?;
+    match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use botstead_runtime::ErrorKind;
+    use botstead_types::BotId;
+
+    #[test]
+    fn only_the_containers_own_folder_is_taken_from_what_containerd_says() {
+        let id = ContainerId::for_bot(BotId::generate());
+        let own = format!("/run/c/io.containerd.runtime.v2.task/ns/{id}");
+        let told = |text: String| {
+            let failed = Error::new(ErrorKind::Internal, "create task", &id);
+            folder(&failed.because("x").with_source(text), "ns", &id)
+        };
+        let wanted = told(format!("failed to start shim: mkdir {own}: file exists"));
+        assert_eq!(wanted, Some(PathBuf::from(&own)));
+        for other in [
+            format!("mkdir {own}x: file exists"),
+            format!("mkdir {own}: permission denied"),
+            "mkdir /etc: file exists".to_owned(),
+        ] {
+            assert_eq!(told(other.clone()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_has_a_container_or_a_mounted_root_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("own");
+        std::fs::create_dir_all(own.join("rootfs")).unwrap();
+        std::fs::write(own.join("init.pid"), "1").unwrap();
+        assert!(clear(&own).is_err());
+        std::fs::remove_file(own.join("init.pid")).unwrap();
+        std::fs::write(own.join("rootfs/file"), "").unwrap();
+        assert!(clear(&own).is_err());
+        std::fs::remove_file(own.join("rootfs/file")).unwrap();
+        let mut waiting = std::process::Command::new("sleep");
+        let mut waiting = waiting.arg("600").current_dir(&own).spawn().unwrap();
+        clear(&own).unwrap();
+        assert!(!own.exists());
+        assert!(!waiting.wait().unwrap().success());
+    }
+}
