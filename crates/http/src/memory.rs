@@ -287,7 +287,7 @@ mod tests {
             .await;
         assert_eq!(reply.status(), StatusCode::OK);
         lists.push(memory.for_list(ann).await.unwrap());
-        let large = HttpResponse::Ok().body("x".repeat(2 * SMALL));
+        let large = HttpResponse::Ok().body("x".repeat(4 * SMALL));
         let refused = lists.pop().unwrap().count(large, true).await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     }

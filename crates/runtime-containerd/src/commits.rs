@@ -235,6 +235,10 @@ enum HasFiles {
 /// `inode` is that of the directory with the files; processes before this release did not note it. What is
 /// found is on the disk.
 fn has_files(upper: &Path, other: &Path, inode: Option<u64>) -> io::Result<HasFiles> {
+    if !other.try_exists()? {
+        // What the labels say is not so: nothing is done to either.
+        return Ok(HasFiles::Both);
+    }
     let is_exchanged = match inode {
         Some(inode) => other.metadata()?.ino() == inode,
         None => is_empty(upper)? && !is_empty(other)?,
@@ -363,6 +367,7 @@ mod tests {
             assert_eq!(has_files(&upper, &other, inode).unwrap(), HasFiles::Both);
         }
         fs::remove_dir_all(&other).unwrap();
+        assert_eq!(has_files(&upper, &other, None).unwrap(), HasFiles::Both);
         assert!(exchange(&upper, &other).is_err());
         assert!(upper.join("kept").exists());
     }

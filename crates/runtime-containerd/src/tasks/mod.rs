@@ -201,16 +201,18 @@ impl ContainerdTasks {
         let began = Instant::now();
         loop {
             let created = self.create_once(op, request).await;
-            let in_the_way = created.as_ref().err();
-            let in_the_way =
-                in_the_way.and_then(|it| unfinished::folder(it, self.client.namespace(), id));
-            let Some(folder) = in_the_way else {
+            let Err(failed) = &created else {
                 return created;
             };
-            if began.elapsed() < unfinished::REMOVED_AFTER {
+            let folder = unfinished::folder(failed, self.client.namespace(), id);
+            let is_removed = unfinished::is_removed_meanwhile(failed);
+            if (folder.is_some() || is_removed) && began.elapsed() < unfinished::REMOVED_AFTER {
                 tokio::time::sleep(unfinished::LOOK).await;
                 continue;
             }
+            let Some(folder) = folder else {
+                return created;
+            };
             let cleared = blocking(move || unfinished::clear(&folder)).await;
             let reason = "what is left of an earlier task is in the way";
             cleared.map_err(|cause| op.io(reason, cause))?;

@@ -27,6 +27,12 @@ pub(super) fn folder(failed: &Error, namespace: &str, id: &ContainerId) -> Optio
     path.ends_with(&own).then(|| PathBuf::from(path))
 }
 
+/// Whether a shim found its folder removed while it started: that was one of an earlier creation.
+pub(super) fn is_removed_meanwhile(failed: &Error) -> bool {
+    let said = failed.chain();
+    said.contains("failed to start shim") && said.contains("getwd: no such file or directory")
+}
+
 /// Ends the shims whose folder it is, and removes it. Not where the shim came so far as to have a
 /// container: containerd knows of that.
 pub(super) fn clear(folder: &Path) -> io::Result<()> {
