@@ -2,7 +2,7 @@
 
 use crate::client::types;
 use crate::server::{IMAGE, Server, busybox_image};
-use botstead_image_fixtures::{Fault, FaultyRegistry};
+use botstead_image_fixtures::{Compression, Fault, FaultyRegistry, random};
 use serde_json::json;
 use std::time::Duration;
 
@@ -90,7 +90,9 @@ async fn deleting_the_operation_ends_a_hung_pull_and_leaves_nothing() {
 #[tokio::test]
 async fn a_server_told_to_end_during_a_pull_ends_and_undoes_it_later() {
     let mut server = Server::start().await;
-    let registry = FaultyRegistry::start(&busybox_image(), Fault::HangBlob)
+    // Nothing of it is here already.
+    let image = random(1, 1 << 20, 10, Compression::Gzip).unwrap();
+    let registry = FaultyRegistry::start(&image, Fault::HangBlob)
         .await
         .unwrap();
     let workspace = server.client.workspace(&server.client.bot().await);
