@@ -65,14 +65,20 @@ pub(super) fn read(end: &End, most: usize, take: impl FnOnce(&[u8])) -> Read {
 }
 
 /// Writes everything, waiting for room.
+///
+/// # Errors
+/// `EIO` also for a terminal that nobody has open any more and whose input is full: it is ready for ever,
+/// and takes nothing.
 pub(super) async fn write_all(end: &End, mut data: &[u8]) -> rustix::io::Result<()> {
     while !data.is_empty() {
         let mut guard = end.writable().await.map_err(|_| Errno::IO)?;
+        let closed = guard.ready().is_write_closed();
         let result = guard.try_io(|end| Ok(rustix::io::write(end.get_ref(), data)?));
         match result {
             Ok(Ok(count)) => data = &data[count..],
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(Err(error)) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            Err(_would_block) if closed => return Err(Errno::IO),
             Err(_would_block) => {}
         }
     }

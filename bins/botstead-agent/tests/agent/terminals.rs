@@ -330,3 +330,23 @@ async fn the_shell_is_the_users_or_one_that_is_there() {
     wait_until("its end", async || workspace.count("sleep 612") == 0).await;
     assert_eq!(workspace.run(command(&["true"])).await.code(), 0);
 }
+
+/// What is pasted after the end of a shell is read by nobody, and holds up nothing.
+#[tokio::test]
+async fn a_paste_that_goes_on_after_the_end_of_the_shell_ends_nothing_else() {
+    let workspace = Workspace::start(&[]);
+    let other = workspace.begin(kept(&["sleep", "620"])).await;
+    for _ in 0..4 {
+        let mut call = workspace.begin(terminal(&[], 80, 24)).await;
+        call.until_text("$ ").await;
+        let lines = "echo this is a line of a paste\r".repeat(700);
+        call.write(&format!("exit\r{lines}")).await;
+        let ended = tokio::time::timeout(Duration::from_secs(20), call.finish()).await;
+        ended.expect("the end of the shell is told");
+        let answer =
+            tokio::time::timeout(Duration::from_secs(10), workspace.shell("echo still here"));
+        assert_eq!(answer.await.expect("it answers").trim(), "still here");
+    }
+    assert_eq!(workspace.count("sleep 620"), 1);
+    drop(other);
+}
