@@ -190,28 +190,28 @@ impl ContainerdTasks {
         }
     }
 
-    /// The same where an earlier creation was cut off: containerd removes what is left of that itself, and
-    /// where it has not after a while nobody does any more.
+    /// [`Self::create_once`] where an earlier creation may have been cut off: containerd removes what is left
+    /// of that itself, and where it has not after a while nobody does any more.
     async fn create_beside_unfinished(
         &self,
         op: &Op,
         request: &CreateTaskRequest,
         id: &ContainerId,
     ) -> Result<u32> {
-        let began = Instant::now();
+        let until = Instant::now() + unfinished::REMOVED_AFTER;
         loop {
-            let created = self.create_once(op, request).await;
-            let Err(failed) = &created else {
-                return created;
+            let failed = match self.create_once(op, request).await {
+                Ok(pid) => return Ok(pid),
+                Err(failed) => failed,
             };
-            let folder = unfinished::folder(failed, self.client.namespace(), id);
-            let is_removed = unfinished::is_removed_meanwhile(failed);
-            if (folder.is_some() || is_removed) && began.elapsed() < unfinished::REMOVED_AFTER {
+            let folder = unfinished::folder(&failed, self.client.namespace(), id);
+            let is_left = folder.is_some() || unfinished::is_removed_meanwhile(&failed);
+            if is_left && Instant::now() < until {
                 tokio::time::sleep(unfinished::LOOK).await;
                 continue;
             }
             let Some(folder) = folder else {
-                return created;
+                return Err(failed);
             };
             let cleared = blocking(move || unfinished::clear(&folder)).await;
             let reason = "what is left of an earlier task is in the way";

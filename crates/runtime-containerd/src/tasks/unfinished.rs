@@ -4,7 +4,6 @@
 
 use botstead_runtime::Error;
 use botstead_types::ContainerId;
-use rustix::fs::{Dir, Mode, OFlags, open};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,7 +29,7 @@ pub(super) fn folder(failed: &Error, namespace: &str, id: &ContainerId) -> Optio
 /// Whether a shim found its folder removed while it started: that was one of an earlier creation.
 pub(super) fn is_removed_meanwhile(failed: &Error) -> bool {
     let said = failed.chain();
-    said.contains("failed to start shim") && said.contains("getwd: no such file or directory")
+    said.contains("failed to start shim") && said.contains("no such file or directory")
 }
 
 /// Ends the shims whose folder it is, and removes it. Not where the shim came so far as to have a
@@ -57,23 +56,16 @@ pub(super) fn clear(folder: &Path) -> io::Result<()> {
 /// The processes whose working directory it is.
 fn shims(folder: &Path) -> io::Result<Vec<OwnedFd>> {
     let mut found = Vec::new();
-    let processes = open("/proc", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-    for entry in Dir::read_from(processes)? {
+    for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
-        let id = entry
-            .file_name()
-            .to_str()
-            .ok()
-            .and_then(|name| name.parse().ok());
-        let Some(pid) = id.and_then(Pid::from_raw) else {
-            continue;
-        };
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.parse().ok());
         // Opened first: what is read then is this process's, or it has ended and takes no signal.
-        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+        let process = id.and_then(Pid::from_raw);
+        let Some(Ok(process)) = process.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
             continue;
         };
-        let at = format!("/proc/{}", pid.as_raw_nonzero());
-        if std::fs::read_link(format!("{at}/cwd")).is_ok_and(|cwd| cwd == folder) {
+        if std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder) {
             found.push(process);
         }
     }
