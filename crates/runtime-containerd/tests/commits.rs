@@ -7,6 +7,7 @@ mod support;
 use botstead_runtime::{ErrorKind, Runtime, SnapshotMount};
 use botstead_runtime_testing::conformance::Fixture;
 use botstead_types::{LeaseId, OperationId, SnapshotKey};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -106,8 +107,19 @@ async fn a_commit_during_which_containerd_dies_loses_nothing() {
     assert!(met[1] > 0, "no commit was cut off");
 }
 
-/// What a process that dies leaves: one without files under the name, and what tells of it.
-async fn leave_half_way(real: &Real, lease: &LeaseId, key: &SnapshotKey) -> (SnapshotKey, PathBuf) {
+/// What a process that dies in a commit leaves: the active snapshot, the one under the name, and what tells
+/// of it there.
+struct HalfWay {
+    key: SnapshotKey,
+    name: SnapshotKey,
+    /// Their directories.
+    own: PathBuf,
+    other: PathBuf,
+}
+
+async fn leave_half_way(real: &Real, lease: &LeaseId, is_exchanged: bool) -> HalfWay {
+    let key = prepared(real, lease, "kept").await;
+    let own = upper(&real.runtime, &key).await;
     let other = prepared(real, lease, "").await;
     let name = SnapshotKey::version(OperationId::generate());
     let snapshots = &real.runtime.snapshots;
@@ -118,7 +130,7 @@ async fn leave_half_way(real: &Real, lease: &LeaseId, key: &SnapshotKey) -> (Sna
     let empty = layers.last().unwrap().clone();
     std::fs::remove_file(empty.join("kept")).unwrap();
     let directory = empty.parent().and_then(Path::file_name).unwrap();
-    let inode = upper(&real.runtime, key).await.metadata().unwrap().ino();
+    let inode = own.metadata().unwrap().ino();
     let told = [
         ("of", key.to_string()),
         ("directory", directory.to_str().unwrap().to_owned()),
@@ -126,12 +138,15 @@ async fn leave_half_way(real: &Real, lease: &LeaseId, key: &SnapshotKey) -> (Sna
     ];
     let told = told.map(|(label, value)| (format!("botstead.commit.{label}"), value));
     snapshots.set_labels(&name, &told.into()).await.unwrap();
-    (name, empty)
-}
-
-fn exchange(one: &Path, other: &Path) {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+    if is_exchanged {
+        renameat_with(CWD, &own, CWD, &empty, RenameFlags::EXCHANGE).unwrap();
+    }
+    HalfWay {
+        key,
+        name,
+        own,
+        other: empty,
+    }
 }
 
 #[tokio::test]
@@ -139,37 +154,38 @@ async fn a_commit_that_a_killed_process_left_is_ended() {
     let real = Real::new().await;
     let lease = lease(&real.runtime).await;
     for is_exchanged in [false, true] {
-        let key = prepared(&real, &lease, "kept").await;
-        let own = upper(&real.runtime, &key).await;
-        let (name, empty) = leave_half_way(&real, &lease, &key).await;
-        if is_exchanged {
-            exchange(&own, &empty);
-        }
+        let left = leave_half_way(&real, &lease, is_exchanged).await;
+        let HalfWay {
+            key,
+            name,
+            own,
+            other,
+        } = &left;
         let runtime = real.connected_again();
         let snapshots = &runtime.snapshots;
         // Nobody but who alone changes the namespace does anything about it: it may be under way.
         let found = snapshots.list().await.unwrap();
-        assert!(found.iter().all(|found| found.key != name));
-        let told = snapshots.get(&name).await.unwrap_err();
+        assert!(found.iter().all(|found| found.key != *name));
+        let told = snapshots.get(name).await.unwrap_err();
         assert_eq!(told.kind(), ErrorKind::Unavailable);
-        let at = if is_exchanged { &empty } else { &own };
+        let at = if is_exchanged { other } else { own };
         assert!(at.join("kept").exists(), "exchanged: {is_exchanged}");
 
         snapshots.settle().await.unwrap();
         let none = BTreeMap::new();
         if is_exchanged {
-            assert!(snapshots.get(&key).await.unwrap_err().is_not_found());
+            assert!(snapshots.get(key).await.unwrap_err().is_not_found());
         } else {
-            assert!(snapshots.get(&name).await.unwrap_err().is_not_found());
+            assert!(snapshots.get(name).await.unwrap_err().is_not_found());
             let kept = std::fs::read_to_string(own.join("kept"));
             assert_eq!(kept.unwrap(), "kept");
-            let done = snapshots.commit(&lease, &key, &name, &none).await;
+            let done = snapshots.commit(&lease, key, name, &none).await;
             done.unwrap();
         }
-        assert_eq!(committed(&runtime, &lease, &name).await, "kept");
-        let found = snapshots.get(&name).await.unwrap();
+        assert_eq!(committed(&runtime, &lease, name).await, "kept");
+        let found = snapshots.get(name).await.unwrap();
         assert!(found.labels.is_empty(), "{:?}", found.labels);
-        let usage = snapshots.usage(&name).await.unwrap();
+        let usage = snapshots.usage(name).await.unwrap();
         assert!(usage.inodes >= 2 && usage.size_bytes > 0, "{usage:?}");
     }
 }
@@ -180,21 +196,22 @@ async fn of_a_commit_that_was_cut_off_no_files_are_removed() {
     let real = Real::new().await;
     let lease = lease(&real.runtime).await;
     for is_exchanged in [false, true] {
-        let key = prepared(&real, &lease, "kept").await;
-        let own = upper(&real.runtime, &key).await;
-        let (name, empty) = leave_half_way(&real, &lease, &key).await;
-        if is_exchanged {
-            exchange(&own, &empty);
-        }
-        for directory in [&own, &empty] {
+        let left = leave_half_way(&real, &lease, is_exchanged).await;
+        let HalfWay {
+            key,
+            name,
+            own,
+            other,
+        } = &left;
+        for directory in [own, other] {
             std::fs::write(directory.join("more"), "more").unwrap();
         }
         let runtime = real.connected_again();
         runtime.snapshots.settle().await.unwrap();
-        for key in [&key, &name] {
+        for key in [key, name] {
             runtime.snapshots.get(key).await.unwrap();
         }
-        for directory in [&own, &empty] {
+        for directory in [own, other] {
             assert!(directory.join("more").exists());
         }
     }

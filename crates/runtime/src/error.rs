@@ -94,15 +94,15 @@ impl Error {
 
     /// The text with the texts of all its sources, for the log.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = StdError::source(self);
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        text
+        chain(self)
     }
+}
+
+/// The text of any error with the texts of all its sources, for the log.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |error| (**error).source());
+    let all: Vec<_> = all.map(ToString::to_string).collect();
+    all.join(": ")
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ mod trees;
 pub use capabilities::{Backend, Capabilities};
 pub use channels::{ByteStream, Channels};
 pub use containers::{Container, ContainerSpec, Containers, Dns, Mount, Process};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, chain};
 pub use images::{Image, Images, LayerProgress, PullProgress};
 pub use leases::{Lease, Leases};
 pub use metrics::{CpuUsage, MemoryUsage, Metrics, Usage};

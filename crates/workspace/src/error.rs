@@ -540,13 +540,13 @@ impl Error {
             kind: self.kind(),
             code: self.code(),
             message: self.to_string(),
-            source: std::error::Error::source(self).map(Cause::of),
+            source: std::error::Error::source(self).map(|error| Cause(runtime::chain(error))),
         }
     }
 
     /// The text with the texts of all its sources, for the log.
     pub(crate) fn chain(&self) -> String {
-        Cause::of(self).0
+        runtime::chain(self)
     }
 }
 
@@ -554,11 +554,3 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Cause(String);
-
-impl Cause {
-    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        let all = std::iter::successors(Some(error), |error| error.source());
-        let all: Vec<_> = all.map(ToString::to_string).collect();
-        Self(all.join(": "))
-    }
-}

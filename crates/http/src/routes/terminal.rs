@@ -170,9 +170,9 @@ struct OpenQuery {
 /// `session`, `{"type":"session","id"}` first and `{"type":"exit","code"}` last. Closes with 1000 when
 /// the shell ended, 1001 when neither side sent anything for 30 minutes, 1007 for a text frame that
 /// is no JSON with a `type`, 1008 when the session ended, 1009 for a message of more than 262144
-/// bytes, 1011 when the workspace stopped, 1012 when the server restarts. A connection that drops leaves the shell running;
-/// connecting with its `session` shows its screen and goes on. A browser gives `?ticket=` or
-/// `?token=`, and its `Origin` must be the server's own or a configured one.
+/// bytes, 1011 when the workspace stopped, 1012 when the server restarts. A connection that drops
+/// leaves the shell running; connecting with its `session` shows its screen and goes on. A browser
+/// gives `?ticket=` or `?token=`, and its `Origin` must be the server's own or a configured one.
 #[utoipa::path(
     tag = "terminal",
     params(("bot_id" = Uuid, Path, description = "The bot."), OpenQuery),
