@@ -80,9 +80,9 @@ impl Workspaces {
                 let delete_bot = kind == OperationKind::DeleteBot;
                 let what = if delete_bot { "delete_bot" } else { "delete" };
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
-                if let Err(error) = work.recover_bot(bot).await {
+                if let Err(error) = work.recover_enough(bot).await {
                     // Of what an earlier operation holds half, nothing can be saved.
-                    if preserve_data && !work.lacks_only_a_start(bot).await? {
+                    if preserve_data {
                         return Err(error);
                     }
                     tracing::warn!(%bot, %error, "deleting beside an operation that cannot go on");
