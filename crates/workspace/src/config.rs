@@ -28,6 +28,8 @@ pub struct WorkspaceConfig {
     pub default_limits: Limits,
     /// An IANA time zone for workspaces; `None` leaves the image's own.
     pub timezone: Option<String>,
+    /// Its rule (tzset(3)), for images without the zone's file.
+    pub timezone_rule: Option<String>,
     /// How long a workspace's processes may take to end before they are killed.
     pub stop_grace: Duration,
     /// The budget of one pull. Nothing else shares it.
@@ -97,6 +99,7 @@ impl WorkspaceConfig {
                 cpu_millis: Some(0),
             },
             timezone: None,
+            timezone_rule: None,
             stop_grace: Duration::from_secs(10),
             pull_timeout: Duration::from_secs(30 * 60),
             pull_turn: Duration::from_secs(60),

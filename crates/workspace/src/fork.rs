@@ -4,6 +4,8 @@
 //! snapshot. It holds what must differ between two computers, and protects what lies below it: the
 //! other bot may go.
 
+mod identity;
+
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::WorkspaceInfo;
@@ -15,8 +17,7 @@ use crate::standing::{Standing, is_final};
 use crate::starts::Cause;
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
-use botstead_overlay::beneath;
-use botstead_runtime::{Access, Tree};
+use botstead_runtime::Access;
 use botstead_store::{
     BotPatch, BotStatus, Change, ContainerRecord, Operation, OperationKind, OperationState,
 };
@@ -24,12 +25,8 @@ use botstead_types::{
     BotId, CdiDevice, ContainerId, DesiredState, LeaseId, Limits, OperationId, RecordedImage,
     SnapshotKey, VersionNumber, VersionSource,
 };
-use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 
 /// The step from which on a fork that is recorded and cannot be started is removed again.
@@ -190,7 +187,7 @@ impl Inner {
             .open(lease, &first, Access::Write)
             .await?;
         blocking(move || {
-            let done = renew_identity(tree.as_ref());
+            let done = identity::renew(tree.root());
             let closed = tree.close();
             done.and(closed.map_err(|error| crate::replace::host("write to the disk", error)))
         })
@@ -370,33 +367,4 @@ impl Inner {
         self.collect_released();
         Ok(true)
     }
-}
-
-/// Gives a computer a machine id of its own (machine-id(5)), where it has one at all. Host name,
-/// address and the agent's socket are new with every container.
-fn renew_identity(tree: &dyn Tree) -> Result<()> {
-    let failed = |errno: Errno| crate::replace::host("renew /etc/machine-id", errno.into());
-    let etc = match beneath::open(tree.root(), b"etc", OFlags::RDONLY | OFlags::DIRECTORY) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
-        etc => etc.map_err(failed)?,
-    };
-    let name = "machine-id";
-    let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match openat(&etc, name, read, Mode::empty()) {
-        Err(_) => return Ok(()),
-        Ok(found) => {
-            let stat = rustix::fs::fstat(&found).map_err(failed)?;
-            // An empty one is filled at the first boot of what cares for it.
-            if stat.st_size == 0 {
-                return Ok(());
-            }
-        }
-    }
-    unlinkat(&etc, name, AtFlags::empty()).map_err(failed)?;
-    let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::RGRP | Mode::ROTH;
-    let file = openat(&etc, name, write, mode).map_err(failed)?;
-    let id = uuid::Uuid::new_v4().simple();
-    writeln!(File::from(file), "{id}")
-        .map_err(|error| crate::replace::host("renew /etc/machine-id", error))
 }

@@ -96,6 +96,9 @@ impl Inner {
         if !user.is_empty() {
             option("--user", user);
         }
+        if let Some(rule) = &self.config.timezone_rule {
+            option("--timezone-rule", rule);
+        }
         if self.config.template.is_some() {
             option("--template", TEMPLATE_PATH);
         }

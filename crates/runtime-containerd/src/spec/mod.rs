@@ -26,9 +26,6 @@ use oci_spec::runtime::{
 };
 use std::path::Path;
 
-/// Where hosts have their time zones.
-pub(crate) const ZONES: &str = "/usr/share/zoneinfo";
-
 const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
@@ -63,8 +60,6 @@ pub(crate) struct Host<'a> {
     pub(crate) cgroup: &'a str,
     /// Whether the kernel has namespaces of control groups.
     pub(crate) cgroup_namespace: bool,
-    /// See [`ZONES`].
-    pub(crate) zones: &'a Path,
 }
 
 /// The lowest `oom_score_adj` that this process, and the runc that it causes to run, may give: without

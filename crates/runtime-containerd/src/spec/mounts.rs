@@ -6,7 +6,7 @@ use crate::cdi::Edits;
 use botstead_runtime::ContainerSpec;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, MountBuilder};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The host has 4096 terminals for all (`kernel.pty.max`).
 pub(crate) const MOST_TERMINALS: &str = "max=512";
@@ -111,10 +111,6 @@ pub(super) fn all(
         let options = ETC_OPTIONS.map(str::to_owned).to_vec();
         all.push(bind(&source, &destination, options)?);
     }
-    let zone = spec.timezone.as_deref();
-    if let Some(zone) = zone.and_then(|zone| zone_file(host.zones, zone)) {
-        all.push(bind(&zone, "/etc/localtime", access(true))?);
-    }
     all.extend(edits.mounts.iter().cloned());
     if let Some(channel) = &spec.channel {
         all.push(bind(host.channel, channel, access(false))?);
@@ -127,14 +123,4 @@ pub(super) fn all(
         )?);
     }
     Ok(all)
-}
-
-/// The host's file of a time zone, where it has one. Names come from users.
-fn zone_file(zones: &Path, zone: &str) -> Option<PathBuf> {
-    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+');
-    let right = zone
-        .split('/')
-        .all(|part| !part.is_empty() && part.chars().all(letter));
-    let file = zones.join(zone);
-    (right && file.is_file()).then_some(file)
 }

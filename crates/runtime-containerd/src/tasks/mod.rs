@@ -87,10 +87,10 @@ impl ContainerdTasks {
         };
         let recorded = record.spec.take().unwrap_or_default();
         let mut document = serde_json::from_slice(&recorded.value).map_err(bad)?;
-        let limited = !start::limit_terminals(&mut document);
+        let changed = start::limit_terminals(&mut document) | start::uncover_zone(&mut document);
         let known = start::read(&document);
         let is_old = known.is_none();
-        if let (Some(start), true) = (known, limited) {
+        if let (Some(start), false) = (known, changed) {
             return Ok(start);
         }
         tracing::info!(%id, "bringing the specification of an older release up to date");
