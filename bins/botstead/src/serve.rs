@@ -365,6 +365,7 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
     workspace.template = existing("workspace.template_dir", &settings.template_dir)?;
     workspace.toolkit = existing("workspace.toolkit_dir", &settings.toolkit_dir)?;
     workspace.terminal_idle = Duration::from_secs(settings.terminal_idle_seconds);
+    workspace.shared_memory_bytes = settings.shm_bytes;
     workspace.timezone = settings.timezone.clone();
     workspace.timezone_rule = settings.timezone.as_deref().and_then(timezone_rule);
     workspace.stop_grace = Duration::from_secs(settings.stop_grace_seconds);

@@ -74,6 +74,7 @@ impl Inner {
                 .config
                 .bounds
                 .within(record.limits.or(self.config.default_limits)),
+            shared_memory_bytes: self.config.shared_memory_bytes,
             devices: record.devices.clone(),
             labels: labels(record.bot, &record.devices, &record.limits),
             image,

@@ -3,7 +3,7 @@
 //! good version and deleted.
 
 use crate::client::{Answer, Workspace};
-use crate::server::{IMAGE, Server};
+use crate::server::{IMAGE, Server, folder};
 use botstead_image_fixtures::{Compression, Image, LayerBuilder, busybox, oci_archive};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -282,4 +282,33 @@ async fn what_is_refused_ends_nothing_that_runs() {
     let found = workspace.client.get(&path).await.ok();
     assert_eq!(found["running"], true, "{found}");
     assert_eq!(listed().await, before);
+}
+
+#[tokio::test]
+async fn the_user_of_an_image_has_a_home_low_ports_and_shared_memory() {
+    let folder = folder("botstead-e2e-");
+    let data = folder.path().join("data");
+    let server = Server::start_with_workspace(folder, data, "shm_bytes = 33554432\n").await;
+    let reference = "localhost/test/user:1";
+    let layer = LayerBuilder::new().dir("data", 0o755);
+    let image = image(layer, Some(("User", json!("bot"))));
+    let mut archive = Vec::new();
+    oci_archive(&mut archive, &[(Some(reference), &image)], None).unwrap();
+    assert_eq!(server.client.import(archive).await.status, 201);
+    let workspace = server.client.workspace(&server.client.bot().await);
+    let events = workspace.create(json!({"image": reference})).await;
+    assert_eq!(events.last().unwrap()["type"], "complete", "{events:?}");
+    assert_eq!(
+        workspace.sh("id -u; echo x > /data/x; cat ~/x").await,
+        "1000\nx"
+    );
+    let port = "nc -l -p 80 -e /bin/echo got & sleep 0.2; nc 127.0.0.1 80 </dev/null";
+    assert_eq!(workspace.sh(port).await, "got");
+    let groups = "cat /proc/sys/net/ipv4/ping_group_range";
+    assert_eq!(
+        workspace.sh(groups).await.split_whitespace().last(),
+        Some("2147483647")
+    );
+    let size = "df -k /dev/shm | tail -1 | awk '{print $2}'";
+    assert_eq!(workspace.sh(size).await, "32768");
 }

@@ -24,6 +24,7 @@ use oci_spec::runtime::{
     LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, RootBuilder,
     SpecBuilder,
 };
+use std::collections::HashMap;
 use std::path::Path;
 
 const MASKED: &[&str] = &[
@@ -38,6 +39,12 @@ const MASKED: &[&str] = &[
     "/proc/scsi",
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
+];
+/// Of the network namespace, which is the container's own: ports below 1024 and ping for every user, as in
+/// Docker (ip-sysctl.rst).
+const NETWORK: &[(&str, &str)] = &[
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv4.ping_group_range", "0 2147483647"),
 ];
 const READ_ONLY: &[&str] = &[
     "/proc/bus",
@@ -161,6 +168,12 @@ fn resources(limits: &Limits, edits: &Edits) -> Result<LinuxResources, OciSpecEr
     resources.build()
 }
 
+fn sysctls() -> HashMap<String, String> {
+    let all = NETWORK.iter();
+    all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
 /// What runc reads, as JSON.
 pub(crate) fn build(
     spec: &ContainerSpec,
@@ -173,6 +186,7 @@ pub(crate) fn build(
         .namespaces(namespaces(spec, host)?)
         .resources(resources(&spec.limits, edits)?)
         .devices(edits.devices.as_slice())
+        .sysctl(sysctls())
         .masked_paths(texts(MASKED))
         .readonly_paths(texts(READ_ONLY))
         .build()?;

@@ -11,6 +11,8 @@ use std::path::Path;
 /// The host has 4096 terminals for all (`kernel.pty.max`).
 pub(crate) const MOST_TERMINALS: &str = "max=512";
 
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// Filesystems of the kernel: destination, type and options.
 const KERNEL: &[(&str, &str, &[&str])] = &[
     ("/proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -33,9 +35,9 @@ const KERNEL: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
-        "/dev/shm",
+        SHARED_MEMORY,
         "tmpfs",
-        &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        &["nosuid", "noexec", "nodev", "mode=1777"],
     ),
     ("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
@@ -103,7 +105,10 @@ pub(super) fn all(
 ) -> Result<Vec<Mount>, OciSpecError> {
     let mut all = Vec::new();
     for (destination, kind, options) in KERNEL {
-        let options = options.iter().map(ToString::to_string).collect();
+        let mut options: Vec<_> = options.iter().map(ToString::to_string).collect();
+        if *destination == SHARED_MEMORY {
+            options.push(format!("size={}", spec.shared_memory_bytes));
+        }
         all.push(mount(destination, kind, Path::new(kind), options)?);
     }
     for name in NAMES {

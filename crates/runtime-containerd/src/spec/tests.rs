@@ -47,6 +47,7 @@ fn example() -> ContainerSpec {
             pids: Some(77),
             cpu_millis: Some(1500),
         },
+        shared_memory_bytes: 64 << 20,
         devices: Vec::new(),
         labels: BTreeMap::new(),
     }

@@ -127,6 +127,7 @@ impl Inner {
         );
         let root = root?;
         fault_point!("create", "prepared");
+        self.check_user(lease, &resolved, &record.snapshot).await?;
         let returning = self.returning_data(bot, &wishes, orphan?).await?;
         if let Some((edit, returned)) = returning {
             creation.phase.send_replace(Phase::Restoring);
