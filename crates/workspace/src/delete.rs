@@ -73,6 +73,8 @@ impl Workspaces {
             delete_versions,
         } = request;
         inner.refuse_when_closing()?;
+        // Nobody waits for it any more.
+        inner.cancel_pulls(bot);
         let work = Arc::clone(inner);
         inner
             .detached(async move {

@@ -349,6 +349,19 @@ impl Inner {
         Ok(())
     }
 
+    /// Cancels what pulls an image for the bot: it is about to be deleted.
+    pub(crate) fn cancel_pulls(&self, bot: BotId) {
+        for live in lock(&self.running.live).values() {
+            let pulls = matches!(
+                live.record.kind,
+                OperationKind::Create | OperationKind::ChangeImage
+            );
+            if pulls && live.record.bot == bot {
+                live.cancel.cancel();
+            }
+        }
+    }
+
     pub(crate) fn running_operation(&self, id: OperationId) -> Option<Arc<LiveOperation>> {
         lock(&self.running.live).get(&id).cloned()
     }
