@@ -145,6 +145,8 @@ pub enum FilePart {
         /// At most this many; `None` is to the end.
         length: Option<u64>,
     },
+    /// The last so many bytes, or all where there are fewer.
+    Last(u64),
     /// Lines.
     Lines {
         /// The first, counted from 1.
