@@ -298,7 +298,7 @@ mod tests {
         let failed = actix_web::test::try_call_service(&app, request).await;
         let reply = failed.unwrap_err().error_response();
         assert_eq!(reply.status(), 500);
-        assert_eq!(reply.headers()["x-request-id"], "r1");
+        assert_eq!(reply.headers().get("x-request-id").unwrap(), "r1");
         let body = actix_web::body::to_bytes(reply.into_body()).await.unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(

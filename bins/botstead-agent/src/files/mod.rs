@@ -65,6 +65,8 @@ pub struct FilesService {
     owner: Owner,
     max_watches: usize,
     turns: Turns,
+    /// Those of searches, which hold one as long as a line takes to match.
+    search_turns: Turns,
     commits: write::Commits,
 }
 
@@ -78,6 +80,7 @@ impl FilesService {
             },
             max_watches: settings.max_watches,
             turns: Turns::default(),
+            search_turns: Turns::default(),
             commits: write::Commits::default(),
         }
     }
@@ -175,7 +178,7 @@ impl Files for FilesService {
         let request = request.into_inner();
         let searching = short(move || search::begin(request)).await?;
         Ok(Response::new(Box::pin(Pieces::long(
-            &self.turns,
+            &self.search_turns,
             searching,
         ))))
     }

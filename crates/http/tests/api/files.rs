@@ -10,6 +10,7 @@ use botstead_runtime::{ByteStream, Channels, Result as RuntimeResult};
 use botstead_types::ContainerId;
 use futures_util::stream::{self, StreamExt};
 use reqwest::Method;
+use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -281,6 +282,31 @@ async fn what_the_kernel_makes_up_has_no_tag_no_date_and_no_parts() {
     let read = format!("{}/read?path=/proc/self/mem", world.fs);
     let refused = world.api.get(&read).await;
     refused.expect_problem(422, "not_a_regular_file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_takes_braces_and_says_where_it_did_not_look() {
+    let world = World::new().await;
+    for name in ["a.js", "b.ts", "c.rs"] {
+        world.put(name, "a needle\r\n");
+    }
+    let binary = world.put("d.ts", "needle\0");
+    let place = world.at("");
+    let search = format!("{}/search?path={}", world.fs, place.display());
+    let reply = world
+        .api
+        .get(&format!("{search}&glob=*.{{js,ts}}&pattern=needle$"))
+        .await;
+    let found = reply.expect(200);
+    assert_eq!(found["matches"].as_array().unwrap().len(), 2, "{found}");
+    assert_eq!(
+        (&found["files_searched"], &found["skipped_files"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(
+        found["skipped"],
+        json!([{"path": binary, "reason": "binary"}])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
