@@ -64,6 +64,7 @@ impl Default for Settings {
 pub struct FilesService {
     owner: Owner,
     max_watches: usize,
+    watches: watch::Hub,
     turns: Turns,
     /// Those of searches, which hold one as long as a line takes to match.
     search_turns: Turns,
@@ -79,6 +80,7 @@ impl FilesService {
                 gid: settings.owner_gid,
             },
             max_watches: settings.max_watches,
+            watches: watch::Hub::default(),
             turns: Turns::default(),
             search_turns: Turns::default(),
             commits: write::Commits::default(),
@@ -190,7 +192,8 @@ impl Files for FilesService {
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (request, most) = (request.into_inner(), self.max_watches);
-        let watching = short(move || watch::begin(request, most)).await?;
+        let hub = self.watches.clone();
+        let watching = short(move || watch::begin(request, &hub, most)).await?;
         let replies = watch::tell(watching, self.turns.clone());
         Ok(Response::new(Box::pin(replies)))
     }
