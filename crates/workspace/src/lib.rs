@@ -66,7 +66,7 @@ pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Liste
 pub use faults::FAULT_POINTS;
 pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
-    SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
+    SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
 };
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
