@@ -58,7 +58,10 @@ mod versions;
 pub use agent::{AgentFailure, AgentInfo};
 pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
-pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive, unclaimed_archives};
+pub use data::{
+    ArchiveFormat, ImportMode, ImportOptions, PreservedArchive, UnclaimedArchive,
+    unclaimed_archives,
+};
 pub use disk::Reserve;
 pub use error::{Cause, Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};

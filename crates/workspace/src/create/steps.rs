@@ -12,7 +12,6 @@ use crate::spec::is_workspace_of;
 use crate::standing::Standing;
 use crate::starts::Cause;
 use crate::{Error, Result};
-use botstead_archive::ApplyMode;
 use botstead_runtime::{Endpoint, Image, Signal};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
 use botstead_types::{BotId, ContainerId, DesiredState, LeaseId, RecordedImage, SnapshotKey};
@@ -256,11 +255,7 @@ impl Inner {
             Err(Error::NoPreservedData) => return Ok(None),
             archive => archive?,
         };
-        let checked = self.check_preserved(bot, archive).await?;
-        let edit = Edit::Archive {
-            checked,
-            mode: ApplyMode::Replace,
-        };
+        let edit = Edit::returned(self.check_preserved(bot, archive).await?);
         Ok(Some((edit, Returned::Archive(archive))))
     }
 

@@ -154,7 +154,7 @@ impl<G: Ground> World<G> {
                     true => ImportMode::Replace,
                     false => ImportMode::Merge,
                 };
-                Outcome::of(w.import_data(owner, bot, file, mode).await)
+                Outcome::of(w.import_data(owner, bot, file, mode.into()).await)
             }
             Step::RestorePath { path, .. } => match version() {
                 Some(version) => {
