@@ -70,6 +70,7 @@ pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
     SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
 };
+pub use image_change::ImageChange;
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
