@@ -426,7 +426,7 @@ async fn an_import_gives_everything_to_whom_it_shall_belong() {
     };
     for (query, expected) in [
         ("mode=replace&as_user=bot", "1000:1000"),
-        ("mode=merge&as_user=7:8", "7:8"),
+        ("mode=replace&as_user=7:8", "7:8"),
         ("mode=replace&as_user=7", "7:0"),
         // Of the workspace itself: root in this image.
         ("mode=replace&as_user=", "0:0"),
