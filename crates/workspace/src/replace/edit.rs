@@ -20,6 +20,8 @@ pub(crate) enum Edit {
         checked: Box<Checked<File>>,
         /// What becomes of what is there.
         mode: ApplyMode,
+        /// Whom it belongs to.
+        ownership: Ownership,
     },
     /// A path of another snapshot is put in.
     Path {
@@ -34,6 +36,17 @@ pub(crate) enum Edit {
     Data,
     /// `/data` of another snapshot is put in.
     DataOf(SnapshotKey),
+}
+
+impl Edit {
+    /// Preserved data is brought back: an archive of ours, which names every directory.
+    pub(crate) fn returned(checked: Box<Checked<File>>) -> Self {
+        Self::Archive {
+            checked,
+            mode: ApplyMode::Replace,
+            ownership: Ownership::ARCHIVE,
+        }
+    }
 }
 
 impl Inner {
@@ -112,10 +125,17 @@ impl Inner {
 
 fn change(tree: &dyn Tree, source: Option<&dyn Tree>, edit: Edit) -> Result<()> {
     match (edit, source) {
-        (Edit::Archive { mut checked, mode }, _) => {
-            let data = data_directory(tree, mode)?;
+        (
+            Edit::Archive {
+                mut checked,
+                mode,
+                ownership,
+            },
+            _,
+        ) => {
+            let data = data_directory(tree, mode, ownership.implied)?;
             checked
-                .apply(data, mode, Ownership::Archive, &Progress::new())
+                .apply(data, mode, ownership, &Progress::new())
                 .map_err(Error::from)
         }
         (Edit::Path { path, target, .. }, Some(source)) => copy(source, &path, tree, &target),
