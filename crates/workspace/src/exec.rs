@@ -30,6 +30,9 @@ const MOST_PROCESSES: usize = 1024;
 /// The most bytes of a process's arguments.
 const MOST_ARGUMENTS: usize = 4 << 10;
 
+/// The most that a detached command is given with its start: it waits in the agent, and a message has 4 MiB.
+const MOST_STDIN: usize = 3 << 20;
+
 /// What is kept of each of a command's outputs.
 const OUTPUT_LIMIT: usize = 1 << 20;
 
@@ -124,23 +127,25 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
     ) -> Result<String> {
+        if request.stdin.len() > MOST_STDIN {
+            return Err(Error::InvalidRequest {
+                code: "stdin_too_large",
+                message: format!(
+                    "stdin of a detached command must be at most {MOST_STDIN} bytes; start it with \
+                     stdin_open and write the rest afterwards"
+                ),
+            });
+        }
         self.prepare_exec(actor, bot, &request).await?;
         let call = self.inner.agent_for_long(bot).await?;
-        let patience = self.inner.config.agent_patience;
         let id = new_id();
         let start_id = id.clone();
         self.inner
             .detached(async move {
-                let stdin = request.stdin.clone();
                 let first = Input::Start(as_start(start_id, &request, true));
-                let (input, mut outputs) = run(&call.client, first).await?;
+                let (_input, mut outputs) = run(&call.client, first).await?;
                 // Whether it started is known with the first message.
-                first_output(&mut outputs).await?;
-                if !stdin.is_empty() {
-                    input.write_steadily(stdin, patience).await?;
-                    input.send(Input::CloseStdin(true)).await;
-                }
-                Ok(())
+                first_output(&mut outputs).await.map(drop)
             })
             .await?;
         Ok(id)
@@ -206,7 +211,8 @@ impl Workspaces {
         Ok(outcome)
     }
 
-    /// Writes to the input of a detached command and answers when it was taken; `close` ends it.
+    /// Writes to the input of a command that was started with [`ExecRequest::stdin_open`] and answers when it
+    /// was taken; `close` ends it.
     ///
     /// # Errors
     /// `ProcessNotFound`, `process_ended`.
@@ -361,11 +367,13 @@ async fn start(
     if request.stdin.is_empty() {
         return Ok(events);
     }
-    let stdin = request.stdin;
+    let (stdin, stays_open) = (request.stdin, request.stdin_open);
     Ok(async_stream::stream! {
         let feed = async {
             input.write(stdin).await;
-            input.send(Input::CloseStdin(true)).await;
+            if !stays_open {
+                input.send(Input::CloseStdin(true)).await;
+            }
         };
         let mut feed = std::pin::pin!(feed);
         let mut fed = false;
@@ -403,9 +411,14 @@ fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
                 .unwrap_or(u64::MAX)
                 .max(1)
         }),
-        // A detached command keeps its input open for later.
-        no_stdin: request.stdin.is_empty() && !keep,
+        no_stdin: request.stdin.is_empty() && !request.stdin_open,
         replay_bytes: 0,
+        // Another one's comes beside its output, as it takes it.
+        stdin: match keep {
+            true => request.stdin.clone(),
+            false => Bytes::new(),
+        },
+        stdin_open: request.stdin_open,
     }
 }
 

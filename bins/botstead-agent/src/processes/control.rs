@@ -7,6 +7,7 @@ use super::stream::{self, End};
 use crate::children::{Children, lock};
 use crate::worker::Worker;
 use botstead_bridge::{Failure, FailureKind};
+use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,7 @@ pub(super) struct Control {
     children: Arc<Children>,
     killer: Worker,
     /// One writer at a time, for a whole message: two never mix.
-    input: tokio::sync::Mutex<Option<End>>,
+    input: Arc<tokio::sync::Mutex<Option<End>>>,
     terminal: Mutex<Option<End>>,
     over: watch::Sender<bool>,
 }
@@ -82,7 +83,7 @@ impl Control {
             pid,
             children,
             killer,
-            input: tokio::sync::Mutex::new(input),
+            input: Arc::new(tokio::sync::Mutex::new(input)),
             terminal: Mutex::new(terminal),
             over: watch::Sender::new(false),
         };
@@ -113,6 +114,29 @@ impl Control {
             done = write => done,
             _ = over.wait_for(|over| *over) => Err(no_input()),
         }
+    }
+
+    /// Writes what it is to read first, beside everything else and before what others write, and then
+    /// ends its input unless that stays open. To be called before anybody else knows it.
+    pub(super) fn begin_input(&self, data: Bytes, stays_open: bool) {
+        let Ok(mut input) = Arc::clone(&self.input).try_lock_owned() else {
+            return;
+        };
+        let mut over = self.over.subscribe();
+        tokio::spawn(async move {
+            let write = async {
+                if let Some(end) = input.as_ref() {
+                    let done = stream::write_all(end, &data).await;
+                    if done.is_err() || !stays_open {
+                        *input = None;
+                    }
+                }
+            };
+            tokio::select! {
+                () = write => {}
+                _ = over.wait_for(|over| *over) => {}
+            }
+        });
     }
 
     /// Ends its input. A terminal is sent the character that means it.

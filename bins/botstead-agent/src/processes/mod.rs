@@ -167,6 +167,9 @@ impl ProcessesService {
         let id = about.id.clone();
         let (kept, output) = match process {
             Begun::Running(control, output) => {
+                if !start.stdin.is_empty() {
+                    control.begin_input(start.stdin, start.stdin_open);
+                }
                 (Arc::new(Kept::new(about, Some(control))), Some(output))
             }
             Begun::Failed(exit) => {
@@ -342,12 +345,17 @@ impl Processes for ProcessesService {
         request: Request<WriteInputRequest>,
     ) -> Result<Response<WriteInputReply>, Status> {
         let request = request.into_inner();
-        let kept = self.registry.kept(&request.id)?;
         if !request.data.is_empty() {
-            kept.write(&request.data).await?;
+            match self.registry.kept(&request.id) {
+                Ok(kept) => kept.write(&request.data).await?,
+                Err(_) => {
+                    let control = self.registry.control(&request.id)?;
+                    control.write(&request.data).await?;
+                }
+            }
         }
         if request.close {
-            kept.control()?.close_input().await;
+            self.registry.control(&request.id)?.close_input().await;
         }
         Ok(Response::new(WriteInputReply {}))
     }

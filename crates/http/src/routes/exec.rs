@@ -48,9 +48,12 @@ struct Exec {
     /// Who runs it, such as `user`, `uid` or `uid:gid`; the image's user when absent.
     #[serde(default)]
     user: Option<String>,
-    /// What it reads, as text.
+    /// What it reads, as text. Its input ends after that, also where nothing is given.
     #[serde(default)]
     stdin: Option<String>,
+    /// Keep its input open after that, for `POST /exec/{exec_id}/stdin`.
+    #[serde(default)]
+    stdin_open: bool,
     /// After this many seconds it is killed; no limit when absent.
     #[serde(default)]
     #[schema(exclusive_minimum = 0)]
@@ -142,6 +145,7 @@ impl TryFrom<Exec> for ExecRequest {
             env: body.env.unwrap_or_default(),
             user: body.user.filter(|user| !user.is_empty()),
             stdin: Bytes::from(body.stdin.unwrap_or_default()),
+            stdin_open: body.stdin_open,
             timeout: timeout.transpose()?,
             snapshot_before: body.snapshot_before,
         })

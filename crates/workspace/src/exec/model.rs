@@ -19,6 +19,9 @@ pub struct ExecRequest {
     pub user: Option<String>,
     /// What it reads.
     pub stdin: Bytes,
+    /// Its input stays open after that, for [`crate::Workspaces::write_exec`]. Otherwise it ends there, also
+    /// where nothing is given.
+    pub stdin_open: bool,
     /// After this it is killed; no limit when absent.
     pub timeout: Option<Duration>,
     /// Make a version first.

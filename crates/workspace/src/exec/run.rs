@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::run_input::Input;
 use proto::run_output::Output;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
@@ -39,18 +38,6 @@ impl RunInput {
             }
         }
         true
-    }
-
-    /// The same, for as long as something is taken of it within `patience`: nobody waits for the process
-    /// beside this. What is left then is dropped.
-    pub(crate) async fn write_steadily(&self, data: Bytes, patience: Duration) -> Result<()> {
-        for chunk in chunks(data) {
-            let sent = tokio::time::timeout(patience, self.send(Input::Stdin(chunk))).await;
-            if !sent.map_err(|_| Error::Stalled(patience))? {
-                break;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -20,6 +20,10 @@ impl Workspaces {
         version: Option<VersionNumber>,
         mut room: impl AsyncFnMut(&[u8]) -> bool,
     ) -> Result<ExecOutcome> {
+        if request.stdin_open {
+            let words = "this backend cannot keep a command's input open";
+            return Err(Error::Unsupported(words.to_owned()));
+        }
         let inner = &self.inner;
         let record = inner.required_record(bot).await?;
         let image = inner.resolved(&record.image).await?;

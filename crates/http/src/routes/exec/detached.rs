@@ -177,7 +177,8 @@ pub(super) struct Done {
     ok: bool,
 }
 
-/// Write to the input of a detached command. The reply comes when it was taken.
+/// Write to the input of a command that was started with `stdin_open`, while it runs. The reply comes when
+/// it was taken.
 #[utoipa::path(
     tag = "exec",
     params(
