@@ -1,7 +1,7 @@
 //! A process that outlives its call: its output is held to its end, any number of viewers look on,
 //! and none of them can hold up the process or another viewer for long.
 
-use super::control::{Control, Output};
+use super::control::{Control, Output, Typed};
 use super::plain;
 use super::pty::Size;
 use super::pump::{Sink, pump};
@@ -189,10 +189,10 @@ impl Kept {
     }
 
     /// Writes to its input.
-    pub(super) async fn write(&self, data: &[u8]) -> Result<(), Failure> {
+    pub(super) async fn write(&self, typed: &Typed) -> Result<(), Failure> {
         let control = self.control()?;
         lock(&self.state).active = Instant::now();
-        control.write(data).await
+        control.write(typed).await
     }
 
     /// Gives its terminal another size.

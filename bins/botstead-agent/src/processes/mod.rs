@@ -191,6 +191,13 @@ impl ProcessesService {
         drop(viewer);
     }
 
+    /// Hangs every terminal up: an interactive shell that is told to end by SIGTERM does not.
+    pub(crate) fn hang_up(&self) {
+        for control in self.registry.running() {
+            control.hang_up();
+        }
+    }
+
     fn attach(&self, attach: &Attach) -> Result<kept::Watch, Failure> {
         let kept = self.registry.kept(&attach.id)?;
         if let Some(size) = attach.terminal {
@@ -346,12 +353,11 @@ impl Processes for ProcessesService {
     ) -> Result<Response<WriteInputReply>, Status> {
         let request = request.into_inner();
         if !request.data.is_empty() {
+            let control = self.registry.control(&request.id)?;
+            let typed = control.typed(request.data, false);
             match self.registry.kept(&request.id) {
-                Ok(kept) => kept.write(&request.data).await?,
-                Err(_) => {
-                    let control = self.registry.control(&request.id)?;
-                    control.write(&request.data).await?;
-                }
+                Ok(kept) => kept.write(&typed).await?,
+                Err(_) => control.write(&typed).await?,
             }
         }
         if request.close {
@@ -379,7 +385,7 @@ impl Processes for ProcessesService {
         let registry = Arc::clone(&self.registry);
         let removed = tokio::spawn(async move {
             if let Ok(control) = kept.control() {
-                control.kill().await;
+                control.end_tree().await;
             }
             let exit = tokio::time::timeout(KILLED, kept.ended())
                 .await

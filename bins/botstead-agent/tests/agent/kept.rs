@@ -227,7 +227,7 @@ async fn a_timeout_and_signals_end_it() {
         ..kept(&["sleep", "609"])
     };
     let exit = workspace.run(start).await.exit.unwrap();
-    assert!(exit.timed_out && exit.code == 137);
+    assert!(exit.timed_out && exit.code == 143);
     let start = kept(&["sleep", "609"]);
     let id = start.id.clone();
     let call = workspace.begin(start).await;

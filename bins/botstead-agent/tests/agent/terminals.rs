@@ -331,6 +331,80 @@ async fn the_shell_is_the_users_or_one_that_is_there() {
     assert_eq!(workspace.run(command(&["true"])).await.code(), 0);
 }
 
+/// A program that reads nothing, and more input for it than the kernel and the agent's queue of one
+/// connection once took.
+#[tokio::test]
+async fn sizes_and_interrupts_pass_input_that_nobody_reads() {
+    let workspace = Workspace::start(&[]);
+    let script = "trap 'echo interrupted; exit 5' INT; stty $0; echo ready
+                  while :; do
+                      now=$(stty size); [ \"$now\" = \"$was\" ] || echo size $now; was=$now
+                      sleep 0.02
+                  done";
+    for modes in ["icanon", "-icanon", "noflsh"] {
+        let start = terminal(&["bash", "-c", script, modes], 80, 24);
+        let id = start.id.clone();
+        let mut typing = workspace.begin(start).await;
+        typing.until_text("ready").await;
+        let mut other = workspace.attach(attach(&id)).await;
+        other.until_text("ready").await;
+        for _ in 0..12 {
+            typing.write(&"unread\r".repeat(9000)).await;
+        }
+        // By the one whose input waits,
+        typing
+            .send(Input::Resize(TerminalSize {
+                columns: 70,
+                rows: 20,
+            }))
+            .await;
+        typing.until_text("size 20 70").await;
+        // and by another one.
+        other
+            .send(Input::Resize(TerminalSize {
+                columns: 60,
+                rows: 10,
+            }))
+            .await;
+        other.until_text("size 10 60").await;
+        if modes == "icanon" {
+            other.write("\x03").await;
+        } else {
+            typing.write("typed before\x03").await;
+        }
+        other.until_text("interrupted").await;
+        assert_eq!(other.finish().await.code(), 5, "{modes}");
+    }
+    // What a shell has not read when it is interrupted is not carried out.
+    let start = terminal(&["bash", "--norc", "--noprofile", "-i"], 80, 24);
+    let mut call = workspace.begin(start).await;
+    call.until_text("$ ").await;
+    call.write("sleep 630\r").await;
+    wait_until("the sleep", async || workspace.count("sleep 630") > 0).await;
+    for _ in 0..8 {
+        call.write(&"echo not carried out\r".repeat(3000)).await;
+    }
+    call.write("\x03").await;
+    call.write("echo car''ried out\r").await;
+    call.until_text("\rcarried out").await;
+    assert!(!call.seen.text().contains("\rnot carried out"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_workspace_hangs_terminals_up() {
+    // An interactive shell takes no notice of SIGTERM.
+    let mut workspace = Workspace::start(&["--grace-ms", "60000"]);
+    let mut call = workspace.begin(terminal(&[], 80, 24)).await;
+    call.until_text("$ ").await;
+    let mut busy = workspace.begin(terminal(&[], 80, 24)).await;
+    busy.until_text("$ ").await;
+    busy.write("sleep 631\r").await;
+    wait_until("the sleep", async || workspace.count("sleep 631") > 0).await;
+    workspace.signal(nix::sys::signal::Signal::SIGTERM);
+    let (_, took) = workspace.ended();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
 /// What is pasted after the end of a shell is read by nobody, and holds up nothing.
 #[tokio::test]
 async fn a_paste_that_goes_on_after_the_end_of_the_shell_ends_nothing_else() {
