@@ -23,6 +23,7 @@ use chrono::DateTime;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::run_input::{Attach, Input, Start};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The most processes that are taken from an agent: it keeps 512 that run and 64 that ended.
@@ -275,7 +276,13 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized(actor, Action::ExecWorkspace, bot).await?;
         inner.refuse_when_closing()?;
-        check(request)?;
+        if request.command.is_empty() {
+            return Err(Error::InvalidRequest {
+                code: "invalid_command",
+                message: "command must not be empty".to_owned(),
+            });
+        }
+        check(&request.command, &request.env, request.cwd.as_deref())?;
         if !request.snapshot_before {
             return Ok(None);
         }
@@ -389,7 +396,7 @@ async fn start(
     .boxed())
 }
 
-fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
+pub(crate) fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
     let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     Start {
         id,
@@ -462,6 +469,7 @@ async fn collect(
             CommandEvent::Stdout(data) => kept.keep(|kept| &mut kept.stdout, &data).await,
             CommandEvent::Stderr(data) => kept.keep(|kept| &mut kept.stderr, &data).await,
             CommandEvent::Skipped(_) => kept.truncated = true,
+            CommandEvent::Resized(_) => {}
             CommandEvent::Exit(it) => exit = Some(it),
         }
     }
@@ -491,7 +499,12 @@ fn exec_info(process: proto::ProcessInfo) -> ExecInfo {
     }
 }
 
-fn check(request: &ExecRequest) -> Result<()> {
+/// What a process can be started with. An empty command is none here.
+pub(crate) fn check(
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    cwd: Option<&str>,
+) -> Result<()> {
     let invalid = |code, message: &str| {
         Err(Error::InvalidRequest {
             code,
@@ -499,34 +512,23 @@ fn check(request: &ExecRequest) -> Result<()> {
         })
     };
     let nul = |text: &String| text.contains('\0');
-    if request.command.first().is_none_or(String::is_empty) {
-        return invalid("invalid_command", "the command is empty");
+    if command.first().is_some_and(String::is_empty) {
+        return invalid("invalid_command", "the program's name must not be empty");
     }
-    if request.command.iter().any(nul) || request.env.iter().any(|(k, v)| nul(k) || nul(v)) {
+    if command.iter().any(nul) || env.iter().any(|(k, v)| nul(k) || nul(v)) {
         return invalid(
             "invalid_command",
-            "command and environment cannot contain NUL",
+            "command and environment must not contain NUL",
         );
     }
-    if request
-        .env
-        .keys()
-        .any(|key| key.is_empty() || key.contains('='))
-    {
+    if env.keys().any(|key| key.is_empty() || key.contains('=')) {
         return invalid(
             "invalid_env",
-            "a variable's name is not empty and has no '='",
+            "environment variable names must be non-empty and must not contain '='",
         );
     }
-    if request
-        .cwd
-        .as_ref()
-        .is_some_and(|cwd| !cwd.starts_with('/') || nul(cwd))
-    {
-        return invalid(
-            "invalid_cwd",
-            "cwd is an absolute path inside the workspace",
-        );
+    if cwd.is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0')) {
+        return invalid("invalid_cwd", "cwd must be an absolute path");
     }
     Ok(())
 }

@@ -23,7 +23,8 @@ const MESSAGE_BYTES: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     Plain(Arc<Control>),
-    Kept(Arc<Kept>),
+    /// With the viewer that sends it.
+    Kept(Arc<Kept>, u64),
 }
 
 impl Target {
@@ -31,12 +32,12 @@ impl Target {
     async fn take(self, part: Part) {
         let _ = match (self, part) {
             (Self::Plain(control), Part::Data(typed)) => control.write(&typed).await,
-            (Self::Kept(kept), Part::Data(typed)) => kept.write(&typed).await,
+            (Self::Kept(kept, _), Part::Data(typed)) => kept.write(&typed).await,
             (Self::Plain(control), Part::End) => {
                 control.close_input().await;
                 Ok(())
             }
-            (Self::Kept(kept), Part::End) => {
+            (Self::Kept(kept, _), Part::End) => {
                 if let Ok(control) = kept.control() {
                     control.close_input().await;
                 }
@@ -49,7 +50,7 @@ impl Target {
     fn typed(&self, data: Bytes, waits: bool) -> Option<Part> {
         let typed = match self {
             Self::Plain(control) => control.typed(data, waits),
-            Self::Kept(kept) => kept.control().ok()?.typed(data, waits),
+            Self::Kept(kept, _) => kept.control().ok()?.typed(data, waits),
         };
         Some(Part::Data(typed))
     }
@@ -57,7 +58,7 @@ impl Target {
     fn resize(&self, size: Size) {
         match self {
             Self::Plain(control) => control.resize(size),
-            Self::Kept(kept) => kept.resize(size),
+            Self::Kept(kept, viewer) => kept.resize(*viewer, size),
         }
     }
 
@@ -65,7 +66,7 @@ impl Target {
         // No answer goes with the stream; who needs one calls `Signal`.
         let _ = match self {
             Self::Plain(control) => control.signal(number),
-            Self::Kept(kept) => kept.control().and_then(|control| control.signal(number)),
+            Self::Kept(kept, _) => kept.control().and_then(|control| control.signal(number)),
         };
     }
 }

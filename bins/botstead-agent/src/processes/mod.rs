@@ -41,7 +41,7 @@ use launch::{Launch, Launched};
 use pty::Size;
 use registry::{Registry, Reservation};
 use rustix::process::Rlimit;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,6 +182,7 @@ impl ProcessesService {
         let watch = kept.watch(Wanted {
             replay: true,
             follow: true,
+            room: Size::said(start.terminal),
         });
         let viewer = tokio::spawn(view::view(watch, caller, input));
         if let Some(output) = output {
@@ -200,12 +201,10 @@ impl ProcessesService {
 
     fn attach(&self, attach: &Attach) -> Result<kept::Watch, Failure> {
         let kept = self.registry.kept(&attach.id)?;
-        if let Some(size) = attach.terminal {
-            kept.resize(size.into());
-        }
         Ok(kept.watch(Wanted {
             replay: attach.replay,
             follow: attach.follow,
+            room: Size::said(attach.terminal),
         }))
     }
 }
@@ -226,16 +225,12 @@ impl Settings {
             .iter()
             .map(|argument| OsString::from_vec(argument.to_vec()))
             .collect();
-        let mut name = None;
         if args.is_empty() && terminal.is_some() {
             let shell = self
                 .environment
                 .shell(&identity)
                 .ok_or_else(|| Failure::new(FailureKind::NoShell, "the image has no shell"))?;
-            // The leading hyphen makes it a login shell.
-            let mut login = OsString::from("-");
-            login.push(shell.file_name().unwrap_or_else(|| OsStr::new("sh")));
-            name = Some(login);
+            // No login shell: the profiles of many images set PATH anew, without the image's own.
             args.push(shell.into_os_string());
         }
         if args.first().is_none_or(|program| program.is_empty()) {
@@ -243,7 +238,6 @@ impl Settings {
         }
         Ok(Launch {
             args,
-            name,
             cwd: start.cwd.to_vec(),
             environment,
             identity,

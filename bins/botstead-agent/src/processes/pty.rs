@@ -38,6 +38,23 @@ impl From<TerminalSize> for Size {
     }
 }
 
+impl From<Size> for TerminalSize {
+    fn from(size: Size) -> Self {
+        Self {
+            columns: size.columns.into(),
+            rows: size.rows.into(),
+        }
+    }
+}
+
+impl Size {
+    /// A size that was said, as far as it was.
+    pub(super) fn said(size: Option<TerminalSize>) -> Option<Self> {
+        size.filter(|size| size.columns > 0 && size.rows > 0)
+            .map(Self::from)
+    }
+}
+
 /// Opens a terminal: the agent's end and the program's.
 pub(super) fn open(size: Size) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;

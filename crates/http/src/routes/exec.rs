@@ -54,7 +54,8 @@ struct Exec {
     /// Keep its input open after that, for `POST /exec/{exec_id}/stdin`.
     #[serde(default)]
     stdin_open: bool,
-    /// After this many seconds it is killed; no limit when absent.
+    /// After this many seconds it is ended with its children, by SIGTERM and 3 s later by SIGKILL; no limit
+    /// when absent.
     #[serde(default)]
     #[schema(exclusive_minimum = 0)]
     timeout_seconds: Option<f64>,
@@ -72,11 +73,22 @@ struct Exec {
 /// What to run.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a list of strings or a shell line")]
-enum Command {
+pub(super) enum Command {
     /// The program and its arguments.
     Words(Vec<String>),
     /// A line for `/bin/sh -c`.
     Line(String),
+}
+
+impl Command {
+    /// As a program and its arguments; empty for an empty line.
+    pub(super) fn words(self) -> Vec<String> {
+        match self {
+            Self::Words(words) => words,
+            Self::Line(line) if line.trim().is_empty() => Vec::new(),
+            Self::Line(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+        }
+    }
 }
 
 /// How output is given.
@@ -118,11 +130,7 @@ impl TryFrom<Exec> for ExecRequest {
     type Error = InvalidValue;
 
     fn try_from(body: Exec) -> Result<Self, InvalidValue> {
-        let command = match body.command {
-            Command::Words(words) => words,
-            Command::Line(line) if line.trim().is_empty() => Vec::new(),
-            Command::Line(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
-        };
+        let command = body.command.words();
         if command.first().is_none_or(|program| program.is_empty()) {
             return Err(InvalidValue::new("command", "", "it names no program"));
         }
@@ -224,8 +232,8 @@ struct Detached {
 /// object per `data:` line: `{"type":"started","exec_id"}`, then `{"type":"stdout","data"}` and
 /// `{"type":"stderr","data"}` with base64 as they come, then `{"type":"exit","exit_code","timed_out",
 /// "truncated","oom"?,"duration_ms"}` or `{"type":"error",..}`; nothing is dropped: a command that writes
-/// faster than the client reads waits. A client that leaves, or a timeout, kills the command with its
-/// children.
+/// faster than the client reads waits. A client that leaves, or a timeout, ends the command with its
+/// children: by SIGTERM, and 3 s later by SIGKILL.
 ///
 /// With `detach` the reply is 202 with the id at once, and the command goes on by itself.
 #[utoipa::path(

@@ -1,5 +1,6 @@
 //! What the use cases on commands take and give.
 
+use crate::terminal::TerminalSize;
 use botstead_types::VersionNumber;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -78,6 +79,8 @@ pub enum CommandEvent {
     Stderr(Bytes),
     /// So many bytes of output are missing here.
     Skipped(u64),
+    /// The terminal has another size than this viewer said last, or than it was told last.
+    Resized(TerminalSize),
     /// It ended.
     Exit(ExecExit),
 }

@@ -3,6 +3,7 @@
 use super::model::{CommandEvent, ExecExit};
 use crate::agent::{DEADLINE, answered, failed};
 use crate::files::chunks;
+use crate::terminal::TerminalSize;
 use crate::{Error, Result};
 use botstead_bridge::{AgentClient, proto};
 use bytes::Bytes;
@@ -92,6 +93,10 @@ fn event(output: Output) -> Option<CommandEvent> {
         Output::Stdout(data) => CommandEvent::Stdout(data),
         Output::Stderr(data) => CommandEvent::Stderr(data),
         Output::Skipped(bytes) => CommandEvent::Skipped(bytes),
+        // A size that none is, is no news.
+        Output::Resized(size) => {
+            CommandEvent::Resized(TerminalSize::new(size.columns, size.rows).ok()?)
+        }
         Output::Exit(exit) => CommandEvent::Exit(exit.into()),
     })
 }

@@ -302,7 +302,8 @@ pub(super) async fn signal(
     Ok(HttpResponse::Ok().json(Done { ok: true }))
 }
 
-/// Kill a detached command with its children, where it runs, and forget it.
+/// End a detached command with its children, where it runs, and forget it: by SIGTERM, and 3 s later by
+/// SIGKILL.
 #[utoipa::path(
     tag = "exec",
     params(

@@ -77,6 +77,11 @@ impl Socket {
                         activity.touch();
                         to_client.binary(data).await
                     }
+                    Ok(CommandEvent::Resized(size)) if with_text => {
+                        let (cols, rows) = (size.columns(), size.rows());
+                        let frame = ServerFrame::Resize { cols, rows }.encode();
+                        to_client.text(frame).await
+                    }
                     Ok(CommandEvent::Exit(exit)) => {
                         if with_text {
                             let frame = ServerFrame::Exit { code: exit.code }.encode();
@@ -84,7 +89,11 @@ impl Socket {
                         }
                         return End::Shell;
                     }
-                    Ok(CommandEvent::Started { .. } | CommandEvent::Skipped(_)) => Ok(()),
+                    Ok(
+                        CommandEvent::Started { .. }
+                        | CommandEvent::Skipped(_)
+                        | CommandEvent::Resized(_),
+                    ) => Ok(()),
                     Err(_) => break,
                 };
                 if sent.is_err() {
