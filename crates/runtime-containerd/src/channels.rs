@@ -103,6 +103,10 @@ impl Channels for ContainerdChannels {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => op.fail(ErrorKind::NotFound, "it has no such socket yet"),
             io::ErrorKind::InvalidData => op.fail(ErrorKind::Conflict, error.to_string()),
+            // connect(2) on a unix socket: its queue is full, so somebody listens.
+            io::ErrorKind::WouldBlock => {
+                op.fail(ErrorKind::ResourceExhausted, "its socket's queue is full")
+            }
             _ => op.fail_with(ErrorKind::Unavailable, "its socket does not accept", error),
         };
         let place = open(&self.folders.of(id), socket).map_err(failed)?;

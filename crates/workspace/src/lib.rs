@@ -84,7 +84,7 @@ pub use replace::DataTrouble;
 pub use service::Workspaces;
 #[doc(hidden)]
 pub use shares::{Share, Shares};
-pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
+pub use terminal::{TerminalConnection, TerminalInput, TerminalRequest, TerminalSize};
 pub use versions::VersionUpdate;
 
 // What use cases give that belongs to another crate: callers need no dependency on those.
