@@ -299,7 +299,7 @@ async fn downloads_have_ranges_tags_and_conditions() {
 
     // A browser downloads with a ticket, once.
     let path = workspace.fs("/download");
-    let ticket = json!({"method": "GET", "path": path});
+    let ticket = json!({"method": "GET", "path": format!("{path}?path=/data/numbers.txt")});
     let ticket = workspace.client.post("/auth/tickets", ticket).await.ok();
     let with_ticket = format!(
         "{path}?path=/data/numbers.txt&ticket={}",
