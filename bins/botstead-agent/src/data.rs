@@ -6,8 +6,8 @@
 
 use crate::identity::Identity;
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, chownat, fchmod, fchown, mkdirat, open,
-    openat, renameat_with, statat, symlinkat, unlinkat,
+    AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, chownat, fchmod, fchown, fstat, mkdirat,
+    open, openat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -24,8 +24,9 @@ const FOLDER: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Makes the folder, readable by everybody and owned by `owner`. One that exists keeps its owner and
-/// mode. Returns whether it was made.
+/// Makes the folder, readable by everybody and owned by `owner`. One that exists keeps its mode, and its owner
+/// too unless that is root: an image may have it so, and its user could not write there. Returns whether it was
+/// made.
 ///
 /// # Errors
 /// Those of mkdir(2) and chown(2); something else than a folder stands there.
@@ -38,7 +39,16 @@ pub(crate) fn make(folder: &Path, owner: &Identity) -> io::Result<bool> {
             fchmod(&made, Mode::from_raw_mode(0o755))?;
             Ok(true)
         }
-        Err(Errno::EXIST) if folder.is_dir() => Ok(false),
+        Err(Errno::EXIST) if folder.is_dir() => {
+            // One that is elsewhere is as its user made it.
+            if let Ok(found) = open(folder, FOLDER | OFlags::RDONLY, Mode::empty())
+                && fstat(&found)?.st_uid == 0
+                && owner.uid != 0
+            {
+                own(found.as_fd(), owner)?;
+            }
+            Ok(false)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -272,11 +282,18 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_there_keeps_owner_and_mode() {
+    fn a_folder_that_is_there_keeps_its_mode_and_its_owner_unless_that_is_root() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert!(!make(folder.path(), &bot()).unwrap());
-        assert_eq!(owner(folder.path()), (0, 0, 0o700));
+        // An image has it as root's.
+        assert_eq!(owner(folder.path()), (1000, 1001, 0o700));
+        let other = Identity {
+            uid: 7,
+            ..Identity::default()
+        };
+        assert!(!make(folder.path(), &other).unwrap());
+        assert_eq!(owner(folder.path()), (1000, 1001, 0o700));
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(make(&file, &bot()).is_err());

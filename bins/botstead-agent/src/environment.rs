@@ -4,6 +4,7 @@ use crate::identity::Identity;
 use botstead_bridge::proto::Variable;
 use botstead_bridge::{Failure, FailureKind};
 use rustix::fs::{Access, AtFlags, CWD, FileType, StatxFlags, accessat, statx};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -53,6 +54,18 @@ impl Environment {
         }
     }
 
+    /// Replaces the name of a time zone that is not in the folder by its rule: without its file, programs take
+    /// it for UTC and do not say so.
+    pub(crate) fn with_timezone(mut self, zones: &Path, rule: Option<&OsStr>) -> Self {
+        let zone = self.own.iter_mut().find(|(name, _)| name == "TZ");
+        if let (Some((_, zone)), Some(rule)) = (zone, rule)
+            && !zones.join(&*zone).is_file()
+        {
+            rule.clone_into(zone);
+        }
+        self
+    }
+
     /// The variables of a command. What the caller gives comes last and wins.
     ///
     /// # Errors
@@ -63,7 +76,10 @@ impl Environment {
         terminal: bool,
         extra: &[Variable],
     ) -> Result<Vec<(OsString, OsString)>, Failure> {
-        let mut variables = Variables(self.own.clone());
+        let mut variables = Variables::default();
+        for (name, value) in &self.own {
+            variables.set(name, value);
+        }
         variables.set("PATH", self.path());
         variables.set("HOME", DATA);
         for (name, value) in XDG {
@@ -77,7 +93,7 @@ impl Environment {
         variables.set("LOGNAME", &name);
         match self.shell(identity) {
             Some(shell) => variables.set("SHELL", shell),
-            None => variables.remove("SHELL"),
+            None => variables.remove(OsStr::new("SHELL")),
         }
         if terminal {
             variables.set("TERM", "xterm-256color");
@@ -93,7 +109,7 @@ impl Environment {
             let value = OsString::from_vec(value.to_vec());
             variables.set(OsStr::from_bytes(name), value);
         }
-        Ok(variables.0)
+        Ok(variables.0.into_iter().collect())
     }
 
     fn path(&self) -> OsString {
@@ -140,20 +156,18 @@ fn is_program(path: &Path) -> bool {
         && accessat(CWD, path, Access::EXEC_OK, AtFlags::empty()).is_ok()
 }
 
-/// Variables in the order in which they were set first.
-struct Variables(Vec<(OsString, OsString)>);
+/// Variables by their names: a caller may give very many.
+#[derive(Default)]
+struct Variables(BTreeMap<OsString, OsString>);
 
 impl Variables {
     fn set(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
-        let (name, value) = (name.as_ref(), value.as_ref().to_owned());
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => *known = value,
-            None => self.0.push((name.to_owned(), value)),
-        }
+        let (name, value) = (name.as_ref().to_owned(), value.as_ref().to_owned());
+        self.0.insert(name, value);
     }
 
-    fn remove(&mut self, name: &str) {
-        self.0.retain(|(known, _)| known != name);
+    fn remove(&mut self, name: &OsStr) {
+        self.0.remove(name);
     }
 }
 
@@ -210,11 +224,39 @@ mod tests {
     }
 
     #[test]
+    fn many_variables_take_no_longer_each() {
+        let names: Vec<String> = (0..200_000).map(|n| format!("V{n}")).collect();
+        let extra: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+        // Each compared with all before it, they would take minutes.
+        let all = variables(&[], &extra);
+        assert!(all.len() > 200_000);
+    }
+
+    #[test]
     fn there_is_a_path_without_one() {
         let all = variables(&[], &[]);
         let expected = format!("{DEFAULT_PATH}:/kit/bin");
         assert_eq!(get(&all, "PATH"), Some(expected.as_str()));
         assert_eq!(get(&all, "HOME"), Some("/data"));
+    }
+
+    #[test]
+    fn a_zone_that_the_image_does_not_have_is_given_by_its_rule() {
+        let zones = tempfile::tempdir().unwrap();
+        std::fs::write(zones.path().join("There"), "").unwrap();
+        let zone = |own: &[(&str, &str)], rule: Option<&str>| {
+            let own = own.iter().map(|(name, value)| (name.into(), value.into()));
+            let environment = Environment::new(own, None)
+                .with_timezone(zones.path(), rule.map(OsStr::new))
+                .own;
+            let zone = environment.into_iter().find(|(name, _)| name == "TZ");
+            zone.map(|(_, zone)| zone.into_string().unwrap())
+        };
+        let rule = Some("CET-1CEST");
+        assert_eq!(zone(&[("TZ", "There")], rule).as_deref(), Some("There"));
+        assert_eq!(zone(&[("TZ", "Gone")], rule).as_deref(), rule);
+        assert_eq!(zone(&[("TZ", "Gone")], None).as_deref(), Some("Gone"));
+        assert_eq!(zone(&[], rule), None);
     }
 
     #[test]

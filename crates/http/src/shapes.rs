@@ -186,6 +186,7 @@ impl StreamError {
 /// where the server has a maximum.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[schema(as = Limits)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct LimitsShape {
     /// Memory in bytes, page cache included; at least 16777216.
     #[serde(default, skip_serializing_if = "Option::is_none")]

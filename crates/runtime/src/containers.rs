@@ -39,6 +39,8 @@ pub struct ContainerSpec {
     pub address: Option<IpAddr>,
     /// Limits, with defaults applied.
     pub limits: Limits,
+    /// The most bytes in `/dev/shm`, which count as the container's memory.
+    pub shared_memory_bytes: u64,
     /// Devices, by their CDI names.
     pub devices: Vec<CdiDevice>,
     /// Labels of the record.
@@ -110,6 +112,13 @@ pub trait Containers: Send + Sync {
     /// `InvalidArgument` for a spec that cannot run, `Unsupported` for devices without CDI,
     /// `NotFound` for a device that the host does not have.
     async fn create(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()>;
+
+    /// Refuses devices that no container could be given. Looks only.
+    ///
+    /// # Errors
+    /// `Unsupported` for devices without CDI, or for one that needs more than can be given; `NotFound` for
+    /// a device that the host does not have.
+    async fn check_devices(&self, devices: &[CdiDevice]) -> Result<()>;
 
     /// Replaces everything in the record of `spec.id` but its id, runtime and snapshotter, in one
     /// step: afterwards it names the other snapshot, image, labels and way to run. Never

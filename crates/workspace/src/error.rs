@@ -89,6 +89,9 @@ pub enum Error {
     /// `/data` is not a directory and does not lead to one, so that it can neither be saved nor sent.
     #[error("/data of the workspace {0}; make it a directory of its own, then try again")]
     DataNotDirectory(DataTrouble),
+    /// The workspace has no such user, or group.
+    #[error("the workspace has no user or group {0:?}")]
+    NoSuchUser(String),
     /// A version, or a workspace, has no such path.
     #[error("there is no {0}")]
     PathNotFound(FilePath),
@@ -258,6 +261,14 @@ pub enum Error {
         /// How large it may be.
         most: u64,
     },
+    /// No workspace can be made from the image.
+    #[error("image {image} cannot be used: {reason}")]
+    ImageUnusable {
+        /// The image.
+        image: ImageRef,
+        /// What is wrong with it, and what to change.
+        reason: String,
+    },
     /// The image could not be pulled.
     #[error("{0}")]
     Pull(#[source] runtime::Error),
@@ -322,6 +333,15 @@ impl From<store::Error> for Error {
 
 impl From<botstead_archive::Error> for Error {
     fn from(error: botstead_archive::Error) -> Self {
+        use botstead_archive::{Error as Archive, Limit, Refusal};
+        if let Archive::Refused { reason, .. } = &error
+            && let Refusal::Limit(Limit::DiskBytes { most, needed }) = *reason
+        {
+            return Self::InsufficientStorage {
+                free_bytes: most,
+                needed_bytes: needed,
+            };
+        }
         Self::Archive(error)
     }
 }
@@ -386,7 +406,9 @@ impl Error {
             Self::PreferenceUnreadable(_)
             | Self::VersionMissing { .. }
             | Self::WorkspaceLost(_)
-            | Self::DataNotDirectory(_) => ErrorKind::Unprocessable,
+            | Self::ImageUnusable { .. }
+            | Self::DataNotDirectory(_)
+            | Self::NoSuchUser(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. }
             | Self::InsufficientInodes { .. }
@@ -416,6 +438,7 @@ impl Error {
                 }
                 runtime::ErrorKind::NotFound
                 | runtime::ErrorKind::InvalidArgument
+                | runtime::ErrorKind::Unstartable
                 | runtime::ErrorKind::PermissionDenied
                 | runtime::ErrorKind::NotAllowed
                 | runtime::ErrorKind::Corrupt => ErrorKind::Unprocessable,
@@ -471,6 +494,7 @@ impl Error {
             Self::WorkspaceExists(_) => "container_exists",
             Self::NoPreservedData | Self::PreservedNotFound(_) => "no_preserved_data",
             Self::DataNotDirectory(_) => "data_not_a_directory",
+            Self::NoSuchUser(_) => "no_such_user",
             Self::WorkspaceLost(_) => "workspace_lost",
             Self::NothingToRecover(_) => "nothing_to_recover",
             Self::Superseded => "superseded",
@@ -502,6 +526,7 @@ impl Error {
             Self::PullTimedOut { .. } => "pull_timed_out",
             Self::PullGaveWay(_) => "pull_gave_way",
             Self::ImageConfigTooLarge { .. } => "image_too_large",
+            Self::ImageUnusable { .. } => "image_unusable",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {
                 "registry_unreachable"
@@ -512,6 +537,7 @@ impl Error {
                     "runtime_conflict"
                 }
                 runtime::ErrorKind::InvalidArgument => "invalid_value",
+                runtime::ErrorKind::Unstartable => "cannot_start",
                 runtime::ErrorKind::Unsupported => "unsupported",
                 runtime::ErrorKind::Unavailable => "runtime_unavailable",
                 runtime::ErrorKind::ResourceExhausted => "insufficient_storage",

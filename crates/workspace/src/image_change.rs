@@ -1,7 +1,7 @@
 //! Another image for a workspace that exists, with its `/data`.
 
 use crate::create::{Creation, Phase, Wishes, events};
-use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace};
+use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace, PullPolicy};
 use crate::replace::{Base, Edit, Replacement};
 use crate::service::{Inner, Workspaces};
 use crate::{Result, disk};
@@ -10,6 +10,25 @@ use botstead_store::OperationKind;
 use botstead_types::{BotId, ImageRef, LeaseId, VersionSource};
 use futures_util::stream::BoxStream;
 use std::sync::Arc;
+
+/// Another image for a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageChange {
+    /// The image.
+    pub image: ImageRef,
+    /// When to ask its registry.
+    pub pull: PullPolicy,
+}
+
+impl From<ImageRef> for ImageChange {
+    fn from(image: ImageRef) -> Self {
+        Self {
+            image,
+            pull: PullPolicy::default(),
+        }
+    }
+}
 
 impl Workspaces {
     /// Gives the workspace another image and keeps its `/data`; everything else that was changed in
@@ -24,9 +43,10 @@ impl Workspaces {
         &self,
         actor: &Actor,
         bot: BotId,
-        image: ImageRef,
+        change: impl Into<ImageChange>,
     ) -> Result<BoxStream<'static, CreateEvent>> {
         let inner = &self.inner;
+        let ImageChange { image, pull } = change.into();
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
         inner.refuse_when_closing()?;
         inner.config.bounds.check_image(&image)?;
@@ -34,13 +54,14 @@ impl Workspaces {
         disk::require_free_space(&inner.config)?;
         let request = CreateRequest {
             image: Some(image.clone()),
+            pull,
             ..CreateRequest::default()
         };
         let wishes = Wishes {
             image,
             devices: record.devices,
             limits: record.limits,
-            pull_always: false,
+            pull_always: pull == PullPolicy::Always,
             restore: false,
             returned: None,
         };
@@ -70,7 +91,10 @@ impl Inner {
         let image = async {
             let local = self.good_enough(&wishes).await?;
             let image = self.wished_image(&lease, &wishes, local, live).await?;
-            self.recorded(&image.resolved).await
+            let recorded = self.recorded(&image.resolved).await?;
+            let files = self.unpacked_image(&lease, &recorded.reference).await?;
+            self.check_user(&lease, &image.resolved, &files).await?;
+            Ok(recorded)
         };
         let image = match image.await {
             Ok(image) => image,

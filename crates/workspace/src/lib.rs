@@ -25,6 +25,7 @@ mod fork;
 mod garbage;
 mod host_network;
 mod image_change;
+mod image_user;
 mod images;
 mod info;
 mod layers;
@@ -58,7 +59,10 @@ mod versions;
 pub use agent::{AgentFailure, AgentInfo};
 pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
-pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive, unclaimed_archives};
+pub use data::{
+    ArchiveFormat, ImportMode, ImportOptions, PreservedArchive, UnclaimedArchive,
+    unclaimed_archives,
+};
 pub use disk::Reserve;
 pub use error::{Cause, Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
@@ -67,6 +71,7 @@ pub use files::{
     ChangeFile, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles,
     ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
 };
+pub use image_change::ImageChange;
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,
@@ -79,7 +84,7 @@ pub use replace::DataTrouble;
 pub use service::Workspaces;
 #[doc(hidden)]
 pub use shares::{Share, Shares};
-pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
+pub use terminal::{TerminalConnection, TerminalInput, TerminalRequest, TerminalSize};
 pub use versions::VersionUpdate;
 
 // What use cases give that belongs to another crate: callers need no dependency on those.

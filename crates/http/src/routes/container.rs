@@ -1,7 +1,6 @@
 //! /bots/{bot_id}/container: create, look, start, stop, delete.
 //!
-//! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
-//! are ignored for the same reason, but for those inside `limits`, which are ours.
+//! The shapes are fixed, because existing clients speak them.
 
 use crate::auth::Caller;
 use crate::context::RequestId;
@@ -11,10 +10,10 @@ use crate::shapes::LimitsShape;
 use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, post, put, web};
-use botstead_types::{BotId, CdiDevice, InvalidValue, Limits, VersionNumber};
+use botstead_types::{BotId, CdiDevice, ImageRef, InvalidValue, Limits, VersionNumber};
 use botstead_workspace::{
-    AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, OutOfMemory,
-    PullPolicy, WorkspaceInfo,
+    AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, ImageChange,
+    OutOfMemory, PullPolicy, WorkspaceInfo,
 };
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -39,6 +38,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
 /// Wishes for a new workspace. What is absent comes from the bot's `metadata.workspace`, then from
 /// the server's defaults.
 #[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct CreateContainer {
     /// The snapshotter; anything but the backend's own is refused.
     snapshotter: Option<String>,
@@ -58,6 +58,7 @@ struct CreateContainer {
 
 /// Devices for a workspace.
 #[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Gpu {
     /// CDI names such as `nvidia.com/gpu=0`; an empty list means none, whatever the bot prefers.
     devices: Option<Vec<String>>,
@@ -71,6 +72,13 @@ enum Pull {
     IfNotPresent,
     /// Always: a moved tag is followed.
     Always,
+}
+
+fn policy(pull: Option<Pull>) -> PullPolicy {
+    match pull {
+        None | Some(Pull::IfNotPresent) => PullPolicy::IfNotPresent,
+        Some(Pull::Always) => PullPolicy::Always,
+    }
 }
 
 impl TryFrom<CreateContainer> for CreateRequest {
@@ -89,10 +97,7 @@ impl TryFrom<CreateContainer> for CreateRequest {
             image: filled(body.image).map(|image| image.parse()).transpose()?,
             devices: devices.transpose()?,
             limits: limits.transpose()?,
-            pull: match body.pull {
-                None | Some(Pull::IfNotPresent) => PullPolicy::IfNotPresent,
-                Some(Pull::Always) => PullPolicy::Always,
-            },
+            pull: policy(body.pull),
         })
     }
 }
@@ -247,6 +252,9 @@ struct Container {
     container_id: String,
     /// Its image.
     image: String,
+    /// What the image's name stood for when the workspace was made from it: a moved tag has another one.
+    #[schema(example = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+    image_digest: String,
     /// `created`, `running`, `stopped`, `error` or `unknown`.
     #[schema(example = "running")]
     status: &'static str,
@@ -291,6 +299,7 @@ impl From<WorkspaceInfo> for Container {
         Self {
             container_id: info.container.into(),
             image: info.image.into(),
+            image_digest: info.image_digest,
             status: info.status.as_str(),
             namespace: info.namespace,
             container_path: info.container_path,
@@ -388,10 +397,13 @@ async fn stop(
 
 /// Another image.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct ChangeImage {
     /// The image, as in `docker pull`.
     #[schema(example = "debian:12")]
     image: String,
+    /// When to ask the registry.
+    pull: Option<Pull>,
 }
 
 /// Give a workspace another image and keep its `/data`.
@@ -418,15 +430,17 @@ async fn change_image(
     body: Body<ChangeImage>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let image = body.0.image.parse()?;
+    let mut change = ImageChange::from(body.0.image.parse::<ImageRef>()?);
+    change.pull = policy(body.0.pull);
     let workspaces = &state.services.workspaces;
-    let events = workspaces.change_image(&caller.actor, id.0, image).await?;
+    let events = workspaces.change_image(&caller.actor, id.0, change).await?;
     let steps = events.map(creation_step).boxed();
     Ok(sse::reply(&state, &caller, request_id, steps))
 }
 
 /// Where a fork begins.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Fork {
     /// The other bot.
     #[schema(value_type = uuid::Uuid)]

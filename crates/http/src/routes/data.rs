@@ -10,7 +10,7 @@ use actix_multipart::Multipart;
 use actix_web::http::header::CONTENT_DISPOSITION;
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use botstead_types::{BotId, VersionNumber};
-use botstead_workspace::{ArchiveFormat, Error, ImportMode};
+use botstead_workspace::{ArchiveFormat, Error, ImportMode, ImportOptions};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -103,6 +103,10 @@ struct ImportQuery {
     /// `merge` keeps what the archive does not have; `replace` does not. `merge` when absent.
     #[param(inline)]
     mode: Option<Mode>,
+    /// Whom everything shall belong to: `user`, `uid`, `user:group` or `uid:gid`, as in the workspace, or
+    /// empty for the workspace's own user. When absent, the numbers in the archive. Directories that the
+    /// archive only implies belong to the workspace's own user then.
+    as_user: Option<String>,
 }
 
 /// What becomes of what is there.
@@ -148,7 +152,7 @@ struct Imported {
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`busy`: another operation is under way."),
         (status = 413, description = "`archive_too_large`."),
-        (status = 422, description = "`archive_refused`, with the entry and the reason, or `data_not_a_directory` when it is to be merged into something else; nothing was changed."),
+        (status = 422, description = "`archive_refused`, with the entry and the reason, `data_not_a_directory` when it is to be merged into something else, or `no_such_user`; nothing was changed."),
         (status = 507, description = "`insufficient_storage`."),
     ),
 )]
@@ -161,10 +165,12 @@ async fn import(
     payload: web::Payload,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let mode = match query.0.mode {
+    let ImportQuery { mode, as_user } = query.0;
+    let mut options = ImportOptions::from(match mode {
         None | Some(Mode::Merge) => ImportMode::Merge,
         Some(Mode::Replace) => ImportMode::Replace,
-    };
+    });
+    options.as_user = as_user;
     let workspaces = &state.services.workspaces;
     // Whoever may not import is refused before gigabytes are received, and so is what has no room.
     let announced = content_length(&request).unwrap_or(0);
@@ -176,7 +182,7 @@ async fn import(
     let archive = receive(form, &state).await?;
     let file = archive.into_file().await.map_err(spool::failed)?;
     let safety = workspaces
-        .import_data(&caller.actor, id.0, file, mode)
+        .import_data(&caller.actor, id.0, file, options)
         .await?;
     Ok(HttpResponse::Ok().json(Imported {
         imported: true,

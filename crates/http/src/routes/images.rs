@@ -148,8 +148,8 @@ struct ImportQuery {
     name: Option<String>,
 }
 
-/// Import every image of an OCI or docker archive, a tar file as it is or compressed with gzip or
-/// zstd.
+/// Import every image of an OCI or docker archive, a tar file as it is or compressed with gzip,
+/// zstd, xz or bzip2.
 #[utoipa::path(
     tag = "images",
     params(ImportQuery),

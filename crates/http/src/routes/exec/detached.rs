@@ -158,6 +158,7 @@ fn exec_id(request: &HttpRequest) -> &str {
 
 /// Input for a command.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Stdin {
     /// What it reads.
     #[serde(default)]
@@ -177,7 +178,8 @@ pub(super) struct Done {
     ok: bool,
 }
 
-/// Write to the input of a detached command. The reply comes when it was taken.
+/// Write to the input of a command that was started with `stdin_open`, while it runs. The reply comes when
+/// it was taken.
 #[utoipa::path(
     tag = "exec",
     params(
@@ -217,6 +219,7 @@ pub(super) async fn stdin(
 
 /// A signal for a command.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Signal {
     /// Its number, 1 to 64, or its name such as `SIGINT` or `INT`.
     signal: SignalName,
@@ -301,7 +304,8 @@ pub(super) async fn signal(
     Ok(HttpResponse::Ok().json(Done { ok: true }))
 }
 
-/// Kill a detached command with its children, where it runs, and forget it.
+/// End a detached command with its children, where it runs, and forget it: by SIGTERM, and 3 s later by
+/// SIGKILL.
 #[utoipa::path(
     tag = "exec",
     params(
