@@ -25,7 +25,6 @@ mod fork;
 mod garbage;
 mod host_network;
 mod image_change;
-mod image_user;
 mod images;
 mod info;
 mod layers;
@@ -54,6 +53,7 @@ mod spec;
 mod standing;
 mod starts;
 mod terminal;
+mod users;
 mod versions;
 
 pub use agent::{AgentFailure, AgentInfo};
