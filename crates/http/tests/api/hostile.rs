@@ -170,6 +170,9 @@ impl Files for Liar {
     async fn remove(&self, _: Request<proto::RemoveRequest>) -> Reply<proto::RemoveReply> {
         no()
     }
+    async fn change(&self, _: Request<proto::ChangeRequest>) -> Reply<proto::ChangeReply> {
+        no()
+    }
     async fn copy(&self, _: Request<proto::CopyRequest>) -> Reply<proto::CopyReply> {
         std::future::pending().await
     }
