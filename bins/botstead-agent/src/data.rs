@@ -6,8 +6,8 @@
 
 use crate::identity::Identity;
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, chownat, fchmod, fchown, mkdirat, open,
-    openat, renameat_with, statat, symlinkat, unlinkat,
+    AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, chownat, fchmod, fchown, fstat, mkdirat,
+    open, openat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -24,8 +24,9 @@ const FOLDER: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Makes the folder, readable by everybody and owned by `owner`. One that exists keeps its owner and
-/// mode. Returns whether it was made.
+/// Makes the folder, readable by everybody and owned by `owner`. One that exists keeps its mode, and its owner
+/// too unless that is root: an image may have it so, and its user could not write there. Returns whether it was
+/// made.
 ///
 /// # Errors
 /// Those of mkdir(2) and chown(2); something else than a folder stands there.
@@ -38,7 +39,16 @@ pub(crate) fn make(folder: &Path, owner: &Identity) -> io::Result<bool> {
             fchmod(&made, Mode::from_raw_mode(0o755))?;
             Ok(true)
         }
-        Err(Errno::EXIST) if folder.is_dir() => Ok(false),
+        Err(Errno::EXIST) if folder.is_dir() => {
+            // One that is elsewhere is as its user made it.
+            if let Ok(found) = open(folder, FOLDER | OFlags::RDONLY, Mode::empty())
+                && fstat(&found)?.st_uid == 0
+                && owner.uid != 0
+            {
+                own(found.as_fd(), owner)?;
+            }
+            Ok(false)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -53,6 +53,18 @@ impl Environment {
         }
     }
 
+    /// Replaces the name of a time zone that is not in the folder by its rule: without its file, programs take
+    /// it for UTC and do not say so.
+    pub(crate) fn with_timezone(mut self, zones: &Path, rule: Option<&OsStr>) -> Self {
+        let zone = self.own.iter_mut().find(|(name, _)| name == "TZ");
+        if let (Some((_, zone)), Some(rule)) = (zone, rule)
+            && !zones.join(&*zone).is_file()
+        {
+            rule.clone_into(zone);
+        }
+        self
+    }
+
     /// The variables of a command. What the caller gives comes last and wins.
     ///
     /// # Errors
@@ -215,6 +227,25 @@ mod tests {
         let expected = format!("{DEFAULT_PATH}:/kit/bin");
         assert_eq!(get(&all, "PATH"), Some(expected.as_str()));
         assert_eq!(get(&all, "HOME"), Some("/data"));
+    }
+
+    #[test]
+    fn a_zone_that_the_image_does_not_have_is_given_by_its_rule() {
+        let zones = tempfile::tempdir().unwrap();
+        std::fs::write(zones.path().join("There"), "").unwrap();
+        let zone = |own: &[(&str, &str)], rule: Option<&str>| {
+            let own = own.iter().map(|(name, value)| (name.into(), value.into()));
+            let environment = Environment::new(own, None)
+                .with_timezone(zones.path(), rule.map(OsStr::new))
+                .own;
+            let zone = environment.into_iter().find(|(name, _)| name == "TZ");
+            zone.map(|(_, zone)| zone.into_string().unwrap())
+        };
+        let rule = Some("CET-1CEST");
+        assert_eq!(zone(&[("TZ", "There")], rule).as_deref(), Some("There"));
+        assert_eq!(zone(&[("TZ", "Gone")], rule).as_deref(), rule);
+        assert_eq!(zone(&[("TZ", "Gone")], None).as_deref(), Some("Gone"));
+        assert_eq!(zone(&[], rule), None);
     }
 
     #[test]

@@ -20,6 +20,8 @@ Usage: botstead-agent [serve] [OPTIONS]
                    a second SIGTERM or SIGINT ends it early
   --template DIR   files to put into /data at the first start, where they are missing
   --toolkit DIR    its folder `bin` is appended to PATH
+  --timezone-rule RULE
+                   what commands get as TZ where the image does not have the zone that TZ names
   --help           this text
   --version        the version
 
@@ -40,6 +42,8 @@ pub struct Options {
     pub template: Option<PathBuf>,
     /// A folder whose `bin` is appended to PATH.
     pub toolkit: Option<PathBuf>,
+    /// The rule of the time zone (tzset(3)), for images that do not have its file.
+    pub timezone_rule: Option<OsString>,
 }
 
 impl Default for Options {
@@ -50,6 +54,7 @@ impl Default for Options {
             grace: DEFAULT_GRACE,
             template: None,
             toolkit: None,
+            timezone_rule: None,
         }
     }
 }
@@ -96,6 +101,7 @@ fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<Request, Strin
             Some("--version" | "-V") => return Ok(Request::Version),
             Some("--socket") => options.socket = Some(absolute(value("a path")?)?),
             Some("--template") => options.template = Some(absolute(value("a folder")?)?),
+            Some("--timezone-rule") => options.timezone_rule = Some(value("a rule")?),
             Some("--toolkit") => options.toolkit = Some(absolute(value("a folder")?)?),
             Some("--user") => {
                 // An image without a user is passed on as it is.
@@ -156,6 +162,8 @@ mod tests {
             "bot:bot",
             "--template",
             "/t",
+            "--timezone-rule",
+            "CET-1CEST",
             "--toolkit",
             "/k",
         ];
@@ -166,6 +174,7 @@ mod tests {
                 user: "bot:bot".into(),
                 template: Some("/t".into()),
                 toolkit: Some("/k".into()),
+                timezone_rule: Some("CET-1CEST".into()),
                 ..Options::default()
             }))
         );

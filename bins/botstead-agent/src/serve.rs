@@ -53,7 +53,11 @@ pub fn run(options: &Options) -> io::Result<()> {
     let children = Arc::new(Children::default());
     let settings = Settings {
         children: Arc::clone(&children),
-        environment: Environment::new(std::env::vars_os(), options.toolkit.as_deref()),
+        environment: Environment::new(std::env::vars_os(), options.toolkit.as_deref())
+            .with_timezone(
+                Path::new("/usr/share/zoneinfo"),
+                options.timezone_rule.as_deref(),
+            ),
         user: options.user.clone(),
         open_files,
         starter: Worker::start("start")?,

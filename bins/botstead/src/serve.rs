@@ -365,7 +365,9 @@ fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {
     workspace.template = existing("workspace.template_dir", &settings.template_dir)?;
     workspace.toolkit = existing("workspace.toolkit_dir", &settings.toolkit_dir)?;
     workspace.terminal_idle = Duration::from_secs(settings.terminal_idle_seconds);
-    workspace.timezone = settings.timezone.clone().or_else(host_timezone);
+    workspace.shared_memory_bytes = settings.shm_bytes;
+    workspace.timezone = settings.timezone.clone();
+    workspace.timezone_rule = settings.timezone.as_deref().and_then(timezone_rule);
     workspace.stop_grace = Duration::from_secs(settings.stop_grace_seconds);
     workspace.pull_timeout = Duration::from_secs(settings.pull_timeout_seconds);
     workspace.busy_wait = Duration::from_secs(settings.busy_timeout_seconds);
@@ -405,11 +407,15 @@ fn existing(key: &str, path: &Option<PathBuf>) -> anyhow::Result<Option<PathBuf>
     Ok(Some(path))
 }
 
-/// The host's time zone, from where `/etc/localtime` points (localtime(5)).
-fn host_timezone() -> Option<String> {
-    let target = std::fs::canonicalize("/etc/localtime").ok()?;
-    let zone = target.strip_prefix("/usr/share/zoneinfo").ok()?;
-    Some(zone.to_str()?.to_owned())
+/// The rule of a time zone for times to come: the last line of its file (RFC 9636, 3.3).
+fn timezone_rule(zone: &str) -> Option<String> {
+    let bytes = std::fs::read(Path::new("/usr/share/zoneinfo").join(zone)).ok()?;
+    let rule = bytes
+        .strip_suffix(b"\n")?
+        .rsplit(|byte| *byte == b'\n')
+        .next()?;
+    let rule = std::str::from_utf8(rule).ok()?;
+    (!rule.is_empty() && rule.chars().all(|c| c.is_ascii_graphic())).then(|| rule.to_owned())
 }
 
 fn http_config(config: &Config, installation: &Installation) -> HttpConfig {

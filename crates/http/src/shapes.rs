@@ -167,6 +167,8 @@ pub(crate) struct StreamError {
     message: String,
     /// A stable machine word.
     code: String,
+    /// The HTTP status that a reply of its own would have had.
+    status: u16,
     /// The id under which the server's log has more.
     request_id: String,
 }
@@ -177,6 +179,7 @@ impl StreamError {
         Self {
             message: problem.detail().to_owned(),
             code: problem.code().to_owned(),
+            status: actix_web::ResponseError::status_code(problem).as_u16(),
             request_id: id.0.clone(),
         }
     }
@@ -186,6 +189,7 @@ impl StreamError {
 /// where the server has a maximum.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[schema(as = Limits)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct LimitsShape {
     /// Memory in bytes, page cache included; at least 16777216.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,18 @@
 //! Plain words for what a request's text should have been, in place of the names of Rust's types.
 
+/// The known field that is most like the one that a message of serde's calls unknown.
+fn meant(message: &str) -> Option<&str> {
+    let (given, known) = message
+        .strip_prefix("unknown field `")?
+        .rsplit_once("`, expected ")?;
+    // Every other part is between backquotes.
+    let known = known.split('`').skip(1).step_by(2);
+    let likeness = known.map(|known| (strsim::jaro_winkler(given, known), known));
+    let likely = likeness.filter(|(likeness, _)| *likeness >= 0.75);
+    let best = likely.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.map(|(_, known)| known)
+}
+
 /// A reader's message in plain words.
 pub(crate) fn plain(message: &str) -> String {
     // What the standard library says of numbers in a query.
@@ -9,6 +22,9 @@ pub(crate) fn plain(message: &str) -> String {
         }
         "number too large to fit in target type" => return "the number is too large".to_owned(),
         _ => {}
+    }
+    if let Some(meant) = meant(message) {
+        return format!("{message}; did you mean `{meant}`?");
     }
     // What is expected comes last: in front of it there may be anything that a client sent.
     let Some((given, expected)) = message.rsplit_once(", expected ") else {
@@ -59,6 +75,15 @@ mod tests {
                 r#"invalid type: string ", expected u8", expected a string"#,
             ),
             ("missing field `name`", "missing field `name`"),
+            (
+                "unknown field `memory`, expected one of `memory_bytes`, `pids` at line 1 column 2",
+                "unknown field `memory`, expected one of `memory_bytes`, `pids` at line 1 column 2; did you \
+                 mean `memory_bytes`?",
+            ),
+            (
+                "unknown field `x`, expected `pids`",
+                "unknown field `x`, expected `pids`",
+            ),
         ] {
             assert_eq!(plain(message), expected);
         }

@@ -7,7 +7,8 @@ use crate::tree::{Id, foreign, id, kind, stat_at, stat_fd};
 use crate::{Error, copy, meta};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, fchmod, linkat, mkdirat, renameat, renameat_with,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, fchmod, linkat, mkdirat, renameat,
+    renameat_with,
 };
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -52,21 +53,7 @@ pub fn restore_path(
 ) -> Result<Restored, Error> {
     let (source_dirs, source) = split(path)?;
     let (target_dirs, name) = split(target)?;
-    let above = source_dirs.join(&b'/');
-    let failed = |operation, path: &[u8]| {
-        let path = shown(path);
-        move |errno| Error::io(operation, path, errno)
-    };
-    let parent = match beneath::open(&from, &above, DIRECTORY) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-            return Err(Error::NotFound(shown(path)));
-        }
-        parent => parent.map_err(failed("open", &above))?,
-    };
-    let stat = match stat_at(&parent, &source) {
-        Err(Errno::NOENT) => return Err(Error::NotFound(shown(path))),
-        stat => stat.map_err(failed("look at", path))?,
-    };
+    let (parent, stat) = find(&from, path, (&source_dirs, &source))?;
     let place = parents(&from, &source_dirs, &to, &target_dirs)?;
     copy_to(&place, &name, (path, target), |copier, copied| {
         if kind(&stat) == FileType::Directory {
@@ -78,6 +65,54 @@ pub fn restore_path(
                 .map_err(|errno| (Vec::new(), errno))
         }
     })
+}
+
+/// Refuses what [`restore_path`] refuses before it copies anything. Looks only.
+///
+/// # Errors
+/// [`Error::NoPath`], [`Error::NotFound`] and [`Error::InTheWay`].
+pub fn check_restore(
+    from: impl AsFd,
+    path: &[u8],
+    to: impl AsFd,
+    target: &[u8],
+) -> Result<(), Error> {
+    let (source_dirs, source) = split(path)?;
+    let (target_dirs, _) = split(target)?;
+    find(&from, path, (&source_dirs, &source))?;
+    let root = beneath::open(&to, b"", DIRECTORY);
+    let mut place = root.map_err(|errno| Error::io("open", shown(b""), errno))?;
+    for (number, part) in target_dirs.iter().enumerate() {
+        let way = || shown(&target_dirs[..=number].join(&b'/'));
+        place = match beneath::open(&place, part, DIRECTORY) {
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(Error::InTheWay(way())),
+            opened => opened.map_err(|errno| Error::io("open", way(), errno))?,
+        };
+    }
+    Ok(())
+}
+
+/// The directory that an entry is in, and what the entry is.
+fn find(
+    from: impl AsFd,
+    path: &[u8],
+    (above, name): (&[&[u8]], &CStr),
+) -> Result<(OwnedFd, Statx), Error> {
+    let above = above.join(&b'/');
+    let parent = match beneath::open(&from, &above, DIRECTORY) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+            return Err(Error::NotFound(shown(path)));
+        }
+        parent => parent.map_err(|errno| Error::io("open", shown(&above), errno))?,
+    };
+    match stat_at(&parent, name) {
+        Err(Errno::NOENT) => Err(Error::NotFound(shown(path))),
+        stat => Ok((
+            parent,
+            stat.map_err(|errno| Error::io("look at", shown(path), errno))?,
+        )),
+    }
 }
 
 /// As [`restore_path`], from a directory that is open for reading, to a name at the root of the tree

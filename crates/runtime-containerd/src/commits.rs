@@ -10,7 +10,7 @@
 use crate::client::Client;
 use crate::layers::{Leased, as_mount, stat};
 use crate::op::{Op, blocking};
-use botstead_runtime::{ErrorKind, Result, SnapshotMount, SnapshotUsage};
+use botstead_runtime::{Error, ErrorKind, Result, SnapshotMount, SnapshotUsage};
 use botstead_types::SnapshotKey;
 use containerd_client::services::v1::snapshots::{
     Info, Kind, ListSnapshotsRequest, MountsRequest, RemoveSnapshotRequest, UpdateSnapshotRequest,
@@ -57,10 +57,56 @@ pub(crate) fn is_half_way(labels: &HashMap<String, String>) -> bool {
 
 /// An active snapshot, and where its files are.
 pub(crate) struct Source<'a> {
-    pub(crate) key: &'a SnapshotKey,
+    pub(crate) key: &'a str,
     pub(crate) parent: Option<&'a SnapshotKey>,
     pub(crate) upper: PathBuf,
     pub(crate) usage: SnapshotUsage,
+}
+
+/// Whether containerd failed on a file whose path is longer than a system call takes: it measures a snapshot
+/// by absolute names.
+pub(crate) fn is_too_deep(failed: &Error) -> bool {
+    failed.chain().contains("file name too long")
+}
+
+/// What a directory occupies, of any depth.
+pub(crate) async fn measure(op: &Op, directory: PathBuf) -> Result<SnapshotUsage> {
+    let measured = blocking(move || Ok(botstead_overlay::measure(File::open(directory)?)?)).await;
+    let measured = measured.map_err(|cause| op.io("its files cannot be measured", cause))?;
+    Ok(SnapshotUsage {
+        size_bytes: measured.bytes,
+        inodes: measured.inodes,
+    })
+}
+
+/// Commits a snapshot that was filled here; it is protected from that moment on. Where there is one of that
+/// name, that is what was wanted.
+pub(crate) async fn commit_filled(
+    leased: &Leased<'_>,
+    (key, upper): (&str, PathBuf),
+    parent: Option<&SnapshotKey>,
+    name: &SnapshotKey,
+    labels: &BTreeMap<String, String>,
+) -> Result<()> {
+    let committed = match leased.commit_new(key, name, labels).await {
+        Err(error) if is_too_deep(&error) => {
+            let source = Source {
+                key,
+                parent,
+                usage: measure(leased.op, upper.clone()).await?,
+                upper,
+            };
+            commit(leased, source, name, labels).await
+        }
+        committed => committed,
+    };
+    match committed {
+        Err(error) if error.is_already_exists() => {
+            leased.remove(key).await;
+            Ok(())
+        }
+        committed => committed,
+    }
 }
 
 /// Makes the source the committed snapshot `name`.

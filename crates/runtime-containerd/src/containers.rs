@@ -15,7 +15,7 @@ use containerd_client::services::v1::{
     GetRequest, ListContainersRequest, UpdateContainerRequest, container::Runtime,
 };
 use prost_types::{Any, FieldMask};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tonic::Code;
 
@@ -65,7 +65,6 @@ impl ContainerdContainers {
             cgroup_namespace: spec::has_cgroup_namespaces(),
             channel: &channel,
             oom_floor: spec::oom_floor(),
-            zones: Path::new(spec::ZONES),
         };
         let value = spec::build(spec, &host, &edits)
             .map_err(|cause| op.fail_with(ErrorKind::InvalidArgument, "it cannot be run", cause))?;

@@ -1,6 +1,7 @@
 //! Copying an active snapshot while its task runs.
 
 use crate::cgroup::freezer_path;
+use crate::commits::commit_filled;
 use crate::config::ContainerdConfig;
 use crate::feed::Feed;
 use crate::layers::Leased;
@@ -44,8 +45,9 @@ impl Copies {
         let copying = format!("{}-copying", copy.name);
         let made = async {
             let target = snapshots.prepare(&copying, parent).await?;
+            let filled = (copying.as_str(), target.clone());
             let report = self.copy(snapshots, copy, upper, target, cancel).await?;
-            snapshots.commit(&copying, &copy.name, &copy.labels).await?;
+            commit_filled(snapshots, filled, parent, &copy.name, &copy.labels).await?;
             Ok(report)
         };
         let made = made.await;

@@ -1,6 +1,7 @@
 //! Making one layer of those between two committed snapshots.
 
 use crate::client::Client;
+use crate::commits::commit_filled;
 use crate::layers::Leased;
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
@@ -31,8 +32,9 @@ pub(crate) async fn flatten(
         let below = snapshots.view(&base_view, base).await?;
         let layers = above(op, layers, &below)?;
         let target = snapshots.prepare(&merging, Some(base)).await?;
+        let filled = (merging.as_str(), target.clone());
         merge(op, layers, below, target).await?;
-        snapshots.commit(&merging, name, labels).await
+        commit_filled(&snapshots, filled, Some(base), name, labels).await
     }
     .await;
     if result.is_err() {

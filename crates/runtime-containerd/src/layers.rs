@@ -128,24 +128,8 @@ impl Leased<'_> {
         })
     }
 
-    /// Commits a snapshot that was filled; it is protected from that moment on. Where there is one of that
-    /// name, that is what was wanted.
-    pub(crate) async fn commit(
-        &self,
-        key: &str,
-        name: &SnapshotKey,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<()> {
-        match self.commit_new(key, name, labels).await {
-            Err(error) if error.is_already_exists() => {
-                self.remove(key).await;
-                Ok(())
-            }
-            committed => committed,
-        }
-    }
-
-    /// The same, and `AlreadyExists` where there is one of that name.
+    /// Commits a snapshot; it is protected from that moment on. `AlreadyExists` where there is one of that
+    /// name.
     pub(crate) async fn commit_new(
         &self,
         key: &str,

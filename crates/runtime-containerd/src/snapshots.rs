@@ -164,7 +164,7 @@ impl Snapshots for ContainerdSnapshots {
             return leased.commit_new(key.as_str(), name, labels).await;
         };
         let source = Source {
-            key,
+            key: key.as_str(),
             parent: source.parent.as_ref(),
             upper,
             usage: self.usage(key).await?,
@@ -301,7 +301,15 @@ impl Snapshots for ContainerdSnapshots {
         };
         let mut service = self.client.snapshots();
         let usage = service.usage(self.client.walk(request));
-        let usage = usage.await.map_err(failed)?.into_inner();
+        let usage = match usage.await.map_err(failed) {
+            Err(error) if commits::is_too_deep(&error) => {
+                let upper = commits::upper(&self.client, key.as_str()).await;
+                let upper = upper.map_err(failed)?.ok_or(error)?;
+                let op = Op::new("measure snapshot", key);
+                return commits::measure(&op, upper).await;
+            }
+            usage => usage?.into_inner(),
+        };
         Ok(SnapshotUsage {
             size_bytes: u64::try_from(usage.size).unwrap_or(0),
             inodes: u64::try_from(usage.inodes).unwrap_or(0),

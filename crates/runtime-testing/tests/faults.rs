@@ -217,6 +217,7 @@ async fn a_restart_of_the_host_leaves_records_only() {
         network_namespace: Some(runtime.network.create_namespace(&id).await.unwrap()),
         address: None,
         limits: Default::default(),
+        shared_memory_bytes: 64 << 20,
         devices: Vec::new(),
         labels: BTreeMap::new(),
     };

@@ -39,6 +39,8 @@ pub struct ContainerSpec {
     pub address: Option<IpAddr>,
     /// Limits, with defaults applied.
     pub limits: Limits,
+    /// The most bytes in `/dev/shm`, which count as the container's memory.
+    pub shared_memory_bytes: u64,
     /// Devices, by their CDI names.
     pub devices: Vec<CdiDevice>,
     /// Labels of the record.

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Conflict,
     /// The request can never work.
     InvalidArgument,
+    /// What a container is made of does not let it start: another image or state of its files may.
+    Unstartable,
     /// This backend cannot do it; see [`crate::Capabilities`].
     Unsupported,
     /// The runtime, a registry or the network did not answer; later it may.

@@ -106,15 +106,16 @@ impl Workspaces {
                 let from = work.version(bot, version).await?;
                 work.require_snapshot(&from).await?;
                 let record = work.present_record(bot).await?;
-                let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
-                let live = work
-                    .begin_replacement(id, bot, OperationKind::RestorePath, &what)
-                    .await?;
                 let edit = Edit::Path {
                     from: from.snapshot,
                     path,
                     target,
                 };
+                work.check_edit(id, &record.snapshot, &edit).await?;
+                let what = Replacement::of(&record, VersionSource::Import, Base::Present, true);
+                let live = work
+                    .begin_replacement(id, bot, OperationKind::RestorePath, &what)
+                    .await?;
                 let replaced = work
                     .replace_or_undo(&live, Some(&record), &what, edit)
                     .await?;

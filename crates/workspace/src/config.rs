@@ -26,8 +26,12 @@ pub struct WorkspaceConfig {
     pub max_image_config_bytes: u64,
     /// Limits of a workspace where neither the request nor the bot names any.
     pub default_limits: Limits,
+    /// The most bytes in a workspace's `/dev/shm`.
+    pub shared_memory_bytes: u64,
     /// An IANA time zone for workspaces; `None` leaves the image's own.
     pub timezone: Option<String>,
+    /// Its rule (tzset(3)), for images without the zone's file.
+    pub timezone_rule: Option<String>,
     /// How long a workspace's processes may take to end before they are killed.
     pub stop_grace: Duration,
     /// The budget of one pull. Nothing else shares it.
@@ -96,7 +100,9 @@ impl WorkspaceConfig {
                 pids: Some(1024),
                 cpu_millis: Some(0),
             },
+            shared_memory_bytes: 64 << 20,
             timezone: None,
+            timezone_rule: None,
             stop_grace: Duration::from_secs(10),
             pull_timeout: Duration::from_secs(30 * 60),
             pull_turn: Duration::from_secs(60),

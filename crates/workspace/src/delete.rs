@@ -73,6 +73,8 @@ impl Workspaces {
             delete_versions,
         } = request;
         inner.refuse_when_closing()?;
+        // Nobody waits for it any more.
+        inner.cancel_pulls(bot);
         let work = Arc::clone(inner);
         inner
             .detached(async move {
@@ -80,9 +82,9 @@ impl Workspaces {
                 let delete_bot = kind == OperationKind::DeleteBot;
                 let what = if delete_bot { "delete_bot" } else { "delete" };
                 let _guard = work.lock_without_recovery(bot, id, what).await?;
-                if let Err(error) = work.recover_bot(bot).await {
+                if let Err(error) = work.recover_enough(bot).await {
                     // Of what an earlier operation holds half, nothing can be saved.
-                    if preserve_data && !work.lacks_only_a_start(bot).await? {
+                    if preserve_data {
                         return Err(error);
                     }
                     tracing::warn!(%bot, %error, "deleting beside an operation that cannot go on");

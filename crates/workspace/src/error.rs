@@ -261,6 +261,14 @@ pub enum Error {
         /// How large it may be.
         most: u64,
     },
+    /// No workspace can be made from the image.
+    #[error("image {image} cannot be used: {reason}")]
+    ImageUnusable {
+        /// The image.
+        image: ImageRef,
+        /// What is wrong with it, and what to change.
+        reason: String,
+    },
     /// The image could not be pulled.
     #[error("{0}")]
     Pull(#[source] runtime::Error),
@@ -398,8 +406,9 @@ impl Error {
             Self::PreferenceUnreadable(_)
             | Self::VersionMissing { .. }
             | Self::WorkspaceLost(_)
-            | Self::DataNotDirectory(_)
-            | Self::NoSuchUser(_) => ErrorKind::Unprocessable,
+            | Self::ImageUnusable { .. }
+            | Self::NoSuchUser(_)
+            | Self::DataNotDirectory(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. }
             | Self::InsufficientInodes { .. }
@@ -429,6 +438,7 @@ impl Error {
                 }
                 runtime::ErrorKind::NotFound
                 | runtime::ErrorKind::InvalidArgument
+                | runtime::ErrorKind::Unstartable
                 | runtime::ErrorKind::PermissionDenied
                 | runtime::ErrorKind::NotAllowed
                 | runtime::ErrorKind::Corrupt => ErrorKind::Unprocessable,
@@ -516,6 +526,7 @@ impl Error {
             Self::PullTimedOut { .. } => "pull_timed_out",
             Self::PullGaveWay(_) => "pull_gave_way",
             Self::ImageConfigTooLarge { .. } => "image_too_large",
+            Self::ImageUnusable { .. } => "image_unusable",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::NotFound => "image_not_found",
             Self::Pull(error) if error.kind() == runtime::ErrorKind::Unavailable => {
                 "registry_unreachable"
@@ -526,6 +537,7 @@ impl Error {
                     "runtime_conflict"
                 }
                 runtime::ErrorKind::InvalidArgument => "invalid_value",
+                runtime::ErrorKind::Unstartable => "cannot_start",
                 runtime::ErrorKind::Unsupported => "unsupported",
                 runtime::ErrorKind::Unavailable => "runtime_unavailable",
                 runtime::ErrorKind::ResourceExhausted => "insufficient_storage",

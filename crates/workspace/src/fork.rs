@@ -4,19 +4,20 @@
 //! snapshot. It holds what must differ between two computers, and protects what lies below it: the
 //! other bot may go.
 
+mod identity;
+
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::WorkspaceInfo;
 use crate::notes::Note;
-use crate::operations::{LiveOperation, event, finished, input, new_operation};
+use crate::operations::{LiveOperation, RECORDED, event, finished, input, new_operation};
 use crate::replace::blocking;
 use crate::service::{Inner, Workspaces};
-use crate::standing::Standing;
+use crate::standing::{Standing, is_final};
 use crate::starts::Cause;
 use crate::{Error, Result, disk};
 use botstead_authz::{Action, Actor};
-use botstead_overlay::beneath;
-use botstead_runtime::{Access, Tree};
+use botstead_runtime::Access;
 use botstead_store::{
     BotPatch, BotStatus, Change, ContainerRecord, Operation, OperationKind, OperationState,
 };
@@ -24,13 +25,12 @@ use botstead_types::{
     BotId, CdiDevice, ContainerId, DesiredState, LeaseId, Limits, OperationId, RecordedImage,
     SnapshotKey, VersionNumber, VersionSource,
 };
-use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
+
+/// The step from which on a fork that is recorded and cannot be started is removed again.
+const REMOVING: &str = "removing";
 
 /// What a replay of a fork needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -139,8 +139,8 @@ impl Inner {
                 OperationState::Succeeded
             }
             Err(error) => match self.undo_fork(&live.record).await {
-                // It stands, and only its start failed.
-                Ok(false) => OperationState::Succeeded,
+                // It stands, and only its start failed: it is tried again as any that should run.
+                Ok(false) => self.finish_fork(&live.record).await,
                 Ok(true) => self.finish_failed(&live.record, error).await,
                 Err(undo) => {
                     self.keep_for_retry(&live.record, &undo);
@@ -187,7 +187,7 @@ impl Inner {
             .open(lease, &first, Access::Write)
             .await?;
         blocking(move || {
-            let done = renew_identity(tree.as_ref());
+            let done = identity::renew(tree.root());
             let closed = tree.close();
             done.and(closed.map_err(|error| crate::replace::host("write to the disk", error)))
         })
@@ -209,10 +209,43 @@ impl Inner {
         self.record_fork(operation, input, record).await?;
         let record = self.required_record(bot).await?;
         if record.desired == DesiredState::Running {
-            self.bring_up(&record, Cause::Asked).await?;
+            match self.bring_up(&record, Cause::Asked).await {
+                Err(error) if is_final(&error) => {
+                    self.forget_fork(operation).await?;
+                    return Err(error);
+                }
+                started => started?,
+            }
             fault_point!("fork", "started");
         }
+        let ended = vec![finished(operation)];
+        self.store.transactions.apply(ended).await?;
         self.required_record(bot).await
+    }
+
+    /// Writes the end of a fork that stands.
+    async fn finish_fork(&self, operation: &Operation) -> OperationState {
+        let ended = vec![finished(operation)];
+        if let Err(error) = self.store.transactions.apply(ended).await {
+            self.keep_for_retry(operation, &error.into());
+            return OperationState::Running;
+        }
+        OperationState::Succeeded
+    }
+
+    /// Takes back what is recorded of a fork that cannot be started, so that it is undone.
+    async fn forget_fork(&self, operation: &Operation) -> Result<()> {
+        let number = crate::snapshot::reserved(operation)?;
+        let forgotten = vec![
+            Change::DeleteContainer(operation.bot),
+            Change::DeleteVersion(operation.bot, number),
+            Change::AdvanceOperation {
+                id: operation.id,
+                step: REMOVING.to_owned(),
+                input: None,
+            },
+        ];
+        Ok(self.store.transactions.apply(forgotten).await?)
     }
 
     fn forked_record(&self, operation: &Operation, input: &ForkInput) -> ContainerRecord {
@@ -251,7 +284,11 @@ impl Inner {
                     },
                 ),
                 event(bot, "forked", detail),
-                finished(operation),
+                Change::AdvanceOperation {
+                    id,
+                    step: RECORDED.to_owned(),
+                    input: None,
+                },
             ])
             .await?;
         fault_point!("fork", "recorded");
@@ -260,11 +297,22 @@ impl Inner {
 
     /// Ends a fork that a dead server left: one whose container is there stands, any other is undone.
     pub(crate) async fn replay_fork(self: &Arc<Self>, operation: &Operation) -> Result<()> {
-        if self.record(operation.bot).await?.is_some() {
-            // Written down with its workspace: another one is there when it is not finished.
+        let active = SnapshotKey::forked(operation.id);
+        if let Some(row) = self.record(operation.bot).await? {
+            if operation.step == RECORDED && row.snapshot == active {
+                // Where it should run, it is started as any other.
+                let ended = vec![finished(operation)];
+                self.store.transactions.apply(ended).await?;
+                self.drop_lease(operation.id);
+                return Ok(());
+            }
+            // Another one is there.
             return self.end_superseded(operation).await;
         }
-        let active = SnapshotKey::forked(operation.id);
+        if operation.step == REMOVING {
+            self.undo_fork(operation).await?;
+            return self.finish_interrupted(operation).await;
+        }
         match self.standing(operation, None, &active).await? {
             Standing::Switched => {
                 let input: ForkInput = input(operation)?;
@@ -272,6 +320,8 @@ impl Inner {
                 // It may have run since.
                 (record.dirty, record.started) = (true, true);
                 self.record_fork(operation, &input, record).await?;
+                let ended = vec![finished(operation)];
+                self.store.transactions.apply(ended).await?;
                 self.drop_lease(operation.id);
                 Ok(())
             }
@@ -317,33 +367,4 @@ impl Inner {
         self.collect_released();
         Ok(true)
     }
-}
-
-/// Gives a computer a machine id of its own (machine-id(5)), where it has one at all. Host name,
-/// address and the agent's socket are new with every container.
-fn renew_identity(tree: &dyn Tree) -> Result<()> {
-    let failed = |errno: Errno| crate::replace::host("renew /etc/machine-id", errno.into());
-    let etc = match beneath::open(tree.root(), b"etc", OFlags::RDONLY | OFlags::DIRECTORY) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
-        etc => etc.map_err(failed)?,
-    };
-    let name = "machine-id";
-    let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match openat(&etc, name, read, Mode::empty()) {
-        Err(_) => return Ok(()),
-        Ok(found) => {
-            let stat = rustix::fs::fstat(&found).map_err(failed)?;
-            // An empty one is filled at the first boot of what cares for it.
-            if stat.st_size == 0 {
-                return Ok(());
-            }
-        }
-    }
-    unlinkat(&etc, name, AtFlags::empty()).map_err(failed)?;
-    let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::RGRP | Mode::ROTH;
-    let file = openat(&etc, name, write, mode).map_err(failed)?;
-    let id = uuid::Uuid::new_v4().simple();
-    writeln!(File::from(file), "{id}")
-        .map_err(|error| crate::replace::host("renew /etc/machine-id", error))
 }

@@ -91,7 +91,10 @@ impl Inner {
         let image = async {
             let local = self.good_enough(&wishes).await?;
             let image = self.wished_image(&lease, &wishes, local, live).await?;
-            self.recorded(&image.resolved).await
+            let recorded = self.recorded(&image.resolved).await?;
+            let files = self.unpacked_image(&lease, &recorded.reference).await?;
+            self.check_user(&lease, &image.resolved, &files).await?;
+            Ok(recorded)
         };
         let image = match image.await {
             Ok(image) => image,

@@ -25,6 +25,7 @@ mod fork;
 mod garbage;
 mod host_network;
 mod image_change;
+mod image_user;
 mod images;
 mod info;
 mod layers;

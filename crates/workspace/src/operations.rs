@@ -281,10 +281,23 @@ impl Inner {
         Ok(())
     }
 
+    /// The same for an operation that needs the bot's files and not that it runs: what earlier ones left
+    /// may lack a start.
+    pub(crate) async fn recover_enough(self: &Arc<Self>, bot: BotId) -> Result<()> {
+        let Err(error) = self.recover_bot(bot).await else {
+            return Ok(());
+        };
+        if !self.lacks_only_a_start(bot).await? {
+            return Err(error);
+        }
+        tracing::warn!(%bot, %error, "going on with a workspace that could not be started");
+        Ok(())
+    }
+
     /// Whether [`Inner::recover_bot`] failed because of a start alone: the bot has operations that are not
     /// finished, all are written down with the state that they end on, and its row was not found to be in
     /// doubt. The files are whole then, and are those that the row names.
-    pub(crate) async fn lacks_only_a_start(&self, bot: BotId) -> Result<bool> {
+    async fn lacks_only_a_start(&self, bot: BotId) -> Result<bool> {
         let unfinished = self.store.operations.unfinished().await?;
         let mut own = unfinished.iter().filter(|one| one.bot == bot).peekable();
         let has_one = own.peek().is_some();
@@ -334,6 +347,19 @@ impl Inner {
             snapshots.release(&version).await?;
         }
         Ok(())
+    }
+
+    /// Cancels what pulls an image for the bot: it is about to be deleted.
+    pub(crate) fn cancel_pulls(&self, bot: BotId) {
+        for live in lock(&self.running.live).values() {
+            let pulls = matches!(
+                live.record.kind,
+                OperationKind::Create | OperationKind::ChangeImage
+            );
+            if pulls && live.record.bot == bot {
+                live.cancel.cancel();
+            }
+        }
     }
 
     pub(crate) fn running_operation(&self, id: OperationId) -> Option<Arc<LiveOperation>> {

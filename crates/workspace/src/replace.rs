@@ -5,18 +5,20 @@
 //! writable snapshot is prepared on a base and edited where nobody sees it; then the container is
 //! switched to it in one step. Committing the present state is the point of no return: whatever fails
 //! after it, the workspace ends on the state that was kept or on the new one, never on half of one. A
+//! workspace that should run and cannot be started with the new one goes back to the state that was kept. A
 //! workspace that has something else by the time of a replay is left as it is.
 
+mod back;
 mod edit;
 mod folder;
 
 use crate::faults::fault_point;
 use crate::layers::{Root, unless_missing};
 use crate::notes::Note;
-use crate::operations::{LiveOperation, RECORDED, event, finish, input, kind_name, new_operation};
+use crate::operations::{LiveOperation, RECORDED, event, finish, kind_name, new_operation};
 use crate::service::Inner;
 use crate::snapshot::reserved;
-use crate::standing::Standing;
+use crate::standing::is_final;
 use crate::starts::Cause;
 use crate::{Error, Result};
 use botstead_store::{
@@ -40,6 +42,9 @@ const EDITED: &str = "edited";
 /// The step from which on a replacement goes back: what it switches to is the state before.
 const REVERTING: &str = "reverting";
 
+/// The step from which on a replacement whose new state is recorded and cannot be started goes back.
+const LEAVING: &str = "leaving";
+
 /// The step from which on a replacement that failed is undone, and only the start is left.
 pub(crate) const REVERTED: &str = "reverted";
 
@@ -59,6 +64,10 @@ pub(crate) struct Replacement {
     /// server left does not name it: then there was one only.
     #[serde(default)]
     pub(crate) preserved: Option<PreservedId>,
+    /// The version that the state before equals, where it is not kept. An operation that an earlier server
+    /// left does not name it.
+    #[serde(default)]
+    pub(crate) head: Option<VersionNumber>,
 }
 
 /// What a new writable snapshot begins as.
@@ -95,6 +104,7 @@ impl Replacement {
             base,
             edited,
             preserved: None,
+            head: record.head_version,
         }
     }
 
@@ -124,6 +134,21 @@ enum How<'a> {
     Back(&'a Error),
     /// The workspace has the state before again: only the record is missing.
     RecordBack(&'a Error),
+}
+
+impl<'a> How<'a> {
+    /// The failure with which the operation ends.
+    fn failed(self) -> Option<&'a Error> {
+        match self {
+            Self::Forward | Self::Record => None,
+            Self::Back(error) | Self::RecordBack(error) => Some(error),
+        }
+    }
+
+    /// Whether the workspace has the writable snapshot that it is to get.
+    fn is_switched(self) -> bool {
+        matches!(self, Self::Record | Self::RecordBack(_))
+    }
 }
 
 /// What is done from where the operation stands: by which steps, and to which writable snapshot.
@@ -179,161 +204,6 @@ impl Inner {
         done
     }
 
-    /// After a failure: back to the state before, as it was or from the version that keeps it.
-    async fn settle_replacement(
-        self: &Arc<Self>,
-        operation: &Operation,
-        record: &ContainerRecord,
-        what: &Replacement,
-        error: &Error,
-    ) -> OperationState {
-        if let Some(ended) = self.put_back(operation, record, error).await {
-            return ended;
-        }
-        if what.goes_forward() {
-            self.keep_for_retry(operation, error);
-            return OperationState::Running;
-        }
-        // The present state is a version already: the workspace goes on from it.
-        let reverted = what.reverted();
-        let back = async {
-            let to = self.decide_to_revert(operation).await?;
-            let how = How::Back(error);
-            let cause = Cause::Asked;
-            self.replace_steps(operation, &reverted, Edit::Nothing, how, &to, cause)
-                .await
-        };
-        match back.await {
-            Ok(_) => {
-                self.drop_lease(operation.id);
-                OperationState::Failed
-            }
-            Err(revert) => {
-                self.keep_for_retry(operation, &revert);
-                OperationState::Running
-            }
-        }
-    }
-
-    /// Writes down that a replacement goes back, unless its new state is recorded, and tells the writable
-    /// snapshot that it ends on. What it would have switched to goes first. The state before gets another
-    /// name: by what the container names, a replay with any database tells the two apart.
-    async fn decide_to_revert(&self, operation: &Operation) -> Result<SnapshotKey> {
-        let fresh = SnapshotKey::active(operation.id);
-        let row = self.record(operation.bot).await?;
-        if row.is_some_and(|row| row.snapshot == fresh) {
-            return Ok(fresh);
-        }
-        self.discard(&fresh).await?;
-        self.advance(operation, REVERTING).await?;
-        Ok(SnapshotKey::reverted(operation.id))
-    }
-
-    async fn advance(&self, operation: &Operation, step: &str) -> Result<()> {
-        let advanced = vec![Change::AdvanceOperation {
-            id: operation.id,
-            step: step.to_owned(),
-            input: None,
-        }];
-        Ok(self.store.transactions.apply(advanced).await?)
-    }
-
-    /// Ends a replacement that a dead server or a failure left.
-    pub(crate) async fn replay_replacement(
-        self: &Arc<Self>,
-        operation: &Operation,
-        cause: Cause,
-    ) -> Result<()> {
-        let why = Error::Interrupted;
-        let Some((what, how, to)) = self.way(operation, &why).await? else {
-            return Ok(());
-        };
-        self.replace_steps(operation, &what, Edit::Nothing, how, &to, cause)
-            .await?;
-        self.drop_lease(operation.id);
-        Ok(())
-    }
-
-    /// How a replacement goes on that a dead server or a failure left; `None` when it is ended.
-    async fn way<'a>(
-        self: &Arc<Self>,
-        operation: &Operation,
-        why: &'a Error,
-    ) -> Result<Option<Way<'a>>> {
-        let (id, bot) = (operation.id, operation.bot);
-        let what: Replacement = input(operation)?;
-        let fresh = SnapshotKey::active(id);
-        let way = match operation.step.as_str() {
-            step @ (RECORDED | REVERTED) => {
-                let row = self.record(bot).await?.map(|row| row.snapshot);
-                let to = match row {
-                    // Earlier releases went back under the name of the new state.
-                    Some(row) if row == fresh => fresh,
-                    Some(row) if step == REVERTED && row == SnapshotKey::reverted(id) => row,
-                    // The row comes with this step, and goes with a deletion only.
-                    Some(_) | None => {
-                        self.end_superseded(operation).await?;
-                        return Ok(None);
-                    }
-                };
-                match step {
-                    RECORDED => (what, How::Forward, to),
-                    _ => (what.reverted(), How::Back(why), to),
-                }
-            }
-            REVERTING => {
-                // The new state is gone before this step: under its name an earlier release went back.
-                let container = self.container(bot).await?;
-                let earlier = container.is_some_and(|found| found.snapshot == fresh.as_str());
-                let to = if earlier {
-                    fresh
-                } else {
-                    SnapshotKey::reverted(id)
-                };
-                match self.standing(operation, what.active.as_ref(), &to).await? {
-                    Standing::MovedOn => {
-                        self.end_superseded(operation).await?;
-                        return Ok(None);
-                    }
-                    Standing::Switched => (what.reverted(), How::RecordBack(why), to),
-                    Standing::Untouched | Standing::Between => {
-                        let to = SnapshotKey::reverted(id);
-                        (what.reverted(), How::Back(why), to)
-                    }
-                }
-            }
-            _ => {
-                let active = what.active.as_ref();
-                match self.standing(operation, active, &fresh).await? {
-                    Standing::MovedOn => {
-                        self.end_superseded(operation).await?;
-                        return Ok(None);
-                    }
-                    Standing::Switched => (what, How::Record, fresh),
-                    // What is kept first cannot be lost by going on; what is only believed to equal its
-                    // head may have changed since.
-                    Standing::Untouched if what.goes_forward() && what.keep.is_some() => {
-                        (what, How::Forward, fresh)
-                    }
-                    Standing::Untouched => {
-                        // It may even run on; if it should and does not, it is started as any other.
-                        let record = self.required_record(bot).await?;
-                        self.discard_fresh(operation, &record).await;
-                        self.finish_interrupted(operation).await?;
-                        return Ok(None);
-                    }
-                    Standing::Between if what.goes_forward() => (what, How::Forward, fresh),
-                    // What was to be put in may be gone, and nobody waits for it any more.
-                    Standing::Between => {
-                        let to = self.decide_to_revert(operation).await?;
-                        (what.reverted(), How::Back(why), to)
-                    }
-                }
-            }
-        };
-        Ok(Some(way))
-    }
-
     /// The steps of a replacement; from any point, again from the beginning.
     async fn replace_steps(
         self: &Arc<Self>,
@@ -346,12 +216,7 @@ impl Inner {
     ) -> Result<Replaced> {
         let (id, bot) = (operation.id, operation.bot);
         let at = fault_name(operation.kind);
-        let (failed, switched) = match how {
-            How::Forward => (None, false),
-            How::Record => (None, true),
-            How::Back(error) => (Some(error), false),
-            How::RecordBack(error) => (Some(error), true),
-        };
+        let (failed, switched) = (how.failed(), how.is_switched());
         let kept = match what.keep {
             Some(_) => Some(reserved(operation)?),
             None => None,
@@ -366,14 +231,17 @@ impl Inner {
             }
             (None, _) => return Err(Error::WorkspaceNotFound(bot)),
         };
-        let before = kept.or(record.head_version);
+        let before = kept.or(what.head).or(record.head_version);
+        // Then the state before is a version already, and what the workspace has is nothing to keep.
+        let new = SnapshotKey::active(id);
+        let leaves_new = failed.is_some() && record.snapshot == new;
         let mut root = None;
         if record.snapshot != *fresh {
             let lease = LeaseId::for_operation(id);
             let version = SnapshotKey::version(id);
             let old = record.snapshot.clone();
             let mut changes = Vec::new();
-            if let (Some(source), Some(number)) = (what.keep, kept) {
+            if let (Some(source), Some(number), false) = (what.keep, kept, leaves_new) {
                 if switched {
                     self.runtime.leases.create(&lease).await?;
                 } else {
@@ -398,10 +266,15 @@ impl Inner {
                 }
             }
             fault_point!(at, "committed");
-            let (image, head) = match &what.base {
-                Base::Present => (record.image.clone(), before),
-                Base::Version(target) => (self.version(bot, *target).await?.image, Some(*target)),
-                Base::Image(image) => (image.as_ref().clone(), before),
+            let (image, head) = match (&what.base, before) {
+                (Base::Present, Some(head)) if leaves_new => {
+                    (self.version(bot, head).await?.image, before)
+                }
+                (Base::Present, _) => (record.image.clone(), before),
+                (Base::Version(target), _) => {
+                    (self.version(bot, *target).await?.image, Some(*target))
+                }
+                (Base::Image(image), _) => (image.as_ref().clone(), before),
             };
             if !switched {
                 let present = match (kept, before) {
@@ -413,9 +286,8 @@ impl Inner {
                 };
                 // Half an edit of an earlier attempt is nothing to go on from.
                 unless_missing(self.runtime.snapshots.remove(fresh).await)?;
-                let edited = SnapshotKey::active(id);
-                if *fresh != edited {
-                    unless_missing(self.runtime.snapshots.remove(&edited).await)?;
+                if *fresh != new && !leaves_new {
+                    unless_missing(self.runtime.snapshots.remove(&new).await)?;
                 }
                 let note = Note::of(bot, &image, head).unfinished(what.edited);
                 let base = (&what.base, present.as_ref());
@@ -459,19 +331,30 @@ impl Inner {
             self.remove_unnamed(old).await?;
             fault_point!(at, "removed");
         }
+        if failed.is_some() && *fresh != new {
+            // What could not be started.
+            self.remove_unnamed(&new).await?;
+        }
+        if record.desired == DesiredState::Running {
+            let started = match root {
+                Some(root) => self.bring_up_on(&record, &root, cause).await,
+                None => self.bring_up(&record, cause).await,
+            };
+            match started {
+                // It could not be started before either, and is tried again as any that should run.
+                Err(error) if failed.is_some() && is_final(&error) => {
+                    tracing::warn!(%bot, error = %error.chain(), "the state before cannot be started either");
+                }
+                started => started?,
+            }
+            fault_point!(at, "started");
+        }
         // A journal that is older than the workspace does not know how the workspace got its snapshot.
         let put_in = !switched || operation.step == EDITED;
         if operation.kind == OperationKind::Restore && failed.is_none() && put_in {
-            // Its data is in the workspace and on the disk.
+            // Its data is in the workspace and on the disk, and what should run with it does.
             let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
             self.remove_returned(operation, archive).await?;
-        }
-        if record.desired == DesiredState::Running {
-            match root {
-                Some(root) => self.bring_up_on(&record, &root, cause).await?,
-                None => self.bring_up(&record, cause).await?,
-            }
-            fault_point!(at, "started");
         }
         self.store
             .transactions

@@ -131,6 +131,10 @@ impl Inner {
                 most,
             });
         }
+        check_environment(&image.config.env).map_err(|reason| Error::ImageUnusable {
+            image: image.reference.clone(),
+            reason,
+        })?;
         self.kept(image).await
     }
 
@@ -172,5 +176,53 @@ impl Inner {
         self.config.bounds.check_image(image)?;
         let unpack = async { Ok(self.runtime.images.unpack(lease, image).await?) };
         disk::with_free_space(&self.config, unpack).await
+    }
+}
+
+/// The longest text that a process can be given in its environment, without the zero at its end
+/// (execve(2), MAX_ARG_STRLEN).
+const MOST_ENVIRONMENT: usize = (128 << 10) - 1;
+
+/// Refuses variables with which no process can be started, in words for whoever made the image.
+fn check_environment(variables: &[String]) -> Result<(), String> {
+    let shown = |variable: &str| variable.chars().take(64).collect::<String>();
+    for variable in variables {
+        match variable.split_once('=') {
+            None | Some(("", _)) => {
+                return Err(format!(
+                    "its environment has {:?}, and every entry must be NAME=value; build the image again without it",
+                    shown(variable)
+                ));
+            }
+            Some((name, _)) if variable.len() > MOST_ENVIRONMENT => {
+                return Err(format!(
+                    "its environment variable {} has {} bytes, and Linux starts no process with one of more \
+                     than {MOST_ENVIRONMENT}; build the image again with a shorter one",
+                    shown(name),
+                    variable.len()
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_that_no_process_can_have_is_refused_by_name() {
+        let check = |variable: String| check_environment(&["A=1".to_owned(), variable]);
+        for good in ["B=", "B=x=y", "_=\n"] {
+            check(good.to_owned()).unwrap();
+        }
+        assert!(check("BARE".to_owned()).unwrap_err().contains("\"BARE\""));
+        assert!(check("=x".to_owned()).unwrap_err().contains("NAME=value"));
+        let long = |bytes: usize| format!("LONG={}", "x".repeat(bytes - "LONG=".len()));
+        check(long(MOST_ENVIRONMENT)).unwrap();
+        let refused = check(long(MOST_ENVIRONMENT + 1)).unwrap_err();
+        assert!(refused.contains("LONG has 131072 bytes"), "{refused}");
     }
 }

@@ -53,6 +53,7 @@ impl Workspaces {
                         base,
                         edited: false,
                         preserved: None,
+                        head: None,
                     },
                 };
                 let live = work

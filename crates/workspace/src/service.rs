@@ -219,7 +219,7 @@ impl Inner {
         what: &'static str,
     ) -> Result<BotGuard> {
         let guard = self.lock_without_recovery(bot, operation, what).await?;
-        self.recover_bot(bot).await?;
+        self.recover_enough(bot).await?;
         Ok(guard)
     }
 

@@ -74,6 +74,7 @@ impl Inner {
                 .config
                 .bounds
                 .within(record.limits.or(self.config.default_limits)),
+            shared_memory_bytes: self.config.shared_memory_bytes,
             devices: record.devices.clone(),
             labels: labels(record.bot, &record.devices, &record.limits),
             image,
@@ -95,6 +96,9 @@ impl Inner {
         let mut option = |name: &str, value: &str| args.extend([name.to_owned(), value.to_owned()]);
         if !user.is_empty() {
             option("--user", user);
+        }
+        if let Some(rule) = &self.config.timezone_rule {
+            option("--timezone-rule", rule);
         }
         if self.config.template.is_some() {
             option("--template", TEMPLATE_PATH);

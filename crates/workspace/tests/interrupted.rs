@@ -5,6 +5,8 @@
 
 mod common;
 
+use botstead_runtime_testing::ImageContent;
+use botstead_runtime_testing::memory::UNSTARTABLE;
 use botstead_store::{OperationKind, OperationState};
 use botstead_types::{BotId, DesiredState, FilePath, PageRequest, VersionNumber};
 use botstead_workspace::{CreateEvent, DeleteRequest, ImportMode, SnapshotMode};
@@ -26,9 +28,16 @@ enum Step {
     Preserve,
     Snapshot,
     Rollback,
+    /// To a version that cannot be started.
+    VainRollback,
+    /// To an image that cannot be started.
+    VainImage,
     Delete,
     Stop,
 }
+
+/// In it no workspace starts.
+const BROKEN_IMAGE: &str = "localhost/test/broken:1";
 
 /// More calls than any operation makes.
 const MOST_CALLS: usize = 60;
@@ -42,6 +51,20 @@ async fn prepared(world: &World) -> BotId {
     let bot = world.running().await;
     world.write(bot, "one").await;
     world.snapshot(bot).await;
+    world.write(bot, "two").await;
+    bot
+}
+
+/// The same with a version 1 that cannot be started.
+async fn beside_unstartable(world: &World) -> BotId {
+    let content = ImageContent::of_files([(UNSTARTABLE, "")]);
+    world.memory.add_image(&image(BROKEN_IMAGE), content);
+    let bot = world.running().await;
+    world.write(bot, "one").await;
+    world.write_to(bot, UNSTARTABLE, "").await;
+    world.live_snapshot(bot).await;
+    let active = world.record(bot).await.snapshot;
+    world.memory.remove_file(&active, UNSTARTABLE);
     world.write(bot, "two").await;
     bot
 }
@@ -70,6 +93,7 @@ async fn before(world: &World, step: Step) -> BotId {
     match step {
         Step::Create => world.bot().await,
         Step::Return => returning(world).await,
+        Step::VainRollback | Step::VainImage => beside_unstartable(world).await,
         _ => prepared(world).await,
     }
 }
@@ -117,6 +141,15 @@ async fn perform(world: &World, bot: BotId, step: Step) -> bool {
             w.delete(owner, bot, request).await.is_ok()
         }
         Step::Rollback => w.rollback(owner, bot, first(), false).await.is_ok(),
+        Step::VainRollback => {
+            let error = w.rollback(owner, bot, first(), false).await.unwrap_err();
+            error.code() == "cannot_start"
+        }
+        Step::VainImage => {
+            let events = w.change_image(owner, bot, image(BROKEN_IMAGE)).await;
+            let events: Vec<_> = events.unwrap().collect().await;
+            matches!(events.last(), Some(CreateEvent::Failed(error)) if error.code() == "cannot_start")
+        }
         Step::Delete => w.delete(owner, bot, DeleteRequest::default()).await.is_ok(),
         Step::Stop => w.stop(owner, bot).await.is_ok(),
     }
@@ -189,6 +222,12 @@ async fn check(world: &World, bot: BotId, step: Step, calls: usize) {
                 let kept = world.memory.read_file(&last.snapshot, "data/file").unwrap();
                 assert_eq!(kept, "two", "{context}: the safety version");
             }
+        }
+        Step::VainRollback | Step::VainImage => {
+            assert_eq!(world.read(bot).await.as_deref(), Some("two"), "{context}");
+            let record = world.record(bot).await;
+            assert_eq!(record.image.reference, image(IMAGE), "{context}");
+            assert_eq!(record.desired, DesiredState::Running, "{context}");
         }
         Step::Delete => assert_eq!(versions.len(), 1, "{context}"),
         Step::Stop => {
@@ -284,6 +323,18 @@ async fn snapshot_survives_an_interruption_anywhere() {
 #[tokio::test]
 async fn rollback_survives_an_interruption_anywhere() {
     interrupt(Step::Rollback).await;
+}
+
+#[tokio::test]
+async fn a_rollback_to_what_cannot_start_goes_back_from_anywhere() {
+    interrupt(Step::VainRollback).await;
+    outlast(Step::VainRollback).await;
+}
+
+#[tokio::test]
+async fn a_change_to_an_image_that_cannot_start_goes_back_from_anywhere() {
+    interrupt(Step::VainImage).await;
+    outlast(Step::VainImage).await;
 }
 
 #[tokio::test]

@@ -236,7 +236,11 @@ section! {
         max_limits: MaxLimits = MaxLimits::default(),
         /// How many versions that nobody asked for are kept.
         retention: Retention = Retention::default(),
-        /// The time zone, such as `Europe/Zurich`. The host's when not set.
+        /// The most bytes in `/dev/shm`, which browsers and databases use. They count as memory of the workspace.
+        /// In effect from the next change of a workspace's image or files on.
+        shm_bytes: u64 = 64 << 20,
+        /// What workspaces get as `TZ`, such as `Europe/Zurich`; the rule of that zone where an image does not
+        /// have its file. When not set, an image's own, which is UTC for most.
         timezone: Option<String> = None,
         /// How long a workspace may take to stop before it is killed.
         stop_grace_seconds: u64 = 10,

@@ -46,6 +46,8 @@ impl Config {
                 self.workspace.stop_grace_seconds,
                 0,
             ),
+            // 0 would be no limit (tmpfs(5)).
+            ("workspace.shm_bytes", self.workspace.shm_bytes, 4096),
             (
                 "workspace.pull_timeout_seconds",
                 self.workspace.pull_timeout_seconds,

@@ -1,6 +1,6 @@
 //! What the root of a workspace cannot do to the first process in it, and cannot see of others.
 
-use crate::server::{IMAGE, Server};
+use crate::server::{IMAGE, Server, folder};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -199,4 +199,20 @@ async fn a_workspace_sees_no_other_ones_control_group() {
     }
     let limit = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || true";
     assert_eq!(one.sh(limit).await, (2_u64 << 30).to_string());
+}
+
+#[tokio::test]
+async fn times_are_right_in_images_without_zones_and_no_mount_is_in_the_way_of_a_package() {
+    let folder = folder("botstead-e2e-");
+    let data = folder.path().join("data");
+    let zone = "timezone = \"Asia/Kolkata\"\n";
+    let server = Server::start_with_workspace(folder, data, zone).await;
+    let workspace = server.client.running().await;
+    assert_eq!(workspace.sh("date +%z").await, "+0530");
+    let replace =
+        "echo x > /etc/new; mv /etc/new /etc/localtime; mv /etc/localtime /etc/old; rm /etc/old";
+    workspace.sh(replace).await;
+    let without = Server::start().await;
+    let workspace = without.client.running().await;
+    assert_eq!(workspace.sh("echo [$TZ]; date +%z").await, "[]\n+0000");
 }

@@ -33,4 +33,5 @@ mod refusals;
 mod server;
 mod sessions;
 mod socket;
+mod states;
 mod terminals;

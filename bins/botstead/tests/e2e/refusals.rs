@@ -101,6 +101,25 @@ async fn requests_that_make_no_sense_are_refused_by_code() {
     assert!(workspace.info().await["reachable"].as_bool().unwrap());
 }
 
+#[tokio::test]
+async fn a_bot_that_pulls_is_deleted_at_once() {
+    let server = Server::start().await;
+    let fault = Fault::HangBlob;
+    let registry = FaultyRegistry::start(&unknown_image(), fault)
+        .await
+        .unwrap();
+    let bot = server.client.bot().await;
+    let workspace = server.client.workspace(&bot);
+    let creating = workspace.clone();
+    let image = registry.reference("test/slow");
+    let created = tokio::spawn(async move { creating.create(json!({"image": image})).await });
+    workspace.cancellable().await;
+    server.client.delete(&format!("/bots/{bot}")).await.ok();
+    let events = created.await.unwrap();
+    assert_eq!(events.last().unwrap()["code"], "cancelled", "{events:?}");
+    server.nothing_left().await;
+}
+
 fn client_url(client: &Client) -> String {
     let request = client.request(reqwest::Method::GET, "").build().unwrap();
     request.url().as_str().trim_end_matches('/').to_owned()

@@ -1,7 +1,6 @@
 //! /bots/{bot_id}/container: create, look, start, stop, delete.
 //!
-//! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
-//! are ignored for the same reason, but for those inside `limits`, which are ours.
+//! The shapes are fixed, because existing clients speak them.
 
 use crate::auth::Caller;
 use crate::context::RequestId;
@@ -39,6 +38,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
 /// Wishes for a new workspace. What is absent comes from the bot's `metadata.workspace`, then from
 /// the server's defaults.
 #[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct CreateContainer {
     /// The snapshotter; anything but the backend's own is refused.
     snapshotter: Option<String>,
@@ -58,6 +58,7 @@ struct CreateContainer {
 
 /// Devices for a workspace.
 #[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Gpu {
     /// CDI names such as `nvidia.com/gpu=0`; an empty list means none, whatever the bot prefers.
     devices: Option<Vec<String>>,
@@ -167,7 +168,7 @@ fn creation_step(event: CreateEvent) -> Step<CreationEvent> {
 /// `{"type":"pulling","image"}`; `{"type":"pull_progress","layers":[{"ref","offset","total"}]}`
 /// repeatedly; `{"type":"creating"}`; `{"type":"restoring"}` only when preserved data is brought
 /// back; then exactly one of `{"type":"complete","container"}` and
-/// `{"type":"error","message","code","request_id"}`. Comments come every 15 s.
+/// `{"type":"error","message","code","status","request_id"}`. Comments come every 15 s.
 ///
 /// On an existing workspace the same image, devices and limits, or none of them, make sure that it
 /// runs. A second request with the same body joins a creation under way. The creation goes on when
@@ -396,6 +397,7 @@ async fn stop(
 
 /// Another image.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct ChangeImage {
     /// The image, as in `docker pull`.
     #[schema(example = "debian:12")]
@@ -438,6 +440,7 @@ async fn change_image(
 
 /// Where a fork begins.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Fork {
     /// The other bot.
     #[schema(value_type = uuid::Uuid)]

@@ -1,7 +1,6 @@
 //! /bots/{bot_id}/container/exec: run commands, wait for them, follow them.
 //!
-//! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
-//! are ignored for the same reason.
+//! The shapes are fixed, because existing clients speak them.
 
 mod detached;
 mod events;
@@ -36,6 +35,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
 
 /// A command to run.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Exec {
     /// The program and its arguments, or a line for `/bin/sh`.
     command: Command,
@@ -291,8 +291,9 @@ mod tests {
             (json!(["ls", "-l"]), vec!["ls", "-l"]),
             (json!("echo $HOME"), vec!["/bin/sh", "-c", "echo $HOME"]),
         ] {
-            let request = request(json!({"command": command, "some_other_field": 1})).unwrap();
-            assert_eq!(request.command, expected);
+            let taken = request(json!({"command": command})).unwrap();
+            assert_eq!(taken.command, expected);
+            request(json!({"command": command, "some_other_field": 1})).unwrap_err();
         }
         for bad in [json!([]), json!([""]), json!(" "), json!(7), json!([1])] {
             assert!(request(json!({"command": bad})).is_err(), "{bad}");

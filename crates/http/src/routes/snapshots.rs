@@ -1,7 +1,6 @@
 //! /bots/{bot_id}/container/snapshots: versions of a workspace.
 //!
-//! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies
-//! are ignored for the same reason.
+//! The shapes are fixed, because existing clients speak them.
 
 use crate::HttpConfig;
 use crate::auth::Caller;
@@ -41,6 +40,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
 
 /// A version to be made.
 #[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct CreateSnapshot {
     /// A name for it.
     snapshot_name: Option<String>,
@@ -289,6 +289,7 @@ async fn list_snapshots(
 
 /// The version to bring back.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Rollback {
     /// Its number, at least 1.
     #[schema(minimum = 1)]

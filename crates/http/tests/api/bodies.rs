@@ -43,6 +43,38 @@ async fn what_is_wrong_with_a_body_is_said_in_plain_words() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_field_is_refused_by_name_with_the_right_one() {
+    let api = Api::start().await;
+    let container = format!("{}/container", api.bot().await);
+    for (path, body, meant) in [
+        ("", json!({"imag": "a/b:1"}), "image"),
+        (
+            "/exec",
+            json!({"command": "x", "timeout": 1}),
+            "timeout_seconds",
+        ),
+        ("/snapshots", json!({"snapshot_nam": "x"}), "snapshot_name"),
+        (
+            "/snapshots/rollback",
+            json!({"version": 1, "dryrun": true}),
+            "dry_run",
+        ),
+        (
+            "/snapshots/1/restore-path",
+            json!({"path": "/x", "targt": "/y"}),
+            "target",
+        ),
+        ("/fork", json!({"from": "x"}), "from_bot"),
+    ] {
+        let reply = api.post(&format!("{container}{path}"), body).await;
+        let problem = reply.expect_problem(400, "invalid_body");
+        let detail = problem["detail"].as_str().unwrap();
+        let expected = format!("did you mean `{meant}`?");
+        assert!(detail.contains(&expected), "{path}: {detail}");
+    }
+}
+
 /// serde_json reads an object whose first key is this as what its string says.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_key_of_a_body_means_anything_to_the_library_that_reads_it() {

@@ -24,10 +24,8 @@ use oci_spec::runtime::{
     LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, RootBuilder,
     SpecBuilder,
 };
+use std::collections::HashMap;
 use std::path::Path;
-
-/// Where hosts have their time zones.
-pub(crate) const ZONES: &str = "/usr/share/zoneinfo";
 
 const MASKED: &[&str] = &[
     "/proc/acpi",
@@ -41,6 +39,12 @@ const MASKED: &[&str] = &[
     "/proc/scsi",
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
+];
+/// Of the network namespace, which is the container's own: ports below 1024 and ping for every user, as in
+/// Docker (ip-sysctl.rst).
+const NETWORK: &[(&str, &str)] = &[
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv4.ping_group_range", "0 2147483647"),
 ];
 const READ_ONLY: &[&str] = &[
     "/proc/bus",
@@ -63,8 +67,6 @@ pub(crate) struct Host<'a> {
     pub(crate) cgroup: &'a str,
     /// Whether the kernel has namespaces of control groups.
     pub(crate) cgroup_namespace: bool,
-    /// See [`ZONES`].
-    pub(crate) zones: &'a Path,
 }
 
 /// The lowest `oom_score_adj` that this process, and the runc that it causes to run, may give: without
@@ -166,6 +168,12 @@ fn resources(limits: &Limits, edits: &Edits) -> Result<LinuxResources, OciSpecEr
     resources.build()
 }
 
+fn sysctls() -> HashMap<String, String> {
+    let all = NETWORK.iter();
+    all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
 /// What runc reads, as JSON.
 pub(crate) fn build(
     spec: &ContainerSpec,
@@ -178,6 +186,7 @@ pub(crate) fn build(
         .namespaces(namespaces(spec, host)?)
         .resources(resources(&spec.limits, edits)?)
         .devices(edits.devices.as_slice())
+        .sysctl(sysctls())
         .masked_paths(texts(MASKED))
         .readonly_paths(texts(READ_ONLY))
         .build()?;

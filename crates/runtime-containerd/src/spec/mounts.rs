@@ -6,10 +6,12 @@ use crate::cdi::Edits;
 use botstead_runtime::ContainerSpec;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, MountBuilder};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The host has 4096 terminals for all (`kernel.pty.max`).
 pub(crate) const MOST_TERMINALS: &str = "max=512";
+
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Filesystems of the kernel: destination, type and options.
 const KERNEL: &[(&str, &str, &[&str])] = &[
@@ -33,9 +35,9 @@ const KERNEL: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
-        "/dev/shm",
+        SHARED_MEMORY,
         "tmpfs",
-        &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        &["nosuid", "noexec", "nodev", "mode=1777"],
     ),
     ("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
@@ -103,17 +105,16 @@ pub(super) fn all(
 ) -> Result<Vec<Mount>, OciSpecError> {
     let mut all = Vec::new();
     for (destination, kind, options) in KERNEL {
-        let options = options.iter().map(ToString::to_string).collect();
+        let mut options: Vec<_> = options.iter().map(ToString::to_string).collect();
+        if *destination == SHARED_MEMORY {
+            options.push(format!("size={}", spec.shared_memory_bytes));
+        }
         all.push(mount(destination, kind, Path::new(kind), options)?);
     }
     for name in NAMES {
         let (source, destination) = (host.etc.join(name), format!("/etc/{name}"));
         let options = ETC_OPTIONS.map(str::to_owned).to_vec();
         all.push(bind(&source, &destination, options)?);
-    }
-    let zone = spec.timezone.as_deref();
-    if let Some(zone) = zone.and_then(|zone| zone_file(host.zones, zone)) {
-        all.push(bind(&zone, "/etc/localtime", access(true))?);
     }
     all.extend(edits.mounts.iter().cloned());
     if let Some(channel) = &spec.channel {
@@ -127,14 +128,4 @@ pub(super) fn all(
         )?);
     }
     Ok(all)
-}
-
-/// The host's file of a time zone, where it has one. Names come from users.
-fn zone_file(zones: &Path, zone: &str) -> Option<PathBuf> {
-    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+');
-    let right = zone
-        .split('/')
-        .all(|part| !part.is_empty() && part.chars().all(letter));
-    let file = zones.join(zone);
-    (right && file.is_file()).then_some(file)
 }

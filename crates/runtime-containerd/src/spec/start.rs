@@ -115,6 +115,17 @@ pub(crate) fn limit_terminals(document: &mut Value) -> bool {
     missing
 }
 
+/// Takes away the mount of a time zone that older releases recorded: it covered a file that a package of the
+/// image may replace. Whether there was one.
+pub(crate) fn uncover_zone(document: &mut Value) -> bool {
+    let Some(Value::Array(mounts)) = document.get_mut("mounts") else {
+        return false;
+    };
+    let before = mounts.len();
+    mounts.retain(|mount| mount["destination"] != "/etc/localtime");
+    mounts.len() < before
+}
+
 /// Brings what an older release recorded up to date: files in `/etc` that are not on the host's disk,
 /// below `folder`; a control group namespace; a first process whose protection is its own.
 pub(crate) fn renew(document: &mut Value, folder: &Path, cgroup_namespace: bool) -> io::Result<()> {

@@ -47,31 +47,27 @@ fn example() -> ContainerSpec {
             pids: Some(77),
             cpu_millis: Some(1500),
         },
+        shared_memory_bytes: 64 << 20,
         devices: Vec::new(),
         labels: BTreeMap::new(),
     }
 }
 
-/// The document of a specification, on a host that knows the time zone `Area/City`.
-fn document(spec: &ContainerSpec, edits: &Edits) -> (Value, String) {
-    let zones = tempfile::tempdir().unwrap();
-    std::fs::create_dir(zones.path().join("Area")).unwrap();
-    std::fs::write(zones.path().join("Area/City"), "TZif").unwrap();
+/// The document of a specification.
+fn document(spec: &ContainerSpec, edits: &Edits) -> Value {
     let host = Host {
         channel: Path::new("/run/b/channels/one"),
         oom_floor: -600,
         etc: Path::new("/run/b/etc/one"),
         cgroup: "/parent/one",
         cgroup_namespace: true,
-        zones: zones.path(),
     };
     let bytes = build(spec, &host, edits).unwrap();
     let typed: Spec = serde_json::from_slice(&bytes).unwrap();
     let value: Value = serde_json::from_slice(&bytes).unwrap();
     let again: Spec = serde_json::from_value(serde_json::to_value(&typed).unwrap()).unwrap();
     assert_eq!(typed, again, "it does not survive a round trip");
-    let zone = zones.path().join("Area/City").display().to_string();
-    (value, zone)
+    value
 }
 
 fn names(set: &Value) -> Vec<String> {
@@ -82,7 +78,7 @@ fn names(set: &Value) -> Vec<String> {
 
 #[test]
 fn mounts_come_in_order_and_end_with_those_that_were_asked_for() {
-    let (document, zone) = document(&example(), &Edits::default());
+    let document = document(&example(), &Edits::default());
     let mounts = document["mounts"].as_array().unwrap();
     let destinations: Vec<&str> = mounts
         .iter()
@@ -102,7 +98,6 @@ fn mounts_come_in_order_and_end_with_those_that_were_asked_for() {
             "/etc/hosts",
             "/etc/hostname",
             "/etc/resolv.conf",
-            "/etc/localtime",
             "/run/botstead/host",
             "/run/botstead/agent",
         ]
@@ -113,10 +108,9 @@ fn mounts_come_in_order_and_end_with_those_that_were_asked_for() {
         json!({"destination": "/etc/hosts", "type": "bind", "source": "/run/b/etc/one/hosts",
             "options": ["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"]})
     );
-    assert_eq!(mounts[11], bind("/etc/localtime", &zone, "ro"));
     let channel = bind("/run/botstead/host", "/run/b/channels/one", "rw");
-    assert_eq!(mounts[12], channel);
-    assert_eq!(mounts[13], bind("/run/botstead/agent", "/srv/agent", "ro"));
+    assert_eq!(mounts[11], channel);
+    assert_eq!(mounts[12], bind("/run/botstead/agent", "/srv/agent", "ro"));
     // That of the first process alone is not runc's to give.
     assert_eq!(document["process"]["oomScoreAdj"], 0);
     assert_eq!(start::read(&document).unwrap().oom_score_adj, -500);
@@ -128,27 +122,19 @@ fn mounts_come_in_order_and_end_with_those_that_were_asked_for() {
 }
 
 #[test]
-fn a_time_zone_is_no_way_to_other_files() {
-    for zone in [
-        "../Area/City",
-        "/etc/passwd",
-        "Area/../Area/City",
-        "",
-        "Other",
-    ] {
-        let mut spec = example();
-        spec.timezone = Some(zone.to_owned());
-        let (document, _) = document(&spec, &Edits::default());
-        assert!(
-            !document["mounts"].to_string().contains("localtime"),
-            "{zone}"
-        );
-    }
+fn the_mount_of_a_time_zone_that_an_older_release_recorded_goes() {
+    let mut document = document(&example(), &Edits::default());
+    assert!(!start::uncover_zone(&mut document));
+    let before = document.clone();
+    let mounts = document["mounts"].as_array_mut().unwrap();
+    mounts.insert(5, json!({"destination": "/etc/localtime", "type": "bind"}));
+    assert!(start::uncover_zone(&mut document));
+    assert_eq!(document, before);
 }
 
 #[test]
 fn the_process_is_root_with_dockers_capabilities_and_inherited_limits() {
-    let (document, _) = document(&example(), &Edits::default());
+    let document = document(&example(), &Edits::default());
     let process = &document["process"];
     assert_eq!(process["user"], json!({"uid": 0, "gid": 0}));
     assert_eq!(process["args"], json!(["/agent", "--x"]));
@@ -186,7 +172,7 @@ fn the_process_is_root_with_dockers_capabilities_and_inherited_limits() {
 
 #[test]
 fn limits_namespaces_and_paths_are_as_wanted() {
-    let (document, _) = document(&example(), &Edits::default());
+    let document = document(&example(), &Edits::default());
     assert_eq!(document["ociVersion"], "1.0.2");
     assert_eq!(document["hostname"], "bot-1");
     assert_eq!(
@@ -226,7 +212,7 @@ fn without_limits_and_network_there_are_none() {
         cpu_millis: Some(0),
     };
     spec.network_namespace = None;
-    let (document, _) = document(&spec, &Edits::default());
+    let document = document(&spec, &Edits::default());
     assert_eq!(
         document["linux"]["resources"],
         json!({"devices": [{"allow": false, "access": "rwm"}]})
@@ -246,7 +232,7 @@ fn a_device_is_made_allowed_and_mounted_before_what_was_asked_for() {
     std::fs::write(folder.path().join("a.json"), file).unwrap();
     let devices = ["test.org/null=0".parse().unwrap()];
     let edits = cdi::resolve(&devices, &[folder.path().to_owned()]).unwrap();
-    let (document, _) = document(&example(), &edits);
+    let document = document(&example(), &edits);
     let linux = &document["linux"];
     assert_eq!(linux["devices"][0]["path"], "/dev/x");
     assert_eq!(linux["devices"][0]["type"], "c");
@@ -282,7 +268,7 @@ fn a_command_of_another_user_has_no_capability_of_its_own() {
 
 #[test]
 fn the_hosts_files_are_as_resolvers_read_them() {
-    let (document, _) = document(&example(), &Edits::default());
+    let document = document(&example(), &Edits::default());
     let etc = start::read(&document).unwrap().etc;
     let etc: Vec<(&str, &str)> = etc.iter().map(|(a, b)| (&**a, &**b)).collect();
     let hosts = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n\
@@ -300,7 +286,7 @@ fn the_hosts_files_are_as_resolvers_read_them() {
 
 #[test]
 fn terminals_are_limited_also_in_what_was_recorded_without_a_limit() {
-    let (mut document, _) = document(&example(), &Edits::default());
+    let mut document = document(&example(), &Edits::default());
     let new = document.clone();
     assert!(!start::limit_terminals(&mut document));
     let options = document["mounts"][2]["options"].as_array_mut().unwrap();
@@ -311,7 +297,7 @@ fn terminals_are_limited_also_in_what_was_recorded_without_a_limit() {
 
 #[test]
 fn what_an_older_release_recorded_is_brought_up_to_date() {
-    let (mut new, _) = document(&example(), &Edits::default());
+    let mut new = document(&example(), &Edits::default());
     let folder = tempfile::tempdir().unwrap();
     let mut old = new.clone();
     // What others, such as a CDI specification, have put in stays.

@@ -6,6 +6,7 @@ mod exec;
 mod group;
 mod pipes;
 pub(crate) mod protect;
+mod refusals;
 mod root;
 mod signal;
 mod starts;
@@ -86,10 +87,10 @@ impl ContainerdTasks {
         };
         let recorded = record.spec.take().unwrap_or_default();
         let mut document = serde_json::from_slice(&recorded.value).map_err(bad)?;
-        let limited = !start::limit_terminals(&mut document);
+        let changed = start::limit_terminals(&mut document) | start::uncover_zone(&mut document);
         let known = start::read(&document);
         let is_old = known.is_none();
-        if let (Some(start), true) = (known, limited) {
+        if let (Some(start), false) = (known, changed) {
             return Ok(start);
         }
         tracing::info!(%id, "bringing the specification of an older release up to date");
@@ -143,7 +144,7 @@ impl ContainerdTasks {
         let looked = blocking(move || root::refused(&layers, &mounted).map_err(io::Error::other));
         match looked.await {
             Ok(None) => Ok(()),
-            Ok(Some(rule)) => Err(op.invalid(format!(
+            Ok(Some(rule)) => Err(op.fail(ErrorKind::Unstartable, format!(
                 "{rule}: it cannot be started; use another image, or go back to a version in which that is so"
             ))),
             Err(cause) => {
@@ -167,10 +168,15 @@ impl ContainerdTasks {
         made.await
     }
 
-    async fn create_once(&self, op: &Op, request: &CreateTaskRequest) -> Result<u32> {
+    async fn create_once(
+        &self,
+        op: &Op,
+        id: &ContainerId,
+        request: &CreateTaskRequest,
+    ) -> Result<u32> {
         let request = self.client.unary(request.clone());
         let created = self.client.tasks().create(request).await;
-        let created = created.map_err(|status| op.status(status))?;
+        let created = created.map_err(|status| refusals::error(op, id, status))?;
         Ok(created.into_inner().pid)
     }
 
@@ -200,7 +206,7 @@ impl ContainerdTasks {
     ) -> Result<u32> {
         let until = Instant::now() + unfinished::REMOVED_AFTER;
         loop {
-            let failed = match self.create_once(op, request).await {
+            let failed = match self.create_once(op, id, request).await {
                 Ok(pid) => return Ok(pid),
                 Err(failed) => failed,
             };
@@ -216,7 +222,7 @@ impl ContainerdTasks {
             let cleared = blocking(move || unfinished::clear(&folder)).await;
             let reason = "what is left of an earlier task is in the way";
             cleared.map_err(|cause| op.io(reason, cause))?;
-            return self.create_once(op, request).await;
+            return self.create_once(op, id, request).await;
         }
     }
 
@@ -255,7 +261,7 @@ impl ContainerdTasks {
             // They went with it.
             let made = self.make_folders(id, start).await;
             made.map_err(|cause| no_folders(op, cause))?;
-            created = self.create_once(op, &request).await;
+            created = self.create_once(op, id, &request).await;
         }
         match created {
             Ok(pid) => {
@@ -313,10 +319,11 @@ impl Tasks for ContainerdTasks {
             container_id: id.as_str().to_owned(),
             ..StartRequest::default()
         };
+        let op = Op::new("start task", id);
         let started = self.client.tasks().start(self.client.unary(request)).await;
         started
             .map(drop)
-            .map_err(|status| error("start task", id, status))
+            .map_err(|status| refusals::error(&op, id, status))
     }
 
     async fn kill(&self, id: &ContainerId, signal: Signal) -> Result<()> {

@@ -174,6 +174,7 @@ impl Context {
                 pids: Some(64),
                 cpu_millis: None,
             },
+            shared_memory_bytes: 64 << 20,
             devices: Vec::new(),
             labels: labels([]),
         }

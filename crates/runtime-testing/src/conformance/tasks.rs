@@ -2,9 +2,7 @@
 #![allow(missing_docs, reason = "the name of a test is its promise")]
 
 use super::{Context, Program, done, refused};
-use botstead_runtime::ErrorKind::{
-    AlreadyExists, Conflict, InvalidArgument, NotFound, Unsupported,
-};
+use botstead_runtime::ErrorKind::{AlreadyExists, Conflict, NotFound, Unstartable, Unsupported};
 use botstead_runtime::{Exec, ExecUser, Signal, TaskEvent};
 use botstead_types::{ContainerId, TaskStatus};
 use bytes::Bytes;
@@ -76,7 +74,7 @@ pub async fn a_container_that_does_not_exist_has_no_task(cx: Context) {
 
 pub async fn a_program_that_does_not_exist_leaves_nothing(cx: Context) {
     let spec = cx.container(Program::Missing).await;
-    refused(cx.tasks.create(&spec.id).await, InvalidArgument);
+    refused(cx.tasks.create(&spec.id).await, Unstartable);
     refused(cx.tasks.get(&spec.id).await, NotFound);
     done(cx.containers.delete(&spec.id).await);
 }

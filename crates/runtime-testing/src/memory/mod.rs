@@ -21,7 +21,7 @@ mod trees;
 
 pub use faults::{Killed, OPERATIONS};
 pub use images::{ImageContent, PullScript};
-pub use tasks::programs;
+pub use tasks::{UNSTARTABLE, programs};
 
 use botstead_runtime::{
     Backend, Capabilities, Dns, Error, ErrorKind, NetworkInfo, Result, Runtime,

@@ -21,6 +21,9 @@ pub mod programs {
     pub const MISSING: &str = "/memory/missing";
 }
 
+/// A file that keeps a container whose root has it from starting.
+pub const UNSTARTABLE: &str = "etc/unstartable";
+
 /// Process ids beyond what Linux can give (`PID_MAX_LIMIT`), so that a mistake never reaches a
 /// process of the host.
 const FIRST_PID: u32 = 1 << 23;
@@ -95,13 +98,16 @@ impl Tasks for Shared {
             if !state.snapshots.contains_key(&spec.snapshot) {
                 return refuse(ErrorKind::NotFound, "its snapshot does not exist");
             }
+            if state.entry(&spec.snapshot, UNSTARTABLE).is_some() {
+                return refuse(ErrorKind::Unstartable, "its root has /etc/unstartable");
+            }
             let known = |path| state.namespaces.values().any(|n| n.path == path);
             if spec.network_namespace.is_some_and(|path| !known(path)) {
                 return refuse(ErrorKind::NotFound, "its network namespace does not exist");
             }
             let program = spec.process.args.first().map(String::as_str);
             if program == Some(programs::MISSING) {
-                return refuse(ErrorKind::InvalidArgument, "its program does not exist");
+                return refuse(ErrorKind::Unstartable, "its program does not exist");
             }
             let ends_with = (program == Some(programs::EXIT)).then(|| {
                 let code = spec.process.args.get(1);

@@ -12,13 +12,18 @@ use crate::spec::is_workspace_of;
 use crate::standing::Standing;
 use crate::starts::Cause;
 use crate::{Error, Result};
-use botstead_runtime::{Endpoint, Image, Signal};
+use botstead_runtime::{
+    Endpoint, Error as RuntimeError, ErrorKind as RuntimeErrorKind, Image, Signal,
+};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, ContainerRecord, Operation};
 use botstead_types::{BotId, ContainerId, DesiredState, LeaseId, RecordedImage, SnapshotKey};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long the agent of a new workspace may take to answer; on a slow and busy host it takes seconds.
+const FIRST_ANSWER: Duration = Duration::from_secs(60);
 
 /// The step from which on earlier data is in the new workspace.
 const RESTORED: &str = "restored";
@@ -121,6 +126,7 @@ impl Inner {
         );
         let root = root?;
         fault_point!("create", "prepared");
+        self.check_user(lease, &resolved, &record.snapshot).await?;
         let returning = self.returning_data(bot, &wishes, orphan?).await?;
         if let Some((edit, returned)) = returning {
             creation.phase.send_replace(Phase::Restoring);
@@ -157,11 +163,44 @@ impl Inner {
         fault_point!("create", "container");
         self.first_start(operation, &record, &root, address, &wishes)
             .await?;
+        self.first_answer(&record).await?;
         if let Err(error) = self.finish_creation(operation, &record, &wishes).await {
-            // The workspace is there, and may have answered; what is left comes later.
+            // The workspace is there and answers; what is left comes later.
             self.keep_for_retry(operation, &error);
         }
         Ok((record, wishes.returned.is_some()))
+    }
+
+    /// Waits until the new workspace's agent answers.
+    async fn first_answer(&self, record: &ContainerRecord) -> Result<()> {
+        let id = &record.container;
+        let ended = async {
+            // Nearly all answer sooner.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.runtime.tasks.wait(id).await
+        };
+        let answered = async {
+            let until = Instant::now() + FIRST_ANSWER;
+            loop {
+                match self.agent_health(record, FIRST_ANSWER).await {
+                    Err(Error::Unreachable(_)) if Instant::now() < until => {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    answered => return answered.map(drop),
+                }
+            }
+        };
+        let exit = tokio::select! {
+            biased;
+            answered = answered => return answered,
+            exit = ended => exit?,
+        };
+        let reason = format!(
+            "its first process ended with code {} before it answered; more memory or another image may help",
+            exit.code
+        );
+        let failed = RuntimeError::new(RuntimeErrorKind::Unstartable, "start workspace", id);
+        Err(failed.because(reason).into())
     }
 
     /// Writes down that the new workspace runs, and ends its creation.

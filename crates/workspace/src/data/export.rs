@@ -135,13 +135,7 @@ impl Inner {
     /// are copied; else the head version is looked at.
     async fn picture(self: &Arc<Self>, bot: BotId) -> Result<Picture> {
         let id = OperationId::generate();
-        let _guard = self.lock_without_recovery(bot, id, "export").await?;
-        if let Err(error) = self.recover_bot(bot).await {
-            if !self.lacks_only_a_start(bot).await? {
-                return Err(error);
-            }
-            tracing::warn!(%bot, %error, "exporting from a workspace that cannot start");
-        }
+        let _guard = self.lock(bot, id, "export").await?;
         let record = self.present_record(bot).await?;
         let lease = LeaseId::for_operation(id);
         self.runtime.leases.create(&lease).await?;

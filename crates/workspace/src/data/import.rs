@@ -145,6 +145,7 @@ impl Inner {
         preserved: Option<PreservedId>,
     ) -> Result<Option<VersionNumber>> {
         let record = self.present_record(bot).await?;
+        self.check_edit(id, &record.snapshot, &edit).await?;
         let what = Replacement {
             preserved,
             ..Replacement::of(&record, VersionSource::Import, Base::Present, true)

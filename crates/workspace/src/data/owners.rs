@@ -1,23 +1,15 @@
 //! Whom an import's entries belong to: users by the names that the workspace's own files have for them,
 //! which are hostile.
 
-use crate::replace::{blocking, host};
+use crate::image_user::text;
+use crate::replace::blocking;
 use crate::service::Inner;
 use crate::{Error, Result};
 use botstead_archive::{Owner, Ownership};
-use botstead_overlay::{beneath, tree};
-use botstead_runtime::{Access, Tree};
+use botstead_runtime::Access;
 use botstead_store::ContainerRecord;
 use botstead_types::{LeaseId, OperationId};
-use rustix::fs::{FileType, OFlags};
-use rustix::io::Errno;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-
-/// More of a file is not read.
-const LIMIT: u64 = 1 << 20;
 
 impl Inner {
     /// Whom an archive's entries belong to in the workspace as it is now: to whom the archive says, or to
@@ -66,7 +58,13 @@ impl Inner {
             let tree = snapshots
                 .open(&lease, &record.snapshot, Access::Read)
                 .await?;
-            blocking(move || Accounts::read(tree.as_ref())).await
+            blocking(move || {
+                Ok(Accounts {
+                    passwd: text(tree.root(), "etc/passwd"),
+                    group: text(tree.root(), "etc/group"),
+                })
+            })
+            .await
         };
         let accounts = read.await;
         self.drop_lease(id);
@@ -82,16 +80,6 @@ struct Accounts {
 }
 
 impl Accounts {
-    fn read(tree: &dyn Tree) -> Result<Self> {
-        let text = |name: &[u8]| {
-            text(tree, name).map_err(|error| host("read the users of the workspace", error))
-        };
-        Ok(Self {
-            passwd: text(b"etc/passwd")?,
-            group: text(b"etc/group")?,
-        })
-    }
-
     /// The owner that a text names: `user`, `uid`, `user:group` or `uid:gid`. A number needs no entry; a
     /// user without one is in group 0. As with commands, a name of digits is a name first.
     fn owner(&self, user: &str) -> Option<Owner> {
@@ -148,29 +136,6 @@ fn number(user: &str) -> Option<Owner> {
 /// The highest number means "none" to the kernel.
 fn valid(uid: u32, gid: u32) -> Option<Owner> {
     (uid != u32::MAX && gid != u32::MAX).then_some(Owner { uid, gid })
-}
-
-/// The beginning of a regular file; empty where there is none. Nothing else is opened.
-fn text(tree: &dyn Tree, name: &[u8]) -> std::io::Result<String> {
-    let Some(file) = regular(tree, name)? else {
-        return Ok(String::new());
-    };
-    let mut bytes = Vec::new();
-    File::from(file).take(LIMIT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn regular(tree: &dyn Tree, name: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
-    let place = match beneath::open_in_root(tree.root(), name, OFlags::PATH) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG) => {
-            return Ok(None);
-        }
-        place => place?,
-    };
-    match tree::kind(&tree::stat_fd(&place)?) {
-        FileType::RegularFile => beneath::reopen(place).map(Some),
-        _ => Ok(None),
-    }
 }
 
 #[cfg(test)]

@@ -85,6 +85,7 @@ impl Inner {
                 ErrorKind::AlreadyExists
                 | ErrorKind::Conflict
                 | ErrorKind::InvalidArgument
+                | ErrorKind::Unstartable
                 | ErrorKind::Unsupported
                 | ErrorKind::PermissionDenied
                 | ErrorKind::NotAllowed

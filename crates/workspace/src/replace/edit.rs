@@ -6,8 +6,9 @@ use crate::spec::DATA_PATH;
 use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Ownership, Progress};
 use botstead_runtime::{Access, Tree};
-use botstead_types::{FilePath, LeaseId, SnapshotKey};
+use botstead_types::{FilePath, LeaseId, OperationId, SnapshotKey};
 use std::fs::File;
+use std::sync::Arc;
 
 /// A change of a writable snapshot.
 pub(crate) enum Edit {
@@ -49,6 +50,47 @@ impl Edit {
 }
 
 impl Inner {
+    /// Refuses a change that the workspace's files as they are do not allow, before anything is stopped for
+    /// it. What is changed inside afterwards is met by the change itself. The operation has its lease
+    /// afterwards, which goes where this fails.
+    pub(crate) async fn check_edit(
+        self: &Arc<Self>,
+        operation: OperationId,
+        present: &SnapshotKey,
+        edit: &Edit,
+    ) -> Result<()> {
+        let (source, paths) = match edit {
+            Edit::Path { from, path, target } => (Some(from), Some((path.clone(), target.clone()))),
+            Edit::Archive { mode, .. } if *mode == ApplyMode::Merge => (None, None),
+            Edit::Archive { .. } | Edit::Nothing | Edit::Data | Edit::DataOf(_) => return Ok(()),
+        };
+        let lease = LeaseId::for_operation(operation);
+        self.runtime.leases.create(&lease).await?;
+        let checked = async {
+            let snapshots = &self.runtime.snapshots;
+            let source = match source {
+                Some(source) => Some(snapshots.open(&lease, source, Access::Read).await?),
+                None => None,
+            };
+            let tree = snapshots.open(&lease, present, Access::Read).await?;
+            blocking(move || match (source, paths) {
+                (Some(source), Some((path, target))) => {
+                    let (from, to) = (path.as_bytes(), target.as_bytes());
+                    let checked =
+                        botstead_overlay::check_restore(source.root(), from, tree.root(), to);
+                    checked.map_err(|error| not_found(error, &path))
+                }
+                _ => existing_data(tree.as_ref()).map(drop),
+            })
+            .await
+        };
+        let checked = checked.await;
+        if checked.is_err() {
+            self.drop_lease(operation);
+        }
+        checked
+    }
+
     /// Makes the change; it is on the disk when this returns.
     pub(crate) async fn edit(
         &self,
@@ -122,9 +164,13 @@ fn take_data(from: &dyn Tree, to: &dyn Tree) -> Result<()> {
 fn copy(from: &dyn Tree, path: &FilePath, to: &dyn Tree, target: &FilePath) -> Result<()> {
     let copied =
         botstead_overlay::restore_path(from.root(), path.as_bytes(), to.root(), target.as_bytes());
-    match copied {
-        Err(botstead_overlay::Error::NotFound(_)) => Err(Error::PathNotFound(path.clone())),
-        copied => Ok(copied.map(drop)?),
+    copied.map(drop).map_err(|error| not_found(error, path))
+}
+
+fn not_found(error: botstead_overlay::Error, path: &FilePath) -> Error {
+    match error {
+        botstead_overlay::Error::NotFound(_) => Error::PathNotFound(path.clone()),
+        error => error.into(),
     }
 }
 

@@ -13,6 +13,7 @@ mod pins;
 mod restored;
 mod reverted;
 mod unsaved;
+mod unstartable;
 
 use botstead_runtime::Signal;
 use botstead_store::{Change, Operation, OperationKind, OperationState};

@@ -158,6 +158,7 @@ fn exec_id(request: &HttpRequest) -> &str {
 
 /// Input for a command.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Stdin {
     /// What it reads.
     #[serde(default)]
@@ -217,6 +218,7 @@ pub(super) async fn stdin(
 
 /// A signal for a command.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Signal {
     /// Its number, 1 to 64, or its name such as `SIGINT` or `INT`.
     signal: SignalName,

@@ -25,6 +25,7 @@ fn number(request: &HttpRequest, segment: &str) -> Result<VersionNumber, Invalid
 
 /// What changes in a version; absent fields stay.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct UpdateVersion {
     /// A name, or `null` for none.
     #[serde(default, deserialize_with = "nullable")]
@@ -194,6 +195,7 @@ pub(super) async fn diff(
 
 /// A path to be brought back.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RestorePath {
     /// The path in the version, absolute.
     path: Option<String>,
