@@ -105,7 +105,7 @@ impl Signals {
 }
 
 /// Runs until SIGTERM or SIGINT, then ends every other process of the namespace: SIGTERM, `grace`,
-/// SIGKILL. `stop` runs before that.
+/// SIGKILL. `stop` runs before that, when nothing has been asked to end yet.
 ///
 /// # Errors
 /// The kernel refused what it is not documented to refuse.

@@ -64,7 +64,8 @@ pub fn run(options: &Options) -> io::Result<()> {
         killer: Worker::start("kill")?,
     };
     let runtime = worker::runtime()?;
-    let router = router(settings, &owner);
+    let processes = ProcessesService::new(settings);
+    let router = router(processes.clone(), Arc::clone(&children), &owner);
     let result = runtime.block_on(async {
         let serving = match &options.socket {
             Some(path) => Some(tokio::spawn(serve(path.clone(), router)?)),
@@ -75,6 +76,7 @@ pub fn run(options: &Options) -> io::Result<()> {
             if let Some(serving) = serving {
                 serving.abort();
             }
+            processes.hang_up();
         })
         .await
     });
@@ -84,8 +86,8 @@ pub fn run(options: &Options) -> io::Result<()> {
 }
 
 /// All services.
-fn router(settings: Settings, owner: &Identity) -> Router {
-    let agent = AgentService::new(Arc::clone(&settings.children));
+fn router(processes: ProcessesService, children: Arc<Children>, owner: &Identity) -> Router {
+    let agent = AgentService::new(children);
     let files = FilesService::new(FileSettings {
         owner_uid: owner.uid,
         owner_gid: owner.gid,
@@ -98,7 +100,7 @@ fn router(settings: Settings, owner: &Identity) -> Router {
         .http2_max_pending_accept_reset_streams(Some(MOST_RESETS))
         .add_service(AgentServer::new(agent))
         .add_service(FilesServer::new(files))
-        .add_service(ProcessesServer::new(ProcessesService::new(settings)))
+        .add_service(ProcessesServer::new(processes))
 }
 
 /// Listens, and gives what serves the connections.

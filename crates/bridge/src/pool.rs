@@ -37,7 +37,8 @@ pub trait Connector: Send + Sync + 'static {
     /// Connects to the workspace's agent once, without waiting for it to appear.
     ///
     /// # Errors
-    /// `NotFound` and `ConnectionRefused` while there is no agent yet; anything else is final.
+    /// `NotFound` and `ConnectionRefused` while there is no agent yet, `WouldBlock` while its queue is
+    /// full; anything else is final.
     async fn connect(&self, container: &ContainerId) -> io::Result<Box<dyn Stream>>;
 }
 
@@ -66,6 +67,25 @@ impl Error {
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Unreachable(status)
             if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled))
+    }
+
+    /// Whether nobody listened where the agent should, all the time that was waited for it: it is not
+    /// slow to answer, there is none.
+    pub fn is_absent(&self) -> bool {
+        let Self::Unreachable(status) = self else {
+            return false;
+        };
+        let mut cause = std::error::Error::source(status.as_ref());
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                );
+            }
+            cause = error.source();
+        }
+        false
     }
 }
 
@@ -180,6 +200,38 @@ async fn connect(
 fn is_not_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Failing(io::ErrorKind);
+
+    #[async_trait]
+    impl Connector for Failing {
+        async fn connect(&self, _: &ContainerId) -> io::Result<Box<dyn Stream>> {
+            Err(io::Error::new(self.0, "as planned"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_not_there_is_told_from_one_that_is_busy() {
+        for (kind, absent) in [
+            (io::ErrorKind::NotFound, true),
+            (io::ErrorKind::ConnectionRefused, true),
+            (io::ErrorKind::WouldBlock, false),
+            (io::ErrorKind::Other, false),
+        ] {
+            let pool = AgentPool::new(Arc::new(Failing(kind)));
+            let client = pool.get(&"b-1".parse().unwrap());
+            let answer = client.agent().health(proto::HealthRequest {}).await;
+            let error = Error::from(answer.unwrap_err());
+            assert_eq!(error.is_absent(), absent, "{kind:?} {error:?}");
+        }
+        let timed_out = Status::deadline_exceeded("no answer");
+        assert!(!Error::from(timed_out).is_absent());
+    }
 }

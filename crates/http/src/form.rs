@@ -58,9 +58,19 @@ impl Form {
     pub(crate) async fn next(&mut self) -> Result<Option<Field>, Problem> {
         let next = tokio::time::timeout(self.idle, self.parts.next()).await;
         let next = next.map_err(|_| Problem::from(Broken::Idle))?;
-        next.transpose().map_err(|error: MultipartError| {
-            Problem::invalid("invalid_body", format!("invalid multipart form: {error}"))
-        })
+        next.transpose()
+            .map_err(|error: MultipartError| match error {
+                MultipartError::ContentTypeMissing
+                | MultipartError::ContentTypeParse
+                | MultipartError::ContentTypeIncompatible => Problem::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "unsupported_media_type",
+                    "the body must have the header Content-Type: multipart/form-data",
+                ),
+                error => {
+                    Problem::invalid("invalid_body", format!("invalid multipart form: {error}"))
+                }
+            })
     }
 
     /// Passes over a field that is not known.

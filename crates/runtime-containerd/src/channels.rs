@@ -103,15 +103,21 @@ impl Channels for ContainerdChannels {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => op.fail(ErrorKind::NotFound, "it has no such socket yet"),
             io::ErrorKind::InvalidData => op.fail(ErrorKind::Conflict, error.to_string()),
+            // connect(2) on a unix socket: its queue is full, so somebody listens.
+            io::ErrorKind::WouldBlock => {
+                op.fail(ErrorKind::ResourceExhausted, "its socket's queue is full")
+            }
             _ => op.fail_with(ErrorKind::Unavailable, "its socket does not accept", error),
         };
         let place = open(&self.folders.of(id), socket).map_err(failed)?;
         let path = format!("/proc/self/fd/{}", place.as_raw_fd());
         let stream = UnixStream::connect(path).await.map_err(failed)?;
         let listener = stream.peer_cred().map_err(failed)?.pid();
-        let task = self.tasks.get(id).await?;
-        let own = i32::try_from(task.pid).ok().filter(|pid| *pid > 0);
-        if own.is_none() || listener != own {
+        let is = |pid: u32| {
+            let own = i32::try_from(pid).ok().filter(|pid| *pid > 0);
+            own.is_some() && listener == own
+        };
+        if !self.tasks.first.of(id).is_some_and(is) && !is(self.tasks.get(id).await?.pid) {
             return Err(op.fail(
                 ErrorKind::Conflict,
                 "another process than its first one listens there",

@@ -21,7 +21,8 @@ pub trait Channels: Send + Sync {
     /// Connects once to the socket of that name, without waiting for it to appear.
     ///
     /// # Errors
-    /// `NotFound` while there is no task or no such socket, `Unavailable` when nothing accepts,
+    /// `NotFound` while there is no task or no such socket, `Unavailable` when nothing listens, `ResourceExhausted`
+    /// when as many wait to be accepted as there is room for,
     /// `Conflict` when what stands there is no socket or is another process's, `Unsupported` where
     /// [`crate::Capabilities::channels`] is false.
     async fn connect(&self, id: &ContainerId, socket: &str) -> Result<Box<dyn ByteStream>>;

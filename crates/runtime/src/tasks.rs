@@ -15,6 +15,8 @@ pub struct Signal(pub i32);
 impl Signal {
     /// Asks to end.
     pub const TERM: Self = Self(15);
+    /// Lets what was stopped go on.
+    pub const CONT: Self = Self(18);
     /// Ends at once.
     pub const KILL: Self = Self(9);
 }

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 use async_trait::async_trait;
 use botstead_bridge::proto::HealthRequest;
 use botstead_bridge::{AgentClient, AgentPool, Connector, Error as BridgeError, Stream};
-use botstead_runtime::{Channels, ErrorKind, Runtime};
+use botstead_runtime::{Channels, ErrorKind, Runtime, Signal};
 use botstead_store::ContainerRecord;
 use botstead_types::{BotId, ContainerId, DesiredState};
 use std::future::Future;
@@ -27,7 +27,8 @@ const SOCKET: &str = "agent.sock";
 /// How long a call may take that should be short.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long an agent may take to answer before its task is replaced: a busy host is no reason.
+/// How long an agent may take to answer before it counts as silent to whoever would do something
+/// about that. Longer than is waited for one to appear, so that one that is not there is told apart.
 pub(crate) const REPAIR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The agent of a workspace that answers.
@@ -70,6 +71,7 @@ impl Connector for ChannelConnector {
                 let kind = match error.kind() {
                     ErrorKind::NotFound => io::ErrorKind::NotFound,
                     ErrorKind::Unavailable => io::ErrorKind::ConnectionRefused,
+                    ErrorKind::ResourceExhausted => io::ErrorKind::WouldBlock,
                     _ => io::ErrorKind::Other,
                 };
                 Err(io::Error::new(kind, error.chain()))
@@ -190,6 +192,23 @@ impl Inner {
         }
     }
 
+    /// Asks an agent that should answer, and lets it go on first where it may have been stopped: nothing
+    /// inside can do either to it, but the host can. See [`is_lost`] for what a failure means.
+    pub(crate) async fn wake_agent(&self, record: &ContainerRecord) -> Result<()> {
+        let asked = self.agent_health(record, REPAIR_PATIENCE).await;
+        match asked {
+            Err(error) if !is_lost(&error) => {}
+            asked => return asked.map(drop),
+        }
+        // One that ended meanwhile is seen to be gone below.
+        let _ = self
+            .runtime
+            .tasks
+            .kill(&record.container, Signal::CONT)
+            .await;
+        self.agent_health(record, REPAIR_PATIENCE).await.map(drop)
+    }
+
     /// Asks the agent whether it is there, for at most `patience`. `Ok(None)` on a backend without a
     /// way to agents.
     pub(crate) async fn agent_health(
@@ -224,6 +243,13 @@ impl Inner {
             advice,
         }))
     }
+}
+
+/// Whether an agent that does not answer cannot: nobody listens at its socket, so that nobody can be
+/// served and waiting is no use. One that is busy, or has too little of the host to answer, is not
+/// lost, however long it takes: to replace its task would end all that it runs.
+pub(crate) fn is_lost(error: &Error) -> bool {
+    matches!(error, Error::Unreachable(Some(error)) if error.is_absent())
 }
 
 /// What an agent's refusal, or its silence, means to a caller.

@@ -407,8 +407,8 @@ impl Error {
             | Self::VersionMissing { .. }
             | Self::WorkspaceLost(_)
             | Self::ImageUnusable { .. }
-            | Self::NoSuchUser(_)
-            | Self::DataNotDirectory(_) => ErrorKind::Unprocessable,
+            | Self::DataNotDirectory(_)
+            | Self::NoSuchUser(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. }
             | Self::InsufficientInodes { .. }

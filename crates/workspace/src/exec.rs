@@ -23,12 +23,16 @@ use chrono::DateTime;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::run_input::{Attach, Input, Start};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The most processes that are taken from an agent: it keeps 512 that run and 64 that ended.
 const MOST_PROCESSES: usize = 1024;
 /// The most bytes of a process's arguments.
 const MOST_ARGUMENTS: usize = 4 << 10;
+
+/// The most that a detached command is given with its start: it waits in the agent, and a message has 4 MiB.
+const MOST_STDIN: usize = 3 << 20;
 
 /// What is kept of each of a command's outputs.
 const OUTPUT_LIMIT: usize = 1 << 20;
@@ -124,23 +128,25 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
     ) -> Result<String> {
+        if request.stdin.len() > MOST_STDIN {
+            return Err(Error::InvalidRequest {
+                code: "stdin_too_large",
+                message: format!(
+                    "stdin of a detached command must be at most {MOST_STDIN} bytes; start it with \
+                     stdin_open and write the rest afterwards"
+                ),
+            });
+        }
         self.prepare_exec(actor, bot, &request).await?;
         let call = self.inner.agent_for_long(bot).await?;
-        let patience = self.inner.config.agent_patience;
         let id = new_id();
         let start_id = id.clone();
         self.inner
             .detached(async move {
-                let stdin = request.stdin.clone();
                 let first = Input::Start(as_start(start_id, &request, true));
-                let (input, mut outputs) = run(&call.client, first).await?;
+                let (_input, mut outputs) = run(&call.client, first).await?;
                 // Whether it started is known with the first message.
-                first_output(&mut outputs).await?;
-                if !stdin.is_empty() {
-                    input.write_steadily(stdin, patience).await?;
-                    input.send(Input::CloseStdin(true)).await;
-                }
-                Ok(())
+                first_output(&mut outputs).await.map(drop)
             })
             .await?;
         Ok(id)
@@ -206,7 +212,8 @@ impl Workspaces {
         Ok(outcome)
     }
 
-    /// Writes to the input of a detached command and answers when it was taken; `close` ends it.
+    /// Writes to the input of a command that was started with [`ExecRequest::stdin_open`] and answers when it
+    /// was taken; `close` ends it.
     ///
     /// # Errors
     /// `ProcessNotFound`, `process_ended`.
@@ -269,7 +276,13 @@ impl Workspaces {
         let inner = &self.inner;
         inner.authorized(actor, Action::ExecWorkspace, bot).await?;
         inner.refuse_when_closing()?;
-        check(request)?;
+        if request.command.is_empty() {
+            return Err(Error::InvalidRequest {
+                code: "invalid_command",
+                message: "command must not be empty".to_owned(),
+            });
+        }
+        check(&request.command, &request.env, request.cwd.as_deref())?;
         if !request.snapshot_before {
             return Ok(None);
         }
@@ -361,11 +374,13 @@ async fn start(
     if request.stdin.is_empty() {
         return Ok(events);
     }
-    let stdin = request.stdin;
+    let (stdin, stays_open) = (request.stdin, request.stdin_open);
     Ok(async_stream::stream! {
         let feed = async {
             input.write(stdin).await;
-            input.send(Input::CloseStdin(true)).await;
+            if !stays_open {
+                input.send(Input::CloseStdin(true)).await;
+            }
         };
         let mut feed = std::pin::pin!(feed);
         let mut fed = false;
@@ -381,7 +396,7 @@ async fn start(
     .boxed())
 }
 
-fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
+pub(crate) fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
     let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     Start {
         id,
@@ -403,9 +418,14 @@ fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
                 .unwrap_or(u64::MAX)
                 .max(1)
         }),
-        // A detached command keeps its input open for later.
-        no_stdin: request.stdin.is_empty() && !keep,
+        no_stdin: request.stdin.is_empty() && !request.stdin_open,
         replay_bytes: 0,
+        // Another one's comes beside its output, as it takes it.
+        stdin: match keep {
+            true => request.stdin.clone(),
+            false => Bytes::new(),
+        },
+        stdin_open: request.stdin_open,
     }
 }
 
@@ -449,6 +469,7 @@ async fn collect(
             CommandEvent::Stdout(data) => kept.keep(|kept| &mut kept.stdout, &data).await,
             CommandEvent::Stderr(data) => kept.keep(|kept| &mut kept.stderr, &data).await,
             CommandEvent::Skipped(_) => kept.truncated = true,
+            CommandEvent::Resized(_) => {}
             CommandEvent::Exit(it) => exit = Some(it),
         }
     }
@@ -478,7 +499,12 @@ fn exec_info(process: proto::ProcessInfo) -> ExecInfo {
     }
 }
 
-fn check(request: &ExecRequest) -> Result<()> {
+/// What a process can be started with. An empty command is none here.
+pub(crate) fn check(
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    cwd: Option<&str>,
+) -> Result<()> {
     let invalid = |code, message: &str| {
         Err(Error::InvalidRequest {
             code,
@@ -486,34 +512,23 @@ fn check(request: &ExecRequest) -> Result<()> {
         })
     };
     let nul = |text: &String| text.contains('\0');
-    if request.command.first().is_none_or(String::is_empty) {
-        return invalid("invalid_command", "the command is empty");
+    if command.first().is_some_and(String::is_empty) {
+        return invalid("invalid_command", "the program's name must not be empty");
     }
-    if request.command.iter().any(nul) || request.env.iter().any(|(k, v)| nul(k) || nul(v)) {
+    if command.iter().any(nul) || env.iter().any(|(k, v)| nul(k) || nul(v)) {
         return invalid(
             "invalid_command",
-            "command and environment cannot contain NUL",
+            "command and environment must not contain NUL",
         );
     }
-    if request
-        .env
-        .keys()
-        .any(|key| key.is_empty() || key.contains('='))
-    {
+    if env.keys().any(|key| key.is_empty() || key.contains('=')) {
         return invalid(
             "invalid_env",
-            "a variable's name is not empty and has no '='",
+            "environment variable names must be non-empty and must not contain '='",
         );
     }
-    if request
-        .cwd
-        .as_ref()
-        .is_some_and(|cwd| !cwd.starts_with('/') || nul(cwd))
-    {
-        return invalid(
-            "invalid_cwd",
-            "cwd is an absolute path inside the workspace",
-        );
+    if cwd.is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0')) {
+        return invalid("invalid_cwd", "cwd must be an absolute path");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ mod transfer;
 
 pub use model::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
-    SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
+    SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
 };
 
 use crate::agent::{AgentCall, DEADLINE, answered, failed, in_time, timed};
@@ -335,11 +335,27 @@ fn found(
                         matches,
                         truncated: true,
                         unreadable: 0,
+                        skipped: Vec::new(),
+                        skipped_files: 0,
                     });
                     break;
                 }
-                Some(SearchEvent::Done { files_searched, truncated, unreadable, .. }) => {
-                    yield Ok(SearchEvent::Done { files_searched, matches, truncated, unreadable });
+                Some(SearchEvent::Done {
+                    files_searched,
+                    truncated,
+                    unreadable,
+                    skipped,
+                    skipped_files,
+                    ..
+                }) => {
+                    yield Ok(SearchEvent::Done {
+                        files_searched,
+                        matches,
+                        truncated,
+                        unreadable,
+                        skipped,
+                        skipped_files,
+                    });
                     break;
                 }
             }

@@ -69,7 +69,7 @@ pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Liste
 pub use faults::FAULT_POINTS;
 pub use files::{
     FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
-    SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
+    SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
 };
 pub use image_change::ImageChange;
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
@@ -84,7 +84,7 @@ pub use replace::DataTrouble;
 pub use service::Workspaces;
 #[doc(hidden)]
 pub use shares::{Share, Shares};
-pub use terminal::{TerminalConnection, TerminalInput, TerminalSize};
+pub use terminal::{TerminalConnection, TerminalInput, TerminalRequest, TerminalSize};
 pub use versions::VersionUpdate;
 
 // What use cases give that belongs to another crate: callers need no dependency on those.

@@ -1,6 +1,6 @@
 //! Start and stop: what the user wants is recorded first, then made true.
 
-use crate::agent::REPAIR_PATIENCE;
+use crate::agent::is_lost;
 use crate::layers::unless_missing;
 use crate::model::CreateRequest;
 use crate::notes::Note;
@@ -124,6 +124,8 @@ impl Inner {
         let last_error = match &done {
             Ok(()) if record.last_error.is_none() => return Ok(()),
             Ok(()) => None,
+            // It runs, and may answer at any moment.
+            Err(Error::Unreachable(_)) => return done,
             Err(error) => Some(error.to_string()),
         };
         let patch = ContainerPatch {
@@ -146,13 +148,17 @@ impl Inner {
                     self.patch(record, wanted).await?;
                 }
                 let address = self.address(record.bot).await?;
-                if self.mend_network(record, address).await? {
-                    match self.agent_health(record, REPAIR_PATIENCE).await {
-                        Ok(_) => return Ok(()),
-                        Err(error) => tracing::warn!(bot = %record.bot, %error,
-                            "the workspace's task runs and its agent does not answer; restarting it"),
+                let reason = if self.mend_network(record, address).await? {
+                    match self.wake_agent(record).await {
+                        Err(error) if is_lost(&error) => "its agent is gone",
+                        done => return done,
                     }
-                }
+                } else {
+                    "its network is gone"
+                };
+                tracing::error!(bot = %record.bot, reason, "replacing a task that cannot be reached");
+                let told = event(record.bot, "task_replaced", json!({"reason": reason}));
+                self.store.transactions.apply(vec![told]).await?;
                 self.power_down(record).await?;
             }
             Ok(_) => self.power_down(record).await?,

@@ -52,7 +52,8 @@ impl Inner {
         self.remove_unknown_networks(&records).await;
         let leave = Leave {
             act: true,
-            replace_silent: false,
+            repair_silent: false,
+            tell_silent: false,
         };
         stream::iter(records)
             .for_each_concurrent(PARALLEL, |record| async move {

@@ -2,7 +2,7 @@
 //! its connections and the server, and ends with its shell or the workspace's task.
 
 use crate::agent::{AgentCall, DEADLINE, answered, timed};
-use crate::exec::{self, CommandEvent, Listed, RunInput, TerminalInfo};
+use crate::exec::{self, CommandEvent, ExecRequest, Listed, RunInput, TerminalInfo};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
 use botstead_authz::Actor;
@@ -14,6 +14,7 @@ use chrono::DateTime;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::run_input::{Attach, Input, Start};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The size of a terminal in characters.
@@ -47,12 +48,37 @@ impl TerminalSize {
         Ok(Self { columns, rows })
     }
 
+    /// The number of columns.
+    pub fn columns(self) -> u32 {
+        self.columns
+    }
+
+    /// The number of rows.
+    pub fn rows(self) -> u32 {
+        self.rows
+    }
+
     fn wire(self) -> proto::TerminalSize {
         proto::TerminalSize {
             columns: self.columns,
             rows: self.rows,
         }
     }
+}
+
+/// A terminal to start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TerminalRequest {
+    /// The program and its arguments; the user's shell when empty.
+    pub command: Vec<String>,
+    /// Where it begins; `/data` when absent, or `/` where that cannot be entered.
+    pub cwd: Option<String>,
+    /// Variables beside those of every command.
+    pub env: BTreeMap<String, String>,
+    /// Who runs it; the image's user when absent.
+    pub user: Option<String>,
+    /// Its size; [`TerminalSize::DEFAULT`] until a viewer says what it has room for.
+    pub size: Option<TerminalSize>,
 }
 
 /// A connection to a terminal. Dropping it leaves the terminal running.
@@ -84,7 +110,8 @@ impl TerminalInput {
         self.0.write(data).await
     }
 
-    /// Changes its size, for all who look at it; false when it ended.
+    /// Says what this viewer has room for; false when it ended. The terminal gets the smallest of what its
+    /// viewers said, and [`CommandEvent::Resized`] tells where that is another.
     pub async fn resize(&self, size: TerminalSize) -> bool {
         self.0.send(Input::Resize(size.wire())).await
     }
@@ -111,52 +138,78 @@ impl Workspaces {
         Ok(possible.then(|| botstead_types::escaped(&path)))
     }
 
-    /// Opens a terminal with the user's shell, or connects to one that is there.
+    /// Starts a terminal that nobody looks at yet; its id.
     ///
     /// # Errors
-    /// `ProcessNotFound` when there is no such session, `shell_not_available`, `workspace_limit`, and those of
-    /// [`Workspaces::terminals`].
+    /// `shell_not_available`, `workspace_limit`, a working directory or user that does not exist, and those
+    /// of [`Workspaces::terminals`].
+    pub async fn start_terminal(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: TerminalRequest,
+    ) -> Result<String> {
+        let call = self.terminal_call(actor, bot, &request).await?;
+        let id = exec::new_id();
+        let first = Input::Start(as_start(id.clone(), request));
+        self.inner
+            .detached(async move {
+                let (_input, mut outputs) = exec::run(&call.client, first).await?;
+                exec::first_output(&mut outputs).await.map(drop)
+            })
+            .await?;
+        Ok(id)
+    }
+
+    /// Starts a terminal and connects to it. See [`Workspaces::start_terminal`].
+    ///
+    /// # Errors
+    /// As there.
     pub async fn open_terminal(
         &self,
         actor: &Actor,
         bot: BotId,
-        session: Option<&str>,
-        size: TerminalSize,
+        request: TerminalRequest,
+    ) -> Result<TerminalConnection> {
+        let call = self.terminal_call(actor, bot, &request).await?;
+        let id = exec::new_id();
+        let first = Input::Start(as_start(id.clone(), request));
+        connect(call, id, first).await
+    }
+
+    /// Connects to a terminal that is there. `room` is what the viewer has room for; without it the
+    /// terminal keeps its size.
+    ///
+    /// # Errors
+    /// `ProcessNotFound`, and those of [`Workspaces::terminals`].
+    pub async fn join_terminal(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        session: &str,
+        room: Option<TerminalSize>,
     ) -> Result<TerminalConnection> {
         self.inner.refuse_when_closing()?;
-        let AgentCall { client, place } = self.exec_stream_call(actor, bot).await?;
-        let id = session.map_or_else(exec::new_id, str::to_owned);
-        let terminal = Some(size.wire());
-        let first = if session.is_some() {
-            Input::Attach(Attach {
-                id: id.clone(),
-                replay: true,
-                follow: true,
-                terminal,
-            })
-        } else {
-            Input::Start(Start {
-                id: id.clone(),
-                keep: true,
-                terminal,
-                ..Start::default()
-            })
-        };
-        let opened = exec::run(&client, first).await;
-        let (input, outputs) = opened.map_err(|error| exec::not_found("terminal", &id, error))?;
-        let mut output = exec::events(outputs, (input.clone(), place));
-        // A terminal that cannot be had is told before anything else.
-        let first = tokio::time::timeout(DEADLINE, output.next()).await;
-        match first.map_err(|_| Error::Stalled(DEADLINE))? {
-            Some(Ok(CommandEvent::Started { .. })) => {}
-            Some(Ok(_)) | None => return Err(Error::Unreachable(None)),
-            Some(Err(error)) => return Err(exec::not_found("terminal", &id, error)),
-        }
-        Ok(TerminalConnection {
-            session: id,
-            input: TerminalInput(input),
-            output,
-        })
+        let call = self.exec_stream_call(actor, bot).await?;
+        let first = Input::Attach(Attach {
+            id: session.to_owned(),
+            replay: true,
+            follow: true,
+            terminal: room.map(TerminalSize::wire),
+        });
+        connect(call, session.to_owned(), first).await
+    }
+
+    async fn terminal_call(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        request: &TerminalRequest,
+    ) -> Result<AgentCall> {
+        self.inner.refuse_when_closing()?;
+        let call = self.exec_stream_call(actor, bot).await?;
+        exec::check(&request.command, &request.env, request.cwd.as_deref())?;
+        Ok(call)
     }
 
     /// The terminals of a workspace.
@@ -180,6 +233,42 @@ impl Workspaces {
         let call = self.exec_call(actor, bot).await?;
         exec::remove(&call.client, "terminal", session).await
     }
+}
+
+fn as_start(id: String, request: TerminalRequest) -> Start {
+    let size = request.size;
+    let command = ExecRequest {
+        command: request.command,
+        cwd: request.cwd,
+        env: request.env,
+        user: request.user,
+        ..ExecRequest::default()
+    };
+    Start {
+        // No size is the agent's default.
+        terminal: Some(size.map_or_else(proto::TerminalSize::default, TerminalSize::wire)),
+        no_stdin: false,
+        ..exec::as_start(id, &command, true)
+    }
+}
+
+/// Begins a call to a terminal. One that cannot be had is told before anything else.
+async fn connect(call: AgentCall, id: String, first: Input) -> Result<TerminalConnection> {
+    let AgentCall { client, place } = call;
+    let opened = exec::run(&client, first).await;
+    let (input, outputs) = opened.map_err(|error| exec::not_found("terminal", &id, error))?;
+    let mut output = exec::events(outputs, (input.clone(), place));
+    let first = tokio::time::timeout(DEADLINE, output.next()).await;
+    match first.map_err(|_| Error::Stalled(DEADLINE))? {
+        Some(Ok(CommandEvent::Started { .. })) => {}
+        Some(Ok(_)) | None => return Err(Error::Unreachable(None)),
+        Some(Err(error)) => return Err(exec::not_found("terminal", &id, error)),
+    }
+    Ok(TerminalConnection {
+        session: id,
+        input: TerminalInput(input),
+        output,
+    })
 }
 
 impl Inner {

@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use botstead_bridge::proto;
 use botstead_bridge::proto::processes_server::{Processes, ProcessesServer};
 use botstead_runtime::{
-    ByteStream, Channels, ErrorKind, Exec, ExecOutput, ExitStatus, Result, Signal, Task, TaskEvent,
-    Tasks,
+    ByteStream, Channels, Error as RuntimeError, ErrorKind, Exec, ExecOutput, ExitStatus, Result,
+    Signal, Task, TaskEvent, Tasks,
 };
 use botstead_runtime_testing::InMemoryRuntime;
-use botstead_types::{BotId, ContainerId};
+use botstead_types::{BotId, ContainerId, PageRequest};
 use botstead_workspace::{CreateEvent, DeleteRequest, SnapshotMode};
 use common::gated::Gated;
 use common::{LONG, World, container};
@@ -140,6 +140,48 @@ async fn workspaces_whose_agents_never_answer_hold_up_no_other() {
     for _ in 0..3 {
         end(&world, bot).await;
     }
+}
+
+/// Agents that are not there.
+struct Absent;
+
+#[async_trait]
+impl Channels for Absent {
+    async fn connect(&self, id: &ContainerId, _: &str) -> Result<Box<dyn ByteStream>> {
+        Err(RuntimeError::new(ErrorKind::NotFound, "connect to", id))
+    }
+}
+
+/// A task whose agent does not answer, after somebody asked for it to be started; the pids of its first
+/// process before and after, and the events.
+async fn started_again(channels: Arc<dyn Channels>) -> (bool, [u32; 2], Vec<String>) {
+    let memory = InMemoryRuntime::limited(|capabilities| capabilities.channels = true);
+    let world = World::with(memory, |runtime, _| runtime.channels = channels).await;
+    let bot = world.running().await;
+    let pid = async || {
+        let task = world.memory.runtime().tasks.get(&container(bot)).await;
+        task.unwrap().pid
+    };
+    let before = pid().await;
+    let started = world.workspaces.start(&world.owner, bot).await;
+    let events = world.store.events.list(bot, &PageRequest::default()).await;
+    let kinds = events.unwrap().items.into_iter();
+    let kinds = kinds.map(|event| event.event.kind).collect();
+    (started.is_ok(), [before, pid().await], kinds)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_replaced_when_its_agent_is_gone_and_not_when_it_is_busy() {
+    let (busy, gone) = tokio::join!(
+        started_again(Arc::new(Mute::default())),
+        started_again(Arc::new(Absent))
+    );
+    let (started, [before, after], events) = busy;
+    assert!(!started && before == after, "{events:?}");
+    assert!(!events.contains(&"task_replaced".to_owned()), "{events:?}");
+    let (started, [before, after], events) = gone;
+    assert!(started && before != after, "{events:?}");
+    assert!(events.contains(&"task_replaced".to_owned()), "{events:?}");
 }
 
 #[tokio::test]

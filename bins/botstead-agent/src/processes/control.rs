@@ -4,13 +4,23 @@ use super::launch::{Running, Streams};
 use super::pty::{self, Size};
 use super::replay::Stream;
 use super::stream::{self, End};
+use super::tree::Tree;
 use crate::children::{Children, lock};
 use crate::worker::Worker;
 use botstead_bridge::{Failure, FailureKind};
+use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+/// How long a process that is to end may take to put its things in order.
+const GRACE: Duration = Duration::from_secs(3);
+/// When to look whether it is gone: most are at once.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LONGEST_LOOK: Duration = Duration::from_millis(50);
 
 /// A process that was started.
 #[derive(Debug)]
@@ -19,9 +29,18 @@ pub(super) struct Control {
     children: Arc<Children>,
     killer: Worker,
     /// One writer at a time, for a whole message: two never mix.
-    input: tokio::sync::Mutex<Option<End>>,
+    input: Arc<tokio::sync::Mutex<Option<End>>>,
     terminal: Mutex<Option<End>>,
+    /// How often all input that waited was discarded.
+    discarded: watch::Sender<u64>,
     over: watch::Sender<bool>,
+}
+
+/// Input, and how often all input had been discarded when it came.
+#[derive(Debug, Clone)]
+pub(super) struct Typed {
+    pub(super) data: Bytes,
+    after: u64,
 }
 
 /// What is read from a process.
@@ -82,8 +101,9 @@ impl Control {
             pid,
             children,
             killer,
-            input: tokio::sync::Mutex::new(input),
+            input: Arc::new(tokio::sync::Mutex::new(input)),
             terminal: Mutex::new(terminal),
+            discarded: watch::Sender::new(0),
             over: watch::Sender::new(false),
         };
         let output = Output { ends, ended, slave };
@@ -94,11 +114,43 @@ impl Control {
         self.pid
     }
 
-    /// Writes to its input; done when the program's pipe or terminal took all of it.
+    /// Takes input in, to be written in its turn. In a terminal a character that sends a signal does
+    /// not wait for a program that reads nothing: as typed to the kernel it discards all input before
+    /// it, whoever typed that and wherever it waits. `waits` says that something of this caller does.
+    pub(super) fn typed(&self, mut data: Bytes, waits: bool) -> Typed {
+        if let Some(terminal) = &*lock(&self.terminal)
+            && let Some(found) = pty::interrupt(terminal.as_fd(), &data)
+            && (waits || self.input.try_lock().is_err() || pty::has_unread(terminal.as_fd()))
+        {
+            if found.discards {
+                self.discarded.send_modify(|times| *times += 1);
+                // Then it waits as everything else did before.
+                let _ = pty::discard_input(terminal.as_fd());
+                data = data.slice(found.at..);
+            } else {
+                if let (Some(group), Some(signal)) = (
+                    pty::foreground(terminal.as_fd()),
+                    Signal::from_named_raw(found.signal),
+                ) {
+                    // It may have ended just now.
+                    let _ = kill_process_group(group, signal);
+                }
+                let mut rest = Vec::from(data);
+                rest.remove(found.at);
+                data = rest.into();
+            }
+        }
+        let after = *self.discarded.borrow();
+        Typed { data, after }
+    }
+
+    /// Writes to its input; done when the program's pipe or terminal took all of it, or it was
+    /// discarded.
     ///
     /// # Errors
     /// `ENDED` when it ended or closed its input.
-    pub(super) async fn write(&self, data: &[u8]) -> Result<(), Failure> {
+    pub(super) async fn write(&self, typed: &Typed) -> Result<(), Failure> {
+        let data = &typed.data;
         let write = async {
             let mut input = self.input.lock().await;
             let end = input.as_ref().ok_or_else(no_input)?;
@@ -109,10 +161,36 @@ impl Control {
             })
         };
         let mut over = self.over.subscribe();
+        let mut discarded = self.discarded.subscribe();
         tokio::select! {
+            biased;
+            _ = discarded.wait_for(|times| *times != typed.after) => Ok(()),
             done = write => done,
             _ = over.wait_for(|over| *over) => Err(no_input()),
         }
+    }
+
+    /// Writes what it is to read first, beside everything else and before what others write, and then
+    /// ends its input unless that stays open. To be called before anybody else knows it.
+    pub(super) fn begin_input(&self, data: Bytes, stays_open: bool) {
+        let Ok(mut input) = Arc::clone(&self.input).try_lock_owned() else {
+            return;
+        };
+        let mut over = self.over.subscribe();
+        tokio::spawn(async move {
+            let write = async {
+                if let Some(end) = input.as_ref() {
+                    let done = stream::write_all(end, &data).await;
+                    if done.is_err() || !stays_open {
+                        *input = None;
+                    }
+                }
+            };
+            tokio::select! {
+                () = write => {}
+                _ = over.wait_for(|over| *over) => {}
+            }
+        });
     }
 
     /// Ends its input. A terminal is sent the character that means it.
@@ -121,7 +199,8 @@ impl Control {
         if let Some(terminal) = terminal {
             if let Ok(character) = pty::end_of_input(terminal.as_fd()) {
                 // That it has none any more is what is wanted.
-                let _ = self.write(&[character]).await;
+                let typed = self.typed(Bytes::copy_from_slice(&[character]), false);
+                let _ = self.write(&typed).await;
             }
             return;
         }
@@ -163,11 +242,51 @@ impl Control {
         Ok(())
     }
 
-    /// Kills it with everything that it started, and returns when that is gone.
-    pub(super) async fn kill(&self) {
-        let pid = self.pid;
+    /// Ends it with everything that it started, and returns when that is gone: asks by SIGTERM, or by
+    /// hanging a terminal up, and kills what is left after [`GRACE`].
+    pub(super) async fn end_tree(&self) {
+        let has_terminal = lock(&self.terminal).is_some();
+        let signal = if has_terminal {
+            Signal::HUP
+        } else {
+            Signal::TERM
+        };
+        let mut tree = Tree::of(self.pid);
+        let deadline = Instant::now() + GRACE;
+        let mut pause = FIRST_LOOK;
+        let asked = self.killer.run(move || {
+            tree.ask(signal);
+            tree
+        });
         // A panic was told of; there is nothing else to do about it.
-        let _ = self.killer.run(move || super::tree::kill(pid)).await;
+        let Ok(asked) = asked.await else { return };
+        tree = asked;
+        while Instant::now() < deadline {
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_LOOK);
+            // Others are ended meanwhile: each look is a job of its own.
+            let look = self.killer.run(move || {
+                let gone = tree.is_gone();
+                (tree, gone)
+            });
+            let Ok((looked, gone)) = look.await else {
+                return;
+            };
+            if gone {
+                return;
+            }
+            tree = looked;
+        }
+        let _ = self.killer.run(move || tree.kill()).await;
+    }
+
+    /// Tells a shell and what runs in front of it that their terminal is gone.
+    pub(super) fn hang_up(&self) {
+        if lock(&self.terminal).is_some() {
+            // That it ended is what is wanted.
+            let _ = self.signal(Signal::HUP.as_raw());
+            let _ = self.signal(Signal::CONT.as_raw());
+        }
     }
 
     /// Lets go of its streams: it ended.

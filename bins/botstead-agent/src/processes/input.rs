@@ -1,7 +1,7 @@
 //! What a caller sends while its process runs: input in its order, and beside it sizes and signals,
-//! which do not wait for a program that reads nothing.
+//! also those that are typed, which do not wait for a program that reads nothing.
 
-use super::control::Control;
+use super::control::{Control, Typed};
 use super::kept::Kept;
 use super::pty::Size;
 use botstead_bridge::proto::RunInput;
@@ -12,9 +12,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tonic::Streaming;
 
-/// Input that waits for the program. While there is so much, the caller has to wait too. By bytes, as
-/// typing into a program that reads nothing should not fill the connection with small messages.
-const WAITING_BYTES: usize = 256 << 10;
+/// Input that waits for the program. While there is so much, the caller has to wait too, with the sizes
+/// and signals that it sends then; other callers need not. By bytes, as typing into a program that
+/// reads nothing should not fill the connection with small messages.
+const WAITING_BYTES: usize = 1 << 20;
 /// What a message costs beside its bytes.
 const MESSAGE_BYTES: usize = 64;
 
@@ -22,20 +23,21 @@ const MESSAGE_BYTES: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     Plain(Arc<Control>),
-    Kept(Arc<Kept>),
+    /// With the viewer that sends it.
+    Kept(Arc<Kept>, u64),
 }
 
 impl Target {
     /// The program takes it; what one that reads no more does not take is dropped.
     async fn take(self, part: Part) {
         let _ = match (self, part) {
-            (Self::Plain(control), Part::Data(data)) => control.write(&data).await,
-            (Self::Kept(kept), Part::Data(data)) => kept.write(&data).await,
+            (Self::Plain(control), Part::Data(typed)) => control.write(&typed).await,
+            (Self::Kept(kept, _), Part::Data(typed)) => kept.write(&typed).await,
             (Self::Plain(control), Part::End) => {
                 control.close_input().await;
                 Ok(())
             }
-            (Self::Kept(kept), Part::End) => {
+            (Self::Kept(kept, _), Part::End) => {
                 if let Ok(control) = kept.control() {
                     control.close_input().await;
                 }
@@ -44,10 +46,19 @@ impl Target {
         };
     }
 
+    /// Takes input in; nothing when the process ended.
+    fn typed(&self, data: Bytes, waits: bool) -> Option<Part> {
+        let typed = match self {
+            Self::Plain(control) => control.typed(data, waits),
+            Self::Kept(kept, _) => kept.control().ok()?.typed(data, waits),
+        };
+        Some(Part::Data(typed))
+    }
+
     fn resize(&self, size: Size) {
         match self {
             Self::Plain(control) => control.resize(size),
-            Self::Kept(kept) => kept.resize(size),
+            Self::Kept(kept, viewer) => kept.resize(*viewer, size),
         }
     }
 
@@ -55,14 +66,14 @@ impl Target {
         // No answer goes with the stream; who needs one calls `Signal`.
         let _ = match self {
             Self::Plain(control) => control.signal(number),
-            Self::Kept(kept) => kept.control().and_then(|control| control.signal(number)),
+            Self::Kept(kept, _) => kept.control().and_then(|control| control.signal(number)),
         };
     }
 }
 
 #[derive(Debug)]
 enum Part {
-    Data(Bytes),
+    Data(Typed),
     End,
 }
 
@@ -70,7 +81,7 @@ impl Part {
     fn cost(&self) -> usize {
         MESSAGE_BYTES
             + match self {
-                Self::Data(data) => data.len(),
+                Self::Data(typed) => typed.data.len(),
                 Self::End => 0,
             }
     }
@@ -92,6 +103,7 @@ pub(super) async fn pass_on(mut input: Streaming<RunInput>, target: Target) {
         if taking.is_none() && !open {
             return;
         }
+        let is_taking = taking.is_some();
         let taken = async {
             match &mut taking {
                 Some(taking) => taking.await,
@@ -101,7 +113,12 @@ pub(super) async fn pass_on(mut input: Streaming<RunInput>, target: Target) {
         tokio::select! {
             message = input.message(), if open && bytes < WAITING_BYTES => {
                 let part = match message.ok().flatten().map(|message| message.input) {
-                    Some(Some(Input::Stdin(data))) => Part::Data(data),
+                    Some(Some(Input::Stdin(data))) => {
+                        match target.typed(data, is_taking || !waiting.is_empty()) {
+                            Some(part) => part,
+                            None => continue,
+                        }
+                    }
                     Some(Some(Input::CloseStdin(true))) => Part::End,
                     Some(Some(Input::Resize(size))) => {
                         target.resize(size.into());

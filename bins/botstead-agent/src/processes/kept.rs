@@ -1,7 +1,7 @@
 //! A process that outlives its call: its output is held to its end, any number of viewers look on,
 //! and none of them can hold up the process or another viewer for long.
 
-use super::control::{Control, Output};
+use super::control::{Control, Output, Typed};
 use super::plain;
 use super::pty::Size;
 use super::pump::{Sink, pump};
@@ -57,6 +57,8 @@ struct State {
     replay: Replay,
     /// Of a terminal that runs.
     screen: Option<Screen>,
+    /// What its viewers agreed on.
+    size: Option<Size>,
     /// What its screen was at the end.
     last_screen: Bytes,
     viewers: HashMap<u64, Viewer>,
@@ -72,6 +74,10 @@ struct Viewer {
     position: Position,
     progressed: Instant,
     stalled: bool,
+    /// What it has room for; nothing where it did not say.
+    room: Option<Size>,
+    /// The size that it takes the terminal to have.
+    believed: Option<Size>,
 }
 
 /// What a viewer is to be sent next.
@@ -83,6 +89,8 @@ pub(super) enum Step {
         skipped: u64,
         screen: Bytes,
     },
+    /// The terminal has another size than the viewer takes it to have.
+    Resized(Size),
     /// There is no more.
     Done(Option<Exit>),
     /// There will be more; see [`Kept::changed`].
@@ -94,6 +102,8 @@ pub(super) enum Step {
 pub(super) struct Wanted {
     pub(super) replay: bool,
     pub(super) follow: bool,
+    /// What the viewer has room for, of a terminal.
+    pub(super) room: Option<Size>,
 }
 
 /// What a caller said about a process, for those who look at it later.
@@ -141,6 +151,7 @@ impl Kept {
             state: Mutex::new(State {
                 replay: Replay::new(replay_bytes),
                 screen: about.terminal.map(Screen::new),
+                size: about.terminal,
                 last_screen: Bytes::new(),
                 viewers: HashMap::new(),
                 next_viewer: 0,
@@ -189,16 +200,37 @@ impl Kept {
     }
 
     /// Writes to its input.
-    pub(super) async fn write(&self, data: &[u8]) -> Result<(), Failure> {
+    pub(super) async fn write(&self, typed: &Typed) -> Result<(), Failure> {
         let control = self.control()?;
         lock(&self.state).active = Instant::now();
-        control.write(data).await
+        control.write(typed).await
     }
 
-    /// Gives its terminal another size.
-    pub(super) fn resize(&self, size: Size) {
+    /// A viewer has room for so much from now on.
+    pub(super) fn resize(&self, viewer: u64, room: Size) {
         let mut state = lock(&self.state);
-        if let (Some(control), Some(_)) = (&self.control, &state.screen) {
+        if let Some(viewer) = state.viewers.get_mut(&viewer) {
+            viewer.room = Some(room);
+            viewer.believed = Some(room);
+        }
+        self.agree(&mut state);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Gives its terminal the largest size that every viewer has room for. Without one that said what it
+    /// has, it keeps its size.
+    fn agree(&self, state: &mut State) {
+        let rooms = state.viewers.values().filter_map(|viewer| viewer.room);
+        let size = rooms.reduce(|one, other| Size {
+            columns: one.columns.min(other.columns),
+            rows: one.rows.min(other.rows),
+        });
+        let (Some(size), Some(control), Some(_)) = (size, &self.control, &state.screen) else {
+            return;
+        };
+        if state.size != Some(size) {
+            state.size = Some(size);
             control.resize(size);
             state.on_screen(|screen| screen.resize(size));
         }
@@ -279,8 +311,13 @@ impl Kept {
             position,
             progressed: Instant::now(),
             stalled: false,
+            room: wanted.room,
+            believed: wanted.room,
         };
         state.viewers.insert(number, viewer);
+        self.agree(&mut state);
+        drop(state);
+        self.changed.notify_waiters();
         Watch {
             kept: Arc::clone(self),
             number,
@@ -392,9 +429,22 @@ impl Watch {
         &self.kept
     }
 
+    /// The viewer, for [`Kept::resize`].
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// What comes next; counts as taken with [`Watch::took`].
     pub(super) fn step(&mut self, most: usize) -> Step {
         let mut state = lock(&self.kept.state);
+        let state = &mut *state;
+        if let Some(size) = state.size
+            && let Some(viewer) = state.viewers.get_mut(&self.number)
+            && viewer.believed != Some(size)
+        {
+            viewer.believed = Some(size);
+            return Step::Resized(size);
+        }
         let end = state.replay.end();
         let mut after = self.position;
         let mut next = state.replay.next(&mut after, most);
@@ -459,7 +509,11 @@ impl State {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        lock(&self.kept.state).viewers.remove(&self.number);
+        let mut state = lock(&self.kept.state);
+        state.viewers.remove(&self.number);
+        self.kept.agree(&mut state);
+        drop(state);
         self.kept.taken.notify_waiters();
+        self.kept.changed.notify_waiters();
     }
 }

@@ -28,8 +28,6 @@ use tokio::sync::oneshot;
 pub(super) struct Launch {
     /// The program and its arguments; not empty.
     pub(super) args: Vec<OsString>,
-    /// Its name for itself, where that is not the program's: `-sh` makes a login shell.
-    pub(super) name: Option<OsString>,
     /// Absolute; empty is `/data`.
     pub(super) cwd: Vec<u8>,
     pub(super) environment: Vec<(OsString, OsString)>,
@@ -80,7 +78,18 @@ pub(super) enum Streams {
 /// # Errors
 /// `NOT_FOUND` and its kin for the folder; `LIMIT` when the workspace can have no more processes;
 /// `INVALID` for arguments that no program can be given.
-pub(super) fn start(children: &Children, launch: Launch) -> Result<Launched, Failure> {
+pub(super) fn start(children: &Children, mut launch: Launch) -> Result<Launched, Failure> {
+    let started = start_once(children, &launch);
+    if started.is_err() && launch.cwd.is_empty() && launch.terminal.is_some() {
+        // Who opens a terminal may be about to bring `/data` back, and sees where they are.
+        launch.cwd = b"/".to_vec();
+        // What else was wrong still is.
+        return start_once(children, &launch);
+    }
+    started
+}
+
+fn start_once(children: &Children, launch: &Launch) -> Result<Launched, Failure> {
     let cwd = open_folder(&launch.cwd)?;
     let Some((program, arguments)) = launch.args.split_first() else {
         return Err(Failure::new(FailureKind::Invalid, "there is no program"));
@@ -90,9 +99,6 @@ pub(super) fn start(children: &Children, launch: Launch) -> Result<Launched, Fai
         .args(arguments)
         .env_clear()
         .envs(launch.environment.iter().map(|(name, value)| (name, value)));
-    if let Some(name) = &launch.name {
-        command.arg0(name);
-    }
     let ends = match launch.terminal {
         Some(size) => Ends::terminal(size, &launch.identity)?,
         None => Ends::pipes(launch.no_stdin, &launch.identity).map_err(no_descriptors)?,
@@ -126,7 +132,7 @@ pub(super) fn start(children: &Children, launch: Launch) -> Result<Launched, Fai
             ended,
             streams,
         })),
-        Err(error) => failed(&error, program, &launch),
+        Err(error) => failed(&error, program, launch),
     }
 }
 

@@ -41,7 +41,7 @@ use launch::{Launch, Launched};
 use pty::Size;
 use registry::{Registry, Reservation};
 use rustix::process::Rlimit;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,6 +167,9 @@ impl ProcessesService {
         let id = about.id.clone();
         let (kept, output) = match process {
             Begun::Running(control, output) => {
+                if !start.stdin.is_empty() {
+                    control.begin_input(start.stdin, start.stdin_open);
+                }
                 (Arc::new(Kept::new(about, Some(control))), Some(output))
             }
             Begun::Failed(exit) => {
@@ -179,6 +182,7 @@ impl ProcessesService {
         let watch = kept.watch(Wanted {
             replay: true,
             follow: true,
+            room: Size::said(start.terminal),
         });
         let viewer = tokio::spawn(view::view(watch, caller, input));
         if let Some(output) = output {
@@ -188,14 +192,19 @@ impl ProcessesService {
         drop(viewer);
     }
 
+    /// Hangs every terminal up: an interactive shell that is told to end by SIGTERM does not.
+    pub(crate) fn hang_up(&self) {
+        for control in self.registry.running() {
+            control.hang_up();
+        }
+    }
+
     fn attach(&self, attach: &Attach) -> Result<kept::Watch, Failure> {
         let kept = self.registry.kept(&attach.id)?;
-        if let Some(size) = attach.terminal {
-            kept.resize(size.into());
-        }
         Ok(kept.watch(Wanted {
             replay: attach.replay,
             follow: attach.follow,
+            room: Size::said(attach.terminal),
         }))
     }
 }
@@ -216,16 +225,12 @@ impl Settings {
             .iter()
             .map(|argument| OsString::from_vec(argument.to_vec()))
             .collect();
-        let mut name = None;
         if args.is_empty() && terminal.is_some() {
             let shell = self
                 .environment
                 .shell(&identity)
                 .ok_or_else(|| Failure::new(FailureKind::NoShell, "the image has no shell"))?;
-            // The leading hyphen makes it a login shell.
-            let mut login = OsString::from("-");
-            login.push(shell.file_name().unwrap_or_else(|| OsStr::new("sh")));
-            name = Some(login);
+            // No login shell: the profiles of many images set PATH anew, without the image's own.
             args.push(shell.into_os_string());
         }
         if args.first().is_none_or(|program| program.is_empty()) {
@@ -233,7 +238,6 @@ impl Settings {
         }
         Ok(Launch {
             args,
-            name,
             cwd: start.cwd.to_vec(),
             environment,
             identity,
@@ -342,12 +346,16 @@ impl Processes for ProcessesService {
         request: Request<WriteInputRequest>,
     ) -> Result<Response<WriteInputReply>, Status> {
         let request = request.into_inner();
-        let kept = self.registry.kept(&request.id)?;
         if !request.data.is_empty() {
-            kept.write(&request.data).await?;
+            let control = self.registry.control(&request.id)?;
+            let typed = control.typed(request.data, false);
+            match self.registry.kept(&request.id) {
+                Ok(kept) => kept.write(&typed).await?,
+                Err(_) => control.write(&typed).await?,
+            }
         }
         if request.close {
-            kept.control()?.close_input().await;
+            self.registry.control(&request.id)?.close_input().await;
         }
         Ok(Response::new(WriteInputReply {}))
     }
@@ -371,7 +379,7 @@ impl Processes for ProcessesService {
         let registry = Arc::clone(&self.registry);
         let removed = tokio::spawn(async move {
             if let Ok(control) = kept.control() {
-                control.kill().await;
+                control.end_tree().await;
             }
             let exit = tokio::time::timeout(KILLED, kept.ended())
                 .await

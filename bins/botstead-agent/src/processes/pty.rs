@@ -1,10 +1,11 @@
 //! Pseudo-terminals of the container's own devpts.
 
 use botstead_bridge::proto::TerminalSize;
+use nix::libc;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{
-    InputModes, OptionalActions, SpecialCodeIndex, Winsize, tcgetattr, tcgetpgrp, tcsetattr,
-    tcsetwinsize,
+    InputModes, LocalModes, OptionalActions, QueueSelector, SpecialCodeIndex, Winsize, tcflush,
+    tcgetattr, tcgetpgrp, tcsetattr, tcsetwinsize,
 };
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -34,6 +35,23 @@ impl From<TerminalSize> for Size {
             columns: within(size.columns, 80, Self::MOST.columns),
             rows: within(size.rows, 24, Self::MOST.rows),
         }
+    }
+}
+
+impl From<Size> for TerminalSize {
+    fn from(size: Size) -> Self {
+        Self {
+            columns: size.columns.into(),
+            rows: size.rows.into(),
+        }
+    }
+}
+
+impl Size {
+    /// A size that was said, as far as it was.
+    pub(super) fn said(size: Option<TerminalSize>) -> Option<Self> {
+        size.filter(|size| size.columns > 0 && size.rows > 0)
+            .map(Self::from)
     }
 }
 
@@ -75,6 +93,64 @@ pub(super) fn end_of_input(terminal: BorrowedFd<'_>) -> rustix::io::Result<u8> {
     Ok(tcgetattr(terminal)?.special_codes[SpecialCodeIndex::VEOF])
 }
 
+/// A character of an input that the terminal makes a signal of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Interrupt {
+    /// Where it is in the input.
+    pub(super) at: usize,
+    /// The signal.
+    pub(super) signal: i32,
+    /// What was typed before it and is not read yet is discarded with it, as termios(3) has it.
+    pub(super) discards: bool,
+}
+
+/// The last such character of an input, as the terminal is set now.
+pub(super) fn interrupt(terminal: BorrowedFd<'_>, input: &[u8]) -> Option<Interrupt> {
+    let modes = tcgetattr(terminal).ok()?;
+    if !modes.local_modes.contains(LocalModes::ISIG) {
+        return None;
+    }
+    let signals = [
+        (SpecialCodeIndex::VINTR, libc::SIGINT),
+        (SpecialCodeIndex::VQUIT, libc::SIGQUIT),
+        (SpecialCodeIndex::VSUSP, libc::SIGTSTP),
+    ];
+    let signal_of = |byte: u8| {
+        // 0 stands for a character that there is not.
+        let found = signals
+            .iter()
+            .find(|(index, _)| byte != 0 && modes.special_codes[*index] == byte);
+        found.map(|(_, signal)| *signal)
+    };
+    let mut places = input.iter().enumerate().rev();
+    places.find_map(|(at, byte)| {
+        Some(Interrupt {
+            at,
+            signal: signal_of(*byte)?,
+            discards: !modes.local_modes.contains(LocalModes::NOFLSH),
+        })
+    })
+}
+
+/// The program's end, opened anew. Whoever has it open for a moment is in nobody's way.
+fn peer(terminal: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    ioctl_tiocgptpeer(terminal, flags)
+}
+
+/// Whether there is input that the program has not read.
+pub(super) fn has_unread(terminal: BorrowedFd<'_>) -> bool {
+    let unread = peer(terminal).and_then(rustix::io::ioctl_fionread);
+    unread.is_ok_and(|bytes| bytes > 0)
+}
+
+/// Discards all input that the program has not read: what it could read, and what the kernel has not
+/// looked at yet.
+pub(super) fn discard_input(terminal: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    tcflush(terminal, QueueSelector::OFlush)?;
+    tcflush(peer(terminal)?, QueueSelector::IFlush)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +167,42 @@ mod tests {
         assert_eq!(size(120, 40), (120, 40));
         assert_eq!(size(1001, 70_000), (1000, 500));
         assert_eq!(size(u32::MAX, u32::MAX), (1000, 500));
+    }
+
+    #[test]
+    fn characters_that_send_signals_are_found() {
+        let (master, slave) = open(Size::MOST).unwrap();
+        let found = |input: &[u8]| {
+            let found = interrupt(master.as_fd(), input);
+            found.map(|found| (found.at, found.signal, found.discards))
+        };
+        assert_eq!(found(b"typed"), None);
+        assert_eq!(found(b"a\x1a\x03b"), Some((2, libc::SIGINT, true)));
+        assert_eq!(found(b"\x1c\0"), Some((0, libc::SIGQUIT, true)));
+        let mut modes = tcgetattr(&slave).unwrap();
+        modes.local_modes |= LocalModes::NOFLSH;
+        modes.special_codes[SpecialCodeIndex::VINTR] = 0;
+        tcsetattr(&slave, OptionalActions::Now, &modes).unwrap();
+        assert_eq!(found(b"\x1a\x03\0"), Some((0, libc::SIGTSTP, false)));
+        modes.local_modes -= LocalModes::ISIG;
+        tcsetattr(&slave, OptionalActions::Now, &modes).unwrap();
+        assert_eq!(found(b"\x1a"), None);
+    }
+
+    #[test]
+    fn unread_input_is_seen_and_discarded() {
+        let (master, slave) = open(Size::MOST).unwrap();
+        rustix::io::ioctl_fionbio(&master, true).unwrap();
+        assert!(!has_unread(master.as_fd()));
+        // Lines until there is no more room anywhere.
+        while rustix::io::write(&master, &[b'\n'; 1000]).is_ok() {}
+        assert!(has_unread(master.as_fd()));
+        discard_input(master.as_fd()).unwrap();
+        assert!(!has_unread(master.as_fd()));
+        assert_eq!(rustix::io::write(&master, b"new\n"), Ok(4));
+        let mut line = [0; 100];
+        let read = rustix::io::read(&slave, &mut line).unwrap();
+        assert_eq!(&line[..read], b"new\n");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 
 use super::control::{Control, Output};
 use super::replay::Stream;
-use super::stream::{self, Read};
+use super::stream::{self, READ_BYTES, Read};
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -59,7 +60,7 @@ pub(super) async fn pump(
         let index = tokio::select! {
             biased;
             () = sink.gone() => {
-                control.kill().await;
+                drain(&mut ends, control.end_tree()).await;
                 return None;
             }
             result = &mut ended, if code.is_none() => {
@@ -72,7 +73,7 @@ pub(super) async fn pump(
             () = at(deadline), if !timed_out && code.is_none() => {
                 timed_out = true;
                 let control = Arc::clone(control);
-                tokio::spawn(async move { control.kill().await });
+                tokio::spawn(async move { control.end_tree().await });
                 continue;
             }
             () = at(grace_ends) => break,
@@ -105,6 +106,22 @@ pub(super) async fn pump(
         tokio::task::yield_now().await;
     }
     code.map(|code| Outcome { code, timed_out })
+}
+
+/// Drops what still comes while the process is being ended: one that waits for room could not put its
+/// things in order.
+async fn drain(ends: &mut Vec<(Stream, stream::End)>, ended: impl Future<Output = ()>) {
+    let mut ended = pin!(ended);
+    loop {
+        let index = tokio::select! {
+            () = &mut ended => return,
+            index = readable(ends) => index,
+        };
+        if stream::read(&ends[index].1, READ_BYTES, |_| {}) == Read::End {
+            ends.swap_remove(index);
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The index of one that may have something to read.

@@ -119,6 +119,17 @@ impl Registry {
         kept.collect()
     }
 
+    /// All processes that run, kept or not.
+    pub(super) fn running(&self) -> Vec<Arc<Control>> {
+        let slots = lock(&self.slots);
+        let running = slots.by_id.values().filter_map(|slot| match slot {
+            Slot::Plain(control) => Some(Arc::clone(control)),
+            Slot::Kept(kept) => kept.control().ok().cloned(),
+            Slot::Starting => None,
+        });
+        running.collect()
+    }
+
     /// A kept process has ended. Forgets those that ended long ago.
     pub(super) fn ended(&self, id: &str) {
         let mut slots = lock(&self.slots);

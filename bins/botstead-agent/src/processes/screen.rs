@@ -20,6 +20,8 @@ const SEQUENCE_BYTES: usize = 4096;
 /// Cells that may be touched between two turns of everything else in the agent, by the guess that
 /// each few bytes can touch all of them.
 const CELLS_A_TURN: usize = 8_000_000;
+/// Cells that may be in memory while the rows are broken to another width.
+const REFLOW_CELLS: usize = 2_000_000;
 
 /// A terminal's screen.
 pub(super) struct Screen {
@@ -217,8 +219,26 @@ impl Screen {
     }
 
     /// Gives it another size.
+    ///
+    /// `avt` makes all rows of the new width before it gives up those that are too many, and each of
+    /// them holds the memory of the row that it was cut from: a thousand columns made one would take a
+    /// thousand times the screen. So a much narrower width is reached in halves, and what is too much
+    /// scrolls off after each.
     pub(super) fn resize(&mut self, size: Size) {
         let (columns, rows) = cells(size);
+        loop {
+            let (now, kept) = self.terminal.size();
+            // A row that is cut into n leaves n, n - 1, .. and 1 of these parts behind.
+            let parts = now.div_ceil(columns);
+            if (kept + NEAR_ROWS) * now * (parts + 1) / 2 <= REFLOW_CELLS || parts <= 2 {
+                break;
+            }
+            self.resize_at_once(now.div_ceil(2), kept);
+        }
+        self.resize_at_once(columns, rows);
+    }
+
+    fn resize_at_once(&mut self, columns: usize, rows: usize) {
         self.terminal
             .resize_with(columns, rows, Evicted(&mut self.history));
     }

@@ -70,6 +70,12 @@ pub(super) fn read(end: &End, most: usize, take: impl FnOnce(&[u8])) -> Read {
 /// `EIO` also for a terminal that nobody has open any more and whose input is full: it is ready for ever,
 /// and takes nothing.
 pub(super) async fn write_all(end: &End, mut data: &[u8]) -> rustix::io::Result<()> {
+    // Without a look first: what discards input tells nobody that there is room again.
+    match rustix::io::write(end.get_ref(), data) {
+        Ok(count) => data = &data[count..],
+        Err(Errno::AGAIN | Errno::INTR) => {}
+        Err(error) => return Err(error),
+    }
     while !data.is_empty() {
         let mut guard = end.writable().await.map_err(|_| Errno::IO)?;
         let closed = guard.ready().is_write_closed();

@@ -1,4 +1,4 @@
-//! Kills a command with everything that it started.
+//! Ends a command with everything that it started: asks, and kills what is left after a grace.
 //!
 //! Its tree is every process of its session and every descendant of such a one, as `/proc` shows
 //! them. Out of reach is what made itself a daemon: in a session of its own and orphaned to PID 1
@@ -33,16 +33,62 @@ impl Process {
     }
 }
 
-/// Kills the tree of a session's first process, and returns when all of it is gone, or after about
-/// a second when the kernel keeps one.
+/// A tree that is being ended: the session of a process and every member that was found, which stays
+/// one when its parent is gone.
+#[derive(Debug, Clone)]
+pub(super) struct Tree {
+    leader: i32,
+    members: HashMap<i32, u64>,
+}
+
+impl Tree {
+    /// That of a session's first process.
+    pub(super) fn of(leader: Pid) -> Self {
+        Self {
+            leader: leader.as_raw_nonzero().get(),
+            members: HashMap::new(),
+        }
+    }
+
+    /// Sends a signal to every member, and lets those that are stopped act on it.
+    pub(super) fn ask(&mut self, signal: Signal) {
+        for process in self.look() {
+            send(process, signal);
+            send(process, Signal::CONT);
+        }
+    }
+
+    /// Whether all of it is gone.
+    pub(super) fn is_gone(&mut self) -> bool {
+        self.look().is_empty()
+    }
+
+    fn look(&mut self) -> Vec<Process> {
+        let found = tree(self.leader, &processes(), &self.members);
+        self.members
+            .extend(found.iter().map(|process| (process.pid, process.started)));
+        found
+    }
+
+    /// Kills all of it.
+    pub(super) fn kill(self) {
+        kill(self.leader, self.members);
+    }
+}
+
+/// Kills a tree, and returns when all of it is gone, or after about a second when the kernel keeps
+/// one.
 ///
 /// First everything is stopped, again and again until nothing new is found: what is stopped forks no
 /// more, and no parent goes away that shows where its children belong.
-pub(super) fn kill(leader: Pid) {
-    let leader = leader.as_raw_nonzero().get();
+fn kill(leader: i32, known: HashMap<i32, u64>) {
     let mut members = HashMap::new();
     for _ in 0..LOOKS {
-        let fresh: Vec<_> = tree(leader, &processes(), &members)
+        let found = match members.is_empty() {
+            true => tree(leader, &processes(), &known),
+            false => tree(leader, &processes(), &members),
+        };
+        let fresh: Vec<_> = found
             .into_iter()
             .filter(|found| members.get(&found.pid) != Some(&found.started))
             .collect();

@@ -18,7 +18,7 @@ struct Left;
 
 /// Sends everything until the end or until the viewer leaves, and passes on what it sends.
 pub(super) async fn view(watch: Watch, viewer: mpsc::Sender<Reply>, input: Streaming<RunInput>) {
-    let target = Target::Kept(Arc::clone(watch.kept()));
+    let target = Target::Kept(Arc::clone(watch.kept()), watch.number());
     let input = AbortOnDrop(tokio::spawn(input::pass_on(input, target)));
     // Leaving is no failure.
     let _ = send_all(watch, &viewer).await;
@@ -60,6 +60,7 @@ async fn send_all(mut watch: Watch, viewer: &mpsc::Sender<Reply>) -> Result<(), 
                 }
                 watch.took();
             }
+            Step::Resized(size) => send(message(Output::Resized(size.into()))).await?,
             Step::Done(exit) => {
                 if let Some(mut exit) = exit {
                     exit.truncated |= truncated;

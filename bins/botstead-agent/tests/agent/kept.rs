@@ -2,7 +2,7 @@
 
 use super::workspace::{Workspace, command, failure, kept, wait_until};
 use botstead_bridge::FailureKind;
-use botstead_bridge::proto::run_input::{Attach, Input};
+use botstead_bridge::proto::run_input::{Attach, Input, Start};
 use botstead_bridge::proto::{
     ListProcessesRequest, ProcessInfo, RemoveProcessRequest, SignalRequest, WriteInputRequest,
 };
@@ -39,6 +39,53 @@ async fn write(
     };
     let answer = workspace.client().processes().write_input(request).await;
     answer.map(|_| ()).map_err(|status| failure(status).kind)
+}
+
+#[tokio::test]
+async fn what_it_reads_first_needs_no_caller() {
+    let workspace = Workspace::start(&[]);
+    // More than a pipe holds, for programs that are slow to begin and callers that leave at once.
+    let stdin = bytes::Bytes::from(vec![b'x'; 300_000]);
+    let script = "sleep 0.1; wc -c; echo end";
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let start = Start {
+            stdin: stdin.clone(),
+            ..kept(&["sh", "-c", script])
+        };
+        ids.push(start.id.clone());
+        let mut call = workspace.begin(start).await;
+        assert!(call.next().await);
+    }
+    for id in ids {
+        let seen = workspace
+            .attach(attach(&id, true, true))
+            .await
+            .finish()
+            .await;
+        assert_eq!(
+            seen.text().split_whitespace().collect::<Vec<_>>(),
+            ["300000", "end"]
+        );
+    }
+    // What others write comes after it, where the input stays open.
+    let start = Start {
+        stdin: stdin.clone(),
+        stdin_open: true,
+        ..kept(&["sh", "-c", "sleep 0.1; tr -d x"])
+    };
+    let id = start.id.clone();
+    let mut call = workspace.begin(start).await;
+    assert!(call.next().await);
+    write(&workspace, &id, "after\n", true).await.unwrap();
+    assert_eq!(call.finish().await.text(), "after\n");
+    // A process that is not kept is written to in the same way.
+    let start = command(&["cat"]);
+    let id = start.id.clone();
+    let mut call = workspace.begin(start).await;
+    assert!(call.next().await);
+    write(&workspace, &id, "not kept\n", true).await.unwrap();
+    assert_eq!(call.finish().await.text(), "not kept\n");
 }
 
 #[tokio::test]
@@ -180,7 +227,7 @@ async fn a_timeout_and_signals_end_it() {
         ..kept(&["sleep", "609"])
     };
     let exit = workspace.run(start).await.exit.unwrap();
-    assert!(exit.timed_out && exit.code == 137);
+    assert!(exit.timed_out && exit.code == 143);
     let start = kept(&["sleep", "609"]);
     let id = start.id.clone();
     let call = workspace.begin(start).await;

@@ -1,9 +1,9 @@
 //! Programs that want too much: floods, fork bombs.
 
-use super::workspace::{Workspace, command, kept, resident, status, wait_until};
+use super::workspace::{Workspace, command, kept, resident, size, status, wait_until};
 use botstead_bridge::FailureKind;
 use botstead_bridge::proto::run_input::{Input, Start};
-use botstead_bridge::proto::{HealthRequest, ListProcessesRequest};
+use botstead_bridge::proto::{HealthRequest, ListProcessesRequest, TerminalSize};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -89,7 +89,7 @@ async fn a_terminal_that_floods_costs_no_memory() {
     workspace.shell("true").await;
     let before = resident(workspace.agent);
     let start = Start {
-        terminal: super::workspace::size(80, 24),
+        terminal: size(80, 24),
         ..kept(&[
             "sh",
             "-c",
@@ -108,6 +108,40 @@ async fn a_terminal_that_floods_costs_no_memory() {
     assert_eq!(seen.code(), 6);
     let grown = grows_by(&workspace, before);
     assert!(grown < 4 << 10, "the agent grew by {grown} KiB");
+}
+
+#[tokio::test]
+async fn a_terminal_of_one_cell_costs_no_memory() {
+    let workspace = Workspace::start(&[]);
+    let start = Start {
+        terminal: size(1000, 500),
+        ..kept(&[
+            "sh",
+            "-c",
+            "yes 'a line' | head -c 1000000 | tr '\\n' ' '; echo; echo full; cat",
+        ])
+    };
+    let mut call = workspace.begin(start).await;
+    call.until_text("full").await;
+    for (columns, rows) in [
+        (1, 1),
+        (1000, 500),
+        (2, 500),
+        (1000, 1),
+        (1, 500),
+        (1000, 500),
+    ] {
+        let size = TerminalSize { columns, rows };
+        call.send(Input::Resize(size)).await;
+    }
+    call.write("alive\r").await;
+    call.until_text("alive\r\nalive").await;
+    // Both screens of the largest size, and those of the step before while a size changes.
+    let most: u64 = status(workspace.agent, "VmHWM")
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    assert!(most < 200 << 10, "the agent had {most} KiB");
 }
 
 /// A control group that limits processes, removed on drop.

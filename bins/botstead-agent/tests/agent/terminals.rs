@@ -1,6 +1,7 @@
 //! Terminals with real programs in them, seen through another emulator.
 
 use super::workspace::{Call, Workspace, command, kept, size, variable, wait_until};
+use botstead_bridge::FailureKind;
 use botstead_bridge::proto::run_input::{Attach, Input, Start};
 use botstead_bridge::proto::{FindShellRequest, ListProcessesRequest, TerminalSize};
 use std::time::{Duration, Instant};
@@ -52,7 +53,7 @@ async fn a_shell_with_everything_that_belongs_to_it() {
     call.until_text("$ ").await;
     let script = "echo \"$TERM $COLORTERM $0 $PWD $HOME $(tty) $(stty size)\"\r";
     call.write(script).await;
-    call.until_text("xterm-256color truecolor -bash /data /data /dev/pts/0 30 100")
+    call.until_text("xterm-256color truecolor /bin/bash /data /data /dev/pts/0 30 100")
         .await;
     // Job control works: it is the controlling terminal.
     call.write("sleep 610; echo interrupt''ed $?\r").await;
@@ -329,6 +330,160 @@ async fn the_shell_is_the_users_or_one_that_is_there() {
     drop(call);
     wait_until("its end", async || workspace.count("sleep 612") == 0).await;
     assert_eq!(workspace.run(command(&["true"])).await.code(), 0);
+}
+
+/// A program that reads nothing, and more input for it than the kernel and the agent's queue of one
+/// connection once took.
+#[tokio::test]
+async fn sizes_and_interrupts_pass_input_that_nobody_reads() {
+    let workspace = Workspace::start(&[]);
+    let script = "trap 'echo interrupted; exit 5' INT; stty $0; echo ready
+                  while :; do
+                      now=$(stty size); [ \"$now\" = \"$was\" ] || echo size $now; was=$now
+                      sleep 0.02
+                  done";
+    for modes in ["icanon", "-icanon", "noflsh"] {
+        let start = terminal(&["bash", "-c", script, modes], 80, 24);
+        let id = start.id.clone();
+        let mut typing = workspace.begin(start).await;
+        typing.until_text("ready").await;
+        let mut other = workspace.attach(attach(&id)).await;
+        other.until_text("ready").await;
+        for _ in 0..12 {
+            typing.write(&"unread\r".repeat(9000)).await;
+        }
+        // By the one whose input waits,
+        typing
+            .send(Input::Resize(TerminalSize {
+                columns: 70,
+                rows: 20,
+            }))
+            .await;
+        typing.until_text("size 20 70").await;
+        // and by another one.
+        other
+            .send(Input::Resize(TerminalSize {
+                columns: 60,
+                rows: 10,
+            }))
+            .await;
+        other.until_text("size 10 60").await;
+        if modes == "icanon" {
+            other.write("\x03").await;
+        } else {
+            typing.write("typed before\x03").await;
+        }
+        other.until_text("interrupted").await;
+        assert_eq!(other.finish().await.code(), 5, "{modes}");
+    }
+    // What a shell has not read when it is interrupted is not carried out.
+    let start = terminal(&["bash", "--norc", "--noprofile", "-i"], 80, 24);
+    let mut call = workspace.begin(start).await;
+    call.until_text("$ ").await;
+    call.write("sleep 630\r").await;
+    wait_until("the sleep", async || workspace.count("sleep 630") > 0).await;
+    for _ in 0..8 {
+        call.write(&"echo not carried out\r".repeat(3000)).await;
+    }
+    call.write("\x03").await;
+    call.write("echo car''ried out\r").await;
+    call.until_text("\rcarried out").await;
+    assert!(!call.seen.text().contains("\rnot carried out"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_workspace_hangs_terminals_up() {
+    // An interactive shell takes no notice of SIGTERM.
+    let mut workspace = Workspace::start(&["--grace-ms", "60000"]);
+    let mut call = workspace.begin(terminal(&[], 80, 24)).await;
+    call.until_text("$ ").await;
+    let mut busy = workspace.begin(terminal(&[], 80, 24)).await;
+    busy.until_text("$ ").await;
+    busy.write("sleep 631\r").await;
+    wait_until("the sleep", async || workspace.count("sleep 631") > 0).await;
+    workspace.signal(nix::sys::signal::Signal::SIGTERM);
+    let (_, took) = workspace.ended();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[tokio::test]
+async fn viewers_agree_on_the_smallest_size() {
+    let workspace = Workspace::start(&[]);
+    let script = "while :; do
+                      now=$(stty size); [ \"$now\" = \"$was\" ] || echo \"<$now>\"; was=$now
+                      sleep 0.02
+                  done";
+    let start = terminal(&["bash", "-c", script], 100, 30);
+    let id = start.id.clone();
+    let mut first = workspace.begin(start).await;
+    first.until_text("<30 100>").await;
+    // One that says nothing is told, and changes nothing.
+    let mut watching = workspace.attach(attach(&id)).await;
+    watching
+        .until("its size", |seen| seen.size == Some((100, 30)))
+        .await;
+    // One that has less room, in one direction,
+    let narrow = Attach {
+        terminal: size(60, 50),
+        ..attach(&id)
+    };
+    let mut narrow = workspace.attach(narrow).await;
+    narrow.until_text("<30 60>").await;
+    assert_eq!(narrow.seen.size, Some((60, 30)));
+    for call in [&mut first, &mut watching] {
+        call.until("the smaller size", |seen| seen.size == Some((60, 30)))
+            .await;
+    }
+    // who has more room later, and asks for more than there is.
+    let (columns, rows) = (200, 60);
+    narrow
+        .send(Input::Resize(TerminalSize { columns, rows }))
+        .await;
+    narrow.until_text("<30 100>").await;
+    narrow
+        .until("what it gets", |seen| seen.size == Some((100, 30)))
+        .await;
+    // When the smallest leaves, the others have more.
+    drop(first);
+    narrow.until_text("<60 200>").await;
+    watching
+        .until("the larger size", |seen| seen.size == Some((200, 60)))
+        .await;
+    // The last that said something leaves its size behind.
+    drop(narrow);
+    watching.send(Input::Signal(15)).await;
+    let seen = watching.finish().await;
+    assert_eq!((seen.code(), seen.size), (143, Some((200, 60))));
+}
+
+#[tokio::test]
+async fn a_terminal_has_the_environment_of_commands_and_needs_no_data() {
+    let workspace = Workspace::start(&[]);
+    std::fs::write(
+        workspace.root().join("etc/profile"),
+        "PATH=/of/the/profile\n",
+    )
+    .unwrap();
+    let path = workspace.shell("echo $PATH").await;
+    let mut call = workspace.begin(terminal(&[], 80, 24)).await;
+    call.until_text("$ ").await;
+    call.write("echo \"<$PATH>\"\r").await;
+    call.until_text(&format!("<{}>", path.trim())).await;
+    // It begins where there is a place to begin, for one who may want to bring `/data` back.
+    workspace.shell("cd /; rm -r /data").await;
+    let mut call = workspace
+        .begin(terminal(&["sh", "-c", "echo in $PWD; cat"], 80, 24))
+        .await;
+    call.until_text("in /\r\n").await;
+    // Commands count on it, and a place that was asked for is that place.
+    let asked = Start {
+        cwd: "/data".into(),
+        ..terminal(&["pwd"], 80, 24)
+    };
+    for start in [command(&["pwd"]), asked] {
+        let failure = workspace.call(Input::Start(start)).await.err().unwrap();
+        assert_eq!(failure.kind, FailureKind::NotFound);
+    }
 }
 
 /// What is pasted after the end of a shell is read by nobody, and holds up nothing.

@@ -319,6 +319,8 @@ pub(crate) struct Seen {
     pub(crate) stderr: Vec<u8>,
     pub(crate) skipped: u64,
     pub(crate) exit: Option<Exit>,
+    /// The size that the terminal was told to have.
+    pub(crate) size: Option<(u32, u32)>,
 }
 
 impl Seen {
@@ -352,6 +354,7 @@ impl Call {
             Output::Stderr(data) => self.seen.stderr.extend_from_slice(&data),
             Output::Skipped(bytes) => self.seen.skipped += bytes,
             Output::Exit(exit) => self.seen.exit = Some(exit),
+            Output::Resized(size) => self.seen.size = Some((size.columns, size.rows)),
         }
         true
     }

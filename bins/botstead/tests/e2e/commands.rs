@@ -55,7 +55,7 @@ async fn detached_commands_are_followed_fed_and_ended() {
     let client = &workspace.client;
     let start = async |command: Value| {
         let answer = workspace
-            .exec(json!({"command": command, "detach": true}))
+            .exec(json!({"command": command, "detach": true, "stdin_open": true}))
             .await;
         assert_eq!(answer.status, 202, "{answer:?}");
         answer.ok()["exec_id"].as_str().unwrap().to_owned()
@@ -136,6 +136,64 @@ async fn detached_commands_are_followed_fed_and_ended() {
         .post("/exec", json!({"command": ["id"], "user": "nobody-here"}))
         .await
         .refused(422, "no_such_user");
+}
+
+#[tokio::test]
+async fn stdin_is_the_same_for_a_command_that_is_detached() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let client = &workspace.client;
+    let path = |id: &str, rest: &str| format!("{}/exec/{id}{rest}", workspace.path);
+    let long = "line\n".repeat(50_000);
+    // It comes as a whole, also to a program that is slow to read it, and ends; nothing ends at once.
+    for (stdin, expected) in [
+        (json!(null), 0),
+        (json!(""), 0),
+        (json!("a\n"), 1),
+        (json!(long), 50_000),
+    ] {
+        let body = json!({"command": "sleep 0.2; wc -l", "stdin": stdin});
+        let here = workspace.exec(body.clone()).await.ok();
+        assert_eq!(here["stdout"], format!("{expected}\n"), "{here}");
+        let mut body = body;
+        body["detach"] = json!(true);
+        let started = workspace.exec(body).await.ok();
+        let id = started["exec_id"].as_str().unwrap();
+        let done = client.get(&path(id, "?follow=true")).await.ok();
+        assert_eq!(done["stdout"], here["stdout"], "{done}");
+        client
+            .post(&path(id, "/stdin"), json!({"data": "late"}))
+            .await
+            .refused(409, "process_ended");
+    }
+    // Asked to stay open it does, detached or not.
+    let body = json!({"command": ["cat"], "stdin": "one\n", "stdin_open": true, "detach": true});
+    let started = workspace.exec(body).await.ok();
+    let id = started["exec_id"].as_str().unwrap().to_owned();
+    let more = json!({"data": "two\n", "close": true});
+    client.post(&path(&id, "/stdin"), more.clone()).await.ok();
+    let done = client.get(&path(&id, "?follow=true")).await.ok();
+    assert_eq!(done["stdout"], "one\ntwo\n");
+    let request = client.request(Method::POST, &format!("{}/exec", workspace.path));
+    let body = json!({"command": ["cat"], "stdin": "one\n", "stdin_open": true});
+    let answer = request
+        .header("accept", "text/event-stream")
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    let mut events = answer.bytes_stream();
+    let mut text = String::new();
+    let mut written = false;
+    while let Some(bytes) = events.next().await {
+        text.push_str(&String::from_utf8_lossy(&bytes.unwrap()));
+        if !written && let Some((_, rest)) = text.split_once("\"exec_id\":\"") {
+            let id = rest.split('"').next().unwrap().to_owned();
+            client.post(&path(&id, "/stdin"), more.clone()).await.ok();
+            written = true;
+        }
+    }
+    assert!(written && text.contains("\"exit_code\":0"), "{text}");
 }
 
 #[tokio::test]

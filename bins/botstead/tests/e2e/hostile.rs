@@ -325,10 +325,17 @@ async fn nothing_inside_can_stand_in_for_the_agent() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_silent_is_told_and_replaced() {
+async fn an_agent_that_is_silent_is_told_and_nothing_ends() {
     let server = Server::start().await;
     let workspace = server.client.running().await;
     workspace.sh("echo kept > /data/file").await;
+    let body = json!({"command": "echo begun; sleep 1000", "detach": true});
+    let runs = workspace.exec(body).await.ok();
+    let runs = format!(
+        "{}/exec/{}",
+        workspace.path,
+        runs["exec_id"].as_str().unwrap()
+    );
     let id = format!("workspace-{}", workspace.bot);
     let tasks = server.ctr(&["tasks", "list"]);
     let task = tasks.lines().find(|line| line.starts_with(&id)).unwrap();
@@ -348,4 +355,9 @@ async fn an_agent_that_is_silent_is_told_and_replaced() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(workspace.sh("cat /data/file").await, "kept");
+    let seen = workspace.client.get(&runs).await.ok();
+    assert_eq!(
+        (&seen["running"], &seen["stdout"]),
+        (&json!(true), &json!("begun\n"))
+    );
 }

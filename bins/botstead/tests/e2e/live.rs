@@ -32,7 +32,7 @@ impl Workspace {
     /// Starts a command that goes on by itself; its id.
     pub(crate) async fn detached(&self, command: Value) -> String {
         let answer = self
-            .exec(json!({"command": command, "detach": true}))
+            .exec(json!({"command": command, "detach": true, "stdin_open": true}))
             .await
             .ok();
         answer["exec_id"].as_str().unwrap().to_owned()

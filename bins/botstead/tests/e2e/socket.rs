@@ -24,6 +24,8 @@ pub(crate) struct Terminal {
     pub(crate) session: String,
     /// The exit code that the server told.
     pub(crate) code: Option<u64>,
+    /// The last size that the server told, in columns and rows.
+    pub(crate) told: Option<(u16, u16)>,
     closed: Option<CloseCode>,
 }
 
@@ -67,6 +69,7 @@ impl Terminal {
             screen: vt100::Parser::new(size(24), size(80), 0),
             session: String::new(),
             code: None,
+            told: None,
             closed: None,
         };
         if query.contains("session=") {
@@ -113,6 +116,13 @@ impl Terminal {
                 match frame["type"].as_str().unwrap() {
                     "session" => frame["id"].as_str().unwrap().clone_into(&mut self.session),
                     "exit" => self.code = frame["code"].as_u64(),
+                    "resize" => {
+                        let number =
+                            |key: &str| u16::try_from(frame[key].as_u64().unwrap()).unwrap();
+                        let (cols, rows) = (number("cols"), number("rows"));
+                        self.screen.screen_mut().set_size(size(rows), size(cols));
+                        self.told = Some((cols, rows));
+                    }
                     other => panic!("an unknown text frame {other}"),
                 }
             }

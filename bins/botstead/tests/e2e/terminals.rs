@@ -103,6 +103,83 @@ async fn several_people_look_at_one_terminal() {
 }
 
 #[tokio::test]
+async fn people_with_windows_of_several_sizes_share_a_terminal() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let mut one = Terminal::open(&workspace, "cols=120&rows=40&session=")
+        .await
+        .unwrap();
+    one.send("stty size\r").await;
+    one.shows("40 120").await;
+    assert_eq!(one.told, None);
+    // Who only says which terminal leaves its size alone, and is told.
+    let query = format!("session={}", one.session);
+    let mut two = Terminal::open(&workspace, &query).await.unwrap();
+    two.until("its size", |it| it.told == Some((120, 40))).await;
+    two.shows("40 120").await;
+    let smaller = format!("cols=90&rows=50&{query}");
+    let three = Terminal::open(&workspace, &smaller).await.unwrap();
+    for terminal in [&mut one, &mut two] {
+        terminal
+            .until("the smallest", |it| it.told == Some((90, 40)))
+            .await;
+    }
+    one.send("stty size\r").await;
+    one.shows("40 90").await;
+    drop(three);
+    one.until("its own size", |it| it.told == Some((120, 40)))
+        .await;
+}
+
+#[tokio::test]
+async fn a_terminal_is_started_as_one_wants_it() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let sessions = format!("{}/terminal/sessions", workspace.path);
+    let body = json!({
+        "command": "echo $(pwd) $WORD $(id -u) $(stty size); read x; exit 6", "cwd": "/tmp",
+        "env": {"WORD": "spoken"}, "user": "7", "cols": 70, "rows": 20,
+    });
+    let started = workspace.client.post(&sessions, body).await;
+    assert_eq!(started.status, 201, "{started:?}");
+    let id = started.ok()["id"].as_str().unwrap().to_owned();
+    let listed = workspace.client.get(&sessions).await.ok();
+    assert_eq!(listed["items"][0]["id"], id, "{listed}");
+    assert_eq!(listed["items"][0]["running"], true, "{listed}");
+    let query = format!("session={id}");
+    let mut terminal = Terminal::open(&workspace, &query).await.unwrap();
+    terminal.shows("/tmp spoken 7 20 70").await;
+    terminal.send("\r").await;
+    assert_eq!(
+        (terminal.closed().await, terminal.code),
+        (Some(1000), Some(6))
+    );
+    // The same in one step, and without anything: the shell, also where `/data` is gone.
+    let query = "cwd=/tmp&user=7&command=pwd;id%20-u;read%20x&session=";
+    let mut terminal = Terminal::open(&workspace, query).await.unwrap();
+    terminal.shows("/tmp\n7").await;
+    let again = format!("cwd=/tmp&session={}", terminal.session);
+    assert_eq!(Terminal::open(&workspace, &again).await.err(), Some(400));
+    workspace
+        .sh("rm -r /data/* /data/.[!.]* 2>/dev/null; rmdir /data || mv /data /gone")
+        .await;
+    let started = workspace.client.post(&sessions, json!({})).await;
+    assert_eq!(started.status, 201, "{started:?}");
+    let mut terminal = workspace.terminal("").await;
+    terminal.send("echo in-$(pwd)-\r").await;
+    terminal.shows("in-/-").await;
+    for (body, status, code) in [
+        (json!({"cwd": "/none"}), 404, "path_not_found"),
+        (json!({"cwd": "tmp"}), 400, "invalid_cwd"),
+        (json!({"user": "nobody-here"}), 422, "no_such_user"),
+        (json!({"cols": 0}), 400, "invalid_value"),
+    ] {
+        let refused = workspace.client.post(&sessions, body).await;
+        refused.refused(status, code);
+    }
+}
+
+#[tokio::test]
 async fn a_terminal_outlives_the_server() {
     let mut server = Server::start().await;
     let workspace = server.client.running().await;

@@ -168,7 +168,7 @@ fn creation_step(event: CreateEvent) -> Step<CreationEvent> {
 /// `{"type":"pulling","image"}`; `{"type":"pull_progress","layers":[{"ref","offset","total"}]}`
 /// repeatedly; `{"type":"creating"}`; `{"type":"restoring"}` only when preserved data is brought
 /// back; then exactly one of `{"type":"complete","container"}` and
-/// `{"type":"error","message","code","status","request_id"}`. Comments come every 15 s.
+/// `{"type":"error","message","code","request_id"}`. Comments come every 15 s.
 ///
 /// On an existing workspace the same image, devices and limits, or none of them, make sure that it
 /// runs. A second request with the same body joins a creation under way. The creation goes on when

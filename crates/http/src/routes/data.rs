@@ -162,7 +162,7 @@ async fn import(
     id: IdOf<BotId>,
     query: QueryOf<ImportQuery>,
     request: HttpRequest,
-    form: Multipart,
+    payload: web::Payload,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let ImportQuery { mode, as_user } = query.0;
@@ -177,6 +177,8 @@ async fn import(
     workspaces
         .before_import(&caller.actor, id.0, announced)
         .await?;
+    // Not before: what is no form is told only to those who may send one.
+    let form = Multipart::new(request.headers(), payload);
     let archive = receive(form, &state).await?;
     let file = archive.into_file().await.map_err(spool::failed)?;
     let safety = workspaces

@@ -48,10 +48,14 @@ struct Exec {
     /// Who runs it, such as `user`, `uid` or `uid:gid`; the image's user when absent.
     #[serde(default)]
     user: Option<String>,
-    /// What it reads, as text.
+    /// What it reads, as text. Its input ends after that, also where nothing is given.
     #[serde(default)]
     stdin: Option<String>,
-    /// After this many seconds it is killed; no limit when absent.
+    /// Keep its input open after that, for `POST /exec/{exec_id}/stdin`.
+    #[serde(default)]
+    stdin_open: bool,
+    /// After this many seconds it is ended with its children, by SIGTERM and 3 s later by SIGKILL; no limit
+    /// when absent.
     #[serde(default)]
     #[schema(exclusive_minimum = 0)]
     timeout_seconds: Option<f64>,
@@ -69,11 +73,22 @@ struct Exec {
 /// What to run.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a list of strings or a shell line")]
-enum Command {
+pub(super) enum Command {
     /// The program and its arguments.
     Words(Vec<String>),
     /// A line for `/bin/sh -c`.
     Line(String),
+}
+
+impl Command {
+    /// As a program and its arguments; empty for an empty line.
+    pub(super) fn words(self) -> Vec<String> {
+        match self {
+            Self::Words(words) => words,
+            Self::Line(line) if line.trim().is_empty() => Vec::new(),
+            Self::Line(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+        }
+    }
 }
 
 /// How output is given.
@@ -115,11 +130,7 @@ impl TryFrom<Exec> for ExecRequest {
     type Error = InvalidValue;
 
     fn try_from(body: Exec) -> Result<Self, InvalidValue> {
-        let command = match body.command {
-            Command::Words(words) => words,
-            Command::Line(line) if line.trim().is_empty() => Vec::new(),
-            Command::Line(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
-        };
+        let command = body.command.words();
         if command.first().is_none_or(|program| program.is_empty()) {
             return Err(InvalidValue::new("command", "", "it names no program"));
         }
@@ -142,6 +153,7 @@ impl TryFrom<Exec> for ExecRequest {
             env: body.env.unwrap_or_default(),
             user: body.user.filter(|user| !user.is_empty()),
             stdin: Bytes::from(body.stdin.unwrap_or_default()),
+            stdin_open: body.stdin_open,
             timeout: timeout.transpose()?,
             snapshot_before: body.snapshot_before,
         })
@@ -220,8 +232,8 @@ struct Detached {
 /// object per `data:` line: `{"type":"started","exec_id"}`, then `{"type":"stdout","data"}` and
 /// `{"type":"stderr","data"}` with base64 as they come, then `{"type":"exit","exit_code","timed_out",
 /// "truncated","oom"?,"duration_ms"}` or `{"type":"error",..}`; nothing is dropped: a command that writes
-/// faster than the client reads waits. A client that leaves, or a timeout, kills the command with its
-/// children.
+/// faster than the client reads waits. A client that leaves, or a timeout, ends the command with its
+/// children: by SIGTERM, and 3 s later by SIGKILL.
 ///
 /// With `detach` the reply is 202 with the id at once, and the command goes on by itself.
 #[utoipa::path(

@@ -4,7 +4,9 @@
 //! ignored for the same reason.
 
 mod change;
+mod conditions;
 mod download;
+mod kinds;
 mod look;
 mod search;
 mod upload;

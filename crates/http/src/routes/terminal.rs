@@ -6,16 +6,18 @@ pub(crate) mod frames;
 mod origin;
 mod socket;
 
+use super::exec::Command;
 use crate::auth::Caller;
-use crate::extract::{IdOf, QueryOf};
+use crate::extract::{Body, IdOf, QueryOf};
 use crate::problem::Problem;
 use crate::shapes::List;
 use crate::state::SharedState;
-use actix_web::{HttpRequest, HttpResponse, delete, get, web};
-use botstead_types::BotId;
-use botstead_workspace::{TerminalInfo, TerminalSize};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use botstead_types::{BotId, InvalidValue};
+use botstead_workspace::{TerminalInfo, TerminalRequest, TerminalSize};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -23,6 +25,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
     config
         .service(get_terminal)
         .service(list_sessions)
+        .service(start_session)
         .service(close_session)
         .service(open);
 }
@@ -152,22 +155,115 @@ async fn close_session(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct OpenQuery {
-    /// Columns, 1 to 1000; 80 when absent.
+    /// Columns that the client has room for, 1 to 1000. Without both, a new terminal has 80 x 24, and one
+    /// that is there keeps its size.
     #[param(minimum = 1, maximum = 1000)]
     cols: Option<u32>,
-    /// Rows, 1 to 500; 24 when absent.
+    /// Rows that the client has room for, 1 to 500.
     #[param(minimum = 1, maximum = 500)]
     rows: Option<u32>,
     /// The terminal to connect to; a new one when empty. With this parameter the server sends text
     /// frames too.
     session: Option<String>,
+    /// Where a new terminal begins; `/data` when absent.
+    cwd: Option<String>,
+    /// Who runs a new terminal, such as `user`, `uid` or `uid:gid`; the image's user when absent.
+    user: Option<String>,
+    /// A line for `/bin/sh -c` that runs in a new terminal; the user's shell when absent.
+    command: Option<String>,
+}
+
+fn size(cols: Option<u32>, rows: Option<u32>) -> Result<Option<TerminalSize>, InvalidValue> {
+    if (cols, rows) == (None, None) {
+        return Ok(None);
+    }
+    let usual = TerminalSize::DEFAULT;
+    let (cols, rows) = (
+        cols.unwrap_or(usual.columns()),
+        rows.unwrap_or(usual.rows()),
+    );
+    TerminalSize::new(cols, rows).map(Some)
+}
+
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// A terminal to start.
+#[derive(Deserialize, ToSchema)]
+struct NewSession {
+    /// The program and its arguments, or a line for `/bin/sh`; the user's shell when absent.
+    #[serde(default)]
+    command: Option<Command>,
+    /// Where it begins; when absent `/data`, or `/` where that cannot be entered.
+    #[serde(default)]
+    cwd: Option<String>,
+    /// Variables beside those that every command has.
+    #[serde(default)]
+    env: Option<BTreeMap<String, String>>,
+    /// Who runs it, such as `user`, `uid` or `uid:gid`; the image's user when absent.
+    #[serde(default)]
+    user: Option<String>,
+    /// Columns, 1 to 1000; 80 when absent.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000)]
+    cols: Option<u32>,
+    /// Rows, 1 to 500; 24 when absent.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 500)]
+    rows: Option<u32>,
+}
+
+/// A terminal that was started.
+#[derive(Serialize, ToSchema)]
+struct Started {
+    /// Its id, for `session=`.
+    id: String,
+}
+
+/// Start a terminal. It runs without a client; connect to it with its id.
+#[utoipa::path(
+    tag = "terminal",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    request_body = NewSession,
+    responses(
+        (status = 201, body = Started),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found`, or `path_not_found`: the working directory."),
+        (status = 409, description = "`workspace_not_running`."),
+        (status = 422, description = "`no_such_user`, or `shell_not_available`: the image has none."),
+        (status = 429, description = "`workspace_limit`: too many terminals or processes."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/terminal/sessions")]
+async fn start_session(
+    caller: Caller,
+    id: IdOf<BotId>,
+    body: Body<NewSession>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let body = body.0;
+    let request = TerminalRequest {
+        command: body.command.map(Command::words).unwrap_or_default(),
+        cwd: given(body.cwd),
+        env: body.env.unwrap_or_default(),
+        user: given(body.user),
+        size: size(body.cols, body.rows)?,
+    };
+    let workspaces = &state.services.workspaces;
+    let id = workspaces
+        .start_terminal(&caller.actor, id.0, request)
+        .await?;
+    Ok(HttpResponse::Created().json(Started { id }))
 }
 
 /// Open a terminal, or connect to one, as a WebSocket.
 ///
 /// Binary frames carry bytes both ways. Text frames are JSON: from the client
-/// `{"type":"resize","cols","rows"}`; from the server, only when the request has the parameter
-/// `session`, `{"type":"session","id"}` first and `{"type":"exit","code"}` last. Closes with 1000 when
+/// `{"type":"resize","cols","rows"}`, what it has room for: the terminal gets the smallest of what its
+/// clients said. From the server, only when the request has the parameter `session`,
+/// `{"type":"session","id"}` first, `{"type":"resize","cols","rows"}` where the terminal has another size
+/// than the client said or was told last, and `{"type":"exit","code"}` last. Closes with 1000 when
 /// the shell ended, 1001 when neither side sent anything for 30 minutes, 1007 for a text frame that
 /// is no JSON with a `type`, 1008 when the session ended, 1009 for a message of more than 262144
 /// bytes, 1011 when the workspace stopped, 1012 when the server restarts. A connection that drops
@@ -198,7 +294,25 @@ async fn open(
 ) -> Result<HttpResponse, Problem> {
     origin::check(&request, &state.config.allowed_origins)?;
     let query = query.0;
-    let size = TerminalSize::new(query.cols.unwrap_or(80), query.rows.unwrap_or(24))?;
+    let room = size(query.cols, query.rows)?;
+    let new = TerminalRequest {
+        command: given(query.command)
+            .map(|line| Command::Line(line).words())
+            .unwrap_or_default(),
+        cwd: given(query.cwd),
+        user: given(query.user),
+        size: room,
+        ..TerminalRequest::default()
+    };
+    let known = query.session.as_deref().filter(|id| !id.is_empty());
+    let plain = TerminalRequest {
+        size: room,
+        ..TerminalRequest::default()
+    };
+    if known.is_some() && new != plain {
+        let words = "cwd, user and command are for a new terminal, without a session";
+        return Err(Problem::invalid("invalid_query", words));
+    }
     // Refused before a shell is started for it.
     let (response, session, stream) = actix_ws::handle(&request, body).map_err(|error| {
         Problem::invalid(
@@ -208,10 +322,14 @@ async fn open(
         .caused_by(error)
     })?;
     let workspaces = &state.services.workspaces;
-    let known = query.session.as_deref().filter(|id| !id.is_empty());
-    let terminal = workspaces
-        .open_terminal(&caller.actor, id.0, known, size)
-        .await?;
+    let terminal = match known {
+        Some(known) => {
+            workspaces
+                .join_terminal(&caller.actor, id.0, known, room)
+                .await?
+        }
+        None => workspaces.open_terminal(&caller.actor, id.0, new).await?,
+    };
     let socket = socket::Socket {
         terminal,
         session,

@@ -15,6 +15,25 @@ fn kinds(events: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bot_with_neither_container_nor_version_has_no_list_of_snapshots() {
+    let api = Api::start().await;
+    let bot = api.bot().await;
+    let path = format!("{bot}/container/snapshots");
+    api.get(&path)
+        .await
+        .expect_problem(404, "workspace_not_found");
+    let bot = api.bot_with_workspace().await;
+    let path = format!("{bot}/container/snapshots");
+    api.get(&path).await.expect(200);
+    api.post(&path, json!({"snapshot_name": "kept"}))
+        .await
+        .expect(201);
+    api.delete(&format!("{bot}/container")).await.expect(204);
+    let left = api.get(&path).await.expect(200);
+    assert_eq!(left["snapshots"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn versions_are_given_in_pages_where_that_is_asked_for() {
     let api = Api::start().await;
     let container = format!("{}/container", api.bot_with_workspace().await);
@@ -111,7 +130,7 @@ async fn a_creation_tells_its_steps_in_order() {
     let api = Api::start().await;
     let bot = api.bot().await;
     let path = format!("{bot}/container");
-    let body = json!({"gpu": {"devices": []}, "a_field_of_other_clients": 1});
+    let body = json!({"gpu": {"devices": []}});
     let events = api.post(&path, body).await.events();
     assert_eq!(events[0], json!({"type": "pulling", "image": IMAGE}));
     assert_eq!(

@@ -46,6 +46,17 @@ async fn whoever_may_not_write_sends_nothing() {
         let reply = reply.unwrap_or_else(|_| panic!("{path} is received without an end"));
         reply.expect_problem(404, "bot_not_found");
     }
+    // Nor are they told that what they send is no form.
+    for (path, token, status, code) in [
+        ("fs/upload", &api.other, 404, "bot_not_found"),
+        ("data/import", &api.other, 404, "bot_not_found"),
+        ("data/import", &api.member, 415, "unsupported_media_type"),
+    ] {
+        let path = format!("{bot}/container/{path}");
+        let no_form = Some(serde_json::json!({}));
+        let reply = api.call(token, Method::POST, &path, no_form).await;
+        reply.expect_problem(status, code);
+    }
     // Neither is a body that would be held in memory.
     for path in ["fs/write", "fs/mkdir", "exec", "snapshots"] {
         let path = format!("{bot}/container/{path}");

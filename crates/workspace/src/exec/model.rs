@@ -1,5 +1,6 @@
 //! What the use cases on commands take and give.
 
+use crate::terminal::TerminalSize;
 use botstead_types::VersionNumber;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -19,6 +20,9 @@ pub struct ExecRequest {
     pub user: Option<String>,
     /// What it reads.
     pub stdin: Bytes,
+    /// Its input stays open after that, for [`crate::Workspaces::write_exec`]. Otherwise it ends there, also
+    /// where nothing is given.
+    pub stdin_open: bool,
     /// After this it is killed; no limit when absent.
     pub timeout: Option<Duration>,
     /// Make a version first.
@@ -75,6 +79,8 @@ pub enum CommandEvent {
     Stderr(Bytes),
     /// So many bytes of output are missing here.
     Skipped(u64),
+    /// The terminal has another size than this viewer said last, or than it was told last.
+    Resized(TerminalSize),
     /// It ended.
     Exit(ExecExit),
 }

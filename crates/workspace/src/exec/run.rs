@@ -3,6 +3,7 @@
 use super::model::{CommandEvent, ExecExit};
 use crate::agent::{DEADLINE, answered, failed};
 use crate::files::chunks;
+use crate::terminal::TerminalSize;
 use crate::{Error, Result};
 use botstead_bridge::{AgentClient, proto};
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::run_input::Input;
 use proto::run_output::Output;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
@@ -39,18 +39,6 @@ impl RunInput {
             }
         }
         true
-    }
-
-    /// The same, for as long as something is taken of it within `patience`: nobody waits for the process
-    /// beside this. What is left then is dropped.
-    pub(crate) async fn write_steadily(&self, data: Bytes, patience: Duration) -> Result<()> {
-        for chunk in chunks(data) {
-            let sent = tokio::time::timeout(patience, self.send(Input::Stdin(chunk))).await;
-            if !sent.map_err(|_| Error::Stalled(patience))? {
-                break;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -105,6 +93,10 @@ fn event(output: Output) -> Option<CommandEvent> {
         Output::Stdout(data) => CommandEvent::Stdout(data),
         Output::Stderr(data) => CommandEvent::Stderr(data),
         Output::Skipped(bytes) => CommandEvent::Skipped(bytes),
+        // A size that none is, is no news.
+        Output::Resized(size) => {
+            CommandEvent::Resized(TerminalSize::new(size.columns, size.rows).ok()?)
+        }
         Output::Exit(exit) => CommandEvent::Exit(exit.into()),
     })
 }

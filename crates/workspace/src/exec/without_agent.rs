@@ -8,6 +8,7 @@ use crate::spec::DATA_PATH;
 use crate::{Error, Result};
 use botstead_runtime::{Exec, ExecUser};
 use botstead_types::{BotId, ImageConfig, VersionNumber};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -20,6 +21,10 @@ impl Workspaces {
         version: Option<VersionNumber>,
         mut room: impl AsyncFnMut(&[u8]) -> bool,
     ) -> Result<ExecOutcome> {
+        if request.stdin_open {
+            let words = "this backend cannot keep a command's input open";
+            return Err(Error::Unsupported(words.to_owned()));
+        }
         let inner = &self.inner;
         let record = inner.required_record(bot).await?;
         let image = inner.resolved(&record.image).await?;
@@ -61,15 +66,14 @@ fn as_exec(config: &ImageConfig, request: ExecRequest, output_limit: usize) -> E
         .env
         .iter()
         .map(|(name, value)| format!("{name}={value}"));
-    let mut env: Vec<String> = Vec::new();
+    let mut env = BTreeMap::new();
     for variable in ours.into_iter().chain(image.cloned()).chain(own) {
-        let name = |variable: &str| variable.split('=').next().map(str::to_owned);
-        env.retain(|other| name(other) != name(&variable));
-        env.push(variable);
+        let name = variable.split('=').next().map(str::to_owned);
+        env.insert(name, variable);
     }
     Exec {
         args: request.command,
-        env,
+        env: env.into_values().collect(),
         cwd: request.cwd.unwrap_or_else(|| DATA_PATH.to_owned()),
         user: ExecUser(request.user.unwrap_or_else(|| config.user.clone())),
         stdin: request.stdin,

@@ -7,6 +7,7 @@
 
 use super::schedule::{Found, Leave, RETRY_EVERY, Schedule};
 use crate::Result;
+use crate::agent::is_lost;
 use crate::locks::Holder;
 use crate::service::Inner;
 use botstead_store::ContainerRecord;
@@ -297,10 +298,15 @@ impl Inner {
             (DesiredState::Stopped, None) => return Found::AtRest,
             (DesiredState::Running, Some(TaskStatus::Running)) => {
                 self.samples.set_running(bot);
-                match self.reach(&record).await {
+                match self.reach(&record, leave).await {
                     Reach::Up => return Found::Fine,
-                    Reach::Silent if !leave.replace_silent => return Found::Silent,
-                    Reach::Silent | Reach::NoNetwork => {}
+                    Reach::Silent { lost } if !(lost && leave.repair_silent) => {
+                        if leave.tell_silent {
+                            self.tell_silent(bot).await;
+                        }
+                        return Found::Silent;
+                    }
+                    Reach::Silent { .. } | Reach::NoNetwork => {}
                 }
             }
             (DesiredState::Stopped, Some(_)) | (DesiredState::Running, _) => {}
@@ -314,15 +320,27 @@ impl Inner {
         }
     }
 
-    async fn reach(&self, record: &ContainerRecord) -> Reach {
-        let (network, agent) = tokio::join!(
-            self.network_up(record),
-            self.agent_health(record, HEALTH_PATIENCE)
-        );
-        match (network, agent.is_ok()) {
+    async fn reach(&self, record: &ContainerRecord, leave: Leave) -> Reach {
+        let agent = async {
+            match leave.repair_silent {
+                true => self.wake_agent(record).await,
+                false => self.agent_health(record, HEALTH_PATIENCE).await.map(drop),
+            }
+        };
+        match tokio::join!(self.network_up(record), agent) {
             (false, _) => Reach::NoNetwork,
-            (true, false) => Reach::Silent,
-            (true, true) => Reach::Up,
+            (true, Err(error)) => Reach::Silent {
+                lost: is_lost(&error),
+            },
+            (true, Ok(())) => Reach::Up,
+        }
+    }
+
+    async fn tell_silent(&self, bot: BotId) {
+        tracing::warn!(%bot, "a workspace's agent has not answered for long; what it runs is left alone");
+        let told = crate::operations::event(bot, "agent_silent", serde_json::json!({}));
+        if let Err(error) = self.store.transactions.apply(vec![told]).await {
+            tracing::warn!(%bot, %error, "cannot record an event");
         }
     }
 
@@ -365,6 +383,9 @@ impl Inner {
 /// Whether a workspace that runs can be reached.
 enum Reach {
     Up,
-    Silent,
+    Silent {
+        /// There is no agent that could answer later.
+        lost: bool,
+    },
     NoNetwork,
 }

@@ -17,8 +17,8 @@ const BUSY_AGAIN: Duration = Duration::from_secs(2);
 pub(super) const RETRY_EVERY: Duration = Duration::from_secs(3);
 /// An agent that did not answer is asked again after this.
 const SILENT_AGAIN: Duration = Duration::from_secs(5);
-/// The task of an agent that is silent so long is replaced. A single silence is no reason: replacing
-/// it ends everything that the bot is doing.
+/// An agent that is silent so long is told of, and its task replaced where there is no agent any more. A
+/// single silence is no reason: replacing it ends everything that the bot is doing.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// What may be done to a workspace that is looked at.
@@ -26,8 +26,10 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub(super) struct Leave {
     /// Its task may be started, stopped or mended: its backoff is over.
     pub(super) act: bool,
-    /// Its agent has been silent for long enough to replace its task.
-    pub(super) replace_silent: bool,
+    /// Its agent has been silent for long enough to do something about it.
+    pub(super) repair_silent: bool,
+    /// The same for the first time.
+    pub(super) tell_silent: bool,
 }
 
 /// What a look found, or did.
@@ -64,6 +66,7 @@ struct Entry {
     not_before: Option<Instant>,
     running_since: Option<Instant>,
     silent_since: Option<Instant>,
+    silence_told: bool,
 }
 
 /// The workspaces that are looked at, and when next.
@@ -83,6 +86,7 @@ impl Schedule {
             not_before: None,
             running_since: None,
             silent_since: None,
+            silence_told: false,
         });
         if entry.looking {
             entry.again = true;
@@ -117,10 +121,13 @@ impl Schedule {
                 let over = |since: Option<Instant>| {
                     since.is_some_and(|since| now.saturating_duration_since(since) >= SILENCE)
                 };
+                let repair_silent = over(entry.silent_since);
                 let leave = Leave {
                     act: entry.not_before.is_none_or(|not_before| not_before <= now),
-                    replace_silent: over(entry.silent_since),
+                    repair_silent,
+                    tell_silent: repair_silent && !entry.silence_told,
                 };
+                entry.silence_told |= repair_silent;
                 due.push((*bot, leave));
             }
         }
@@ -143,6 +150,7 @@ impl Schedule {
             Found::Fine => {
                 entry.running_since.get_or_insert(now);
                 entry.silent_since = None;
+                entry.silence_told = false;
                 None
             }
             Found::Silent => {
@@ -177,6 +185,7 @@ impl Entry {
             self.pause = FIRST_PAUSE;
         }
         self.silent_since = None;
+        self.silence_told = false;
         let not_before = now + self.pause;
         self.not_before = Some(not_before);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -256,22 +265,28 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_replaced_only_after_a_long_silence() {
+    fn nothing_is_done_about_an_agent_but_after_a_long_silence() {
         let (mut schedule, bot, start) = (Schedule::default(), BotId::generate(), Instant::now());
         schedule.look_by(bot, start);
         let mut now = start;
-        let replaced = loop {
+        let repaired = loop {
             let leave = look(&mut schedule, now)[0];
-            if leave.replace_silent {
+            if leave.repair_silent {
+                assert!(leave.tell_silent);
                 break now - start;
             }
             schedule.found(bot, Found::Silent, now);
             now = schedule.next_due().unwrap();
         };
-        assert_eq!(replaced, SILENCE);
+        assert_eq!(repaired, SILENCE);
+        // It is told once.
+        schedule.found(bot, Found::Silent, now);
+        now = schedule.next_due().unwrap();
+        let leave = look(&mut schedule, now)[0];
+        assert!(leave.repair_silent && !leave.tell_silent);
         schedule.found(bot, Found::Fine, now);
         schedule.look_by(bot, now + SILENCE);
-        assert!(!look(&mut schedule, now + SILENCE)[0].replace_silent);
+        assert!(!look(&mut schedule, now + SILENCE)[0].repair_silent);
     }
 
     #[test]

@@ -198,6 +198,22 @@ fn its_size_changes_without_loss() {
     assert!(all.contains("first") && all.contains("second"), "{all:?}");
 }
 
+#[test]
+fn a_narrow_size_keeps_what_is_on_the_screen_and_above_it() {
+    // Enough cells that the width is reached in steps.
+    let lines: String = (0..1200)
+        .map(|n| format!("{n:04} {}\r\n", "x".repeat(990)))
+        .collect();
+    let mut screen = screen(Size::MOST, &format!("{lines}$ "));
+    for columns in [3, 1, 1000] {
+        screen.resize(Size { columns, rows: 2 });
+        assert_same(&screen, &viewer(&screen), &format!("{columns} columns"));
+        assert!(history_text(&screen).contains("xxx"), "{columns} columns");
+    }
+    assert_eq!(text(&screen)[1], "$");
+    assert_eq!(screen.terminal.cursor().col, 2);
+}
+
 /// Milliseconds that this thread worked: the machine may be busy.
 fn processor_time() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

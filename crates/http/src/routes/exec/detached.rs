@@ -178,7 +178,8 @@ pub(super) struct Done {
     ok: bool,
 }
 
-/// Write to the input of a detached command. The reply comes when it was taken.
+/// Write to the input of a command that was started with `stdin_open`, while it runs. The reply comes when
+/// it was taken.
 #[utoipa::path(
     tag = "exec",
     params(
@@ -303,7 +304,8 @@ pub(super) async fn signal(
     Ok(HttpResponse::Ok().json(Done { ok: true }))
 }
 
-/// Kill a detached command with its children, where it runs, and forget it.
+/// End a detached command with its children, where it runs, and forget it: by SIGTERM, and 3 s later by
+/// SIGKILL.
 #[utoipa::path(
     tag = "exec",
     params(

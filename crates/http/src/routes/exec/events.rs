@@ -24,6 +24,10 @@ pub(super) enum Event {
     Skipped {
         bytes: u64,
     },
+    Resized {
+        cols: u32,
+        rows: u32,
+    },
     Exit {
         exit_code: u32,
         timed_out: bool,
@@ -49,6 +53,10 @@ pub(super) fn steps(
                 data: to_base64(&data),
             }),
             Ok(CommandEvent::Skipped(bytes)) => Step::Event(Event::Skipped { bytes }),
+            Ok(CommandEvent::Resized(size)) => Step::Event(Event::Resized {
+                cols: size.columns(),
+                rows: size.rows(),
+            }),
             Ok(CommandEvent::Exit(exit)) => Step::Last(Event::Exit {
                 exit_code: exit.code,
                 timed_out: exit.timed_out,

@@ -79,7 +79,7 @@ pub(super) async fn upload(
     caller: Caller,
     id: IdOf<BotId>,
     request: HttpRequest,
-    form: Multipart,
+    payload: web::Payload,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let idle = state.config.body_timeout;
@@ -90,7 +90,8 @@ pub(super) async fn upload(
     workspaces
         .before_upload(&caller.actor, id.0, announced)
         .await?;
-    let mut form = Form::new(form, idle);
+    // Not before: what is no form is told only to those who may send one.
+    let mut form = Form::new(Multipart::new(request.headers(), payload), idle);
     let mut path = None;
     let mut early: Option<Spooled> = None;
     while let Some(mut field) = form.next().await? {

@@ -42,6 +42,8 @@ pub(super) fn decode(text: &[u8]) -> Result<ClientFrame, BadFrame> {
 pub(super) enum ServerFrame<'a> {
     /// The terminal's id.
     Session { id: &'a str },
+    /// The terminal has another size than the client said, or was told last.
+    Resize { cols: u32, rows: u32 },
     /// The shell ended.
     Exit { code: u32 },
 }

@@ -77,6 +77,11 @@ impl Socket {
                         activity.touch();
                         to_client.binary(data).await
                     }
+                    Ok(CommandEvent::Resized(size)) if with_text => {
+                        let (cols, rows) = (size.columns(), size.rows());
+                        let frame = ServerFrame::Resize { cols, rows }.encode();
+                        to_client.text(frame).await
+                    }
                     Ok(CommandEvent::Exit(exit)) => {
                         if with_text {
                             let frame = ServerFrame::Exit { code: exit.code }.encode();
@@ -84,7 +89,11 @@ impl Socket {
                         }
                         return End::Shell;
                     }
-                    Ok(CommandEvent::Started { .. } | CommandEvent::Skipped(_)) => Ok(()),
+                    Ok(
+                        CommandEvent::Started { .. }
+                        | CommandEvent::Skipped(_)
+                        | CommandEvent::Resized(_),
+                    ) => Ok(()),
                     Err(_) => break,
                 };
                 if sent.is_err() {
@@ -100,7 +109,10 @@ impl Socket {
                 match message {
                     Ok(AggregatedMessage::Binary(data)) => {
                         activity.touch();
-                        if !input.write(Bytes::from(data.to_vec())).await {
+                        activity.waits.set(true);
+                        let taken = input.write(Bytes::from(data.to_vec())).await;
+                        activity.waits.set(false);
+                        if !taken {
                             // The other direction tells how it ended.
                             std::future::pending::<()>().await;
                         }
@@ -141,7 +153,9 @@ impl Socket {
                 if activity.idle() >= IDLE {
                     return End::Close(CloseCode::Away, "nothing was sent for 30 minutes");
                 }
-                if activity.asked() > UNANSWERED || pings.ping(b"").await.is_err() {
+                // While its input waits for the program, its answers are not read.
+                let gone = !activity.waits.get() && activity.asked() > UNANSWERED;
+                if gone || pings.ping(b"").await.is_err() {
                     return End::Left;
                 }
             }
@@ -170,6 +184,8 @@ impl Socket {
 struct Activity {
     last: Cell<Instant>,
     unanswered: Cell<u32>,
+    /// What the client sent waits, and with it all that it sends after.
+    waits: Cell<bool>,
 }
 
 impl Activity {
@@ -177,6 +193,7 @@ impl Activity {
         Self {
             last: Cell::new(Instant::now()),
             unanswered: Cell::new(0),
+            waits: Cell::new(false),
         }
     }
 
