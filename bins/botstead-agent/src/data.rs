@@ -282,11 +282,18 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_there_keeps_owner_and_mode() {
+    fn a_folder_that_is_there_keeps_its_mode_and_its_owner_unless_that_is_root() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert!(!make(folder.path(), &bot()).unwrap());
-        assert_eq!(owner(folder.path()), (0, 0, 0o700));
+        // An image has it as root's.
+        assert_eq!(owner(folder.path()), (1000, 1001, 0o700));
+        let other = Identity {
+            uid: 7,
+            ..Identity::default()
+        };
+        assert!(!make(folder.path(), &other).unwrap());
+        assert_eq!(owner(folder.path()), (1000, 1001, 0o700));
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(make(&file, &bot()).is_err());

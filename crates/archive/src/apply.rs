@@ -10,7 +10,7 @@ use crate::check::{Checked, attributes};
 use crate::compress::{Ahead, unpack};
 use crate::error::{Entry, Error, Refusal, escape};
 use crate::format::{Extent, Kind, Member, Reader};
-use crate::names::{Names, Node, Trail, clean};
+use crate::names::{Names, Node, Trail, clean, link_target};
 use crate::progress::Progress;
 use botstead_overlay::remove::empty;
 use place::{Metadata, Places, Trouble, Way, times};
@@ -31,18 +31,38 @@ pub enum ApplyMode {
     Replace,
 }
 
+/// A user and a group, as numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's.
+    pub uid: u32,
+    /// The group's.
+    pub gid: u32,
+}
+
 /// Whom everything belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ownership {
-    /// The numbers in the archive; 0 for directories that it only names within longer names.
-    Archive,
-    /// One user and one group.
-    Fixed {
-        /// The user's number.
-        uid: u32,
-        /// The group's number.
-        gid: u32,
-    },
+pub struct Ownership {
+    /// One owner for all entries; the numbers in the archive where there is none.
+    pub entries: Option<Owner>,
+    /// Of directories that the archive only names within longer names, where they are made.
+    pub implied: Owner,
+}
+
+impl Ownership {
+    /// The numbers in the archive, and root for what it only implies.
+    pub const ARCHIVE: Self = Self {
+        entries: None,
+        implied: Owner { uid: 0, gid: 0 },
+    };
+
+    /// One owner for everything.
+    pub fn all(owner: Owner) -> Self {
+        Self {
+            entries: Some(owner),
+            implied: owner,
+        }
+    }
 }
 
 impl<R: Read + Seek + Send> Checked<R> {
@@ -68,11 +88,11 @@ impl<R: Read + Seek + Send> Checked<R> {
             empty(destination).map_err(|errno| Error::Destination(errno.into()))?;
         }
         let unpacked = unpack(&mut self.archive);
-        let (decoder, length) = unpacked.map_err(Error::ReadArchive)?;
+        let decoder = unpacked.map_err(Error::ReadArchive)?;
         let (names, top) = (&self.names, self.top);
         std::thread::scope(|scope| {
             let ahead = Ahead::new(scope, decoder).map_err(Error::ReadArchive)?;
-            let mut reader = Reader::new(ahead, length, &self.limits, progress);
+            let mut reader = Reader::new(ahead, &self.limits, progress);
             let places = Places::new(destination, ownership);
             let mut applier = Applier {
                 places: places.map_err(|errno| Error::Destination(errno.into()))?,
@@ -89,7 +109,9 @@ impl<R: Read + Seek + Send> Checked<R> {
         })?;
         let mut way = Way::new(destination).map_err(|errno| Error::Destination(errno.into()))?;
         for (node, time) in &self.times {
-            if *node == top && mode == ApplyMode::Merge {
+            let keeps_its_own = *node == top && mode == ApplyMode::Merge;
+            // A later entry may have taken a directory's place.
+            if keeps_its_own || !names.is_directory(*node) {
                 continue;
             }
             let path = names.path(top, *node);
@@ -123,9 +145,9 @@ impl Applier<'_> {
         reader: &mut Reader<'_, B>,
         member: &Member,
     ) -> Result<(), Error> {
-        let path = self.path(&member.name)?;
+        let path = self.path(clean(&member.name))?;
         let target = match member.kind {
-            Kind::HardLink => self.path(&member.link)?,
+            Kind::HardLink => self.path(link_target(&member.link))?,
             _ => Vec::new(),
         };
         let attributes = attributes(member).map_err(|reason| reader.refuse(reason))?;
@@ -137,10 +159,7 @@ impl Applier<'_> {
             attributes: attributes.collect(),
         };
         let failed = |trouble, entry| match trouble {
-            Trouble::Link => Error::Refused {
-                entry,
-                reason: Refusal::BeneathLink,
-            },
+            Trouble::Refused(reason) => Error::Refused { entry, reason },
             Trouble::Failed(operation, errno) => Error::Apply {
                 operation,
                 entry,
@@ -168,10 +187,10 @@ impl Applier<'_> {
         made.map_err(|trouble| failed(trouble, reader.entry()))
     }
 
-    /// The path beneath the destination of a name in the archive.
-    fn path(&mut self, name: &[u8]) -> Result<Vec<u8>, Error> {
+    /// The path beneath the destination of a clean name in the archive.
+    fn path(&mut self, name: Result<Vec<u8>, Refusal>) -> Result<Vec<u8>, Error> {
         let changed = || Error::ReadArchive(io::Error::other("it changed after it was checked"));
-        let name = clean(name).map_err(|_| changed())?;
+        let name = name.map_err(|_| changed())?;
         let node = self
             .names
             .find(&name, &mut self.trail)
@@ -197,7 +216,10 @@ fn content<B: BufRead>(
         source: errno.into(),
     };
     if member.extents.is_some() {
-        ftruncate(file, member.size).map_err(failed)?;
+        ftruncate(file, member.size).map_err(|errno| match errno {
+            Errno::FBIG | Errno::INVAL => reader.refuse(Refusal::TooLong),
+            errno => failed(errno),
+        })?;
     }
     for piece in member.extents.as_deref().unwrap_or(&all) {
         let (mut at, end) = (piece.start, piece.start + piece.length);
@@ -211,6 +233,12 @@ fn content<B: BufRead>(
             while written < data.len() {
                 match pwrite(file, &data[written..], at) {
                     Err(Errno::INTR) => {}
+                    Err(Errno::FBIG) => {
+                        return Err(Error::Refused {
+                            entry,
+                            reason: Refusal::TooLong,
+                        });
+                    }
                     wrote => {
                         let wrote = wrote.map_err(failed)?;
                         written += wrote;

@@ -1,15 +1,18 @@
 //! The first stage of an import: reading a whole archive and refusing it before anything is touched.
 
-use crate::attributes::{ACCESS_LIST, Attribute, DEFAULT_LIST, classify};
+use crate::attributes::{
+    ACCESS_LIST, Attribute, CAPABILITY, DEFAULT_LIST, classify, is_access_list, is_capability,
+};
 use crate::compress::{READ, unpack};
 use crate::error::{Entry, Error, Refusal, escape};
 use crate::format::{Kind, Member, Reader, Time};
-use crate::limits::Limits;
+use crate::limits::{Landing, Limit, Limits};
 use crate::names::{Implied, Names, Node, ROOT};
 use crate::progress::Progress;
+use crate::scratch::Scratch;
 use botstead_overlay::beneath;
 use botstead_overlay::tree::{kind, stat_fd};
-use rustix::fd::BorrowedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use std::io::{BufReader, Read, Seek};
@@ -29,15 +32,20 @@ pub struct CheckOptions<'a> {
     /// The directory to be merged into, whose symbolic links the archive must not reach through. It
     /// is only looked at.
     pub merge_into: Option<BorrowedFd<'a>>,
+    /// A directory on the filesystem that the archive shall be applied to, which is asked what it takes:
+    /// lengths of files, attributes. Nothing is seen in it. Without one, such is refused when it is
+    /// applied.
+    pub scratch: Option<BorrowedFd<'a>>,
 }
 
 impl CheckOptions<'_> {
-    /// The default limits, no folder, no destination.
+    /// The default limits, no folder, no destination, no scratch.
     pub fn new() -> Self {
         Self {
             limits: Limits::default(),
             folder: None,
             merge_into: None,
+            scratch: None,
         }
     }
 }
@@ -56,9 +64,13 @@ pub struct Content {
     pub entries: u64,
     /// Regular files.
     pub files: u64,
-    /// Bytes of files' data that will be written, without holes: what the disk must have free, but for
-    /// the entries themselves.
+    /// Bytes of files' data that will be written, without holes.
     pub bytes: u64,
+    /// What the disk must have free for all of it, see [`Limits::disk_bytes`].
+    pub disk_bytes: u64,
+    /// How many inodes it needs at most: entries that are no further name of another, and directories that
+    /// are only implied.
+    pub inodes: u64,
     /// Bytes of the unpacked archive.
     pub unpacked_bytes: u64,
     /// Whether everything was in [`CheckOptions::folder`].
@@ -99,8 +111,10 @@ impl<R> Checked<R> {
 /// Memory: some 40 bytes for each entry and the last part of its name, and buffers.
 ///
 /// Stricter than most programs, so that nothing has two meanings:
-/// - A name comes once, but for directories. A link's target comes before it.
-/// - A type without data has none, a global header changes no entry, names do not contradict.
+/// - Where a name comes again the later entry wins; a directory with entries stays one. A link's target
+///   comes before it.
+/// - A type without data has none, a global header gives owners and times at most, names do not
+///   contradict.
 /// - Two blocks of zeros end the archive, and nothing but zeros follows.
 ///
 /// # Errors
@@ -114,20 +128,42 @@ pub fn check<R>(
 where
     R: Read + Seek + Send,
 {
-    let (decoder, length) = unpack(&mut archive).map_err(Error::ReadArchive)?;
+    let decoder = unpack(&mut archive).map_err(Error::ReadArchive)?;
     let limits = &options.limits;
     let input = BufReader::with_capacity(READ, decoder);
-    let mut reader = Reader::new(input, length, limits, progress);
+    let mut reader = Reader::new(input, limits, progress);
+    let mut scratch = match options.scratch.map(Scratch::new).transpose() {
+        Ok(scratch) => scratch.flatten(),
+        Err(errno) => return Err(Error::Destination(errno.into())),
+    };
     let mut names = Names::new();
     let mut times = Vec::new();
     let mut content = Content::default();
+    let mut landing = Landing::default();
     while let Some(member) = reader.next()? {
         let number = reader.entry().number;
         let node = names
             .add(&member, number, limits)
             .map_err(|reason| reader.refuse(reason))?;
         let kept = attributes(&member).map_err(|reason| reader.refuse(reason))?;
-        content.attributes_left_out += (member.attributes.len() - kept.count()) as u64;
+        let kept: Vec<_> = kept.collect();
+        content.attributes_left_out += (member.attributes.len() - kept.len()) as u64;
+        landing.entry(&member, &kept);
+        let implied = names.take_implied();
+        landing.directories(implied);
+        content.inodes += implied as u64 + u64::from(member.kind != Kind::HardLink);
+        content.disk_bytes = landing.bytes();
+        if content.disk_bytes > limits.disk_bytes {
+            return Err(reader.refuse(Refusal::Limit(Limit::DiskBytes {
+                most: limits.disk_bytes,
+                needed: content.disk_bytes,
+            })));
+        }
+        if let Some(scratch) = &mut scratch {
+            let tried = scratch.length(member.size);
+            let tried = tried.and_then(|()| scratch.attributes(kept.iter().copied()));
+            tried.map_err(|reason| reader.refuse(reason))?;
+        }
         match member.kind {
             Kind::Directory => times.push((node, member.modified)),
             Kind::File => {
@@ -169,6 +205,11 @@ where
 pub(crate) fn attributes(
     member: &Member,
 ) -> Result<impl Iterator<Item = &(Vec<u8>, Vec<u8>)>, Refusal> {
+    // The kernel lists no more names than this, with their ends.
+    let names = member.attributes.iter().map(|(name, _)| name.len() + 1);
+    if names.sum::<usize>() > 64 << 10 {
+        return Err(Refusal::AttributeSpace);
+    }
     for (name, value) in &member.attributes {
         match classify(name) {
             Attribute::Overlay => return Err(Refusal::OverlayMark),
@@ -192,16 +233,12 @@ fn is_valid(kind: Kind, name: &[u8], value: &[u8]) -> bool {
         return false;
     }
     match name {
-        ACCESS_LIST => kind != Kind::Symlink && is_list(value),
-        DEFAULT_LIST => matches!(kind, Kind::Directory | Kind::HardLink) && is_list(value),
+        ACCESS_LIST => kind != Kind::Symlink && is_access_list(value),
+        DEFAULT_LIST => matches!(kind, Kind::Directory | Kind::HardLink) && is_access_list(value),
+        CAPABILITY => is_capability(value),
         _ if name.starts_with(b"user.") => !matches!(kind, Kind::Symlink | Kind::Fifo),
         _ => true,
     }
-}
-
-/// The shape of an access list: a version, and entries of eight bytes. Its sense is the kernel's.
-fn is_list(value: &[u8]) -> bool {
-    value.starts_with(&2_u32.to_le_bytes()) && (value.len() - 4).is_multiple_of(8)
 }
 
 /// Refuses an archive with a name that leads through a symbolic link of the destination. Where the
@@ -210,27 +247,38 @@ fn reach(names: &Names, top: Node, destination: BorrowedFd<'_>) -> Result<(), Er
     // Which of the archive's directories are directories of the destination now. Parents come first.
     let mut real = vec![false; names.len()];
     real[top as usize] = true;
+    // The one that was found last: the next is mostly in it.
+    let mut last: Option<(Node, OwnedFd)> = None;
     // There are fewer nodes than a node's number can be.
     let nodes = 1..u32::try_from(names.len()).unwrap_or(u32::MAX);
     for node in nodes.filter(|node| names.is_directory(*node)) {
         if node == top || !real[names.parent(node) as usize] {
             continue;
         }
-        let path = names.path(top, node);
-        let found = beneath::open(destination, &path, OFlags::PATH).and_then(stat_fd);
-        let found = match found {
+        let parent = names.parent(node);
+        let opened = match &last {
+            Some((at, directory)) if *at == parent => {
+                beneath::open(directory, names.part(node), OFlags::PATH)
+            }
+            _ => beneath::open(destination, &names.path(top, node), OFlags::PATH),
+        };
+        let found = opened.and_then(|place| Ok((stat_fd(&place)?, place)));
+        let (found, place) = match found {
             Err(Errno::NOENT) => continue,
             found => found.map_err(|errno| Error::Apply {
                 operation: "look at the place of",
                 entry: Entry {
                     number: 0,
-                    name: escape(&path),
+                    name: escape(&names.path(top, node)),
                 },
                 source: errno.into(),
             })?,
         };
         match kind(&found) {
-            FileType::Directory => real[node as usize] = true,
+            FileType::Directory => {
+                real[node as usize] = true;
+                last = Some((node, place));
+            }
             FileType::Symlink if !names.own_first(node) => {
                 return Err(beneath_link(names, top, node));
             }

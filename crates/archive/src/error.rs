@@ -168,8 +168,8 @@ pub enum Refusal {
     /// A part of a name is longer than any filesystem takes.
     #[error("a part of the name is longer than 255 bytes")]
     LongName,
-    /// The name came before, and not both times as a directory.
-    #[error("the name occurs twice")]
+    /// The name came before as a directory that has entries, and is something else now.
+    #[error("the name is that of a directory with entries before, and of something else here")]
     Duplicate,
     /// A directory in its name is a symbolic link, of the archive or of the destination.
     #[error("it lies beneath a symbolic link")]
@@ -204,6 +204,15 @@ pub enum Refusal {
     /// An extended attribute that such an entry cannot have.
     #[error("it has an extended attribute that is not valid for it")]
     Attribute,
+    /// Extended attributes that are too much for the filesystem.
+    #[error("its extended attributes are larger than the filesystem takes")]
+    AttributeSpace,
+    /// A file longer than the filesystem takes.
+    #[error("the file is longer than the filesystem takes")]
+    TooLong,
+    /// More hard links to one file than the filesystem takes.
+    #[error("the file has more names than the filesystem takes")]
+    ManyLinks,
     /// Beyond a limit.
     #[error("{0}")]
     Limit(Limit),

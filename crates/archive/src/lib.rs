@@ -21,7 +21,7 @@
 //! options.folder = Some("data".to_owned());
 //! let mut checked = check(Cursor::new(archive), &options, &progress)?;
 //! # if rustix::process::geteuid().is_root() {
-//! checked.apply(File::open(&to)?, ApplyMode::Replace, Ownership::Archive, &progress)?;
+//! checked.apply(File::open(&to)?, ApplyMode::Replace, Ownership::ARCHIVE, &progress)?;
 //! assert_eq!(fs::read(to.join("notes/today"))?, b"buy milk");
 //! # }
 //! # Ok(())
@@ -40,8 +40,9 @@
 //! labels. Times of access and change are not kept, nor are names of users.
 //!
 //! **Archives of others** are taken in the formats of GNU tar (old and PAX, sparse files in all their
-//! versions), bsdtar, Go, Python and the like, plain or packed by gzip (also of several members) or
-//! zstd. Access lists in the text form of `tar --acls` are not applied.
+//! versions, labelled, incremental, appended to), bsdtar, Go, Python and the like, plain or packed by
+//! gzip or zstd, also of several members and filled up with zeros. Where a name comes twice the later
+//! entry wins. Access lists in the text form of `tar --acls` are not applied.
 //!
 //! Blocking; needs root to set owners. Knows nothing of containers, bots or HTTP. Mounts, and all or
 //! nothing, are the caller's.
@@ -60,9 +61,10 @@ mod limits;
 mod names;
 mod progress;
 mod save;
+mod scratch;
 mod source;
 
-pub use apply::{ApplyMode, Ownership};
+pub use apply::{ApplyMode, Owner, Ownership};
 pub use check::{CheckOptions, Checked, Content, check};
 pub use compress::Compression;
 pub use error::{Entry, Error, Refusal};

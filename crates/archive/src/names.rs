@@ -30,6 +30,8 @@ struct Name {
     /// Whether it has an entry of its own, and whether that came before those beneath.
     own: bool,
     own_first: bool,
+    /// Whether there is something beneath it.
+    full: bool,
 }
 
 /// A directory that was named within another name before it had an entry of its own.
@@ -76,6 +78,8 @@ pub(crate) struct Names {
     table: HashTable<Node>,
     hasher: RandomState,
     implied: Vec<Implied>,
+    /// How many of them were told.
+    told: usize,
     entries: u64,
     trail: Trail,
 }
@@ -90,11 +94,13 @@ impl Names {
                 what: What::Directory,
                 own: false,
                 own_first: false,
+                full: false,
             }],
             bytes: Vec::new(),
             table: HashTable::new(),
             hasher: RandomState::new(),
             implied: Vec::new(),
+            told: 0,
             entries: 0,
             trail: Trail::default(),
         }
@@ -113,13 +119,21 @@ impl Names {
         let name = clean(&member.name)?;
         match member.kind {
             Kind::HardLink => {
-                let target = clean(&member.link).map_err(|_| Refusal::LinkOutside)?;
+                let target = link_target(&member.link)?;
                 let mut trail = std::mem::take(&mut self.trail);
                 let found = self.find(&target, &mut trail);
                 self.trail = trail;
-                let target = found.ok_or(Refusal::LinkMissing)?;
-                if self.names[target as usize].what == What::Directory {
-                    return Err(Refusal::LinkMissing);
+                let missing = match member.link.first() {
+                    Some(b'/') => Refusal::LinkOutside,
+                    _ => Refusal::LinkMissing,
+                };
+                let Some(found) = found.filter(|found| !self.is_directory(*found)) else {
+                    return Err(missing);
+                };
+                if target == name {
+                    // What GNU tar writes of a file that is named twice: it stays what it is.
+                    self.entries += 1;
+                    return Ok(found);
                 }
             }
             Kind::Symlink => target(&member.link)?,
@@ -168,9 +182,11 @@ impl Names {
                 },
                 (Some(found), true) => {
                     let name = &mut self.names[found as usize];
-                    if (name.what, what) != (What::Directory, What::Directory) {
+                    if name.full && what != What::Directory {
                         return Err(Refusal::Duplicate);
                     }
+                    // The later entry wins, as with an archive that was appended to.
+                    name.what = what;
                     name.own = true;
                     node = found;
                 }
@@ -207,6 +223,7 @@ impl Names {
         if self.bytes.len() + part.len() > MOST_NAMES {
             return Err(Refusal::Limit(Limit::Names(MOST_NAMES)));
         }
+        self.names[parent as usize].full = true;
         self.names.push(Name {
             parent,
             // Neither can be too much: see the limit above, and `clean`.
@@ -215,6 +232,7 @@ impl Names {
             what,
             own,
             own_first: own,
+            full: false,
         });
         self.bytes.extend_from_slice(part);
         let hash = self.hasher.hash_one((parent, part));
@@ -264,6 +282,12 @@ impl Names {
         &self.implied
     }
 
+    /// How many directories were implied since this was asked last.
+    pub(crate) fn take_implied(&mut self) -> usize {
+        let before = std::mem::replace(&mut self.told, self.implied.len());
+        self.implied.len() - before
+    }
+
     /// How many names there are, the root included.
     pub(crate) fn len(&self) -> usize {
         self.names.len()
@@ -271,6 +295,11 @@ impl Names {
 
     pub(crate) fn parent(&self, node: Node) -> Node {
         self.names[node as usize].parent
+    }
+
+    /// Its last part.
+    pub(crate) fn part(&self, node: Node) -> &[u8] {
+        last_part(&self.bytes, &self.names[node as usize])
     }
 
     pub(crate) fn is_directory(&self, node: Node) -> bool {
@@ -353,6 +382,13 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<u8>, Refusal> {
     Ok(clean)
 }
 
+/// The name that a hard link leads to. An absolute one means the archive's own root: other programs leave
+/// the slash there when they take it from the names.
+pub(crate) fn link_target(link: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let slashes = link.iter().take_while(|byte| **byte == b'/').count();
+    clean(&link[slashes..]).map_err(|_| Refusal::LinkOutside)
+}
+
 /// A symbolic link's target may be anything that the kernel takes: it is never followed.
 fn target(link: &[u8]) -> Result<(), Refusal> {
     if link.contains(&0) {
@@ -424,10 +460,16 @@ mod tests {
             (&[".."], Some(UpwardName)),
             (&["../"], Some(UpwardName)),
             (&["a\0b"], Some(ZeroInName)),
-            (&["a", "a"], Some(Duplicate)),
-            (&["a", "./a"], Some(Duplicate)),
-            (&["a/", "a"], Some(Duplicate)),
-            (&["a", "a/"], Some(Duplicate)),
+            (&["a", "a", "./a"], None),
+            (&["a/", "a"], None),
+            (&["a", "a/", "a/b"], None),
+            (&["a -> /etc", "a/", "a/b"], None),
+            (&["a", "a -> /etc", "a/b"], Some(BeneathLink)),
+            (&["a/", "a -> /etc", "a/b"], Some(BeneathLink)),
+            (&["a/", "a", "a/b"], Some(BeneathFile)),
+            (&["a", "a = a", "a"], None),
+            (&["a -> b", "a = a", "a/b"], Some(BeneathLink)),
+            (&["a", "b = a", "a/", "c = a"], Some(LinkMissing)),
             (&["a/b", "a"], Some(Duplicate)),
             (&["a/b", "a -> c"], Some(Duplicate)),
             (&["a -> ..", "a/b"], Some(BeneathLink)),
@@ -438,7 +480,10 @@ mod tests {
             (&["a/", "b = a"], Some(LinkMissing)),
             (&["a/b", "c = a"], Some(LinkMissing)),
             (&["a", "b = ../a"], Some(LinkOutside)),
-            (&["a", "b = /a"], Some(LinkOutside)),
+            (&["d/a", "b = /d/a", "c = //d/./a"], None),
+            (&["a", "b = /../a"], Some(LinkOutside)),
+            (&["a", "b = /"], Some(LinkOutside)),
+            (&["a", "b = /etc/passwd"], Some(LinkOutside)),
             (&["a -> "], Some(LinkTarget)),
             (&["a -> b\0c"], Some(ZeroInName)),
         ] {

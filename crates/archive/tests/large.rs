@@ -64,7 +64,6 @@ fn a_million_entries_meet_the_limit_or_come_in_whole() {
     million(&mut file);
     let before = peak();
     let mut options = options();
-    options.limits.ratio = 10_000;
     options.limits.entries = ENTRIES - 1;
     file.rewind().unwrap();
     match check(&file, &options, &Progress::new()) {
@@ -81,7 +80,7 @@ fn a_million_entries_meet_the_limit_or_come_in_whole() {
     let target = File::open(&to).unwrap();
     let progress = Progress::new();
     checked
-        .apply(&target, ApplyMode::Merge, Ownership::Archive, &progress)
+        .apply(&target, ApplyMode::Merge, Ownership::ARCHIVE, &progress)
         .unwrap();
     assert_eq!(progress.entries(), ENTRIES);
     let used = peak() - before;

@@ -160,7 +160,7 @@ fn import(bytes: &[u8], to: &Path, accepted: &mut u64) -> Result<(), Error> {
     *accepted += 1;
     let target = File::open(to).unwrap();
     let mode = [ApplyMode::Merge, ApplyMode::Replace][bytes.len() % 2];
-    match checked.apply(target, mode, Ownership::Archive, &Progress::new()) {
+    match checked.apply(target, mode, Ownership::ARCHIVE, &Progress::new()) {
         // What the filesystem does not take; it was touched, and the caller throws it away.
         Err(Error::Apply { .. }) => Ok(()),
         applied => applied,

@@ -46,7 +46,7 @@ fn apply(stack: &mut Stack, archive: &[u8], mode: ApplyMode) -> Result<(), Error
     options.merge_into = (mode == ApplyMode::Merge).then_some(to.as_fd());
     let checked = check(Cursor::new(archive), &options, &Progress::new());
     let applied = checked
-        .and_then(|mut checked| checked.apply(&to, mode, Ownership::Archive, &Progress::new()));
+        .and_then(|mut checked| checked.apply(&to, mode, Ownership::ARCHIVE, &Progress::new()));
     to.close().unwrap();
     stack.layers.push(upper);
     applied

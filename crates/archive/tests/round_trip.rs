@@ -171,7 +171,7 @@ fn owners_can_be_mapped_to_one() {
     );
     let (archive, _) = pack(&from, "data", Compression::GZIP);
     let mut checked = support::check_bytes(&archive).unwrap();
-    let owner = Ownership::Fixed { uid: 77, gid: 78 };
+    let owner = Ownership::all(Owner { uid: 77, gid: 78 });
     let target = File::open(&to).unwrap();
     checked
         .apply(&target, ApplyMode::Replace, owner, &Progress::new())
@@ -188,7 +188,7 @@ fn owners_can_be_mapped_to_one() {
         .apply(
             &target,
             ApplyMode::Replace,
-            Ownership::Archive,
+            Ownership::ARCHIVE,
             &Progress::new(),
         )
         .unwrap();

@@ -8,13 +8,17 @@ use crate::problem::Problem;
 use crate::state::SharedState;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use std::any::Any;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -93,7 +97,23 @@ pub(crate) async fn surround(
     request.extensions_mut().insert(id.clone());
     let mut reply = match crowded {
         true => request.into_response(too_many_requests().error_response()),
-        false => next.call(request).instrument(span.clone()).await?,
+        false => {
+            // The request itself must not be held: routing needs it alone.
+            let path = request.path().to_owned();
+            let called = AssertUnwindSafe(next.call(request).instrument(span.clone()));
+            match called.catch_unwind().await {
+                Ok(reply) => reply?,
+                Err(panic) => {
+                    let problem = Problem::internal(words_of(&*panic));
+                    span.in_scope(|| problem.log());
+                    let mut rendered = problem.render(&id.0, &path);
+                    add_headers(&mut rendered, &id);
+                    line.status = Some(rendered.status());
+                    line.finished = true;
+                    return Err(InternalError::from_response(problem, rendered).into());
+                }
+            }
+        }
     };
 
     // Routing knows better than the path, which may be spelt in other ways.
@@ -122,6 +142,13 @@ pub(crate) async fn surround(
         line.finished = matches!(body.size(), BodySize::None | BodySize::Sized(0));
         BoxBody::new(SurroundedBody { body, span, line })
     }))
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().copied();
+    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("a handler panicked: {}", said.unwrap_or("without words"))
 }
 
 /// What became of a request at the count of those under way.
@@ -256,6 +283,30 @@ impl MessageBody for SurroundedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[actix_web::test]
+    async fn a_panic_of_a_handler_is_a_reply() {
+        async fn broken() -> HttpResponse {
+            panic!("secret words")
+        }
+        let app = actix_web::App::new()
+            .wrap(actix_web::middleware::from_fn(surround))
+            .route("/broken", web::get().to(broken));
+        let app = actix_web::test::init_service(app).await;
+        let request = actix_web::test::TestRequest::get().uri("/broken");
+        let request = request.insert_header(("X-Request-Id", "r1")).to_request();
+        let failed = actix_web::test::try_call_service(&app, request).await;
+        let reply = failed.unwrap_err().error_response();
+        assert_eq!(reply.status(), 500);
+        assert_eq!(reply.headers().get("x-request-id").unwrap(), "r1");
+        let body = actix_web::body::to_bytes(reply.into_body()).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            (&body["code"], &body["request_id"]),
+            (&"internal".into(), &"r1".into())
+        );
+        assert!(!body.to_string().contains("secret"), "{body}");
+    }
 
     #[test]
     fn a_harmless_id_of_the_caller_is_kept() {

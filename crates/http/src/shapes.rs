@@ -167,8 +167,6 @@ pub(crate) struct StreamError {
     message: String,
     /// A stable machine word.
     code: String,
-    /// The HTTP status that a reply of its own would have had.
-    status: u16,
     /// The id under which the server's log has more.
     request_id: String,
 }
@@ -179,7 +177,6 @@ impl StreamError {
         Self {
             message: problem.detail().to_owned(),
             code: problem.code().to_owned(),
-            status: actix_web::ResponseError::status_code(problem).as_u16(),
             request_id: id.0.clone(),
         }
     }

@@ -240,6 +240,17 @@ impl Index {
         }
     }
 
+    /// The same with other entries: what `change` makes of each.
+    #[must_use]
+    pub fn changed(mut self, change: impl FnMut(&mut Value)) -> Self {
+        let mut value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        if let Some(entries) = value["manifests"].as_array_mut() {
+            entries.iter_mut().for_each(change);
+        }
+        self.bytes = value.to_string().into();
+        self
+    }
+
     /// The digest of the index.
     pub fn digest(&self) -> String {
         digest_of(&self.bytes)

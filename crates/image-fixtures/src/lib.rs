@@ -33,7 +33,7 @@ pub use archive::{docker_archive, oci_archive};
 pub use faulty::{Fault, FaultyRegistry};
 pub use image::{Image, ImageBuilder, Index, MediaTypes};
 pub use layer::{Compression, Layer, LayerBuilder};
-pub use presets::{busybox, random};
+pub use presets::{busybox, busybox_builder, random};
 pub use registry::{Registry, Tagged};
 
 use sha2::{Digest, Sha256};

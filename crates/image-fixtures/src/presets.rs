@@ -1,6 +1,6 @@
 //! Ready-made images.
 
-use crate::{Compression, Image, LayerBuilder};
+use crate::{Compression, Image, ImageBuilder, LayerBuilder};
 use serde_json::json;
 use std::io;
 use std::path::Path;
@@ -79,6 +79,14 @@ const APPLETS: &[&str] = &[
 /// # Errors
 /// When the binary cannot be read.
 pub fn busybox(binary: &Path, compressions: &[Compression]) -> io::Result<Image> {
+    Ok(busybox_builder(binary, compressions)?.build())
+}
+
+/// The same, to be given another configuration.
+///
+/// # Errors
+/// When the binary cannot be read.
+pub fn busybox_builder(binary: &Path, compressions: &[Compression]) -> io::Result<ImageBuilder> {
     let compression = |layer: usize| match compressions {
         [] => Compression::Gzip,
         all => all[layer % all.len()],
@@ -126,7 +134,7 @@ pub fn busybox(binary: &Path, compressions: &[Compression]) -> io::Result<Image>
     for (number, layer) in [base, middle, top].into_iter().enumerate() {
         image = image.layer(layer.build(compression(number))?);
     }
-    Ok(image.build())
+    Ok(image)
 }
 
 /// An image whose layers hold random bytes: `count` layers of `layer_size` bytes each, the same for

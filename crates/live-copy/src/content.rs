@@ -51,7 +51,9 @@ impl Contents {
         if (is_clean || size > SMALL) && self.share(source, target)? {
             return Ok(size);
         }
-        if stat.stx_blocks.saturating_mul(512) < size {
+        // Blocks that a file was given, such as by fallocate(2), may hold nothing either.
+        let may_have_holes = size > SMALL && present == 0;
+        if may_have_holes || stat.stx_blocks.saturating_mul(512) < size {
             return sparse(source, size, target, present, stop);
         }
         if size > SMALL {

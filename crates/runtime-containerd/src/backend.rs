@@ -14,7 +14,7 @@ use crate::snapshots::ContainerdSnapshots;
 use crate::spec::files::EtcFiles;
 use crate::spec::start::KnownStarts;
 use crate::tasks::protect::Protection;
-use crate::tasks::{ContainerdTasks, Starts};
+use crate::tasks::{ContainerdTasks, FirstProcesses, Starts};
 use async_trait::async_trait;
 use botstead_runtime::{Backend, Capabilities, Network, Result, Runtime};
 use std::sync::Arc;
@@ -66,6 +66,7 @@ impl Containerd {
         let feed = Feed::default();
         feed.try_early(client.clone());
         let known = Arc::<KnownStarts>::default();
+        let first = Arc::<FirstProcesses>::default();
         let tasks = Arc::new(ContainerdTasks {
             client: client.clone(),
             config: Arc::clone(&config),
@@ -73,6 +74,7 @@ impl Containerd {
             known: Arc::clone(&known),
             protection: Protection::default(),
             moves: QuickMoves::default(),
+            first: Arc::clone(&first),
         });
         Ok(Runtime {
             images: Arc::new(images),
@@ -80,6 +82,7 @@ impl Containerd {
                 client: client.clone(),
                 config: Arc::clone(&config),
                 known,
+                first,
             }),
             channels: Arc::new(ContainerdChannels {
                 folders: Folders::new(&config.channel_root),

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Default)]
 pub(crate) struct Edits {
     pub(crate) devices: Vec<LinuxDevice>,
+    /// How each of them may be used: of `r`, `w` and `m`.
+    access: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) env: Vec<String>,
 }
@@ -54,6 +56,70 @@ struct FileEdits {
 struct Node {
     path: String,
     host_path: Option<PathBuf>,
+    /// With the numbers, the host needs no node of it.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    major: Option<i64>,
+    minor: Option<i64>,
+    file_mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    permissions: Option<String>,
+}
+
+impl Node {
+    /// The device, and how it may be used.
+    fn device(&self, op: &Op) -> Result<(LinuxDeviceBuilder, String)> {
+        let missing = |reason: &str| op.fail(ErrorKind::NotFound, reason);
+        let kind = match self.kind.as_deref() {
+            None => None,
+            Some("b") => Some(LinuxDeviceType::B),
+            Some("c" | "u") => Some(LinuxDeviceType::C),
+            Some(_) => {
+                let reason = "a node of it is neither a block nor a character device";
+                return Err(op.fail(ErrorKind::Unsupported, reason));
+            }
+        };
+        let access = self.permissions.clone().unwrap_or_else(|| "rwm".to_owned());
+        if access.is_empty() || !access.chars().all(|one| "rwm".contains(one)) {
+            let reason = "the permissions of a node of it are not of r, w and m";
+            return Err(op.fail(ErrorKind::Unsupported, reason));
+        }
+        let mut device = LinuxDeviceBuilder::default().path(self.path.as_str());
+        if let (Some(kind), Some(major), Some(minor)) = (kind, self.major, self.minor) {
+            device = device
+                .typ(kind)
+                .major(major)
+                .minor(minor)
+                .file_mode(0o666u32);
+        } else {
+            let host = self.host_path.as_deref().unwrap_or(Path::new(&self.path));
+            let stat = rustix::fs::stat(host)
+                .map_err(|cause| op.fail_with(ErrorKind::NotFound, "its node is missing", cause))?;
+            let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                rustix::fs::FileType::CharacterDevice => LinuxDeviceType::C,
+                rustix::fs::FileType::BlockDevice => LinuxDeviceType::B,
+                _ => return Err(missing("its node is not a device")),
+            };
+            device = device
+                .typ(kind)
+                .major(rustix::fs::major(stat.st_rdev))
+                .minor(rustix::fs::minor(stat.st_rdev))
+                .file_mode(stat.st_mode & 0o777)
+                .uid(stat.st_uid)
+                .gid(stat.st_gid);
+        }
+        if let Some(mode) = self.file_mode {
+            device = device.file_mode(mode & 0o777);
+        }
+        if let Some(uid) = self.uid {
+            device = device.uid(uid);
+        }
+        if let Some(gid) = self.gid {
+            device = device.gid(gid);
+        }
+        Ok((device, access))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,10 +134,10 @@ struct Bind {
 impl Edits {
     /// Which devices the container may use, beside those that every one may.
     pub(crate) fn allowed_devices(&self) -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
-        let rule = || LinuxDeviceCgroupBuilder::default().access("rwm");
-        let mut rules = vec![rule().allow(false).build()?];
-        for device in &self.devices {
-            let rule = rule().allow(true).typ(device.typ());
+        let rule = |access: &str| LinuxDeviceCgroupBuilder::default().access(access);
+        let mut rules = vec![rule("rwm").allow(false).build()?];
+        for (device, access) in self.devices.iter().zip(&self.access) {
+            let rule = rule(access).allow(true).typ(device.typ());
             rules.push(rule.major(device.major()).minor(device.minor()).build()?);
         }
         Ok(rules)
@@ -90,23 +156,9 @@ impl Edits {
         };
         self.env.extend(edits.env.iter().cloned());
         for node in &edits.device_nodes {
-            let host = node.host_path.as_deref().unwrap_or(Path::new(&node.path));
-            let stat = rustix::fs::stat(host)
-                .map_err(|cause| op.fail_with(ErrorKind::NotFound, "its node is missing", cause))?;
-            let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-                rustix::fs::FileType::CharacterDevice => LinuxDeviceType::C,
-                rustix::fs::FileType::BlockDevice => LinuxDeviceType::B,
-                _ => return Err(op.fail(ErrorKind::NotFound, "its node is not a device")),
-            };
-            let device = LinuxDeviceBuilder::default()
-                .path(node.path.as_str())
-                .typ(kind)
-                .major(rustix::fs::major(stat.st_rdev))
-                .minor(rustix::fs::minor(stat.st_rdev))
-                .file_mode(stat.st_mode & 0o777)
-                .uid(stat.st_uid)
-                .gid(stat.st_gid);
+            let (device, access) = node.device(op)?;
             self.devices.push(device.build().map_err(wrong)?);
+            self.access.push(access);
         }
         for bind in &edits.mounts {
             let mut options = bind.options.clone();
@@ -181,6 +233,9 @@ mod tests {
         let file = r#"{"cdiVersion":"0.6.0","kind":"test.org/null","containerEdits":{"env":["A=1"]},
             "devices":[{"name":"0","containerEdits":{"deviceNodes":[{"path":"/dev/x","hostPath":"/dev/null"}],
             "mounts":[{"hostPath":"/etc","containerPath":"/x","options":["ro"]}]}},
+            {"name":"made","containerEdits":{"deviceNodes":[{"path":"/dev/none","type":"c","major":511,"minor":7,
+            "fileMode":384,"uid":5,"permissions":"rw"}]}},
+            {"name":"pipe","containerEdits":{"deviceNodes":[{"path":"/dev/p","type":"p"}]}},
             {"name":"hooked","containerEdits":{"hooks":[{"hookName":"createContainer","path":"/x"}]}}]}"#;
         std::fs::write(folder.path().join("a.json"), file).unwrap();
         let find = |name: &str| resolve(&[name.parse().unwrap()], &[folder.path().to_owned()]);
@@ -193,8 +248,16 @@ mod tests {
         let rules = edits.allowed_devices().unwrap();
         let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
         assert_eq!(rules, ["a *:* rwm", "c 1:3 rwm"]);
+        // What the file says needs no node on the host.
+        let made = find("test.org/null=made").unwrap();
+        let device = &made.devices[0];
+        assert_eq!((device.major(), device.minor()), (511, 7));
+        assert_eq!((device.uid(), device.file_mode()), (Some(5), Some(0o600)));
+        let rules = made.allowed_devices().unwrap();
+        assert_eq!(rules[1].to_string(), "c 511:7 rw");
         let kind = |name| find(name).unwrap_err().kind();
         assert_eq!(kind("test.org/null=1"), ErrorKind::NotFound);
+        assert_eq!(kind("test.org/null=pipe"), ErrorKind::Unsupported);
         assert_eq!(kind("test.org/null=hooked"), ErrorKind::Unsupported);
     }
 }

@@ -113,9 +113,11 @@ impl Channels for ContainerdChannels {
         let path = format!("/proc/self/fd/{}", place.as_raw_fd());
         let stream = UnixStream::connect(path).await.map_err(failed)?;
         let listener = stream.peer_cred().map_err(failed)?.pid();
-        let task = self.tasks.get(id).await?;
-        let own = i32::try_from(task.pid).ok().filter(|pid| *pid > 0);
-        if own.is_none() || listener != own {
+        let is = |pid: u32| {
+            let own = i32::try_from(pid).ok().filter(|pid| *pid > 0);
+            own.is_some() && listener == own
+        };
+        if !self.tasks.first.of(id).is_some_and(is) && !is(self.tasks.get(id).await?.pid) {
             return Err(op.fail(
                 ErrorKind::Conflict,
                 "another process than its first one listens there",

@@ -6,10 +6,11 @@ use crate::config::ContainerdConfig;
 use crate::op::{Op, blocking};
 use crate::spec::files::EtcFiles;
 use crate::spec::start::KnownStarts;
+use crate::tasks::FirstProcesses;
 use crate::{cdi, spec};
 use async_trait::async_trait;
 use botstead_runtime::{Container, ContainerSpec, Containers, ErrorKind, Result};
-use botstead_types::{ContainerId, LeaseId};
+use botstead_types::{CdiDevice, ContainerId, LeaseId};
 use containerd_client::services::v1::{
     Container as Record, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest,
     GetRequest, ListContainersRequest, UpdateContainerRequest, container::Runtime,
@@ -27,6 +28,7 @@ pub(crate) struct ContainerdContainers {
     pub(crate) client: Client,
     pub(crate) config: Arc<ContainerdConfig>,
     pub(crate) known: Arc<KnownStarts>,
+    pub(crate) first: Arc<FirstProcesses>,
 }
 
 /// The specification in a record.
@@ -56,7 +58,7 @@ impl ContainerdContainers {
 
     async fn record(&self, op: &Op, spec: &ContainerSpec) -> Result<Record> {
         spec::check(spec)?;
-        let edits = self.edits(op, spec).await?;
+        let edits = self.edits(op, &spec.devices).await?;
         let cgroup = self.config.cgroup(&spec.id);
         let channel = Folders::new(&self.config.channel_root).of(&spec.id);
         let host = spec::Host {
@@ -86,9 +88,9 @@ impl ContainerdContainers {
         })
     }
 
-    /// What the specification's devices need, by files of the host's disk.
-    async fn edits(&self, op: &Op, spec: &ContainerSpec) -> Result<cdi::Edits> {
-        let (devices, config) = (spec.devices.clone(), Arc::clone(&self.config));
+    /// What devices need, by files of the host's disk.
+    async fn edits(&self, op: &Op, devices: &[CdiDevice]) -> Result<cdi::Edits> {
+        let (devices, config) = (devices.to_vec(), Arc::clone(&self.config));
         let resolved = blocking(move || Ok(cdi::resolve(&devices, &config.cdi_folders)));
         resolved
             .await
@@ -122,6 +124,11 @@ impl Containers for ContainerdContainers {
         let created = self.client.containers().create(request).await;
         self.known.written(&spec.id, &written, created.is_ok());
         created.map(drop).map_err(|status| op.status(status))
+    }
+
+    async fn check_devices(&self, devices: &[CdiDevice]) -> Result<()> {
+        let op = Op::new("find", "devices");
+        self.edits(&op, devices).await.map(drop)
     }
 
     async fn switch(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {
@@ -182,6 +189,7 @@ impl Containers for ContainerdContainers {
         let deleted = service.delete(self.client.unary(request));
         deleted.await.map_err(|status| op.status(status))?;
         self.known.forget(id);
+        self.first.gone(id);
         // Where a task vanished instead of being deleted.
         channels::remove_all(&self.config, id).await;
         let old = self.old_folder(id);

@@ -113,6 +113,13 @@ pub trait Containers: Send + Sync {
     /// `NotFound` for a device that the host does not have.
     async fn create(&self, lease: &LeaseId, spec: &ContainerSpec) -> Result<()>;
 
+    /// Refuses devices that no container could be given. Looks only.
+    ///
+    /// # Errors
+    /// `Unsupported` for devices without CDI, or for one that needs more than can be given; `NotFound` for
+    /// a device that the host does not have.
+    async fn check_devices(&self, devices: &[CdiDevice]) -> Result<()>;
+
     /// Replaces everything in the record of `spec.id` but its id, runtime and snapshotter, in one
     /// step: afterwards it names the other snapshot, image, labels and way to run. Never
     /// delete-then-create: no moment exists at which the record is missing. Again: no change.

@@ -77,7 +77,8 @@ pub trait Images: Send + Sync {
         cancel: &CancellationToken,
     ) -> Result<Vec<Image>>;
 
-    /// A local image. Never asks a registry.
+    /// A local image. Never asks a registry. One that is asked for with its digest is found under any
+    /// name of its repository.
     ///
     /// # Errors
     /// `NotFound`.

@@ -151,7 +151,17 @@ impl Workspaces {
         let wishes = inner.wishes(&bot, record.as_ref(), &request)?;
         match &record {
             Some(record) => inner.refuse_other(record, &request)?,
-            None => disk::require_free_space(&inner.config)?,
+            None => {
+                disk::require_free_space(&inner.config)?;
+                // Before the first event, and before an image is pulled for nothing.
+                if !wishes.devices.is_empty() {
+                    inner
+                        .runtime
+                        .containers
+                        .check_devices(&wishes.devices)
+                        .await?;
+                }
+            }
         }
         let kind = OperationKind::Create;
         inner.join_or_begin(

@@ -4,6 +4,7 @@
 mod archives;
 mod export;
 mod import;
+mod owners;
 mod preserved;
 mod unclaimed;
 
@@ -11,6 +12,6 @@ pub use archives::PreservedArchive;
 pub(crate) use archives::legacy;
 pub use export::ArchiveFormat;
 pub(crate) use export::Picture;
-pub use import::ImportMode;
+pub use import::{ImportMode, ImportOptions};
 pub(crate) use preserved::archive_of;
 pub use unclaimed::{UnclaimedArchive, unclaimed_archives};

@@ -59,6 +59,15 @@ pub(crate) fn free_beyond_reserve(config: &WorkspaceConfig) -> Result<u64> {
     Ok(Disk::look(config).map_or(u64::MAX, beyond))
 }
 
+/// The inodes that are free beyond those that must stay so; any number where the filesystem makes them as
+/// they are needed.
+pub(crate) fn inodes_beyond_reserve(config: &WorkspaceConfig) -> u64 {
+    match Disk::look(config) {
+        Some(disk) if disk.counts_inodes => disk.free_inodes.saturating_sub(disk.reserve.inodes),
+        _ => u64::MAX,
+    }
+}
+
 /// How often the free space is looked at while something fills the disk.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -90,6 +99,7 @@ pub(crate) async fn with_free_space<T>(
 struct Disk {
     free_bytes: u64,
     free_inodes: u64,
+    counts_inodes: bool,
     reserve: Reserve,
 }
 
@@ -109,6 +119,7 @@ impl Disk {
         Some(Self {
             free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
             free_inodes: stat.f_favail,
+            counts_inodes: stat.f_files > 0,
             reserve: Reserve::of(total, stat.f_files, bytes, percent),
         })
     }

@@ -89,6 +89,9 @@ pub enum Error {
     /// `/data` is not a directory and does not lead to one, so that it can neither be saved nor sent.
     #[error("/data of the workspace {0}; make it a directory of its own, then try again")]
     DataNotDirectory(DataTrouble),
+    /// The workspace has no such user, or group.
+    #[error("the workspace has no user or group {0:?}")]
+    NoSuchUser(String),
     /// A version, or a workspace, has no such path.
     #[error("there is no {0}")]
     PathNotFound(FilePath),
@@ -330,6 +333,15 @@ impl From<store::Error> for Error {
 
 impl From<botstead_archive::Error> for Error {
     fn from(error: botstead_archive::Error) -> Self {
+        use botstead_archive::{Error as Archive, Limit, Refusal};
+        if let Archive::Refused { reason, .. } = &error
+            && let Refusal::Limit(Limit::DiskBytes { most, needed }) = *reason
+        {
+            return Self::InsufficientStorage {
+                free_bytes: most,
+                needed_bytes: needed,
+            };
+        }
         Self::Archive(error)
     }
 }
@@ -395,7 +407,8 @@ impl Error {
             | Self::VersionMissing { .. }
             | Self::WorkspaceLost(_)
             | Self::ImageUnusable { .. }
-            | Self::DataNotDirectory(_) => ErrorKind::Unprocessable,
+            | Self::DataNotDirectory(_)
+            | Self::NoSuchUser(_) => ErrorKind::Unprocessable,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::InsufficientStorage { .. }
             | Self::InsufficientInodes { .. }
@@ -481,6 +494,7 @@ impl Error {
             Self::WorkspaceExists(_) => "container_exists",
             Self::NoPreservedData | Self::PreservedNotFound(_) => "no_preserved_data",
             Self::DataNotDirectory(_) => "data_not_a_directory",
+            Self::NoSuchUser(_) => "no_such_user",
             Self::WorkspaceLost(_) => "workspace_lost",
             Self::NothingToRecover(_) => "nothing_to_recover",
             Self::Superseded => "superseded",

@@ -1,7 +1,7 @@
 //! Another image for a workspace that exists, with its `/data`.
 
 use crate::create::{Creation, Phase, Wishes, events};
-use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace};
+use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace, PullPolicy};
 use crate::replace::{Base, Edit, Replacement};
 use crate::service::{Inner, Workspaces};
 use crate::{Result, disk};
@@ -10,6 +10,25 @@ use botstead_store::OperationKind;
 use botstead_types::{BotId, ImageRef, LeaseId, VersionSource};
 use futures_util::stream::BoxStream;
 use std::sync::Arc;
+
+/// Another image for a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageChange {
+    /// The image.
+    pub image: ImageRef,
+    /// When to ask its registry.
+    pub pull: PullPolicy,
+}
+
+impl From<ImageRef> for ImageChange {
+    fn from(image: ImageRef) -> Self {
+        Self {
+            image,
+            pull: PullPolicy::default(),
+        }
+    }
+}
 
 impl Workspaces {
     /// Gives the workspace another image and keeps its `/data`; everything else that was changed in
@@ -24,9 +43,10 @@ impl Workspaces {
         &self,
         actor: &Actor,
         bot: BotId,
-        image: ImageRef,
+        change: impl Into<ImageChange>,
     ) -> Result<BoxStream<'static, CreateEvent>> {
         let inner = &self.inner;
+        let ImageChange { image, pull } = change.into();
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
         inner.refuse_when_closing()?;
         inner.config.bounds.check_image(&image)?;
@@ -34,13 +54,14 @@ impl Workspaces {
         disk::require_free_space(&inner.config)?;
         let request = CreateRequest {
             image: Some(image.clone()),
+            pull,
             ..CreateRequest::default()
         };
         let wishes = Wishes {
             image,
             devices: record.devices,
             limits: record.limits,
-            pull_always: false,
+            pull_always: pull == PullPolicy::Always,
             restore: false,
             returned: None,
         };
@@ -73,9 +94,9 @@ impl Inner {
             let recorded = self.recorded(&image.resolved).await?;
             let files = self.unpacked_image(&lease, &recorded.reference).await?;
             self.check_user(&lease, &image.resolved, &files).await?;
-            Ok(recorded)
+            Ok((recorded, image.resolved.config.user))
         };
-        let image = match image.await {
+        let (image, user) = match image.await {
             Ok(image) => image,
             Err(error) => {
                 self.drop_lease(id);
@@ -85,9 +106,11 @@ impl Inner {
         creation.phase.send_replace(Phase::Creating);
         let held = async {
             let guard = self.lock(bot, id, "change_image").await?;
-            Ok((guard, self.present_record(bot).await?))
+            let record = self.present_record(bot).await?;
+            let user = self.resolved(&record.image).await?.config.user;
+            Ok((guard, record, user))
         };
-        let (_guard, record) = match held.await {
+        let (_guard, record, before) = match held.await {
             Ok(held) => held,
             Err(error) => {
                 self.drop_lease(id);
@@ -99,7 +122,11 @@ impl Inner {
         let work = self
             .begin_replacement(id, bot, OperationKind::ChangeImage, &what)
             .await?;
-        self.replace_or_undo(&work, Some(&record), &what, Edit::Data)
+        let edit = Edit::Data {
+            from: before,
+            to: user,
+        };
+        self.replace_or_undo(&work, Some(&record), &what, edit)
             .await?;
         Ok(self.found(&self.required_record(bot).await?).await)
     }

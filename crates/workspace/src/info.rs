@@ -70,6 +70,7 @@ impl Inner {
         WorkspaceInfo {
             container: record.container,
             image: record.image.reference,
+            image_digest: record.image.digest,
             status,
             namespace: record.namespace,
             container_path: DATA_PATH.to_owned(),

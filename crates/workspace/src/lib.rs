@@ -25,7 +25,6 @@ mod fork;
 mod garbage;
 mod host_network;
 mod image_change;
-mod image_user;
 mod images;
 mod info;
 mod layers;
@@ -54,20 +53,25 @@ mod spec;
 mod standing;
 mod starts;
 mod terminal;
+mod users;
 mod versions;
 
 pub use agent::{AgentFailure, AgentInfo};
 pub use compare::{PathChange, PathChanges, VersionOrCurrent};
 pub use config::WorkspaceConfig;
-pub use data::{ArchiveFormat, ImportMode, PreservedArchive, UnclaimedArchive, unclaimed_archives};
+pub use data::{
+    ArchiveFormat, ImportMode, ImportOptions, PreservedArchive, UnclaimedArchive,
+    unclaimed_archives,
+};
 pub use disk::Reserve;
 pub use error::{Cause, Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
 pub use files::{
-    FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
-    SearchEvent, SearchFiles, SearchLine, WatchEvent, WriteFile,
+    ChangeFile, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles,
+    ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
 };
+pub use image_change::ImageChange;
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};
 pub use model::{
     CopyStatistics, CreateEvent, CreateRequest, CreatedVersion, CreatedWorkspace, DeleteRequest,

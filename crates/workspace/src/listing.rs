@@ -1,8 +1,8 @@
 //! Snapshots and versions of a workspace, as lists and as a tree.
 
-use crate::Result;
 use crate::model::{ListedSnapshot, SnapshotList, VersionTree};
 use crate::service::Workspaces;
+use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
 use botstead_lineage::{self as lineage, Source};
 use botstead_runtime::Snapshot;
@@ -14,7 +14,8 @@ impl Workspaces {
     /// has, oldest first. Also for a bot whose workspace was deleted: then the versions alone.
     ///
     /// # Errors
-    /// `BotNotFound`; a snapshotter other than the container's; the runtime does not answer.
+    /// `BotNotFound`, `WorkspaceNotFound` when there is neither workspace nor version; a snapshotter other
+    /// than the container's; the runtime does not answer.
     pub async fn snapshots(
         &self,
         actor: &Actor,
@@ -33,6 +34,9 @@ impl Workspaces {
             .iter()
             .map(as_version)
             .collect();
+        if record.is_none() && versions.is_empty() {
+            return Err(Error::WorkspaceNotFound(bot));
+        }
         let all: Vec<_> = inner
             .runtime
             .snapshots

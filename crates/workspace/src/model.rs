@@ -88,6 +88,8 @@ pub struct WorkspaceInfo {
     pub container: ContainerId,
     /// Its image.
     pub image: ImageRef,
+    /// The digest that the image's name stood for when the workspace was made from it, `sha256:...`.
+    pub image_digest: String,
     /// What it is doing.
     pub status: ContainerStatus,
     /// The runtime's namespace.

@@ -1,7 +1,7 @@
 //! What an answer says of a file.
 
 use super::failure::{Result, failed};
-use super::root::{Root, stat_at, stat_fd};
+use super::root::{Root, is_virtual, stat_at, stat_fd};
 use botstead_bridge::proto::Entry;
 use botstead_bridge::proto::entry::Kind;
 use rustix::fd::AsFd;
@@ -12,6 +12,9 @@ pub(crate) fn look(root: &Root, directory: impl AsFd, name: &[u8], path: Vec<u8>
     let directory = directory.as_fd();
     let stat = stat_at(directory, name).map_err(|errno| failed("look at", &path, errno))?;
     let mut entry = entry(path, &stat);
+    if kind(&stat) == FileType::RegularFile && is_virtual(directory).unwrap_or(false) {
+        entry.revision.clear();
+    }
     if kind(&stat) == FileType::Symlink {
         let target = readlinkat(directory, name, Vec::new())
             .map_err(|errno| failed("follow", &entry.path, errno))?;

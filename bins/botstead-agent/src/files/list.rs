@@ -5,7 +5,7 @@ use super::entry::{entry, look};
 use super::failure::{Result, failed, refused};
 use super::path::{below, child, is_plain};
 use super::pieces::{Budget, Job};
-use super::root::{Root, locate, stat_fd};
+use super::root::{Root, is_virtual, locate, stat_fd};
 use super::walk::{Step, Walk};
 use botstead_bridge::{Failure, FailureKind, proto};
 use rustix::fd::OwnedFd;
@@ -25,7 +25,11 @@ pub(super) fn stat(request: proto::StatRequest) -> Result<proto::Entry> {
             .open_at(&path, OFlags::PATH)
             .map_err(|errno| failed("look at", path.absolute(), errno))?;
         let stat = stat_fd(&fd).map_err(|errno| failed("look at", path.absolute(), errno))?;
-        return Ok(entry(root.path_of(&fd, &path), &stat));
+        let mut entry = entry(root.path_of(&fd, &path), &stat);
+        if is_virtual(&fd).unwrap_or(false) {
+            entry.revision.clear();
+        }
+        return Ok(entry);
     }
     let place = root.place(&path)?;
     look(&root, &place.directory, &place.name, place.path.clone())

@@ -9,6 +9,7 @@
 
 mod archive;
 mod buffers;
+mod change;
 mod copy;
 mod directory;
 mod entry;
@@ -64,7 +65,10 @@ impl Default for Settings {
 pub struct FilesService {
     owner: Owner,
     max_watches: usize,
+    watches: watch::Hub,
     turns: Turns,
+    /// Those of searches, which hold one as long as a line takes to match.
+    search_turns: Turns,
     commits: write::Commits,
 }
 
@@ -77,7 +81,9 @@ impl FilesService {
                 gid: settings.owner_gid,
             },
             max_watches: settings.max_watches,
+            watches: watch::Hub::default(),
             turns: Turns::default(),
+            search_turns: Turns::default(),
             commits: write::Commits::default(),
         }
     }
@@ -166,6 +172,16 @@ impl Files for FilesService {
         Ok(Response::new(reply))
     }
 
+    async fn change(
+        &self,
+        request: Request<proto::ChangeRequest>,
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        let request = request.into_inner();
+        let changing = short(move || change::begin(request)).await?;
+        let reply = long(&self.turns, changing).await?;
+        Ok(Response::new(reply))
+    }
+
     type SearchStream = Answers<proto::SearchReply>;
 
     async fn search(
@@ -175,7 +191,7 @@ impl Files for FilesService {
         let request = request.into_inner();
         let searching = short(move || search::begin(request)).await?;
         Ok(Response::new(Box::pin(Pieces::long(
-            &self.turns,
+            &self.search_turns,
             searching,
         ))))
     }
@@ -187,7 +203,8 @@ impl Files for FilesService {
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (request, most) = (request.into_inner(), self.max_watches);
-        let watching = short(move || watch::begin(request, most)).await?;
+        let hub = self.watches.clone();
+        let watching = short(move || watch::begin(request, &hub, most)).await?;
         let replies = watch::tell(watching, self.turns.clone());
         Ok(Response::new(Box::pin(replies)))
     }

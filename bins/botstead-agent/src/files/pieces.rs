@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// Pieces of long jobs that run at once.
+/// Pieces of long jobs that run at once, and as many of searches.
 const LONG_PIECES: usize = 2;
 
 /// How long a piece of a long job goes on.

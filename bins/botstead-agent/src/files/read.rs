@@ -1,7 +1,7 @@
 //! `Read`: a file's bytes or lines, some chunks at a time.
 
 use super::buffers::Buffers;
-use super::entry::{entry, kind, revision};
+use super::entry::{entry, kind};
 use super::failure::{Result, changed, failed, refused};
 use super::path::InsidePath;
 use super::pieces::{Budget, Source};
@@ -24,6 +24,8 @@ pub(super) struct Opened {
     pub(super) fd: OwnedFd,
     pub(super) stat: Statx,
     pub(super) path: Vec<u8>,
+    /// The kernel makes its content up while it is read: its size says nothing.
+    pub(super) made_up: bool,
 }
 
 /// Opens a regular file, following links. Never waits for the other end of a pipe, and touches no
@@ -39,12 +41,34 @@ pub(super) fn open_regular(root: &Root, path: &InsidePath) -> Result<Opened> {
         }
     };
     // First as a mere place: to open a device or a pipe can have effects.
-    check(&root.open_at(path, OFlags::PATH).map_err(failed)?)?;
+    let place = root.open_at(path, OFlags::PATH).map_err(failed)?;
+    check(&place)?;
+    let made_up = is_virtual(&place).map_err(failed)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = root.open_at(path, flags).map_err(failed)?;
+    let opened = root.open_at(path, flags);
+    let fd = opened.map_err(|errno| unreadable(made_up, path.absolute(), errno))?;
     let stat = check(&fd)?;
     let path = root.path_of(&fd, path);
-    Ok(Opened { fd, stat, path })
+    Ok(Opened {
+        fd,
+        stat,
+        path,
+        made_up,
+    })
+}
+
+/// The failure of reading a file. What the kernel makes up may refuse with any number; the disk is not
+/// to blame there.
+fn unreadable(made_up: bool, path: &[u8], errno: Errno) -> botstead_bridge::Failure {
+    let failure = failed("read", path, errno);
+    match failure.kind {
+        FailureKind::Internal | FailureKind::Limit | FailureKind::Invalid if made_up => {
+            let words =
+                format!("the kernel makes this file up and does not let it be read: {errno}");
+            refused(FailureKind::NotRegular, path, &words).with_errno(errno.raw_os_error())
+        }
+        _ => failure,
+    }
 }
 
 pub(super) fn not_regular(path: &[u8]) -> botstead_bridge::Failure {
@@ -59,6 +83,7 @@ pub(super) fn not_regular(path: &[u8]) -> botstead_bridge::Failure {
 pub(super) struct Reading {
     fd: OwnedFd,
     path: Vec<u8>,
+    made_up: bool,
     buffers: Buffers,
     /// Sent first.
     head: Option<Head>,
@@ -86,16 +111,25 @@ enum Left {
 /// Opens a file and decides what is sent of it.
 pub(super) fn begin(request: ReadRequest) -> Result<Reading> {
     let (root, path) = locate(request.at)?;
-    let Opened { fd, stat, path } = open_regular(&root, &path)?;
+    let Opened {
+        fd,
+        stat,
+        path,
+        made_up,
+    } = open_regular(&root, &path)?;
+    let mut entry = entry(path.clone(), &stat);
+    if made_up {
+        entry.revision.clear();
+    }
     let expected = request.expected_revision;
-    if !expected.is_empty() && expected != revision(&stat) {
+    if !expected.is_empty() && expected != entry.revision {
         return Err(stale(&path));
     }
     let limit = (request.limit > 0).then_some(request.limit);
-    let entry = entry(path.clone(), &stat);
     let reading = Reading {
         fd,
         path,
+        made_up,
         buffers: Buffers::default(),
         head: None,
         begun: Bytes::new(),
@@ -112,6 +146,10 @@ pub(super) fn begin(request: ReadRequest) -> Result<Reading> {
             };
             reading.range(entry, range.offset, most)
         }
+        Some(Wanted::Last(length)) => {
+            let offset = entry.size.saturating_sub(length);
+            reading.range(entry, offset, length)
+        }
         None => reading.range(entry, 0, u64::MAX),
     }
 }
@@ -125,16 +163,15 @@ pub(super) fn stale(path: &[u8]) -> botstead_bridge::Failure {
 }
 
 impl Reading {
-    fn range(mut self, entry: Entry, offset: u64, most: u64) -> Result<Self> {
+    fn range(mut self, mut entry: Entry, offset: u64, most: u64) -> Result<Self> {
         let size = entry.size;
         let start = self.seek_to(offset)?;
         // What the kernel makes up while it is read has no size that means anything; such a file may
         // also stand on a filesystem that is not known to make things up.
-        let unsized_ = is_virtual(&self.fd).map_err(|errno| self.failed(errno))?;
-        if unsized_ || size == 0 {
+        if self.made_up || size == 0 {
             self.begun = self.chunk(most)?;
         }
-        let known = match (unsized_, size) {
+        let known = match (self.made_up, size) {
             (false, 0) => self.begun.is_empty().then_some(0),
             (false, size) => Some(size.saturating_sub(offset).min(most)),
             (true, _) => None,
@@ -146,7 +183,10 @@ impl Reading {
                 }
                 Left::Bytes(length)
             }
-            None => Left::AtMost(most),
+            None => {
+                entry.revision.clear();
+                Left::AtMost(most)
+            }
         };
         self.head = Some(Head {
             entry: Some(entry),
@@ -186,7 +226,7 @@ impl Reading {
     }
 
     fn failed(&self, errno: Errno) -> botstead_bridge::Failure {
-        failed("read", &self.path, errno)
+        unreadable(self.made_up, &self.path, errno)
     }
 
     fn too_large(&self) -> botstead_bridge::Failure {

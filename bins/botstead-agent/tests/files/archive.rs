@@ -161,6 +161,28 @@ async fn a_tree_survives_its_archive() {
 }
 
 #[tokio::test]
+async fn times_before_1970_survive_an_archive() {
+    let space = Space::new();
+    let times = [
+        ("/d/second", 1_500_000_000),
+        ("/d/1902", 2_145_916_800 * 1_000_000_000),
+    ];
+    for (path, before) in times {
+        let modified = UNIX_EPOCH - Duration::from_nanos(before);
+        space.put(path, "x");
+        let file = std::fs::File::open(space.host(path)).unwrap();
+        file.set_modified(modified).unwrap();
+    }
+    let (data, _) = archive(&space, "/d").await.unwrap();
+    let folder = unpack(&data);
+    for (path, before) in times {
+        let unpacked = std::fs::metadata(folder.path().join(&path[1..])).unwrap();
+        let modified = UNIX_EPOCH - Duration::from_nanos(before);
+        assert_eq!(unpacked.modified().unwrap(), modified, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn roots_files_and_links_are_archived() {
     let space = Space::new();
     space.put("/d/f", "content");

@@ -2,7 +2,7 @@
 
 use crate::support::{Space, failure, kind, received};
 use botstead_bridge::proto::read_request::{Lines, Part, Range};
-use botstead_bridge::proto::{Location, ReadRequest};
+use botstead_bridge::proto::{Location, ReadRequest, StatRequest};
 use botstead_bridge::{CHUNK_BYTES, FailureKind};
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -61,6 +61,63 @@ async fn ranges_are_read() {
             "{offset} {length}"
         );
         assert_eq!(head.offset, offset.min(i64::MAX as u64));
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_file_is_read() {
+    let space = Space::new();
+    let content = pattern(100_000);
+    space.put("/f", &content);
+    for (last, begin) in [(1, 99_999), (70_000, 30_000), (100_000, 0), (u64::MAX, 0)] {
+        let (head, data) = space.read_part("/f", Some(Part::Last(last))).await.unwrap();
+        assert!(data == content[begin..], "{last}");
+        assert_eq!(head.offset, begin as u64);
+    }
+    let (head, data) = space.read_part("/f", Some(Part::Last(0))).await.unwrap();
+    assert_eq!((head.length, data.len()), (Some(0), 0));
+}
+
+/// The root of the machine, where /proc is.
+async fn read_of_the_machine(
+    path: &'static str,
+    part: Option<Part>,
+) -> Result<Vec<u8>, FailureKind> {
+    let request = ReadRequest {
+        at: Some(Location {
+            path: path.into(),
+            ..Location::default()
+        }),
+        part,
+        ..ReadRequest::default()
+    };
+    let (head, data) = Space::new().read_as(request).await.map_err(|f| f.kind)?;
+    assert_eq!(head.entry.unwrap().revision, "", "{path}");
+    Ok(data)
+}
+
+#[tokio::test]
+async fn what_the_kernel_makes_up_has_no_revision_and_refuses_in_words() {
+    for path in [
+        "/proc/version",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+    ] {
+        assert!(!read_of_the_machine(path, None).await.unwrap().is_empty());
+    }
+    for part in [None, range(5, 5), lines(1, 1)] {
+        let refused = read_of_the_machine("/proc/self/mem", part).await;
+        assert_eq!(refused, Err(FailureKind::NotRegular), "{part:?}");
+    }
+    for follow in [false, true] {
+        let request = StatRequest {
+            at: Some(Location {
+                path: "/proc/version".into(),
+                ..Location::default()
+            }),
+            follow,
+        };
+        let entry = Space::new().files.stat(request).await.unwrap().into_inner();
+        assert_eq!(entry.revision, "");
     }
 }
 

@@ -2,8 +2,9 @@
 
 use crate::support::{Answer, Space, failure, kind};
 use botstead_bridge::FailureKind;
+use botstead_bridge::proto::search_reply::skipped::Reason;
 use botstead_bridge::proto::search_reply::{Done, Match, Part};
-use botstead_bridge::proto::{Location, SearchRequest};
+use botstead_bridge::proto::{self, Location, SearchRequest};
 use tonic::codegen::tokio_stream::StreamExt;
 
 fn request(space: &Space) -> SearchRequest {
@@ -185,7 +186,7 @@ async fn lines_are_found_with_their_context() {
     for (regex, expected) in [
         ("^th.*e$", vec!["3:[three]"]),
         (r"\bsix", vec!["6:[six]"]),
-        (r"^\w{3}$", vec!["1:[one]"]),
+        (r"^\w{3}$", vec!["1:[one]", "6:[six]"]),
     ] {
         let expected: Vec<_> = expected
             .into_iter()
@@ -214,6 +215,136 @@ async fn lines_are_found_with_their_context() {
             "7-seven needle"
         ]
     );
+}
+
+fn skipped(done: &Done) -> Vec<(String, Reason)> {
+    let skipped = done.skipped.iter();
+    skipped
+        .map(|file| {
+            (
+                String::from_utf8_lossy(&file.path).into_owned(),
+                file.reason(),
+            )
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn lines_end_in_a_line_feed_or_both() {
+    let space = Space::new();
+    space.put("/dos", "one needle\r\nneedle two\r\nthree needle");
+    space.put("/unix", "needle\nneedle x\n");
+    for (pattern, expected) in [
+        (
+            "needle$",
+            &["1:one [needle]", "3:three [needle]", "1:[needle]"][..],
+        ),
+        ("^needle", &["2:[needle] two", "1:[needle]", "2:[needle] x"]),
+        ("two.*$", &["2:needle [two]"]),
+    ] {
+        let request = SearchRequest {
+            pattern: pattern.to_owned(),
+            ..request(&space)
+        };
+        let (matches, _) = search(&space, request).await.unwrap();
+        let found: Vec<String> = matches.iter().flat_map(shown).collect();
+        assert_eq!(found, expected, "{pattern}");
+    }
+}
+
+#[tokio::test]
+async fn utf_16_and_files_of_any_size_are_searched() {
+    let space = Space::new();
+    // More matches than one piece gives: it goes on in the middle.
+    let text: String = (1..=3000)
+        .map(|n| format!("{n} \u{fc}ber needle\r\n"))
+        .collect();
+    let bytes = |mark: u16, to: fn(u16) -> [u8; 2]| {
+        let units = std::iter::once(mark).chain(text.encode_utf16());
+        units.flat_map(to).collect::<Vec<u8>>()
+    };
+    space.put("/le", bytes(0xfeff, u16::to_le_bytes));
+    space.put("/be", bytes(0xfeff, u16::to_be_bytes));
+    for path in ["/le", "/be"] {
+        let request = SearchRequest {
+            at: space.location(path),
+            pattern: "\u{fc}ber needle$".to_owned(),
+            ..request(&space)
+        };
+        let (matches, done) = search(&space, request).await.unwrap();
+        assert_eq!((matches.len(), done.skipped_files), (3000, 0), "{path}");
+        for (index, found) in matches.iter().enumerate() {
+            let line = &found.lines[0];
+            assert_eq!(line.number, index as u64 + 1);
+            assert_eq!(line.text, format!("{} \u{fc}ber needle", index + 1));
+        }
+    }
+    // Larger than was searched once.
+    let large = space.put("/large", "");
+    let mut file = std::io::BufWriter::new(std::fs::File::create(large).unwrap());
+    let block = "hay\n".repeat(1 << 18);
+    for _ in 0..65 {
+        std::io::Write::write_all(&mut file, block.as_bytes()).unwrap();
+    }
+    std::io::Write::write_all(&mut file, b"needle\n").unwrap();
+    drop(file);
+    let request = SearchRequest {
+        pattern: "^needle".to_owned(),
+        ..request(&space)
+    };
+    let (matches, done) = search(&space, request).await.unwrap();
+    assert_eq!((matches.len(), done.skipped_files), (1, 0));
+    assert_eq!(matches[0].lines[0].number, 65 * (1 << 18) + 1);
+}
+
+/// A pattern whose automaton does not fit into memory: nothing else waits for it.
+#[tokio::test]
+async fn a_slow_search_keeps_nobody_waiting() {
+    let space = Space::new();
+    for number in 0..20 {
+        space.put(&format!("/slow/{number}"), "ab".repeat(3000));
+    }
+    space.put("/tree/f", "x");
+    let slow = SearchRequest {
+        pattern: "[ab]{2000}c".to_owned(),
+        ..request(&space)
+    };
+    let mut running = Vec::new();
+    for _ in 0..3 {
+        let answer = space.files.clone().search(slow.clone()).await;
+        running.push(answer.unwrap().into_inner());
+    }
+    // Long jobs each, and all of them are done before any of the searches.
+    let copied = proto::CopyRequest {
+        root: space.root().into(),
+        from: "/tree".into(),
+        to: "/copy".into(),
+        recursive: true,
+        ..proto::CopyRequest::default()
+    };
+    space.files.clone().copy(copied).await.unwrap();
+    let all = proto::ListRequest {
+        at: space.location("/"),
+        recursive: true,
+        limit: 100,
+        ..proto::ListRequest::default()
+    };
+    // The files and their three directories, twice of the small one.
+    assert_eq!(space.list(all).await.unwrap().entries.len(), 20 + 3 + 2);
+    assert_eq!(space.remove("/copy", true).await.unwrap().removed, 2);
+    for stream in &mut running {
+        let next = futures_util::poll!(std::pin::pin!(stream.next()));
+        assert!(next.is_pending(), "the search was quick: {next:?}");
+    }
+    // The callers leave, and so do their searches: another one gets its turn.
+    drop(running);
+    let quick = SearchRequest {
+        at: space.location("/tree"),
+        pattern: "x".to_owned(),
+        ..request(&space)
+    };
+    let (matches, _) = search(&space, quick).await.unwrap();
+    assert_eq!(matches.len(), 1);
 }
 
 #[tokio::test]
@@ -246,10 +377,14 @@ async fn any_text_is_searched_and_nothing_else() {
     };
     assert_eq!(paths(&space, insensitive).await, ["/umlaut"]);
     let (matches, done) = search(&space, pattern("needle")).await.unwrap();
+    assert_eq!((done.files_searched, done.unreadable), (5, 0));
+    assert_eq!(done.skipped_files, 2);
     assert_eq!(
-        (done.files_searched, done.unreadable),
-        (7, 1),
-        "the endless line"
+        skipped(&done),
+        [
+            ("/binary".to_owned(), Reason::Binary),
+            ("/endless".to_owned(), Reason::LongLine)
+        ]
     );
     let line = &matches[1].lines[0];
     assert_eq!((line.text.len(), line.left_out), (4096, 9000 - 1024));
@@ -264,6 +399,23 @@ async fn any_text_is_searched_and_nothing_else() {
         ["/latin", "/marked", "/umlaut"],
         "and the binary one up to its zero"
     );
+    let (_, done) = search(
+        &space,
+        SearchRequest {
+            max_file_bytes: 100,
+            ..pattern("^")
+        },
+    )
+    .await
+    .unwrap();
+    let large = ("/large".to_owned(), Reason::TooLarge);
+    assert!(skipped(&done).contains(&large), "{done:?}");
+    let binary = SearchRequest {
+        at: space.location("/binary"),
+        ..pattern("needle")
+    };
+    let (matches, done) = search(&space, binary).await.unwrap();
+    assert_eq!((matches.len(), done.skipped_files), (1, 0), "it was named");
     let single = SearchRequest {
         at: space.location("/link"),
         ..pattern("needle")
@@ -290,6 +442,8 @@ async fn ignore_files_are_respected_where_asked() {
         b"/target\n*.log\n!keep.log\nsub/ignored/\nbad[\n\xff\n",
     );
     space.put("/repo/.ignore", "private\n");
+    space.put("/repo/.git/info/exclude", "mine\n!keep.log\n*.log\n");
+    space.put("/repo/marked/.gitignore", b"\xef\xbb\xbfghost\n");
     space.put("/repo/sub/.gitignore", "!special.log\r\nlocal\n");
     for path in [
         "/repo/.git/config",
@@ -303,6 +457,8 @@ async fn ignore_files_are_respected_where_asked() {
         "/repo/sub/special.log",
         "/repo/sub/local",
         "/repo/other/local",
+        "/repo/sub/mine",
+        "/repo/marked/ghost",
     ] {
         space.put(path, "needle\n");
     }
@@ -321,7 +477,7 @@ async fn ignore_files_are_respected_where_asked() {
     ];
     // The rules above the repository are not its own.
     assert_eq!(paths(&space, search("/repo", true)).await, kept);
-    assert_eq!(paths(&space, search("/repo", false)).await.len(), 11);
+    assert_eq!(paths(&space, search("/repo", false)).await.len(), 13);
     // From above, they are in force.
     assert_eq!(paths(&space, search("/", true)).await, kept[1..]);
     // From below, those above are in force too.

@@ -6,7 +6,7 @@ use botstead_bridge::proto::watch_reply::{Change, Event, Part, Ready};
 use botstead_bridge::proto::{WatchReply, WatchRequest};
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 use tonic::Streaming;
 use tonic::codegen::tokio_stream::StreamExt;
@@ -210,7 +210,7 @@ async fn a_watch_ends_with_its_directory() {
         Some(Kind::NotFound)
     );
     assert_eq!(
-        kind(watch(&space, "/f", true).await),
+        kind(watch(&space, "/f/", true).await),
         Some(Kind::NotADirectory)
     );
 }
@@ -300,29 +300,113 @@ async fn a_slow_reader_is_told_that_events_were_lost() {
         fs::create_dir(folder.join("sub")).unwrap();
     });
     work.await.unwrap();
-    let mut overflows = 0;
-    loop {
-        let next = tokio::time::timeout(Duration::from_secs(2), watch.0.next()).await;
-        match next {
-            Ok(Some(reply)) => {
-                if let Some(Part::Overflow(_)) = reply.unwrap().part {
-                    overflows += 1;
-                }
-            }
-            Ok(None) => panic!("it ended"),
-            Err(_) => break,
-        }
-    }
-    assert!(overflows > 0);
-    // It goes on, also in the directory whose making may have been lost.
-    fs::write(space.host("/w/sub/f"), "").unwrap();
     loop {
         match watch.next().await {
-            Some(Part::Event(event)) if event.path == "/w/sub/f" => break,
+            Some(Part::Overflow(_)) => break,
             Some(_) => {}
             None => panic!("it ended"),
         }
     }
+    // It goes on, also in the directory whose making may have been lost: once that is found again.
+    let told = async {
+        loop {
+            match watch.next().await {
+                Some(Part::Event(event)) if event.path == "/w/sub/f" => break,
+                Some(_) => {}
+                None => panic!("it ended"),
+            }
+        }
+    };
+    let writing = async {
+        loop {
+            fs::write(space.host("/w/sub/f"), "").unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = told => {}
+        () = writing => {}
+    }
+}
+
+#[tokio::test]
+async fn one_file_is_watched_through_replacements() {
+    let space = Space::new();
+    space.put("/w/f", "");
+    space.put("/w/other", "");
+    space.link("/link", "w/f");
+    let (mut file, ready) = watch(&space, "/link", false).await.unwrap();
+    assert_eq!((ready.directories, ready.truncated), (1, false));
+    let host = |path: &str| space.host(path);
+    fs::write(host("/w/other"), "x").unwrap();
+    fs::write(host("/w/f"), "x").unwrap();
+    fs::rename(host("/w/other"), host("/w/f")).unwrap();
+    fs::write(host("/w/more"), "x").unwrap();
+    fs::set_permissions(host("/w"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::remove_file(host("/w/f")).unwrap();
+    fs::create_dir(host("/w/f")).unwrap();
+    for expected in [
+        "modified /w/f",
+        "moved_to /w/f",
+        "removed /w/f",
+        "created /w/f/",
+    ] {
+        match file.next().await {
+            Some(Part::Event(event)) if words(&event) == expected => {}
+            Some(Part::Event(event)) if words(&event) == "modified /w/f" => {}
+            other => panic!("{other:?} for {expected}"),
+        }
+    }
+    assert_eq!(
+        kind(watch(&space, "/w/more/", false).await),
+        Some(FailureKind::NotADirectory)
+    );
+    assert_eq!(
+        kind(watch(&space, "/w/none", false).await),
+        Some(FailureKind::NotFound)
+    );
+}
+
+#[tokio::test]
+async fn watches_of_the_same_share_one_instance_and_tell_each() {
+    // Descriptors of an instance that watches a certain directory.
+    let watching = |path: &std::path::Path| {
+        let inode = format!(" ino:{:x} ", fs::metadata(path).unwrap().ino());
+        let all = fs::read_dir("/proc/self/fdinfo").unwrap();
+        let infos = all.filter_map(|fd| fs::read_to_string(fd.unwrap().path()).ok());
+        let of_inotify = infos.filter(|info| {
+            let mut lines = info.lines().filter(|line| line.starts_with("inotify "));
+            lines.any(|line| line.contains(&inode))
+        });
+        of_inotify.count()
+    };
+    let space = Space::new();
+    space.put("/w/sub/f", "");
+    let mut many = Vec::new();
+    for _ in 0..8 {
+        many.push(watch(&space, "/w", true).await.unwrap().0);
+    }
+    let (mut deeper, _) = watch(&space, "/w/sub", false).await.unwrap();
+    fs::create_dir(space.host("/w/once")).unwrap();
+    let (_once, _) = watch(&space, "/w/once", false).await.unwrap();
+    let shared = watching(&space.host("/w/once"));
+    assert!(shared >= 10, "{shared} descriptors of that instance");
+    let space = &space;
+    let mark = |name: &str| drop(fs::write(space.host(format!("/w/sub/{name}")), "x"));
+    mark("one");
+    for watch in &mut many {
+        watch.until("/w/sub/one").await;
+    }
+    deeper.until("/w/sub/one").await;
+    // The end of one is not that of the others.
+    many.truncate(2);
+    mark("two");
+    for watch in &mut many {
+        watch.until("/w/sub/two").await;
+    }
+    drop(many);
+    mark("three");
+    deeper.until("/w/sub/three").await;
 }
 
 #[tokio::test]

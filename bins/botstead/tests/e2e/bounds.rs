@@ -239,3 +239,20 @@ async fn a_pull_is_given_up_before_it_takes_the_last_of_the_disk() {
     let workspace = server.client.running().await;
     assert_eq!(workspace.sh("echo fine").await, "fine");
 }
+
+#[tokio::test]
+async fn a_device_that_cannot_be_given_is_refused_before_the_stream_begins() {
+    let mut server = Server::start().await;
+    server.terminate();
+    let devices = "[\"botstead.test/none=0\"]";
+    server
+        .run(&[("BOTSTEAD_WORKSPACE__ALLOWED_DEVICES", devices)])
+        .await;
+    let client = &server.client;
+    let workspace = client.workspace(&client.bot().await);
+    let device = json!({"image": IMAGE, "gpu": {"devices": ["botstead.test/none=0"]}});
+    let refused = refusal(&workspace, device).await;
+    assert_eq!(refused["status"], 422, "{refused}");
+    let said = refused["message"].as_str().unwrap();
+    assert!(said.contains("botstead.test/none=0"), "{said}");
+}

@@ -17,7 +17,12 @@ impl Workspace {
     }
 
     pub(crate) async fn import(&self, archive: Vec<u8>, mode: &str) -> Answer {
-        let call = format!("{}/data/import?mode={mode}", self.path);
+        self.import_with(archive, &format!("mode={mode}")).await
+    }
+
+    /// With this query.
+    async fn import_with(&self, archive: Vec<u8>, query: &str) -> Answer {
+        let call = format!("{}/data/import?{query}", self.path);
         let form = Form::new().part("file", Part::bytes(archive).file_name("data.tar"));
         let request = self.client.request(Method::POST, &call).multipart(form);
         let answer = request.send().await.unwrap();
@@ -244,6 +249,19 @@ fn tar_of(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
     bytes
 }
 
+/// A tar of a file with this record in its extended header.
+fn tar_with(key: &str, value: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_pax_extensions([(key, value)]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_size(0);
+    header.set_mode(0o644);
+    builder
+        .append_data(&mut header, "marked", &b""[..])
+        .unwrap();
+    builder.into_inner().unwrap()
+}
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut child = std::process::Command::new("gzip")
         .arg("-9")
@@ -311,17 +329,34 @@ async fn a_bad_archive_changes_nothing() {
         );
         assert_eq!(workspace.picture().await, picture, "{what}");
     }
-    let bomb = gzip(&tar_of(&[(
-        "data/bomb",
-        Kind::Regular,
-        "",
-        &vec![0; 512 << 20],
-    )]));
-    assert!(bomb.len() < 4 << 20);
+    // More than any disk here has room for.
+    let mut bomb = tar::Header::new_ustar();
+    bomb.set_path("data/bomb").unwrap();
+    bomb.set_size(1 << 50);
+    bomb.set_cksum();
     workspace
-        .import(bomb, "replace")
+        .import(gzip(bomb.as_bytes()), "replace")
         .await
-        .refused(422, "archive_refused");
+        .refused(507, "insufficient_storage");
+    // What the kernel or the disk does not take is said before anything is touched.
+    let value = "7".repeat(60_000);
+    for (key, value) in [
+        ("SCHILY.xattr.user.large", value.as_bytes()),
+        ("SCHILY.xattr.security.capability", b"what"),
+        (
+            "SCHILY.xattr.system.posix_acl_access",
+            b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff",
+        ),
+    ] {
+        let answer = workspace.import(tar_with(key, value), "merge").await;
+        let detail = answer.body["detail"].to_string();
+        answer.refused(422, "archive_refused");
+        assert!(
+            detail.contains("entry 1 ") && detail.contains("marked"),
+            "{detail}"
+        );
+        assert_eq!(workspace.picture().await, picture, "{key}");
+    }
     // Every cut of a good one.
     let mut random = vec![0_u8; 300 << 10];
     let mut state = 1_u32;
@@ -347,4 +382,83 @@ async fn a_bad_archive_changes_nothing() {
     workspace.import(whole, "replace").await.ok();
     workspace.reachable().await;
     assert_eq!(workspace.sh("ls /data").await, "random");
+}
+
+#[tokio::test]
+async fn what_a_workspace_exports_it_imports_again() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    workspace
+        .sh(
+            "cd /data; dd if=/dev/zero of=zeros bs=1M count=310 2>/dev/null; \
+             busybox fallocate -l 64M given; busybox truncate -s 2T sparse; printf end >> sparse",
+        )
+        .await;
+    let sizes = "cd /data; stat -c '%n %s' given sparse zeros; tail -c 3 sparse; \
+                 test $(du -k sparse | cut -f1) -lt 1000 && echo small";
+    let expected = workspace.sh(sizes).await;
+    assert!(expected.ends_with("endsmall"), "{expected}");
+    for format in ["tar.zst", "tar.gz"] {
+        let archive = workspace.export_as(format).await;
+        assert!(archive.len() < 1 << 20, "{}", archive.len());
+        let other = server.client.running().await;
+        let answer = other.import(archive, "replace").await.ok();
+        assert_eq!(answer["imported"], true, "{answer}");
+        other.reachable().await;
+        assert_eq!(other.sh(sizes).await, expected, "{format}");
+        // What was given without anything in it takes no room again.
+        assert_eq!(other.sh("du -k /data/given | cut -f1").await, "0");
+    }
+}
+
+#[tokio::test]
+async fn an_import_gives_everything_to_whom_it_shall_belong() {
+    use tar::EntryType::{Directory, Regular};
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let archive = tar_of(&[
+        ("implied/inner/file", Regular, "", b"x"),
+        ("own", Directory, "", b""),
+    ]);
+    let owners = "cd /data; stat -c '%n %u:%g' implied implied/inner implied/inner/file own";
+    let all = |owner: &str| {
+        format!("implied {owner}\nimplied/inner {owner}\nimplied/inner/file {owner}\nown {owner}")
+    };
+    for (query, expected) in [
+        ("mode=replace&as_user=bot", "1000:1000"),
+        ("mode=replace&as_user=7:8", "7:8"),
+        ("mode=replace&as_user=7", "7:0"),
+        // Of the workspace itself: root in this image.
+        ("mode=replace&as_user=", "0:0"),
+        ("mode=replace&as_user=bot:root", "1000:0"),
+        ("mode=replace", "0:0"),
+    ] {
+        workspace.import_with(archive.clone(), query).await.ok();
+        workspace.reachable().await;
+        assert_eq!(workspace.sh(owners).await, all(expected), "{query}");
+    }
+    workspace.detached(json!(["sleep", "1000"])).await;
+    let refused = workspace
+        .import_with(archive.clone(), "as_user=nobody")
+        .await;
+    refused.refused(422, "no_such_user");
+    // Nothing was even stopped.
+    assert_eq!(workspace.sh("ps | grep -c '[s]leep 1000'").await, "1");
+
+    // Where the image has a user of its own, what the archive only implies is that user's.
+    let binary = std::path::Path::new("/bin/busybox");
+    let image = botstead_image_fixtures::busybox_builder(binary, &[]).unwrap();
+    let image = image.config("User", json!("bot")).build();
+    let reference = "localhost/test/users:latest";
+    let mut bytes = Vec::new();
+    botstead_image_fixtures::oci_archive(&mut bytes, &[(Some(reference), &image)], None).unwrap();
+    assert_eq!(server.client.import(bytes).await.status, 201);
+    let other = server.client.workspace(&server.client.bot().await);
+    other.create(json!({"image": reference})).await;
+    other.import_with(archive, "mode=replace").await.ok();
+    other.reachable().await;
+    assert_eq!(
+        other.sh(owners).await,
+        "implied 1000:1000\nimplied/inner 1000:1000\nimplied/inner/file 0:0\nown 0:0"
+    );
 }

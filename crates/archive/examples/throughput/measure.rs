@@ -227,7 +227,7 @@ pub fn imports(scratch: &Path, compression: Compression, rounds: u32) -> Result<
                 checked.apply(
                     File::open(&to)?,
                     ApplyMode::Merge,
-                    Ownership::Archive,
+                    Ownership::ARCHIVE,
                     &progress,
                 )?;
                 measured.ours.push(clock.stop()?);

@@ -1,7 +1,8 @@
 //! Making one entry beneath the destination, in place of whatever is there, with its metadata.
 
-use super::Ownership;
-use crate::attributes::{ACCESS_LIST, Attribute, DEFAULT_LIST, classify};
+use super::{Owner, Ownership};
+use crate::attributes::{ACCESS_LIST, Attribute, DEFAULT_LIST, classify, refusal};
+use crate::error::Refusal;
 use crate::format::Time;
 use botstead_overlay::beneath;
 use botstead_overlay::remove::remove;
@@ -17,8 +18,8 @@ use std::ffi::{CStr, CString};
 /// Why an entry could not be made.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// It lies beneath a symbolic link of the destination.
-    Link,
+    /// The destination cannot have it.
+    Refused(Refusal),
     Failed(&'static str, Errno),
 }
 
@@ -143,11 +144,17 @@ impl<'a> Places<'a> {
     }
 
     pub(super) fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
+        if path == target {
+            return Ok(());
+        }
         let (directory, name) = split(target)?;
         let new = self.enter(path)?;
         let from = trying("link", self.targets.go(directory))?;
         let link = |to: &OwnedFd, new: &CStr| linkat(from, &name, to, new, AtFlags::empty());
-        make(&self.way.here, &new, link)
+        make(&self.way.here, &new, link).map_err(|trouble| match trouble {
+            Trouble::Failed(_, Errno::MLINK) => Trouble::Refused(Refusal::ManyLinks),
+            trouble => trouble,
+        })
     }
 
     pub(super) fn symlink(
@@ -156,7 +163,12 @@ impl<'a> Places<'a> {
         target: &[u8],
         metadata: &Metadata<'_>,
     ) -> Result<()> {
-        let (name, ()) = self.make(path, |parent, name| symlinkat(target, parent, name))?;
+        let made = self.make(path, |parent, name| symlinkat(target, parent, name));
+        let (name, ()) = made.map_err(|trouble| match trouble {
+            // Some filesystems take less than the kernel: XFS 1,024 bytes.
+            Trouble::Failed(_, Errno::NAMETOOLONG) => Trouble::Refused(Refusal::LinkTarget),
+            trouble => trouble,
+        })?;
         self.finish_place(&name, metadata, false)
     }
 
@@ -173,7 +185,7 @@ impl<'a> Places<'a> {
     pub(super) fn finish(&self, file: &OwnedFd, metadata: &Metadata<'_>) -> Result<()> {
         let (uid, gid) = self.owner(metadata);
         trying("set the owner of", fchown(file, uid, gid))?;
-        set_attributes(&Attributes::of(file), metadata)?;
+        set_attributes(&Attributes::of(file), metadata, file)?;
         trying("set the mode of", fchmod(file, mode(metadata.mode)))?;
         trying("set the time of", futimens(file, &times(metadata.modified)))
     }
@@ -188,7 +200,7 @@ impl<'a> Places<'a> {
         if with_mode {
             self.disinherit(&attributes, false)?;
         }
-        set_attributes(&attributes, metadata)?;
+        set_attributes(&attributes, metadata, &self.way.here)?;
         if with_mode {
             let path = format!("/proc/self/fd/{}", place.as_raw_fd());
             trying("set the mode of", chmod(path, mode(metadata.mode)))?;
@@ -237,7 +249,7 @@ impl<'a> Places<'a> {
                 Err(Errno::NOTDIR) => {
                     let stat = trying(OPERATION, stat_at(&directory, &name))?;
                     if kind(&stat) == FileType::Symlink {
-                        return Err(Trouble::Link);
+                        return Err(Trouble::Refused(Refusal::BeneathLink));
                     }
                     remove(&directory, &name).and_then(|()| self.make_one(&directory, &name))
                 }
@@ -251,10 +263,7 @@ impl<'a> Places<'a> {
     fn make_one(&self, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
         mkdirat(parent, name, Mode::RWXU)?;
         let directory = beneath::open(parent, name.to_bytes(), DIRECTORY)?;
-        let (uid, gid) = match self.ownership {
-            Ownership::Archive => (0, 0),
-            Ownership::Fixed { uid, gid } => (uid, gid),
-        };
+        let Owner { uid, gid } = self.ownership.implied;
         fchown(
             &directory,
             Some(Uid::from_raw(uid)),
@@ -283,10 +292,10 @@ impl<'a> Places<'a> {
     }
 
     fn owner(&self, metadata: &Metadata<'_>) -> (Option<Uid>, Option<Gid>) {
-        let (uid, gid) = match self.ownership {
-            Ownership::Archive => (metadata.uid, metadata.gid),
-            Ownership::Fixed { uid, gid } => (uid, gid),
-        };
+        let Owner { uid, gid } = self.ownership.entries.unwrap_or(Owner {
+            uid: metadata.uid,
+            gid: metadata.gid,
+        });
         (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
     }
 }
@@ -309,10 +318,17 @@ fn has_default_list(directory: &OwnedFd) -> bool {
     list.is_ok_and(|list| Attributes::of(directory).get(&list).is_ok())
 }
 
-fn set_attributes(attributes: &Attributes<'_>, metadata: &Metadata<'_>) -> Result<()> {
+/// `disk` is on the same filesystem.
+fn set_attributes(
+    attributes: &Attributes<'_>,
+    metadata: &Metadata<'_>,
+    disk: &OwnedFd,
+) -> Result<()> {
     for (name, value) in &metadata.attributes {
-        let set = attributes.set(&cstring(name)?, value);
-        trying("set an attribute of", set)?;
+        attributes.set(&cstring(name)?, value).map_err(|errno| {
+            let failed = || Trouble::Failed("set an attribute of", errno);
+            refusal(errno, disk).map_or_else(failed, Trouble::Refused)
+        })?;
     }
     Ok(())
 }

@@ -2,13 +2,14 @@
 
 mod ahead;
 mod gzip;
+mod members;
 
 pub(crate) use ahead::Ahead;
 
 use crate::source::Source;
-use flate2::bufread::MultiGzDecoder;
 use gzip::ParallelGzip;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use members::{Gzip, Zstd};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::num::NonZero;
 
 /// What is read from a file or a decoder at once.
@@ -98,29 +99,20 @@ impl<W: Write> Write for Sink<W> {
     }
 }
 
-/// The largest window of zstd that is taken: 128 MiB of memory, what `zstd --ultra` uses.
-const WINDOW_LOG: u32 = 27;
-
-/// What unpacks an archive, by how it begins, from its start; and its packed length.
-pub(crate) fn unpack<'a, R>(file: &'a mut R) -> io::Result<(Box<dyn Read + Send + 'a>, u64)>
+/// What unpacks an archive, by how it begins, from its start.
+pub(crate) fn unpack<'a, R>(file: &'a mut R) -> io::Result<Box<dyn Read + Send + 'a>>
 where
     R: Read + Seek + Send,
 {
-    let length = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
     let mut magic = Vec::new();
     file.by_ref().take(4).read_to_end(&mut magic)?;
     file.rewind()?;
     let source = BufReader::with_capacity(READ, Source(file));
-    let decoder: Box<dyn Read + Send + 'a> = match magic[..] {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(source)),
+    Ok(match magic[..] {
+        [0x1f, 0x8b, ..] => Box::new(Gzip::new(source)),
         // A frame, or one that is to be skipped, as pzstd begins with.
-        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
-            let mut decoder = zstd::Decoder::with_buffer(source)?;
-            decoder.window_log_max(WINDOW_LOG)?;
-            Box::new(decoder)
-        }
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Box::new(Zstd::new(source)?),
         _ => Box::new(source),
-    };
-    Ok((decoder, length))
+    })
 }

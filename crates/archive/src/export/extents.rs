@@ -12,6 +12,13 @@ use rustix::io::Errno;
 /// 4 KiB is written with that much more.
 const SMALL_HOLE: u64 = 64 << 10;
 
+/// Whether it is worth to ask where a file has data. One that takes all its blocks may have been given them
+/// without anything written into them, such as by fallocate(2).
+pub(super) fn are_worth(size: u64, blocks: u64) -> bool {
+    // 512 is the unit of the number, whatever the filesystem's blocks.
+    size > SMALL_HOLE || blocks.saturating_mul(512) < size
+}
+
 /// The pieces that hold data; none when all of it does, or the filesystem does not tell.
 pub(super) fn find(file: &OwnedFd, size: u64, path: &[u8]) -> Result<Option<Vec<Extent>>, Error> {
     for least_hole in [1, SMALL_HOLE] {

@@ -256,8 +256,7 @@ impl<W: Write> Exporter<'_, W> {
         };
         let attributes = self.attributes(&Attributes::of(&file), path)?;
         let size = stat.stx_size;
-        // 512 is the unit of the number, whatever the filesystem's blocks.
-        let extents = if stat.stx_blocks.saturating_mul(512) < size {
+        let extents = if extents::are_worth(size, stat.stx_blocks) {
             extents::find(&file, size, path)?
         } else {
             None

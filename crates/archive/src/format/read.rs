@@ -16,6 +16,10 @@ use tar::{GnuExtSparseHeader, Header};
 
 type Block = [u8; BLOCK];
 
+/// A directory of `tar -g`, with the names that it had as its data: they say what to delete from an
+/// older state, which no import has.
+const DIRECTORY_WITH_NAMES: u8 = b'D';
+
 /// What extended headers say of the entry that follows.
 #[derive(Debug, Default)]
 struct Extended {
@@ -26,12 +30,18 @@ struct Extended {
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    modified: Option<Time>,
+    common: Common,
     attributes: Vec<(Vec<u8>, Vec<u8>)>,
     sparse: Sparse,
     has_pax: bool,
+}
+
+/// What one extended header may say of the next entry, or a global one of all that follow.
+#[derive(Debug, Default)]
+struct Common {
+    uid: Option<u32>,
+    gid: Option<u32>,
+    modified: Option<Time>,
 }
 
 #[derive(Debug, Default)]
@@ -50,10 +60,11 @@ pub(crate) struct Reader<'a, R> {
     input: R,
     limits: &'a Limits,
     progress: &'a Progress,
-    /// How far the input was read, and how far it may be.
+    /// From global headers.
+    common: Common,
+    /// How far the input was read, and how much of that was no file's data.
     position: u64,
-    most: u64,
-    beyond: Limit,
+    other: u64,
     /// Of the present entry.
     number: u64,
     name: Vec<u8>,
@@ -61,24 +72,25 @@ pub(crate) struct Reader<'a, R> {
     left: u64,
     padding: usize,
     given: usize,
+    /// Whether that is a file's.
+    is_content: bool,
 }
 
 impl<'a, R: BufRead> Reader<'a, R> {
-    /// `length` is that of the packed archive.
-    pub(crate) fn new(input: R, length: u64, limits: &'a Limits, progress: &'a Progress) -> Self {
-        let (most, beyond) = limits.unpacked(length);
+    pub(crate) fn new(input: R, limits: &'a Limits, progress: &'a Progress) -> Self {
         Self {
             input,
             limits,
             progress,
+            common: Common::default(),
             position: 0,
-            most,
-            beyond,
+            other: 0,
             number: 0,
             name: Vec::new(),
             left: 0,
             padding: 0,
             given: 0,
+            is_content: false,
         }
     }
 
@@ -105,8 +117,7 @@ impl<'a, R: BufRead> Reader<'a, R> {
     /// The next entry, behind what is left of the present one; none at the end, when nothing but
     /// zeros follows.
     pub(crate) fn next(&mut self) -> Result<Option<Member>, Error> {
-        while !self.data(u64::MAX)?.is_empty() {}
-        self.skip(self.padding)?;
+        self.pass()?;
         self.number += 1;
         self.name.clear();
         let mut extended = Extended::default();
@@ -128,7 +139,8 @@ impl<'a, R: BufRead> Reader<'a, R> {
                 }));
             }
             match block[156] {
-                b'x' => {
+                // Solaris' tar calls it X.
+                b'x' | b'X' => {
                     if extended.has_pax {
                         return Err(self.refuse(Refusal::Extension("two follow each other")));
                     }
@@ -139,7 +151,19 @@ impl<'a, R: BufRead> Reader<'a, R> {
                 }
                 b'g' => {
                     let records = self.extended(&block)?;
-                    global(&records).map_err(|reason| self.refuse(reason))?;
+                    let read = self.common.global(&records);
+                    read.map_err(|reason| self.refuse(reason))?;
+                }
+                // The volume's label, from `tar -V`.
+                b'V' => {
+                    let size = unsigned(&Header::from_byte_slice(&block).as_old().size);
+                    self.left = size.ok_or_else(|| self.refuse(Refusal::Field("size")))?;
+                    self.padding = padding(self.left);
+                    self.is_content = false;
+                    self.pass()?;
+                    extended = Extended::default();
+                    pending = false;
+                    continue;
                 }
                 flag @ (b'L' | b'K') => {
                     let mut long = self.extended(&block)?;
@@ -159,6 +183,13 @@ impl<'a, R: BufRead> Reader<'a, R> {
         }
     }
 
+    /// Passes over what is left of the present entry.
+    fn pass(&mut self) -> Result<(), Error> {
+        while !self.data(u64::MAX)?.is_empty() {}
+        let padding = std::mem::take(&mut self.padding);
+        self.skip(padding)
+    }
+
     /// The next piece of the present entry's data, of at most so many bytes; empty at its end. Pieces
     /// of sparse files follow each other without their holes.
     pub(crate) fn data(&mut self, most: u64) -> Result<&[u8], Error> {
@@ -169,7 +200,7 @@ impl<'a, R: BufRead> Reader<'a, R> {
         }
         let available = self.fill()?;
         let length = usize::try_from(most).map_or(available, |most| most.min(available));
-        self.took(length)?;
+        self.took(length, self.is_content)?;
         self.left -= length as u64;
         self.given = length;
         // What was filled above is still there.
@@ -187,6 +218,10 @@ impl<'a, R: BufRead> Reader<'a, R> {
             .map_err(|reason| self.refuse(reason))?;
         self.left = member.size;
         self.padding = padding(self.left);
+        self.is_content = member.kind == Kind::File;
+        if !self.is_content {
+            member.size = 0;
+        }
         if let Some((map, size)) = self.map(header, extended.sparse)? {
             // The map of format 1.0 is a part of the data.
             let extents = map.finish(size, self.left);
@@ -209,7 +244,7 @@ impl<'a, R: BufRead> Reader<'a, R> {
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'3' | b'4' => return Err(Refusal::Device),
-            b'5' => Kind::Directory,
+            b'5' | DIRECTORY_WITH_NAMES => Kind::Directory,
             b'6' => Kind::Fifo,
             flag => return Err(Refusal::UnknownType(flag.into())),
         };
@@ -217,14 +252,16 @@ impl<'a, R: BufRead> Reader<'a, R> {
             Some(size) => size,
             None => unsigned(&old.size).ok_or(Refusal::Field("size"))?,
         };
-        if size > 0 && kind != Kind::File {
+        let has_data = kind == Kind::File || old.linkflag[0] == DIRECTORY_WITH_NAMES;
+        if size > 0 && !has_data {
             return Err(Refusal::UnexpectedData);
         }
+        let (own, all) = (&extended.common, &self.common);
         let owner = |given: Option<u32>, field: &[u8], name| match given {
             Some(owner) => Ok(owner),
             None => unsigned(field).and_then(id).ok_or(Refusal::Field(name)),
         };
-        let modified = match extended.modified {
+        let modified = match own.modified.or(all.modified) {
             Some(time) => time,
             None => Time {
                 seconds: number(&old.mtime).ok_or(Refusal::Field("mtime"))?,
@@ -239,8 +276,8 @@ impl<'a, R: BufRead> Reader<'a, R> {
             kind,
             // Twelve bits.
             mode: u32::try_from(mode).unwrap_or(0),
-            uid: owner(extended.uid, &old.uid, "uid")?,
-            gid: owner(extended.gid, &old.gid, "gid")?,
+            uid: owner(own.uid.or(all.uid), &old.uid, "uid")?,
+            gid: owner(own.gid.or(all.gid), &old.gid, "gid")?,
             modified,
             size,
             extents: None,
@@ -317,7 +354,7 @@ impl<'a, R: BufRead> Reader<'a, R> {
             let piece = self.input.fill_buf().map_err(Error::ReadArchive)?;
             content.extend_from_slice(&piece[..available]);
             self.input.consume(available);
-            self.took(available)?;
+            self.took(available, false)?;
         }
         self.skip(padding(size as u64))?;
         Ok(content)
@@ -331,7 +368,7 @@ impl<'a, R: BufRead> Reader<'a, R> {
             let piece = self.input.fill_buf().map_err(Error::ReadArchive)?;
             block[filled..filled + available].copy_from_slice(&piece[..available]);
             self.input.consume(available);
-            self.took(available)?;
+            self.took(available, false)?;
             filled += available;
         }
         Ok(block)
@@ -341,7 +378,7 @@ impl<'a, R: BufRead> Reader<'a, R> {
         while bytes > 0 {
             let available = self.fill()?.min(bytes);
             self.input.consume(available);
-            self.took(available)?;
+            self.took(available, false)?;
             bytes -= available;
         }
         Ok(())
@@ -361,7 +398,7 @@ impl<'a, R: BufRead> Reader<'a, R> {
                 Err(error) => return Err(self.unreadable(error)),
             };
             self.input.consume(length);
-            self.took(length)?;
+            self.took(length, false)?;
         }
     }
 
@@ -374,11 +411,16 @@ impl<'a, R: BufRead> Reader<'a, R> {
         }
     }
 
-    fn took(&mut self, bytes: usize) -> Result<(), Error> {
+    fn took(&mut self, bytes: usize, is_content: bool) -> Result<(), Error> {
         self.position += bytes as u64;
         self.progress.advance(bytes)?;
-        if self.position > self.most {
-            return Err(self.refuse(Refusal::Limit(self.beyond)));
+        if is_content {
+            return Ok(());
+        }
+        self.other += bytes as u64;
+        if self.other > self.limits.other_bytes {
+            let limit = Limit::OtherBytes(self.limits.other_bytes);
+            return Err(self.refuse(Refusal::Limit(limit)));
         }
         Ok(())
     }
@@ -410,10 +452,9 @@ impl Extended {
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
         let decimal = || pax::decimal(value).ok_or(Refusal::Extension("no number"));
-        let owner = || {
-            let number = pax::decimal(value).and_then(id);
-            number.ok_or(Refusal::Extension("no user's or group's number"))
-        };
+        if self.common.record(key, value)? {
+            return Ok(());
+        }
         if let Some(name) = key.strip_prefix(RECORD) {
             self.attributes.push((decode(name), value.to_vec()));
             return Ok(());
@@ -422,12 +463,6 @@ impl Extended {
             b"path" => self.name = Some(value.to_vec()),
             b"linkpath" => self.link = Some(value.to_vec()),
             b"size" => self.size = Some(decimal()?),
-            b"uid" => self.uid = Some(owner()?),
-            b"gid" => self.gid = Some(owner()?),
-            b"mtime" => {
-                let time = pax::parse_time(value).ok_or(Refusal::Extension("no time"))?;
-                self.modified = Some(time);
-            }
             b"GNU.sparse.major" => self.sparse.major = Some(decimal()?),
             b"GNU.sparse.minor" => self.sparse.minor = Some(decimal()?),
             b"GNU.sparse.name" => self.sparse.name = Some(value.to_vec()),
@@ -478,21 +513,50 @@ fn charset(name: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// A global header may say what does not matter here, such as git's comment; what would change all
-/// entries is refused.
-fn global(data: &[u8]) -> Result<(), Refusal> {
-    for record in pax::records(data) {
-        let (key, value) = record.ok_or(Refusal::Extension("a record is malformed"))?;
+impl Common {
+    /// Takes a record that may be for all entries; false when it is none of these. One without value
+    /// takes back what was said before.
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<bool, Refusal> {
+        let owner = || match value {
+            b"" => Ok(None),
+            value => match pax::decimal(value).and_then(id) {
+                Some(id) => Ok(Some(id)),
+                None => Err(Refusal::Extension("no user's or group's number")),
+            },
+        };
         match key {
-            b"hdrcharset" => charset(value)?,
-            b"path" | b"linkpath" | b"size" | b"uid" | b"gid" | b"mtime" => {
-                return Err(Refusal::Extension("it is for all entries"));
+            b"uid" => self.uid = owner()?,
+            b"gid" => self.gid = owner()?,
+            b"mtime" if value.is_empty() => self.modified = None,
+            b"mtime" => {
+                let time = pax::parse_time(value).ok_or(Refusal::Extension("no time"))?;
+                self.modified = Some(time);
             }
-            _ if key.starts_with(RECORD) || key.starts_with(b"GNU.sparse.") => {
-                return Err(Refusal::Extension("it is for all entries"));
-            }
-            _ => {}
+            _ => return Ok(false),
         }
+        Ok(true)
     }
-    Ok(())
+
+    /// A global header: owners and times for all entries that follow and say nothing else, and what does
+    /// not matter here, such as git's comment. What would give all entries one name, size or content is
+    /// refused.
+    fn global(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        for record in pax::records(data) {
+            let (key, value) = record.ok_or(Refusal::Extension("a record is malformed"))?;
+            if self.record(key, value)? {
+                continue;
+            }
+            match key {
+                b"hdrcharset" => charset(value)?,
+                b"path" | b"linkpath" | b"size" => {
+                    return Err(Refusal::Extension("it is for all entries"));
+                }
+                _ if key.starts_with(RECORD) || key.starts_with(b"GNU.sparse.") => {
+                    return Err(Refusal::Extension("it is for all entries"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }

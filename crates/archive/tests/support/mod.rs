@@ -18,6 +18,7 @@ pub use overlay::{Picture, Stack, attributes, changes, set};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Cursor;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -97,9 +98,11 @@ pub fn check_bytes(archive: &[u8]) -> Result<Checked<Cursor<&[u8]>>, Error> {
 
 /// Checks and applies.
 pub fn unpack(archive: &[u8], to: &Path, mode: ApplyMode) -> Result<Content, Error> {
-    let mut checked = check_bytes(archive)?;
     let to = File::open(to).unwrap();
-    checked.apply(to, mode, Ownership::Archive, &Progress::new())?;
+    let mut options = options();
+    options.scratch = Some(to.as_fd());
+    let mut checked = check(Cursor::new(archive), &options, &Progress::new())?;
+    checked.apply(to, mode, Ownership::ARCHIVE, &Progress::new())?;
     Ok(checked.content().clone())
 }
 

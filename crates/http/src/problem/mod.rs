@@ -38,6 +38,7 @@ pub(crate) struct Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Rare {
     allow: Option<String>,
+    size: Option<u64>,
     unavailable: Vec<&'static str>,
     cause: Option<String>,
 }
@@ -110,6 +111,13 @@ impl Problem {
     #[must_use]
     pub(crate) fn allowing(mut self, methods: String) -> Self {
         self.rare.allow = Some(methods);
+        self
+    }
+
+    /// Tells the size of what a range was asked of.
+    #[must_use]
+    pub(crate) fn of_size(mut self, bytes: u64) -> Self {
+        self.rare.size = Some(bytes);
         self
     }
 
@@ -191,6 +199,9 @@ impl Problem {
         }
         if let Some(methods) = &self.rare.allow {
             reply.insert_header((header::ALLOW, methods.as_str()));
+        }
+        if let Some(size) = self.rare.size {
+            reply.insert_header((header::CONTENT_RANGE, format!("bytes */{size}")));
         }
     }
 }

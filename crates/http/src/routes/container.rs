@@ -10,10 +10,10 @@ use crate::shapes::LimitsShape;
 use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, post, put, web};
-use botstead_types::{BotId, CdiDevice, InvalidValue, Limits, VersionNumber};
+use botstead_types::{BotId, CdiDevice, ImageRef, InvalidValue, Limits, VersionNumber};
 use botstead_workspace::{
-    AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, OutOfMemory,
-    PullPolicy, WorkspaceInfo,
+    AgentInfo, CreateEvent, CreateRequest, CreatedWorkspace, DeleteRequest, ImageChange,
+    OutOfMemory, PullPolicy, WorkspaceInfo,
 };
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -74,6 +74,13 @@ enum Pull {
     Always,
 }
 
+fn policy(pull: Option<Pull>) -> PullPolicy {
+    match pull {
+        None | Some(Pull::IfNotPresent) => PullPolicy::IfNotPresent,
+        Some(Pull::Always) => PullPolicy::Always,
+    }
+}
+
 impl TryFrom<CreateContainer> for CreateRequest {
     type Error = InvalidValue;
 
@@ -90,10 +97,7 @@ impl TryFrom<CreateContainer> for CreateRequest {
             image: filled(body.image).map(|image| image.parse()).transpose()?,
             devices: devices.transpose()?,
             limits: limits.transpose()?,
-            pull: match body.pull {
-                None | Some(Pull::IfNotPresent) => PullPolicy::IfNotPresent,
-                Some(Pull::Always) => PullPolicy::Always,
-            },
+            pull: policy(body.pull),
         })
     }
 }
@@ -164,7 +168,7 @@ fn creation_step(event: CreateEvent) -> Step<CreationEvent> {
 /// `{"type":"pulling","image"}`; `{"type":"pull_progress","layers":[{"ref","offset","total"}]}`
 /// repeatedly; `{"type":"creating"}`; `{"type":"restoring"}` only when preserved data is brought
 /// back; then exactly one of `{"type":"complete","container"}` and
-/// `{"type":"error","message","code","status","request_id"}`. Comments come every 15 s.
+/// `{"type":"error","message","code","request_id"}`. Comments come every 15 s.
 ///
 /// On an existing workspace the same image, devices and limits, or none of them, make sure that it
 /// runs. A second request with the same body joins a creation under way. The creation goes on when
@@ -248,6 +252,9 @@ struct Container {
     container_id: String,
     /// Its image.
     image: String,
+    /// What the image's name stood for when the workspace was made from it: a moved tag has another one.
+    #[schema(example = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+    image_digest: String,
     /// `created`, `running`, `stopped`, `error` or `unknown`.
     #[schema(example = "running")]
     status: &'static str,
@@ -292,6 +299,7 @@ impl From<WorkspaceInfo> for Container {
         Self {
             container_id: info.container.into(),
             image: info.image.into(),
+            image_digest: info.image_digest,
             status: info.status.as_str(),
             namespace: info.namespace,
             container_path: info.container_path,
@@ -394,6 +402,8 @@ struct ChangeImage {
     /// The image, as in `docker pull`.
     #[schema(example = "debian:12")]
     image: String,
+    /// When to ask the registry.
+    pull: Option<Pull>,
 }
 
 /// Give a workspace another image and keep its `/data`.
@@ -420,9 +430,10 @@ async fn change_image(
     body: Body<ChangeImage>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let image = body.0.image.parse()?;
+    let mut change = ImageChange::from(body.0.image.parse::<ImageRef>()?);
+    change.pull = policy(body.0.pull);
     let workspaces = &state.services.workspaces;
-    let events = workspaces.change_image(&caller.actor, id.0, image).await?;
+    let events = workspaces.change_image(&caller.actor, id.0, change).await?;
     let steps = events.map(creation_step).boxed();
     Ok(sse::reply(&state, &caller, request_id, steps))
 }

@@ -10,7 +10,7 @@ use actix_multipart::Multipart;
 use actix_web::http::header::CONTENT_DISPOSITION;
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use botstead_types::{BotId, VersionNumber};
-use botstead_workspace::{ArchiveFormat, Error, ImportMode};
+use botstead_workspace::{ArchiveFormat, Error, ImportMode, ImportOptions};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -103,6 +103,10 @@ struct ImportQuery {
     /// `merge` keeps what the archive does not have; `replace` does not. `merge` when absent.
     #[param(inline)]
     mode: Option<Mode>,
+    /// Whom everything shall belong to: `user`, `uid`, `user:group` or `uid:gid`, as in the workspace, or
+    /// empty for the workspace's own user. When absent, the numbers in the archive. Directories that the
+    /// archive only implies belong to the workspace's own user then.
+    as_user: Option<String>,
 }
 
 /// What becomes of what is there.
@@ -148,7 +152,7 @@ struct Imported {
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`busy`: another operation is under way."),
         (status = 413, description = "`archive_too_large`."),
-        (status = 422, description = "`archive_refused`, with the entry and the reason, or `data_not_a_directory` when it is to be merged into something else; nothing was changed."),
+        (status = 422, description = "`archive_refused`, with the entry and the reason, `data_not_a_directory` when it is to be merged into something else, or `no_such_user`; nothing was changed."),
         (status = 507, description = "`insufficient_storage`."),
     ),
 )]
@@ -158,23 +162,27 @@ async fn import(
     id: IdOf<BotId>,
     query: QueryOf<ImportQuery>,
     request: HttpRequest,
-    form: Multipart,
+    payload: web::Payload,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let mode = match query.0.mode {
+    let ImportQuery { mode, as_user } = query.0;
+    let mut options = ImportOptions::from(match mode {
         None | Some(Mode::Merge) => ImportMode::Merge,
         Some(Mode::Replace) => ImportMode::Replace,
-    };
+    });
+    options.as_user = as_user;
     let workspaces = &state.services.workspaces;
     // Whoever may not import is refused before gigabytes are received, and so is what has no room.
     let announced = content_length(&request).unwrap_or(0);
     workspaces
         .before_import(&caller.actor, id.0, announced)
         .await?;
+    // Not before: what is no form is told only to those who may send one.
+    let form = Multipart::new(request.headers(), payload);
     let archive = receive(form, &state).await?;
     let file = archive.into_file().await.map_err(spool::failed)?;
     let safety = workspaces
-        .import_data(&caller.actor, id.0, file, mode)
+        .import_data(&caller.actor, id.0, file, options)
         .await?;
     Ok(HttpResponse::Ok().json(Imported {
         imported: true,
@@ -182,22 +190,26 @@ async fn import(
     }))
 }
 
+const FIELDS: &[&str] = &["file"];
+
 /// Receives the form's file onto the disk.
 async fn receive(form: Multipart, state: &SharedState) -> Result<Spooled, Problem> {
     let config = &state.config;
     let idle = config.body_timeout;
     let mut form = Form::new(form, idle);
-    while let Some(mut field) = form.next().await? {
+    if let Some(mut field) = form.next().await? {
         if field.name() != Some("file") {
-            form.skip(field).await?;
-            continue;
+            return Err(form::unexpected(&field, FIELDS));
         }
         let workspaces = &state.services.workspaces;
         let chunks = async || form::chunk(&mut field, idle).await;
         let received = Spooled::receive(config, workspaces, config.max_upload_bytes, chunks);
-        return received
+        let received = received
             .await
-            .map_err(|error| error.into_problem("archive_too_large", "the archive"));
+            .map_err(|error| error.into_problem("archive_too_large", "the archive"))?;
+        drop(field);
+        form.end(FIELDS).await?;
+        return Ok(received);
     }
     Err(Problem::invalid(
         "invalid_body",

@@ -117,7 +117,7 @@ fn pull_step(event: ImageEvent) -> Step<PullEvent> {
 ///
 /// The reply is a stream of events, one JSON object per `data:` line:
 /// `{"type":"pulling","image"}`, `{"type":"pull_progress","layers"}` repeatedly, then exactly one
-/// of `{"type":"complete","image"}` and `{"type":"error","message","code","status","request_id"}`.
+/// of `{"type":"complete","image"}` and `{"type":"error","message","code","request_id"}`.
 #[utoipa::path(
     tag = "images",
     request_body = PullImage,
@@ -148,8 +148,8 @@ struct ImportQuery {
     name: Option<String>,
 }
 
-/// Import every image of an OCI or docker archive, a tar file as it is or compressed with gzip or
-/// zstd.
+/// Import every image of an OCI or docker archive, a tar file as it is or compressed with gzip,
+/// zstd, xz or bzip2.
 #[utoipa::path(
     tag = "images",
     params(ImportQuery),

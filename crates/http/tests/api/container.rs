@@ -15,6 +15,25 @@ fn kinds(events: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bot_with_neither_container_nor_version_has_no_list_of_snapshots() {
+    let api = Api::start().await;
+    let bot = api.bot().await;
+    let path = format!("{bot}/container/snapshots");
+    api.get(&path)
+        .await
+        .expect_problem(404, "workspace_not_found");
+    let bot = api.bot_with_workspace().await;
+    let path = format!("{bot}/container/snapshots");
+    api.get(&path).await.expect(200);
+    api.post(&path, json!({"snapshot_name": "kept"}))
+        .await
+        .expect(201);
+    api.delete(&format!("{bot}/container")).await.expect(204);
+    let left = api.get(&path).await.expect(200);
+    assert_eq!(left["snapshots"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn versions_are_given_in_pages_where_that_is_asked_for() {
     let api = Api::start().await;
     let container = format!("{}/container", api.bot_with_workspace().await);
@@ -111,7 +130,7 @@ async fn a_creation_tells_its_steps_in_order() {
     let api = Api::start().await;
     let bot = api.bot().await;
     let path = format!("{bot}/container");
-    let body = json!({"gpu": {"devices": []}, "a_field_of_other_clients": 1});
+    let body = json!({"gpu": {"devices": []}});
     let events = api.post(&path, body).await.events();
     assert_eq!(events[0], json!({"type": "pulling", "image": IMAGE}));
     assert_eq!(
@@ -232,6 +251,54 @@ async fn a_pull_reports_progress_and_failure_in_the_stream() {
         "{last}"
     );
     assert_eq!(last.as_object().unwrap().len(), 4, "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_tag_arrives_where_it_is_asked_for_and_a_digest_shows_it() {
+    let api = Api::start().await;
+    let image = "registry.test/a/b:1".parse().unwrap();
+    let push = |text| {
+        let content = ImageContent::of_files([("/x", text)]);
+        let script = PullScript::default();
+        api.runtime.add_remote_image(&image, content, script);
+    };
+    push("one");
+    let bot = api.bot_with(json!({"image": "registry.test/a/b:1"})).await;
+    let path = format!("{bot}/container");
+    let digest = async || api.get(&path).await.expect(200)["image_digest"].clone();
+    let change = async |body| {
+        let path = format!("{path}/image");
+        let reply = api.call(&api.member, Method::PUT, &path, Some(body)).await;
+        assert_eq!(kinds(&reply.events()).last(), Some(&"complete"));
+    };
+    let first = digest().await;
+    assert!(first.as_str().unwrap().starts_with("sha256:"), "{first}");
+    push("two");
+    for body in [
+        json!({"image": "registry.test/a/b:1"}),
+        json!({"image": "registry.test/a/b:1", "pull": "if_not_present"}),
+    ] {
+        change(body).await;
+        assert_eq!(digest().await, first);
+    }
+    change(json!({"image": "registry.test/a/b:1", "pull": "always"})).await;
+    let second = digest().await;
+    assert_ne!(second, first);
+    let bad = json!({"image": "registry.test/a/b:1", "pull": "sometimes"});
+    let path_of_image = format!("{path}/image");
+    let reply = api
+        .call(&api.member, Method::PUT, &path_of_image, Some(bad))
+        .await;
+    reply.expect_problem(400, "invalid_body");
+
+    // What is here is found by its digest: no registry has it under that name.
+    let by_digest = format!("registry.test/a/b@{}", second.as_str().unwrap());
+    let bot = api.bot_with(json!({"image": by_digest})).await;
+    let made = api.get(&format!("{bot}/container")).await.expect(200);
+    assert_eq!(
+        (&made["image"], &made["image_digest"]),
+        (&json!(by_digest), &second)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

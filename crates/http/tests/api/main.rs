@@ -7,6 +7,7 @@ mod acknowledgements;
 mod bodies;
 mod connections;
 mod container;
+mod files;
 mod hostile;
 mod log;
 mod people;

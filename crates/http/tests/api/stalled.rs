@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// Without a deadline nothing here would end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Agents that take calls, and answer none.
+/// Agents that take calls, and answer none but the one for their health.
 #[derive(Default)]
 struct Mute {
     calls: Arc<watch::Sender<usize>>,
@@ -52,8 +52,38 @@ async fn count(mut connection: DuplexStream, calls: &watch::Sender<usize>) -> io
         connection.read_exact(&mut vec![0; length]).await?;
         if kind == DATA && length > 5 && seen.insert(call) {
             calls.send_modify(|calls| *calls += 1);
+        } else if kind == DATA && length == 5 {
+            answer(&mut connection, call).await?;
         }
     }
+}
+
+/// Answers a call with an empty message: its headers, the message, and that it went well (RFC 7541,
+/// section 6.2.2, for fields that are no part of a table).
+async fn answer(connection: &mut DuplexStream, call: [u8; 4]) -> io::Result<()> {
+    const HEADERS: u8 = 1;
+    const END_OF_HEADERS: u8 = 4;
+    const END_OF_BOTH: u8 = 5;
+    let field = |name: &str, value: &str| {
+        let mut field = vec![0, name.len() as u8];
+        field.extend(name.bytes());
+        field.push(value.len() as u8);
+        field.extend(value.bytes());
+        field
+    };
+    // The first is `:status: 200`, which stands in the table.
+    let headers = [vec![0x88], field("content-type", "application/grpc")].concat();
+    for (kind, flags, payload) in [
+        (HEADERS, END_OF_HEADERS, headers),
+        (0, 0, vec![0; 5]),
+        (HEADERS, END_OF_BOTH, field("grpc-status", "0")),
+    ] {
+        let head = [0, 0, payload.len() as u8, kind, flags];
+        connection
+            .write_all(&[&head, &call[..], &payload].concat())
+            .await?;
+    }
+    Ok(())
 }
 
 struct Stalled {

@@ -16,6 +16,11 @@ const KEEP: u64 = 256 << 10;
 /// All that is kept, at most.
 const KEEP_ALL: usize = 32 << 20;
 const MAX_LINKS: usize = 8;
+/// How many bytes of something tell its format.
+const START: u64 = 10;
+
+/// What unpacking xz may take of memory: `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 128 << 20;
 
 /// How something is compressed, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,16 +28,33 @@ pub(super) enum Format {
     Plain,
     Gzip,
     Zstd,
+    Xz,
+    Bzip2,
 }
 
 impl Format {
-    /// RFC 1952 and RFC 8878.
+    /// RFC 1952 and RFC 8878; The .xz File Format, 2.1.1.1; bzip2's own manual.
     pub(super) fn of(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
             // A frame that is skipped.
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            // With the beginning of a block: a tar file may begin with a name like the rest.
+            [
+                b'B',
+                b'Z',
+                b'h',
+                b'1'..=b'9',
+                0x31,
+                0x41,
+                0x59,
+                0x26,
+                0x53,
+                0x59,
+                ..,
+            ] => Self::Bzip2,
             _ => Self::Plain,
         }
     }
@@ -51,7 +73,8 @@ pub(super) struct Entry {
 #[derive(Debug)]
 enum Found {
     File(Entry),
-    Link(String),
+    /// The names that it may lead to: the first that is there counts.
+    Link(Vec<String>),
 }
 
 /// An archive and the table of its files.
@@ -70,7 +93,7 @@ impl Archive {
     /// later reading does. One that has more than `most` bytes uncompressed is `FileTooLarge`.
     pub(super) fn open(path: &Path, most: u64, cancel: CancellationToken) -> io::Result<Self> {
         let mut start = Vec::new();
-        File::open(path)?.take(4).read_to_end(&mut start)?;
+        File::open(path)?.take(START).read_to_end(&mut start)?;
         let mut archive = Self {
             path: path.to_owned(),
             format: Format::of(&start),
@@ -92,7 +115,7 @@ impl Archive {
                 let size = entry.size();
                 let mut data = Vec::new();
                 let keep = size <= KEEP && kept_bytes + size as usize <= KEEP_ALL;
-                let wanted = if keep { size } else { 4 };
+                let wanted = if keep { size } else { START };
                 entry.take(wanted).read_to_end(&mut data)?;
                 let format = Format::of(&data);
                 if keep {
@@ -108,16 +131,15 @@ impl Archive {
                 let Some(target) = entry.link_name()? else {
                     return Ok(ControlFlow::Continue(()));
                 };
-                let target = if kind.is_symlink() {
+                // Tools write targets as seen from the archive's root, too, with a slash or without.
+                let from_root = target.strip_prefix("/").unwrap_or(&target);
+                let mut targets = Vec::new();
+                if kind.is_symlink() && target.is_relative() {
                     let parent = Path::new(&name).parent().unwrap_or(Path::new(""));
-                    name_of(&parent.join(target))
-                } else {
-                    name_of(&target)
-                };
-                match target {
-                    Some(target) => Found::Link(target),
-                    None => return Ok(ControlFlow::Continue(())),
+                    targets.extend(name_of(&parent.join(&target)));
                 }
+                targets.extend(name_of(from_root));
+                Found::Link(targets)
             } else {
                 return Ok(ControlFlow::Continue(()));
             };
@@ -134,7 +156,10 @@ impl Archive {
         for _ in 0..MAX_LINKS {
             match self.entries.get(&name)? {
                 Found::File(entry) => return Some(entry),
-                Found::Link(target) => name.clone_from(target),
+                Found::Link(targets) => {
+                    let there = |target: &&String| self.entries.contains_key(*target);
+                    name.clone_from(targets.iter().find(there)?);
+                }
             }
         }
         None
@@ -203,6 +228,16 @@ impl Archive {
                 walk(&mut Bounded(reader, self.most), visit)
             }
             Format::Zstd => walk(&mut Bounded(zstd::Decoder::new(file)?, self.most), visit),
+            Format::Xz => {
+                let flags = liblzma::stream::CONCATENATED;
+                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, flags)?;
+                let reader = liblzma::bufread::XzDecoder::new_stream(BufReader::new(file), stream);
+                walk(&mut Bounded(reader, self.most), visit)
+            }
+            Format::Bzip2 => {
+                let reader = bzip2::bufread::MultiBzDecoder::new(BufReader::new(file));
+                walk(&mut Bounded(reader, self.most), visit)
+            }
         }
     }
 
@@ -348,7 +383,14 @@ mod tests {
         gzip.write_all(&plain).unwrap();
         let gzip = gzip.finish().unwrap();
         let zstd = zstd::encode_all(plain.as_slice(), 1).unwrap();
-        for bytes in [plain, gzip, zstd] {
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bzip2.write_all(&plain).unwrap();
+        let bzip2 = bzip2.finish().unwrap();
+        // Several members, as pbzip2 and pixz write them.
+        let (first, second) = plain.split_at(1000);
+        let xz = |bytes: &[u8]| liblzma::encode_all(bytes, 6).unwrap();
+        let xz = [xz(first), xz(second)].concat();
+        for bytes in [plain, gzip, zstd, bzip2, xz] {
             let (_file, archive) = opened(&bytes);
             let archive = archive.unwrap();
             assert_eq!(archive.read("a", 10).unwrap().unwrap(), "first");
@@ -389,16 +431,26 @@ mod tests {
                 ("y/layer.tar", "../x/layer.tar"),
                 ("loop", "loop"),
                 ("out", "../../etc/passwd"),
+                ("z/from_root", "x/layer.tar"),
+                ("z/absolute", "/x/layer.tar"),
+                ("z/above", "/../x/layer.tar"),
             ] {
                 let mut header = tar::Header::new_gnu();
                 header.set_entry_type(tar::EntryType::Symlink);
                 header.set_size(0);
-                tar.append_link(&mut header, name, target).unwrap();
+                header.set_path(name).unwrap();
+                header.set_link_name_literal(target).unwrap();
+                header.set_cksum();
+                tar.append(&header, &b""[..]).unwrap();
             }
         });
         let (_file, archive) = opened(&bytes);
         let archive = archive.unwrap();
         assert_eq!(archive.read("y/layer.tar", 10).unwrap().unwrap(), "data");
+        for name in ["z/from_root", "z/absolute"] {
+            assert_eq!(archive.read(name, 10).unwrap().unwrap(), "data", "{name}");
+        }
+        assert!(archive.find("z/above").is_none());
         assert!(archive.find("loop").is_none());
         assert!(archive.find("out").is_none());
     }
@@ -409,6 +461,31 @@ mod tests {
         let zstd = zstd::encode_all(plain.as_slice(), 1).unwrap();
         let (_file, archive) = opened(&zstd);
         assert_eq!(archive.unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn xz_and_bzip2_have_limits_of_data_and_memory() {
+        let plain = archive(|tar| file(tar, "zeros", &vec![0; 2 << 20]));
+        let xz = liblzma::encode_all(plain.as_slice(), 1).unwrap();
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+        bzip2.write_all(&plain).unwrap();
+        for bytes in [xz, bzip2.finish().unwrap()] {
+            let (_file, archive) = opened(&bytes);
+            assert_eq!(archive.unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        }
+        // A dictionary of 1 GiB would take as much memory.
+        let mut options = liblzma::stream::LzmaOptions::new_preset(0).unwrap();
+        options.dict_size(1 << 30);
+        let mut filters = liblzma::stream::Filters::new();
+        filters.lzma2(&options);
+        let check = liblzma::stream::Check::Crc64;
+        let stream = liblzma::stream::Stream::new_stream_encoder(&filters, check).unwrap();
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+        encoder
+            .write_all(&archive(|tar| file(tar, "a", b"x")))
+            .unwrap();
+        let (_file, archive) = opened(&encoder.finish().unwrap());
+        assert!(archive.is_err());
     }
 
     #[test]

@@ -4,6 +4,8 @@ use super::ContainerdImages;
 use super::archive::{Archive, Entry, Format};
 use super::config::ImageLimits;
 use super::content::{self, CHUNK, Ingest};
+use super::index::Index;
+use super::platform;
 use super::size::Room;
 use super::tree::{
     self, Document, Documents, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MAX_DOCUMENT, Resolved, Role,
@@ -13,7 +15,7 @@ use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Image, Result};
 use botstead_types::{ImageRef, LeaseId};
 use bytes::Bytes;
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex};
+use oci_spec::image::{Descriptor, ImageConfiguration};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
@@ -233,53 +235,62 @@ async fn oci(
     limits: &ImageLimits,
 ) -> Result<Vec<Found>> {
     let bytes = small(op, source, "index.json").await?;
-    let index: ImageIndex =
+    let index: Index =
         serde_json::from_slice(&bytes).map_err(|error| unreadable(op, "index.json", error))?;
-    let mut found = Vec::new();
-    let mut unnamed = Vec::new();
-    for descriptor in index.manifests() {
-        match own_name(op, descriptor)? {
-            Some(own) => found.push((descriptor, own)),
-            None => unnamed.push(descriptor),
-        }
-    }
-    // A layout without names can list one image once per platform.
-    if unnamed.len() > 1 {
-        let ours = super::platform::candidates(&unnamed.into_iter().cloned().collect::<Vec<_>>())
-            .first()
-            .map(|descriptor| descriptor.digest().to_string());
-        unnamed = index
-            .manifests()
-            .iter()
-            .filter(|descriptor| Some(descriptor.digest().to_string()) == ours)
-            .take(1)
-            .collect();
-    }
-    for descriptor in unnamed {
-        found.push((descriptor, name.ok_or_else(|| nameless(op))?.clone()));
-    }
     let mut images: Vec<Found> = Vec::new();
-    for (descriptor, name) in found {
-        let digest = descriptor.digest().to_string();
-        if let Some(same) = images
-            .iter_mut()
-            .find(|i| i.resolved.tree.top().digest == digest)
-        {
-            same.names.push(name);
-            continue;
+    let mut unnamed = Vec::new();
+    for descriptor in index.entries() {
+        match own_name(op, descriptor)? {
+            Some(name) => oci_image(op, source, descriptor, name, limits, &mut images).await?,
+            None => unnamed.push(descriptor.clone()),
         }
-        tree::check_digest(op, &digest)?;
-        let bytes = small(op, source, &blob_path(&digest)).await?;
-        tree::check_bytes(op, &bytes, &digest)?;
-        let media_type = tree::parse(op, &bytes)?.media_type();
-        let top = Document::new(op, digest, media_type, bytes)?;
-        let resolved = tree::resolve(op, &(op, source), top, Some(limits)).await?;
-        images.push(Found {
-            names: vec![name],
-            resolved,
-        });
     }
-    Ok(images)
+    if unnamed.is_empty() {
+        return Ok(images);
+    }
+    let name = name.ok_or_else(|| nameless(op))?;
+    // A layout without names can list one image once per platform, and what is no image: the first that is
+    // one for this machine is meant.
+    let mut failed = None;
+    for descriptor in platform::candidates(&unnamed) {
+        let name = name.clone();
+        match oci_image(op, source, descriptor, name, limits, &mut images).await {
+            Ok(()) => return Ok(images),
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    failed.map_or(Ok(images), Err)
+}
+
+/// Adds an image of an OCI layout, or its name to what is there already.
+async fn oci_image(
+    op: &Op,
+    source: &Source,
+    descriptor: &Descriptor,
+    name: ImageRef,
+    limits: &ImageLimits,
+    images: &mut Vec<Found>,
+) -> Result<()> {
+    let digest = descriptor.digest().to_string();
+    if let Some(same) = images
+        .iter_mut()
+        .find(|found| found.resolved.tree.top().digest == digest)
+    {
+        same.names.push(name);
+        return Ok(());
+    }
+    tree::check_digest(op, &digest)?;
+    let bytes = small(op, source, &blob_path(&digest)).await?;
+    tree::check_bytes(op, &bytes, &digest)?;
+    let media_type = tree::parse(op, &bytes)?.media_type();
+    let top = Document::new(op, digest, media_type, bytes)?;
+    images.push(Found {
+        names: vec![name],
+        resolved: tree::resolve(op, &(op, source), top, Some(limits)).await?,
+    });
+    Ok(())
 }
 
 /// The name that an entry of an OCI layout gives itself: a full name in containerd's annotation or
@@ -371,6 +382,9 @@ async fn make_manifest(op: &Op, source: &mut Source, image: &Saved) -> Result<Do
             Format::Plain => (diff_id.clone(), LAYER_TAR),
             Format::Gzip => (hash(op, source, &entry).await?, LAYER_GZIP),
             Format::Zstd => (hash(op, source, &entry).await?, LAYER_ZSTD),
+            Format::Xz | Format::Bzip2 => {
+                return Err(op.invalid("a layer in it is packed by xz or bzip2, which none may be"));
+            }
         };
         layers.push(serde_json::json!({
             "mediaType": media_type, "digest": digest, "size": entry.size,

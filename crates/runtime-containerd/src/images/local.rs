@@ -77,16 +77,45 @@ fn incomplete(op: &Op, digest: &str) -> botstead_runtime::Error {
 }
 
 impl ContainerdImages {
-    /// The record of a name.
+    /// The record of a name. One with a digest means content that never changes: it is found under any name
+    /// of its repository, and so is what an index there holds for this machine.
     pub(super) async fn record(&self, op: &Op, reference: &ImageRef) -> Result<Record> {
         let request = GetImageRequest {
             name: reference.as_str().to_owned(),
         };
         match self.client.images().get(self.client.request(request)).await {
             Ok(response) => response.into_inner().image.ok_or_else(|| not_local(op)),
-            Err(status) if status.code() == Code::NotFound => Err(not_local(op)),
+            Err(status) if status.code() == Code::NotFound => match reference.digest() {
+                Some(digest) => self.record_of(op, reference, digest).await,
+                None => Err(not_local(op)),
+            },
             Err(status) => Err(op.status(status)),
         }
+    }
+
+    async fn record_of(&self, op: &Op, reference: &ImageRef, digest: &str) -> Result<Record> {
+        let place = |name: &ImageRef| (name.registry().to_owned(), name.repository().to_owned());
+        for record in self.records(op).await? {
+            let name: Option<ImageRef> = record.name.parse().ok();
+            if name.is_none_or(|name| place(&name) != place(reference)) {
+                continue;
+            }
+            let target = record.target.as_ref();
+            if target.is_some_and(|target| target.digest == digest) {
+                return Ok(record);
+            }
+            // One that is broken is not the one.
+            let Ok(tree) = self.tree_of(op, &record).await else {
+                continue;
+            };
+            if tree.manifest.digest == digest {
+                return Ok(Record {
+                    target: Some(descriptor(&tree.manifest)),
+                    ..record
+                });
+            }
+        }
+        Err(not_local(op))
     }
 
     /// All records of this namespace.
@@ -178,13 +207,7 @@ impl ContainerdImages {
         let top = tree.top();
         let record = Record {
             name: reference.as_str().to_owned(),
-            target: Some(Descriptor {
-                media_type: top.media_type.clone(),
-                digest: top.digest.clone(),
-                // At most `MAX_DOCUMENT`.
-                size: i64::try_from(top.size).unwrap_or_default(),
-                annotations: HashMap::new(),
-            }),
+            target: Some(descriptor(top)),
             ..Record::default()
         };
         let mut images = self.client.images();
@@ -234,6 +257,16 @@ impl ContainerdImages {
             Err(status) if status.code() == Code::NotFound => Err(not_local(op)),
             Err(status) => Err(op.status(status)),
         }
+    }
+}
+
+fn descriptor(document: &Stored) -> Descriptor {
+    Descriptor {
+        media_type: document.media_type.clone(),
+        digest: document.digest.clone(),
+        // At most `MAX_DOCUMENT`.
+        size: i64::try_from(document.size).unwrap_or_default(),
+        annotations: HashMap::new(),
     }
 }
 

@@ -5,7 +5,8 @@
 //!   it and finds by `lookup`; `pace` ends what comes too slowly, `retry` decides what is tried again,
 //!   `fetch` downloads a layer, and `locks` keeps two from downloading it twice;
 //! - `size` refuses images that are too large;
-//! - `tree` reads what an image consists of and refuses what is wrong with it, `platform` chooses;
+//! - `tree` reads what an image consists of and refuses what is wrong with it, `index` reads lists of
+//!   images, `platform` chooses;
 //! - `content` writes and reads containerd's content store, `unpack` makes snapshots of layers;
 //! - `archive` reads tar files, `import` imports them;
 //! - `local` is what is here already.
@@ -25,6 +26,7 @@ mod fetch;
 mod hosts;
 mod http;
 mod import;
+mod index;
 mod local;
 mod locks;
 mod lookup;

@@ -11,7 +11,6 @@ use async_trait::async_trait;
 use botstead_runtime::{ErrorKind, Result};
 use botstead_types::ImageRef;
 use bytes::{Bytes, BytesMut};
-use oci_spec::distribution::Reference;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use std::time::Duration;
@@ -27,7 +26,7 @@ pub(super) struct Repository<'a> {
     op: &'a Op,
     config: &'a RegistryConfig,
     http: &'a Http,
-    reference: Reference,
+    image: &'a ImageRef,
     sign_in: SignIn<'a>,
     /// How requests are signed in; none before the first one.
     authorization: Mutex<Option<Option<HeaderValue>>>,
@@ -38,18 +37,22 @@ impl<'a> Repository<'a> {
         op: &'a Op,
         config: &'a RegistryConfig,
         http: &'a Http,
-        image: &ImageRef,
+        image: &'a ImageRef,
     ) -> Result<Self> {
         let unusable = || op.invalid("it is not an image reference");
-        let reference: Reference = image.as_str().parse().map_err(|_| unusable())?;
         let plain = config.is_plain_http(image.registry());
         let scheme = if plain { "http" } else { "https" };
-        let registry = format!("{scheme}://{}/v2/", reference.resolve_registry());
+        let host = match image.registry() {
+            // Where Docker's registry answers.
+            "docker.io" => "index.docker.io",
+            host => host,
+        };
+        let registry = format!("{scheme}://{host}/v2/");
         let sign_in = SignIn {
             op,
             http,
             registry: Url::parse(&registry).map_err(|_| unusable())?,
-            scope: format!("repository:{}:pull", reference.repository()),
+            scope: format!("repository:{}:pull", image.repository()),
             credentials: config.credentials.get(image.registry()),
             token_services: &config.token_services,
         };
@@ -57,7 +60,7 @@ impl<'a> Repository<'a> {
             op,
             config,
             http,
-            reference,
+            image,
             sign_in,
             authorization: Mutex::new(None),
         })
@@ -65,22 +68,25 @@ impl<'a> Repository<'a> {
 
     /// The address of something in the repository, such as `blobs/sha256:...`.
     fn url(&self, path: &str) -> Result<Url> {
-        let path = format!("{}/{path}", self.reference.repository());
+        let path = format!("{}/{path}", self.image.repository());
         let url = self.sign_in.registry.join(&path);
         url.map_err(|_| self.op.invalid("it is not an image reference"))
     }
 
     /// The index or manifest that the reference names.
     pub(super) async fn top(&self) -> Result<Document> {
-        let named = self.reference.digest().or(self.reference.tag());
+        let named = self.image.digest().or(self.image.tag());
         let named = named.unwrap_or("latest");
         let url = self.url(&format!("manifests/{named}"))?;
         let (bytes, headers) = self
             .retrying(|| self.small(&url, MAX_DOCUMENT, Role::Manifest))
             .await?;
         let digest = digest_of(&bytes);
-        if let Some(asked) = self.reference.digest() {
+        if let Some(asked) = self.image.digest() {
             check_bytes(self.op, &bytes, asked)?;
+            if let Some(tag) = self.image.tag() {
+                self.require_tag(tag).await?;
+            }
         }
         let promised = headers.get("docker-content-digest");
         if promised.is_some_and(|promised| {
@@ -92,6 +98,19 @@ impl<'a> Repository<'a> {
         }
         let media_type = parse(self.op, &bytes)?.media_type();
         Document::new(self.op, digest, media_type, bytes)
+    }
+
+    /// Beside a digest a tag decides nothing, and may have moved; one that is not there is a mistake.
+    async fn require_tag(&self, tag: &str) -> Result<()> {
+        let url = self.url(&format!("manifests/{tag}"))?;
+        let found = self.retrying(|| self.small(&url, MAX_DOCUMENT, Role::Manifest));
+        match found.await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(self.op.fail(
+                ErrorKind::NotFound,
+                format!("the registry has the digest, and no tag {tag:?}; name the digest alone"),
+            )),
+            found => found.map(drop),
+        }
     }
 
     /// The registry's authority, which keeps its downloads apart from others'.

@@ -2,17 +2,19 @@
 //! manifest, the configuration and the layers for this machine. Everything read here is hostile.
 
 use super::config::ImageLimits;
+use super::index::Index;
 use super::platform;
 use crate::op::Op;
 use async_trait::async_trait;
-use botstead_runtime::Result;
+use botstead_runtime::{ErrorKind, Result};
 use botstead_types::ImageConfig;
 use bytes::Bytes;
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The most bytes that an index, manifest or configuration may have, as containerd limits them.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
@@ -23,6 +25,8 @@ const MAX_MEDIA_TYPE: usize = 255;
 /// More layers than this leave no room in the mount options for versions above them.
 const MAX_LAYERS: usize = 256;
 const MAX_NESTED: usize = 3;
+/// How many documents of indexes are looked at to find the image for this machine.
+const MAX_TRIED: usize = 16;
 
 /// What a document is, which decides how a registry is asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +158,9 @@ pub(super) fn check_bytes(op: &Op, bytes: &[u8], digest: &str) -> Result<()> {
 /// Follows indexes down to the image for this machine, and reads its configuration, which is held to
 /// `limits` where it is not local yet, as is how large its documents are together. What is parsed of one
 /// is dropped before the next one comes: that is many times as large, and the next one can take long.
+///
+/// An entry of an index that names no platform says what it is in its configuration only, and one may be
+/// no image at all: where one proves wrong, the next is tried.
 pub(super) async fn resolve(
     op: &Op,
     source: &dyn Documents,
@@ -164,52 +171,121 @@ pub(super) async fn resolve(
         Some(_) => MAX_DOCUMENTS.saturating_sub(top.stored.size),
         None => u64::MAX,
     };
-    let mut indexes = Vec::new();
-    let mut index_bytes = Vec::new();
-    let mut current = top;
-    let config = loop {
-        let (next, entry) = match parse(op, &current.bytes)? {
-            Parsed::Manifest(manifest) => break Wanted::new(op, manifest.config(), &mut left)?,
-            Parsed::Index(_) if indexes.len() == MAX_NESTED => {
-                return Err(op.invalid("its indexes are nested too deeply"));
-            }
-            Parsed::Index(index) => {
-                let chosen = *platform::candidates(index.manifests())
-                    .first()
-                    .ok_or_else(|| nothing_for_us(op))?;
-                let position = index
-                    .manifests()
-                    .iter()
-                    .position(|entry| std::ptr::eq(entry, chosen))
-                    .unwrap_or_default();
-                (Wanted::new(op, chosen, &mut left)?, position)
-            }
+    let mut todo = vec![(Above::new(), Next::Document(top))];
+    let mut first_failure = None;
+    for _ in 0..=MAX_TRIED {
+        let Some((above, next)) = todo.pop() else {
+            break;
         };
-        let next = fetch(op, source, next, Role::Manifest).await?;
-        let index = std::mem::replace(&mut current, next);
-        indexes.push((index.stored, entry));
-        index_bytes.push(index.bytes);
+        match look(op, source, next, above.len(), limits, &mut left).await {
+            Ok(Look::Image(image)) => return Ok(image.below(above)),
+            Ok(Look::Index(index, entries)) => {
+                let index = Arc::new(index);
+                // The best is taken first.
+                for (place, descriptor) in entries.into_iter().rev() {
+                    let mut above = above.clone();
+                    above.push((Arc::clone(&index), place));
+                    todo.push((above, Next::Entry(Box::new(descriptor))));
+                }
+            }
+            Err(error) if says_what_it_is(&error) => {
+                first_failure.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first_failure.unwrap_or_else(|| nothing_for_us(op)))
+}
+
+/// The indexes on the way to a document, each with the place of the entry that was chosen.
+type Above = Vec<(Arc<Document>, usize)>;
+
+/// What is looked at next.
+enum Next {
+    Document(Document),
+    Entry(Box<Descriptor>),
+}
+
+/// What was found there.
+enum Look {
+    Image(Box<Single>),
+    /// An index, and its entries that may be for this machine, the best first.
+    Index(Document, Vec<(usize, Descriptor)>),
+}
+
+/// Whether a failure is about what a document is, and not about getting it: another may be right.
+fn says_what_it_is(error: &botstead_runtime::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Corrupt | ErrorKind::InvalidArgument | ErrorKind::NotFound
+    )
+}
+
+async fn look(
+    op: &Op,
+    source: &dyn Documents,
+    next: Next,
+    depth: usize,
+    limits: Option<&ImageLimits>,
+    left: &mut u64,
+) -> Result<Look> {
+    let document = match next {
+        Next::Document(document) => document,
+        Next::Entry(descriptor) => {
+            let wanted = Wanted::new(op, &descriptor, left)?;
+            fetch(op, source, wanted, Role::Manifest).await?
+        }
+    };
+    let config = match parse(op, &document.bytes)? {
+        Parsed::Index(_) if depth == MAX_NESTED => {
+            return Err(op.invalid("its indexes are nested too deeply"));
+        }
+        Parsed::Index(index) => return Ok(Look::Index(document, index.candidates(MAX_TRIED))),
+        Parsed::Manifest(manifest) => Wanted::new(op, manifest.config(), left)?,
     };
     if let Some(limits) = limits {
         limits.check_config(op, config.size)?;
     }
     let config = fetch(op, source, config, Role::Config).await?;
-    let Parsed::Manifest(manifest) = parse(op, &current.bytes)? else {
+    let Parsed::Manifest(manifest) = parse(op, &document.bytes)? else {
         return Err(op.corrupt("its manifest claims to be an index, too"));
     };
     let (parsed, layers) = read_config(op, &manifest, &config.bytes)?;
-    Ok(Resolved {
-        tree: Tree {
-            indexes,
-            manifest: current.stored,
-            config: config.stored,
-            layers,
-            parsed,
-        },
-        indexes: index_bytes,
-        manifest: current.bytes,
-        config: config.bytes,
-    })
+    Ok(Look::Image(Box::new(Single {
+        manifest: document,
+        config,
+        parsed,
+        layers,
+    })))
+}
+
+/// An image without the indexes above it.
+struct Single {
+    manifest: Document,
+    config: Document,
+    parsed: ImageConfig,
+    layers: Vec<Layer>,
+}
+
+impl Single {
+    fn below(self, above: Above) -> Resolved {
+        let bytes = above.iter().map(|(index, _)| index.bytes.clone());
+        Resolved {
+            indexes: bytes.collect(),
+            tree: Tree {
+                indexes: above
+                    .into_iter()
+                    .map(|(index, entry)| (index.stored.clone(), entry))
+                    .collect(),
+                manifest: self.manifest.stored,
+                config: self.config.stored,
+                layers: self.layers,
+                parsed: self.parsed,
+            },
+            manifest: self.manifest.bytes,
+            config: self.config.bytes,
+        }
+    }
 }
 
 /// A document that is to be read.
@@ -260,7 +336,7 @@ async fn fetch(op: &Op, source: &dyn Documents, wanted: Wanted, role: Role) -> R
 /// An index or a manifest.
 #[derive(Debug)]
 pub(super) enum Parsed {
-    Index(Box<ImageIndex>),
+    Index(Box<Index>),
     Manifest(Box<ImageManifest>),
 }
 
@@ -294,11 +370,7 @@ pub(super) fn parse(op: &Op, bytes: &[u8]) -> Result<Parsed> {
         config: Option<IgnoredAny>,
     }
     let unreadable = |error: serde_json::Error| {
-        op.fail_with(
-            botstead_runtime::ErrorKind::Corrupt,
-            "its manifest cannot be read",
-            error,
-        )
+        op.fail_with(ErrorKind::Corrupt, "its manifest cannot be read", error)
     };
     let probe: Probe = serde_json::from_slice(bytes).map_err(unreadable)?;
     match probe {
@@ -344,7 +416,7 @@ fn read_config(
 ) -> Result<(ImageConfig, Vec<Layer>)> {
     let config: ImageConfiguration = serde_json::from_slice(bytes).map_err(|error| {
         op.fail_with(
-            botstead_runtime::ErrorKind::InvalidArgument,
+            ErrorKind::InvalidArgument,
             "it is not a container image: its configuration cannot be read",
             error,
         )
@@ -449,98 +521,4 @@ fn convert(config: &ImageConfiguration) -> ImageConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use botstead_runtime::ErrorKind;
-
-    #[test]
-    fn documents_that_are_not_one_thing_are_refused() {
-        let op = Op::new("pull image", "a");
-        for (text, kind) in [
-            ("", ErrorKind::Corrupt),
-            ("[]", ErrorKind::Corrupt),
-            ("{}", ErrorKind::InvalidArgument),
-            (r#"{"schemaVersion":1}"#, ErrorKind::InvalidArgument),
-            (r#"{"manifests":[],"layers":[]}"#, ErrorKind::Corrupt),
-            (r#"{"manifests":[],"config":{}}"#, ErrorKind::Corrupt),
-            (
-                r#"{"schemaVersion":2,"config":{},"layers":[]}"#,
-                ErrorKind::Corrupt,
-            ),
-        ] {
-            let error = parse(&op, text.as_bytes()).unwrap_err();
-            assert_eq!(error.kind(), kind, "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn only_sha256_digests_in_lower_case_are_taken() {
-        let op = Op::new("pull image", "a");
-        assert!(check_digest(&op, &format!("sha256:{}", "0a".repeat(32))).is_ok());
-        for bad in [
-            String::new(),
-            "sha256:".into(),
-            format!("sha256:{}", "0A".repeat(32)),
-            format!("sha512:{}", "0a".repeat(64)),
-            format!("sha256:../{}", "0".repeat(61)),
-        ] {
-            assert!(check_digest(&op, &bad).is_err(), "{bad}");
-        }
-    }
-
-    /// Documents by their digests.
-    struct Made(Vec<Bytes>);
-
-    #[async_trait]
-    impl Documents for Made {
-        async fn document(&self, digest: &str, _size: u64, _role: Role) -> Result<Bytes> {
-            let found = self.0.iter().find(|bytes| digest_of(bytes) == digest);
-            Ok(found.unwrap().clone())
-        }
-    }
-
-    /// An image whose manifest and index have at least so many bytes, and whose manifest has this type.
-    async fn resolved(padding: usize, media_type: &str) -> Result<Resolved> {
-        let op = Op::new("pull image", "a");
-        let zeros = format!("sha256:{}", "0".repeat(64));
-        let text = |json: serde_json::Value| Bytes::from(json.to_string());
-        let descriptor = |bytes: &Bytes, media_type: &str| {
-            let (digest, size) = (digest_of(bytes), bytes.len());
-            serde_json::json!({"mediaType": media_type, "digest": digest, "size": size})
-        };
-        let config = text(serde_json::json!({
-            "architecture": platform::architecture(), "os": "linux", "author": "x".repeat(100_000),
-            "rootfs": {"type": "layers", "diff_ids": [zeros]},
-        }));
-        let padding = "x".repeat(padding);
-        let manifest = text(serde_json::json!({
-            "schemaVersion": 2,
-            "config": descriptor(&config, "application/vnd.oci.image.config.v1+json"),
-            "layers": [{"mediaType": LAYER_TAR, "digest": zeros, "size": 1}],
-            "annotations": {"padding": padding},
-        }));
-        let index = text(serde_json::json!({
-            "schemaVersion": 2,
-            "manifests": [descriptor(&manifest, media_type)],
-            "annotations": {"padding": padding},
-        }));
-        let top = Document::new(&op, digest_of(&index), String::new(), index)?;
-        let source = Made(vec![manifest, config]);
-        resolve(&op, &source, top, Some(&ImageLimits::default())).await
-    }
-
-    #[tokio::test]
-    async fn documents_have_a_most_that_they_may_have_together() {
-        let usual = "application/vnd.oci.image.manifest.v1+json";
-        let most = usize::try_from(MAX_DOCUMENT).unwrap();
-        let image = resolved(most - 200_000, usual).await.unwrap();
-        assert_eq!(image.tree.manifest.size, image.manifest.len() as u64);
-        assert_eq!(image.tree.indexes.len(), image.indexes.len());
-        let error = resolved(most - 1000, usual).await.unwrap_err();
-        assert!(error.to_string().contains("together"), "{error}");
-        // It is kept with what is known of the image.
-        let long = "x".repeat(MAX_MEDIA_TYPE + 1);
-        let error = resolved(0, &long).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    }
-}
+mod tests;

@@ -23,7 +23,8 @@ pub(super) fn weigh(mut layer: impl BufRead, limit: u64, window: Window) -> io::
     let format = Format::of(&start);
     let layer = Cursor::new(start).chain(layer);
     match format {
-        Format::Plain => walk(layer, limit),
+        // Nothing else is unpacked by containerd.
+        Format::Plain | Format::Xz | Format::Bzip2 => walk(layer, limit),
         Format::Gzip => walk(flate2::bufread::MultiGzDecoder::new(layer), limit),
         Format::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(layer)?;

@@ -240,7 +240,7 @@ fn a_device_is_made_allowed_and_mounted_before_what_was_asked_for() {
         linux["resources"]["devices"][1],
         json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"})
     );
-    assert_eq!(document["mounts"][12]["destination"], "/x");
+    assert_eq!(document["mounts"][11]["destination"], "/x");
     assert!(document["process"]["env"].to_string().contains("D=1"));
 }
 

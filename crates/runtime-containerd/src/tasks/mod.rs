@@ -3,6 +3,7 @@
 
 mod events;
 mod exec;
+mod first;
 mod group;
 mod pipes;
 pub(crate) mod protect;
@@ -12,6 +13,7 @@ mod signal;
 mod starts;
 mod unfinished;
 mod user;
+mod writable;
 
 use crate::cgroup::QuickMoves;
 use crate::channels::{self, Folders};
@@ -36,6 +38,7 @@ use containerd_client::services::v1::{
 };
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status};
+pub(crate) use first::FirstProcesses;
 use futures_util::stream::BoxStream;
 use prost_types::{Any, FieldMask};
 use protect::Protection;
@@ -53,6 +56,8 @@ pub(crate) struct ContainerdTasks {
     pub(crate) known: Arc<KnownStarts>,
     pub(crate) protection: Protection,
     pub(crate) moves: QuickMoves,
+    /// First processes of the tasks that were made here.
+    pub(crate) first: Arc<FirstProcesses>,
 }
 
 fn task(process: &Process) -> Task {
@@ -263,8 +268,16 @@ impl ContainerdTasks {
             made.map_err(|cause| no_folders(op, cause))?;
             created = self.create_once(op, id, &request).await;
         }
+        if let Ok(pid) = created
+            && blocking(move || writable::is_read_only(pid))
+                .await
+                .unwrap_or(false)
+        {
+            created = Err(op.disk_full("its root can be read only"));
+        }
         match created {
             Ok(pid) => {
+                self.first.made(id, pid);
                 self.protection.first_process(id, pid, start.oom_score_adj);
                 Ok(pid)
             }
@@ -366,6 +379,7 @@ impl Tasks for ContainerdTasks {
         let deleted = self.client.tasks().delete(self.client.unary(request)).await;
         let deleted = deleted.map_err(|status| error("delete task", id, status))?;
         let deleted = deleted.into_inner();
+        self.first.gone(id);
         channels::remove_all(&self.config, id).await;
         Ok(ExitStatus {
             code: deleted.exit_status,

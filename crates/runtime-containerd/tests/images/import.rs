@@ -47,6 +47,52 @@ fn names(images: &[botstead_runtime::Image]) -> Vec<&str> {
         .collect()
 }
 
+/// As a user packs it.
+fn packed(tar: &[u8], program: &str) -> NamedTempFile {
+    let plain = compressed(tar, Compression::None);
+    let file = NamedTempFile::new().unwrap();
+    let mut command = Command::new(program);
+    command.arg("-c").stdin(plain.reopen().unwrap());
+    let status = command.stdout(file.reopen().unwrap()).status();
+    assert!(
+        status
+            .unwrap_or_else(|error| panic!("apt-get install {program}: {error}"))
+            .success()
+    );
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_packed_by_xz_and_bzip2_are_imported() {
+    let containerd = Containerd::start().await;
+    let image = busybox();
+    let mut oci = Vec::new();
+    oci_archive(&mut oci, &[(Some("example.org/oci:1"), &image)], None).unwrap();
+    let mut docker = Vec::new();
+    docker_archive(&mut docker, &[(&["example.org/docker:1"][..], &image)]).unwrap();
+    for program in ["xz", "bzip2"] {
+        for (tar, name) in [
+            (&oci, "example.org/oci:1"),
+            (&docker, "example.org/docker:1"),
+        ] {
+            let archive = packed(tar, program);
+            let lease = containerd.lease("import").await;
+            let imported = import(&containerd, &lease, archive.path(), None)
+                .await
+                .unwrap();
+            assert_eq!(names(&imported), [name]);
+            containerd
+                .images()
+                .delete(&imported[0].resolved.reference)
+                .await
+                .unwrap();
+            containerd.end(&lease).await;
+            containerd.collect().await;
+            containerd.assert_empty().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn oci_archives_of_every_compression_are_imported() {
     let containerd = Containerd::start().await;

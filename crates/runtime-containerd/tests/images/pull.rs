@@ -66,6 +66,54 @@ async fn an_image_of_gzip_zstd_and_plain_layers_is_pulled_kept_and_freed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_index_without_platforms_is_taken_for_what_its_images_say() {
+    let containerd = Containerd::start().await;
+    let images = containerd.images();
+    let registry = Registry::start().unwrap();
+    let other = Image::builder().architecture("mips").layer(
+        LayerBuilder::new()
+            .file("other", 0o644, "")
+            .build(Compression::Gzip)
+            .unwrap(),
+    );
+    let ours = busybox();
+    let index = Index::new(MediaTypes::Oci, vec![other.build(), ours.clone()]);
+    let index = index.changed(|entry| {
+        entry["platform"].take();
+    });
+    let name = registry.push("multi", "1", &index).await.unwrap();
+    let lease = containerd.lease("pull").await;
+    let (pulled, _) = pull(&images, &lease, &name).await.unwrap();
+    assert_eq!(pulled.resolved.digest, index.digest());
+    assert_eq!(pulled.size_bytes, ours.layers_size());
+    containerd.end(&lease).await;
+    // Beside a digest a tag must be there, though it may mean something else.
+    let (repository, _) = name.rsplit_once(':').unwrap();
+    let lease = containerd.lease("pull").await;
+    let wrong = format!("{repository}:none@{}", index.digest());
+    let error = pull(&images, &lease, &wrong).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("no tag \"none\""), "{error}");
+    let moved = registry.push("multi", "2", &ours).await.unwrap();
+    let moved = format!("{moved}@{}", index.digest());
+    let (pulled, _) = pull(&images, &lease, &moved).await.unwrap();
+    assert_eq!(pulled.resolved.digest, index.digest());
+    images.delete(&moved.parse().unwrap()).await.unwrap();
+    containerd.end(&lease).await;
+    // What it holds for this machine is local by its own digest, and so is the index, without a registry.
+    drop(registry);
+    for digest in [index.digest(), ours.digest()] {
+        let reference: ImageRef = format!("{repository}@{digest}").parse().unwrap();
+        let fresh = containerd.images();
+        let local = fresh.get(&reference).await.unwrap();
+        assert_eq!(local.resolved.digest, digest);
+        let lease = containerd.lease("unpack").await;
+        fresh.unpack(&lease, &reference).await.unwrap();
+        containerd.end(&lease).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn layers_are_applied_with_their_whiteouts_and_owners() {
     let containerd = Containerd::start().await;
     let images = containerd.images();

@@ -46,10 +46,13 @@ pub async fn what_cannot_run_is_refused(cx: Context) {
 pub async fn a_device_that_the_host_lacks_is_refused(cx: Context) {
     let mut spec = cx.spec(&cx.active().await, Program::Forever);
     spec.devices = vec!["botstead.test/none=0".parse().expect("a CDI name")];
+    let checked = cx.containers.check_devices(&spec.devices).await;
     let created = cx.containers.create(&cx.lease, &spec).await;
     if cx.backend.capabilities().cdi_devices {
+        refused(checked, NotFound);
         refused(created, NotFound);
     } else {
+        refused(checked, Unsupported);
         refused(created, Unsupported);
     }
     refused(cx.containers.get(&spec.id).await, NotFound);

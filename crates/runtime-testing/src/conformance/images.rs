@@ -106,6 +106,38 @@ pub async fn an_import_makes_the_image_local(cx: Context) {
     }
 }
 
+pub async fn a_local_image_is_found_by_its_digest(cx: Context) {
+    if images_of(&cx).await.is_none() {
+        return;
+    }
+    let name = unused_name();
+    let imported = done(import(&cx, &archive("digest"), Some(&name)).await);
+    let digest = &imported[0].resolved.digest;
+    let by = |name: &ImageRef, digest: &str| -> ImageRef {
+        format!("{name}@{digest}")
+            .parse()
+            .expect("a digest fits a name")
+    };
+    let untagged = format!("{}/{}@{digest}", name.registry(), name.repository());
+    for asked in [by(&name, digest), untagged.parse().expect("a reference")] {
+        let found = done(cx.images.get(&asked).await);
+        assert_eq!(found.resolved.reference, asked);
+        assert_eq!(&found.resolved.digest, digest);
+        assert_eq!(found.resolved.config, imported[0].resolved.config);
+        done(cx.images.unpack(&cx.lease, &asked).await);
+    }
+    // Neither another digest nor another repository.
+    let other = format!("sha256:{}", "0".repeat(64));
+    refused(cx.images.get(&by(&name, &other)).await, NotFound);
+    let elsewhere = format!("localhost/elsewhere@{digest}");
+    let elsewhere: ImageRef = elsewhere.parse().expect("a reference");
+    refused(cx.images.get(&elsewhere).await, NotFound);
+    // The name alone is what is deleted.
+    refused(cx.images.delete(&by(&name, digest)).await, NotFound);
+    done(cx.images.delete(&name).await);
+    refused(cx.images.get(&by(&name, digest)).await, NotFound);
+}
+
 pub async fn images_are_listed_page_by_page(cx: Context) {
     if images_of(&cx).await.is_none() {
         return;

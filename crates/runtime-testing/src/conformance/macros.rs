@@ -143,6 +143,7 @@ macro_rules! conformance_tests {
         $crate::conformance_tests!(
             @tests $new, images,
             a_missing_image_is_not_found,
+            a_local_image_is_found_by_its_digest,
             an_import_makes_the_image_local,
             images_are_listed_page_by_page,
             an_imported_image_is_unpacked_once,

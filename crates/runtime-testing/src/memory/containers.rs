@@ -4,7 +4,7 @@ use super::Shared;
 use super::faults::Op;
 use super::state::{ContainerRecord, State};
 use botstead_runtime::{Container, ContainerSpec, Containers, ErrorKind, Result};
-use botstead_types::{ContainerId, LeaseId};
+use botstead_types::{CdiDevice, ContainerId, LeaseId};
 use chrono::{DateTime, Utc};
 
 /// Refuses a spec that no runtime could run.
@@ -27,12 +27,16 @@ fn check(op: Op, spec: &ContainerSpec) -> Result<()> {
     if spec.mounts.iter().any(|m| !m.destination.starts_with('/')) {
         return refuse("a mount's destination is not an absolute path");
     }
-    if let Some(device) = spec.devices.first() {
-        return Err(op
+    check_devices(op, &spec.devices)
+}
+
+fn check_devices(op: Op, devices: &[CdiDevice]) -> Result<()> {
+    match devices.first() {
+        None => Ok(()),
+        Some(device) => Err(op
             .error(ErrorKind::Unsupported, device)
-            .because("there are no devices in memory"));
+            .because("there are no devices in memory")),
     }
-    Ok(())
 }
 
 fn record(spec: &ContainerSpec, created_at: DateTime<Utc>, now: DateTime<Utc>) -> ContainerRecord {
@@ -66,6 +70,11 @@ impl Containers for Shared {
             state.changed();
             Ok(())
         })
+    }
+
+    async fn check_devices(&self, devices: &[CdiDevice]) -> Result<()> {
+        let op = Op("containers.check_devices", "find device");
+        self.call(op, "devices", |_| check_devices(op, devices))
     }
 
     async fn switch(&self, _lease: &LeaseId, spec: &ContainerSpec) -> Result<()> {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 /// The names of all calls, `port.method`, as [`crate::InMemoryRuntime::fail_next`] takes them.
 pub const OPERATIONS: &[&str] = &[
     "backend.version",
+    "containers.check_devices",
     "containers.create",
     "containers.delete",
     "containers.get",

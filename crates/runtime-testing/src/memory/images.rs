@@ -19,6 +19,23 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// A local image by its name, or by its digest under any name of its repository.
+fn local<'a>(
+    images: &'a BTreeMap<ImageRef, LocalImage>,
+    reference: &ImageRef,
+) -> Option<&'a LocalImage> {
+    images.get(reference).or_else(|| {
+        let digest = reference.digest()?;
+        let place = |name: &ImageRef| (name.registry().to_owned(), name.repository().to_owned());
+        images
+            .iter()
+            .find(|(name, local)| {
+                place(name) == place(reference) && local.image.resolved.digest == digest
+            })
+            .map(|(_, local)| local)
+    })
+}
+
 /// What an image consists of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageContent {
@@ -313,9 +330,14 @@ impl Images for Shared {
     async fn get(&self, reference: &ImageRef) -> Result<Image> {
         let op = Op("images.get", "read image");
         self.call(op, reference, |state| {
-            let local = state.images.get(reference);
-            local
-                .map(|local| local.image.clone())
+            local(&state.images, reference)
+                .map(|local| Image {
+                    resolved: ResolvedImage {
+                        reference: reference.clone(),
+                        ..local.image.resolved.clone()
+                    },
+                    ..local.image.clone()
+                })
                 .ok_or_else(|| op.error(ErrorKind::NotFound, reference))
         })
     }
@@ -342,7 +364,7 @@ impl Images for Shared {
     async fn unpack(&self, lease: &LeaseId, reference: &ImageRef) -> Result<SnapshotKey> {
         let op = Op("images.unpack", "unpack image");
         self.call(op, reference, |state| {
-            let Some(local) = state.images.get(reference) else {
+            let Some(local) = local(&state.images, reference) else {
                 return Err(op.error(ErrorKind::NotFound, reference));
             };
             let content = local.content.clone();

@@ -12,7 +12,6 @@ use crate::spec::is_workspace_of;
 use crate::standing::Standing;
 use crate::starts::Cause;
 use crate::{Error, Result};
-use botstead_archive::ApplyMode;
 use botstead_runtime::{
     Endpoint, Error as RuntimeError, ErrorKind as RuntimeErrorKind, Image, Signal,
 };
@@ -295,11 +294,7 @@ impl Inner {
             Err(Error::NoPreservedData) => return Ok(None),
             archive => archive?,
         };
-        let checked = self.check_preserved(bot, archive).await?;
-        let edit = Edit::Archive {
-            checked,
-            mode: ApplyMode::Replace,
-        };
+        let edit = Edit::returned(self.check_preserved(bot, archive).await?);
         Ok(Some((edit, Returned::Archive(archive))))
     }
 

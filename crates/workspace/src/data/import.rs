@@ -10,6 +10,7 @@ use botstead_authz::{Action, Actor};
 use botstead_store::OperationKind;
 use botstead_types::{BotId, OperationId, PreservedId, UserId, VersionNumber, VersionSource};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// What becomes of what is in `/data`.
@@ -20,6 +21,26 @@ pub enum ImportMode {
     Merge,
     /// It goes.
     Replace,
+}
+
+/// How an archive is put in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImportOptions {
+    /// What becomes of what is in `/data`.
+    pub mode: ImportMode,
+    /// Whom everything shall belong to, as a command's user is given: `user`, `uid`, `user:group` or
+    /// `uid:gid`; empty for the workspace's own user. The numbers in the archive when absent.
+    pub as_user: Option<String>,
+}
+
+impl From<ImportMode> for ImportOptions {
+    fn from(mode: ImportMode) -> Self {
+        Self {
+            mode,
+            as_user: None,
+        }
+    }
 }
 
 impl Workspaces {
@@ -42,14 +63,15 @@ impl Workspaces {
     /// stopped meanwhile and runs again afterwards. Tells the version that the state before is.
     ///
     /// # Errors
-    /// `ArchiveRefused` with the entry, before anything was touched; `BotNotFound`,
-    /// `WorkspaceNotFound`, `Busy`, `InsufficientStorage`. Whatever fails, `/data` is as it was.
+    /// `Archive` with the entry, before anything was touched; `NoSuchUser`, `BotNotFound`,
+    /// `WorkspaceNotFound`, `Busy`, `InsufficientStorage`, `InsufficientInodes`. Whatever fails, `/data`
+    /// is as it was.
     pub async fn import_data(
         &self,
         actor: &Actor,
         bot: BotId,
         archive: File,
-        mode: ImportMode,
+        options: ImportOptions,
     ) -> Result<Option<VersionNumber>> {
         let inner = &self.inner;
         inner.authorized(actor, Action::WriteWorkspace, bot).await?;
@@ -58,7 +80,7 @@ impl Workspaces {
         let checked = inner
             .check_archive(pools::user(actor), archive, Limits::default())
             .await?;
-        let apply = match mode {
+        let apply = match options.mode {
             ImportMode::Merge => ApplyMode::Merge,
             ImportMode::Replace => ApplyMode::Replace,
         };
@@ -67,9 +89,12 @@ impl Workspaces {
             .detached(async move {
                 let (id, kind) = (OperationId::generate(), OperationKind::Import);
                 let _guard = work.lock(bot, id, fault_name(kind)).await?;
+                let record = work.present_record(bot).await?;
+                let as_user = options.as_user.as_deref();
                 let edit = Edit::Archive {
                     checked,
                     mode: apply,
+                    ownership: work.ownership(&record, as_user).await?,
                 };
                 work.apply_archive(id, bot, edit, kind, None).await
             })
@@ -85,17 +110,23 @@ impl Inner {
         archive: File,
         limits: Limits,
     ) -> Result<Box<Checked<File>>> {
-        let free = disk::free_beyond_reserve(&self.config)?;
+        let free_bytes = disk::free_beyond_reserve(&self.config)?;
+        let free_inodes = disk::inodes_beyond_reserve(&self.config);
+        let storage = self.config.storage_path.clone();
         let judged = self.pools.judgements.run(user, move || {
+            // The workspaces' own filesystem is asked what it takes, where it can be.
+            let storage = File::open(storage).ok();
             let mut options = CheckOptions::new();
             options.limits = limits;
+            options.limits.disk_bytes = free_bytes;
             options.folder = Some(FOLDER.to_owned());
+            options.scratch = storage.as_ref().map(AsFd::as_fd);
             let checked = botstead_archive::check(archive, &options, &Progress::new())?;
-            let needed = checked.content().bytes;
-            if needed > free {
-                return Err(Error::InsufficientStorage {
-                    free_bytes: free,
-                    needed_bytes: needed,
+            let needed = checked.content().inodes;
+            if needed > free_inodes {
+                return Err(Error::InsufficientInodes {
+                    free: free_inodes,
+                    needed,
                 });
             }
             Ok(Box::new(checked))

@@ -13,7 +13,7 @@ use crate::recovery::Seen;
 use crate::replace::{Edit, blocking, existing_data, host};
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
-use botstead_archive::{ApplyMode, Checked, Limits, Progress};
+use botstead_archive::{Checked, Limits, Progress};
 use botstead_authz::{Action, Actor};
 use botstead_runtime::Access;
 use botstead_store::{ContainerRecord, Operation, OperationKind};
@@ -165,9 +165,7 @@ impl Inner {
         let _guard = self.lock(bot, id, "restore").await?;
         let archive = self.preserved_archive(bot, archive).await?;
         self.present_record(bot).await?;
-        let checked = self.check_preserved(bot, archive).await?;
-        let mode = ApplyMode::Replace;
-        let edit = Edit::Archive { checked, mode };
+        let edit = Edit::returned(self.check_preserved(bot, archive).await?);
         self.apply_archive(id, bot, edit, kind, Some(archive))
             .await
             .map(drop)

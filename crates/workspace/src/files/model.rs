@@ -145,6 +145,8 @@ pub enum FilePart {
         /// At most this many; `None` is to the end.
         length: Option<u64>,
     },
+    /// The last so many bytes, or all where there are fewer.
+    Last(u64),
     /// Lines.
     Lines {
         /// The first, counted from 1.
@@ -198,6 +200,17 @@ pub struct WriteFile {
     pub create_new: bool,
 }
 
+/// What is changed of a file or a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChangeFile {
+    /// Permission bits, 0 to 0o7777.
+    pub mode: Option<u32>,
+    /// `user`, `uid`, `user:group` or `uid:gid`, as the workspace knows them.
+    pub owner: Option<String>,
+    /// All that is below a directory as well.
+    pub recursive: bool,
+}
+
 /// What is searched for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchFiles {
@@ -222,6 +235,8 @@ pub struct SearchFiles {
 impl SearchFiles {
     /// The most matches of one search.
     pub const MAX_LIMIT: u32 = 10_000;
+    /// The most files that are named because they were not searched.
+    pub const MAX_SKIPPED: usize = 100;
 }
 
 /// A line of a file that was searched.
@@ -257,7 +272,46 @@ pub enum SearchEvent {
         truncated: bool,
         /// Files and directories that could not be read.
         unreadable: u64,
+        /// Files that were not searched to their end, the first [`SearchFiles::MAX_SKIPPED`].
+        skipped: Vec<SkippedFile>,
+        /// All of them.
+        skipped_files: u64,
     },
+}
+
+/// A file that was not searched to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedFile {
+    /// Its path.
+    pub path: Vec<u8>,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+/// Why a file was not searched to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkipReason {
+    /// It could not be read.
+    Unreadable,
+    /// It has a zero byte.
+    Binary,
+    /// A line is too long to be matched against the pattern.
+    LongLine,
+    /// It is too large.
+    TooLarge,
+}
+
+fn skipped(skipped: proto::search_reply::Skipped) -> SkippedFile {
+    use proto::search_reply::skipped::Reason;
+    SkippedFile {
+        reason: match skipped.reason() {
+            Reason::Unreadable => SkipReason::Unreadable,
+            Reason::Binary => SkipReason::Binary,
+            Reason::LongLine => SkipReason::LongLine,
+            Reason::TooLarge => SkipReason::TooLarge,
+        },
+        path: path(&skipped.path),
+    }
 }
 
 impl SearchEvent {
@@ -276,6 +330,13 @@ impl SearchEvent {
                 matches: done.matches,
                 truncated: done.truncated,
                 unreadable: done.unreadable,
+                skipped_files: done.skipped_files,
+                skipped: done
+                    .skipped
+                    .into_iter()
+                    .take(SearchFiles::MAX_SKIPPED)
+                    .map(skipped)
+                    .collect(),
             },
         })
     }

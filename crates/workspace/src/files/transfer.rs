@@ -40,6 +40,7 @@ impl Workspaces {
                 offset,
                 length: length.unwrap_or(0),
             })),
+            FilePart::Last(length) => Some(Part::Last(length)),
             FilePart::Lines { first, count } => Some(Part::Lines(Lines {
                 first,
                 count: count.unwrap_or(0),

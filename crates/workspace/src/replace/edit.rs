@@ -3,6 +3,7 @@
 use super::folder::{DataTrouble, data_directory, data_name, existing_data};
 use crate::service::Inner;
 use crate::spec::DATA_PATH;
+use crate::users::Accounts;
 use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Ownership, Progress};
 use botstead_runtime::{Access, Tree};
@@ -20,6 +21,8 @@ pub(crate) enum Edit {
         checked: Box<Checked<File>>,
         /// What becomes of what is there.
         mode: ApplyMode,
+        /// Whom it belongs to.
+        ownership: Ownership,
     },
     /// A path of another snapshot is put in.
     Path {
@@ -31,9 +34,25 @@ pub(crate) enum Edit {
         target: FilePath,
     },
     /// `/data` of the state before is put in.
-    Data,
+    Data {
+        /// The user of the image before.
+        from: String,
+        /// That of the new one, whom what belonged to the other belongs to.
+        to: String,
+    },
     /// `/data` of another snapshot is put in.
     DataOf(SnapshotKey),
+}
+
+impl Edit {
+    /// Preserved data is brought back: an archive of ours, which names every directory.
+    pub(crate) fn returned(checked: Box<Checked<File>>) -> Self {
+        Self::Archive {
+            checked,
+            mode: ApplyMode::Replace,
+            ownership: Ownership::ARCHIVE,
+        }
+    }
 }
 
 impl Inner {
@@ -49,7 +68,9 @@ impl Inner {
         let (source, paths) = match edit {
             Edit::Path { from, path, target } => (Some(from), Some((path.clone(), target.clone()))),
             Edit::Archive { mode, .. } if *mode == ApplyMode::Merge => (None, None),
-            Edit::Archive { .. } | Edit::Nothing | Edit::Data | Edit::DataOf(_) => return Ok(()),
+            Edit::Archive { .. } | Edit::Nothing | Edit::Data { .. } | Edit::DataOf(_) => {
+                return Ok(());
+            }
         };
         let lease = LeaseId::for_operation(operation);
         self.runtime.leases.create(&lease).await?;
@@ -90,7 +111,7 @@ impl Inner {
             (Edit::Nothing, _) => return Ok(()),
             (Edit::Archive { .. }, _) => None,
             (Edit::Path { from, .. } | Edit::DataOf(from), _) => Some(from.clone()),
-            (Edit::Data, present) => present.cloned(),
+            (Edit::Data { .. }, present) => present.cloned(),
         };
         let snapshots = &self.runtime.snapshots;
         let source = match &from {
@@ -112,15 +133,26 @@ impl Inner {
 
 fn change(tree: &dyn Tree, source: Option<&dyn Tree>, edit: Edit) -> Result<()> {
     match (edit, source) {
-        (Edit::Archive { mut checked, mode }, _) => {
-            let data = data_directory(tree, mode)?;
+        (
+            Edit::Archive {
+                mut checked,
+                mode,
+                ownership,
+            },
+            _,
+        ) => {
+            let data = data_directory(tree, mode, ownership.implied)?;
             checked
-                .apply(data, mode, Ownership::Archive, &Progress::new())
+                .apply(data, mode, ownership, &Progress::new())
                 .map_err(Error::from)
         }
         (Edit::Path { path, target, .. }, Some(source)) => copy(source, &path, tree, &target),
-        (Edit::Data | Edit::DataOf(_), Some(source)) => take_data(source, tree),
-        (Edit::Path { .. } | Edit::Data | Edit::DataOf(_) | Edit::Nothing, _) => Ok(()),
+        (Edit::DataOf(_), Some(source)) => take_data(source, tree),
+        (Edit::Data { from, to }, Some(source)) => {
+            take_data(source, tree)?;
+            pass_on(source, &from, tree, &to)
+        }
+        (Edit::Path { .. } | Edit::Data { .. } | Edit::DataOf(_) | Edit::Nothing, _) => Ok(()),
     }
 }
 
@@ -139,6 +171,21 @@ fn take_data(from: &dyn Tree, to: &dyn Tree) -> Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// What belongs to the one user in `/data` belongs to the other from now on.
+fn pass_on(before: &dyn Tree, from: &str, after: &dyn Tree, to: &str) -> Result<()> {
+    let from = Accounts::read(before)?.owner(from);
+    let to = Accounts::read(after)?.owner(to);
+    let (Some(from), Some(to)) = (from, to) else {
+        return Ok(());
+    };
+    let Ok(Some(data)) = existing_data(after) else {
+        return Ok(());
+    };
+    let (from, to) = ((from.uid, from.gid), (to.uid, to.gid));
+    botstead_overlay::pass_on(data, from, to)
+        .map_err(|errno| host("give /data to the image's user", errno.into()))
 }
 
 fn copy(from: &dyn Tree, path: &FilePath, to: &dyn Tree, target: &FilePath) -> Result<()> {

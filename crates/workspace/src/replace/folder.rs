@@ -7,10 +7,10 @@
 use super::edit::host;
 use crate::spec::DATA_PATH;
 use crate::{Error, Result};
-use botstead_archive::ApplyMode;
+use botstead_archive::{ApplyMode, Owner};
 use botstead_overlay::{beneath, tree};
 use botstead_runtime::Tree;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, fchown, mkdirat, unlinkat};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -76,9 +76,9 @@ pub(crate) fn existing_data(tree: &dyn Tree) -> Result<Option<OwnedFd>> {
     Err(Error::DataNotDirectory(trouble))
 }
 
-/// `/data` of a tree for an archive, made where it is missing. One that is to be replaced makes way
+/// `/data` of a tree for an archive, made for this owner where it is missing. One that is to be replaced makes way
 /// when it is not a directory; one that is to be kept must be a directory, or lead to one.
-pub(crate) fn data_directory(tree: &dyn Tree, mode: ApplyMode) -> Result<OwnedFd> {
+pub(crate) fn data_directory(tree: &dyn Tree, mode: ApplyMode, owner: Owner) -> Result<OwnedFd> {
     let failed = |errno: Errno| host("open /data", errno.into());
     let root = tree.root();
     let name = c_name()?;
@@ -99,7 +99,10 @@ pub(crate) fn data_directory(tree: &dyn Tree, mode: ApplyMode) -> Result<OwnedFd
     }
     let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
     mkdirat(root, &name, mode).map_err(failed)?;
-    beneath::open(root, name.to_bytes(), DIRECTORY).map_err(failed)
+    let data = beneath::open(root, name.to_bytes(), DIRECTORY).map_err(failed)?;
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    fchown(&data, Some(uid), Some(gid)).map_err(failed)?;
+    Ok(data)
 }
 
 fn kind_of(root: impl AsFd, name: &CStr) -> Result<Option<FileType>> {

@@ -259,7 +259,7 @@ impl World {
         file.rewind().unwrap();
         let imported = self
             .workspaces
-            .import_data(&self.owner, bot, file, mode)
+            .import_data(&self.owner, bot, file, mode.into())
             .await?;
         Ok(imported.map(|version| version.get()))
     }

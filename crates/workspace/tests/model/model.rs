@@ -6,7 +6,7 @@ use crate::steps::{PATHS, Step};
 use crate::world::{Place, Reach, World, is_data, is_token, unpacked};
 use botstead_runtime_testing::memory::Killed;
 use botstead_store::{Change, VersionRecord};
-use botstead_types::{BotId, ContainerId, FilePath, PreservedId, VersionNumber};
+use botstead_types::{BotId, ContainerId, FilePath, ImageRef, PreservedId, VersionNumber};
 use botstead_workspace::{
     ArchiveFormat, CreateEvent, CreateRequest, DeleteRequest, Error, ImportMode, SnapshotMode,
     VersionUpdate,
@@ -154,7 +154,7 @@ impl<G: Ground> World<G> {
                     true => ImportMode::Replace,
                     false => ImportMode::Merge,
                 };
-                Outcome::of(w.import_data(owner, bot, file, mode).await)
+                Outcome::of(w.import_data(owner, bot, file, mode.into()).await)
             }
             Step::RestorePath { path, .. } => match version() {
                 Some(version) => {
@@ -169,7 +169,7 @@ impl<G: Ground> World<G> {
                     let image = image.parse().unwrap();
                     now.as_ref() != Some(&image)
                 });
-                let image = other.unwrap().parse().unwrap();
+                let image: ImageRef = other.unwrap().parse().unwrap();
                 match w.change_image(owner, bot, image).await {
                     Ok(events) => last(events.collect().await),
                     Err(error) => Outcome::Failed(error),

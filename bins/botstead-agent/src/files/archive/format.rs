@@ -30,8 +30,14 @@ pub(super) struct Head<'a> {
 
 /// Writes everything that stands before an entry's content.
 pub(super) fn head(out: &mut Vec<u8>, head: &Head<'_>) {
-    if !head.attributes.is_empty() {
-        extra(out, EntryType::XHeader, b"././@PaxHeader", head.attributes);
+    let mut records = head.attributes.to_vec();
+    let modified = &head.stat.stx_mtime;
+    if modified.tv_sec < 0 {
+        let time = before_1970(modified.tv_sec, modified.tv_nsec);
+        record(&mut records, b"mtime", time.as_bytes());
+    }
+    if !records.is_empty() {
+        extra(out, EntryType::XHeader, b"././@PaxHeader", &records);
     }
     let long = |out: &mut Vec<u8>, kind, name: &[u8]| {
         extra(out, kind, b"././@LongLink", &[name, b"\0"].concat());
@@ -50,8 +56,8 @@ pub(super) fn head(out: &mut Vec<u8>, head: &Head<'_>) {
     header.set_mode(u32::from(head.stat.stx_mode) & 0o7777);
     header.set_uid(head.stat.stx_uid.into());
     header.set_gid(head.stat.stx_gid.into());
-    // There is no time before 1970 in this form.
-    header.set_mtime(u64::try_from(head.stat.stx_mtime.tv_sec).unwrap_or(0));
+    // One before 1970 stands in a record of its own.
+    header.set_mtime(u64::try_from(modified.tv_sec).unwrap_or(0));
     header.set_size(head.size);
     let (first, rest) = head.extents.split_at(head.extents.len().min(IN_HEADER));
     if head.kind == EntryType::GNUSparse
@@ -83,20 +89,31 @@ pub(super) fn padding(size: u64) -> usize {
     (BLOCK - over) % BLOCK
 }
 
-/// An extended attribute as a record of a pax header: `LENGTH KEY=VALUE` and a line break, with a
-/// length that counts itself.
+/// An extended attribute as a record of a pax header.
 pub(super) fn attribute(records: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    let rest = " SCHILY.xattr.=\n".len() + name.len() + value.len();
+    record(records, &[b"SCHILY.xattr.", name].concat(), value);
+}
+
+/// A record of a pax header: `LENGTH KEY=VALUE` and a line break, with a length that counts itself.
+fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = " =\n".len() + key.len() + value.len();
     let mut length = rest;
     while length.to_string().len() + rest != length {
         length = length.to_string().len() + rest;
     }
     records.extend_from_slice(length.to_string().as_bytes());
-    records.extend_from_slice(b" SCHILY.xattr.");
-    records.extend_from_slice(name);
+    records.push(b' ');
+    records.extend_from_slice(key);
     records.push(b'=');
     records.extend_from_slice(value);
     records.push(b'\n');
+}
+
+/// A time before 1970 in decimal seconds. The kernel counts nanoseconds forward from the second before.
+fn before_1970(seconds: i64, nanoseconds: u32) -> String {
+    let total = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    let before = total.unsigned_abs();
+    format!("-{}.{:09}", before / 1_000_000_000, before % 1_000_000_000)
 }
 
 /// Attributes that mean something elsewhere: not the labels of this machine's security modules.
@@ -169,6 +186,18 @@ mod tests {
             let digits: Vec<u8> = records.iter().copied().take_while(|b| *b != b' ').collect();
             let length: usize = String::from_utf8(digits).unwrap().parse().unwrap();
             assert_eq!(length, records.len(), "{value}");
+        }
+    }
+
+    #[test]
+    fn times_before_1970_are_decimal_seconds() {
+        for (seconds, nanoseconds, expected) in [
+            (-1, 0, "-1.000000000"),
+            (-2, 500_000_000, "-1.500000000"),
+            (-1, 999_999_999, "-0.000000001"),
+            (i64::MIN, 0, "-9223372036854775808.000000000"),
+        ] {
+            assert_eq!(before_1970(seconds, nanoseconds), expected);
         }
     }
 

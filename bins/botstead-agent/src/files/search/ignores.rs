@@ -21,6 +21,9 @@ const NAMES: [&[u8]; 2] = [b".ignore", b".gitignore"];
 const MOST_BYTES: usize = 256 << 10;
 const MOST_BYTES_TOGETHER: usize = 1 << 20;
 
+/// A byte order mark, which is no part of the first line.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How far up above the place of a search files are looked for.
 const MOST_ABOVE: usize = 64;
 
@@ -68,20 +71,28 @@ impl Ignores {
     /// Reads the rules of a directory that the walk goes into.
     pub(super) fn enter(&mut self, directory: &OwnedFd, path: &[u8], depth: usize) {
         let base = path.len() + usize::from(path.last() != Some(&b'/'));
+        // Those of a repository that are not in its tree come before all that are.
+        if let Some(info) = info_of_repository(directory) {
+            self.add(&info, b"exclude", depth, base);
+        }
         for name in NAMES.iter().rev() {
-            let together: usize = self.rules.iter().map(|rules| rules.bytes).sum();
-            if together >= MOST_BYTES_TOGETHER {
-                return;
-            }
-            // One that cannot be read or is no text rules nothing, as in git.
-            if let Some((rules, bytes)) = read(directory, name) {
-                self.rules.push(Rules {
-                    depth,
-                    base,
-                    bytes,
-                    rules,
-                });
-            }
+            self.add(directory, name, depth, base);
+        }
+    }
+
+    fn add(&mut self, directory: &OwnedFd, name: &[u8], depth: usize, base: usize) {
+        let together: usize = self.rules.iter().map(|rules| rules.bytes).sum();
+        if together >= MOST_BYTES_TOGETHER {
+            return;
+        }
+        // One that cannot be read or is no text rules nothing, as in git.
+        if let Some((rules, bytes)) = read(directory, name) {
+            self.rules.push(Rules {
+                depth,
+                base,
+                bytes,
+                rules,
+            });
         }
     }
 
@@ -110,6 +121,13 @@ impl Ignores {
     }
 }
 
+/// The folder with a repository's own settings, where one begins here.
+fn info_of_repository(directory: &OwnedFd) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let git = open_name(directory, b".git", flags).ok()?;
+    open_name(git, b"info", flags).ok()
+}
+
 fn read(directory: &OwnedFd, name: &[u8]) -> Option<(Gitignore, usize)> {
     let file = open_name(directory, name, OFlags::RDONLY).ok()?;
     if kind(&stat_fd(&file).ok()?) != FileType::RegularFile {
@@ -122,7 +140,8 @@ fn read(directory: &OwnedFd, name: &[u8]) -> Option<(Gitignore, usize)> {
         return None;
     }
     let mut builder = GitignoreBuilder::new("");
-    for line in text.split(|byte| *byte == b'\n') {
+    let lines = text.strip_prefix(MARK).unwrap_or(&text);
+    for line in lines.split(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         // A line that is no glob rules nothing.
         if let Ok(line) = std::str::from_utf8(line) {

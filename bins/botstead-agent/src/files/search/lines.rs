@@ -1,6 +1,7 @@
 //! Matching lines of one file, each with its context. A search that has found enough for now stops in
 //! front of a line and goes on there later, so that nothing waits for a client while it holds a thread.
 
+use crate::files::pieces::Budget;
 use botstead_bridge::proto::search_reply::{Line, Span};
 use bytes::Bytes;
 use grep_matcher::Matcher;
@@ -51,6 +52,8 @@ pub(super) struct Found {
     pub(super) truncated: bool,
     /// A match was not handled, because there was enough.
     pub(super) stopped: Option<Point>,
+    /// A zero byte ended it.
+    pub(super) binary: bool,
 }
 
 impl Found {
@@ -64,6 +67,7 @@ impl Found {
             bytes: 0,
             truncated: false,
             stopped: None,
+            binary: false,
         }
     }
 
@@ -129,6 +133,7 @@ pub(super) struct Collector<'a> {
     pub(super) begin: Point,
     /// Enough for now.
     pub(super) enough: usize,
+    pub(super) budget: &'a Budget,
 }
 
 impl Collector<'_> {
@@ -139,7 +144,7 @@ impl Collector<'_> {
         if spans {
             let added = self.matcher.find_iter(text, |range| {
                 ranges.push((range.start(), range.end()));
-                ranges.len() < MOST_SPANS
+                ranges.len() < MOST_SPANS && !self.budget.is_dropped()
             });
             added.map_err(io::Error::other)?;
         }
@@ -205,6 +210,11 @@ impl Sink for Collector<'_> {
         let line = self.line(context.line_number(), context.bytes(), false)?;
         self.found.pass(&line);
         Ok(!self.found.truncated || !self.found.open.is_empty())
+    }
+
+    fn binary_data(&mut self, _: &Searcher, _: u64) -> io::Result<bool> {
+        self.found.binary = true;
+        Ok(true)
     }
 
     fn finish(&mut self, _: &Searcher, _: &SinkFinish) -> io::Result<()> {

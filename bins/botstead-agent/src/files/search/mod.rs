@@ -1,5 +1,9 @@
 //! `Search`: entries by name, lines by content.
+//!
+//! A search has turns of its own: matching a line cannot be interrupted, and however long that takes, it
+//! keeps nobody waiting but other searches. How long is bounded by the size of the pattern.
 
+mod content;
 mod globs;
 mod ignores;
 mod lines;
@@ -11,47 +15,25 @@ use super::pieces::{Budget, Source};
 use super::read::{Opened, open_regular};
 use super::root::{locate, open_name, stat_fd, vanished};
 use super::walk::{Step, Walk};
-use botstead_bridge::proto::search_reply::{Done, Match, Part};
+use botstead_bridge::proto::search_reply::skipped::Reason;
+use botstead_bridge::proto::search_reply::{Done, Match, Part, Skipped};
 use botstead_bridge::proto::{SearchReply, SearchRequest};
 use botstead_bridge::{Failure, FailureKind};
+use content::{Content, Current, ENOUGH, Encoding};
 use globs::Globs;
-use grep_regex::{RegexMatcher, RegexMatcherBuilder};
-use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder};
 use ignores::Ignores;
-use lines::{Collector, Found, Point};
 use rustix::fd::OwnedFd;
-use rustix::fs::{FileType, OFlags, SeekFrom, seek};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
-use std::fs::File;
-use std::io::{self, Read};
 
 const MOST_MATCHES: u32 = 10_000;
 const MOST_CONTEXT: u32 = 20;
-const FILE_BYTES: u64 = 64 << 20;
 
-/// A line that is longer is not searched; the search keeps one in memory.
-const LINE_BYTES: usize = 8 << 20;
-
-/// What a compiled pattern may take, and its automaton.
-const PATTERN_BYTES: usize = 4 << 20;
-
-/// Output of one piece, about.
-const ENOUGH: usize = 128 << 10;
+/// Files that are named because they were not searched.
+const MOST_SKIPPED: usize = 100;
 
 /// Messages of one piece.
 const MOST_REPLIES: usize = 1000;
-
-/// A byte order mark, which is no part of the first line.
-const MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// A file that is being searched.
-#[derive(Debug)]
-struct Current {
-    file: OwnedFd,
-    path: Vec<u8>,
-    point: Point,
-    found: Found,
-}
 
 /// A search that has begun.
 pub(super) struct Searching {
@@ -66,14 +48,6 @@ pub(super) struct Searching {
     /// Of this piece's output.
     bytes: usize,
     done: Done,
-}
-
-/// How content is searched.
-struct Content {
-    matcher: RegexMatcher,
-    searcher: Searcher,
-    context: usize,
-    most_bytes: u64,
 }
 
 pub(super) fn begin(request: SearchRequest) -> Result<Searching> {
@@ -111,6 +85,9 @@ pub(super) fn begin(request: SearchRequest) -> Result<Searching> {
             return Err(fail(Errno::NOTDIR));
         }
         let Opened { fd, path, .. } = open_regular(&root, &path)?;
+        if let Some(content) = &mut searching.content {
+            content.search_binary();
+        }
         searching.open(fd, path);
         return Ok(searching);
     }
@@ -124,101 +101,42 @@ pub(super) fn begin(request: SearchRequest) -> Result<Searching> {
     Ok(searching)
 }
 
-impl Content {
-    fn new(request: &SearchRequest) -> Result<Self> {
-        let matcher = RegexMatcherBuilder::new()
-            .case_insensitive(request.ignore_case)
-            .fixed_strings(request.literal)
-            .multi_line(true)
-            .line_terminator(Some(b'\n'))
-            .size_limit(PATTERN_BYTES)
-            .dfa_size_limit(PATTERN_BYTES)
-            .build(&request.pattern)
-            .map_err(|error| Failure::new(FailureKind::Invalid, format!("pattern: {error}")))?;
-        let context = request.context as usize;
-        let searcher = SearcherBuilder::new()
-            .before_context(context)
-            .after_context(context)
-            .line_number(true)
-            // A file with a zero byte is no text.
-            .binary_detection(BinaryDetection::quit(0))
-            // Offsets must be those of the file.
-            .bom_sniffing(false)
-            .heap_limit(Some(LINE_BYTES))
-            .build();
-        Ok(Self {
-            matcher,
-            searcher,
-            context,
-            most_bytes: match request.max_file_bytes {
-                0 => FILE_BYTES,
-                bytes => bytes,
-            },
-        })
-    }
-
-    /// Searches a file to its end, or until there is enough.
-    fn search(&mut self, current: &mut Current, budget: &Budget) -> io::Result<()> {
-        let begin = current.point;
-        seek(&current.file, SeekFrom::Start(begin.offset))?;
-        let file = current.file.try_clone()?;
-        let reader = Reading {
-            file: File::from(file).take(self.most_bytes.saturating_sub(begin.offset)),
-            budget,
-        };
-        let collector = Collector {
-            matcher: &self.matcher,
-            found: &mut current.found,
-            begin,
-            enough: ENOUGH,
-        };
-        self.searcher
-            .search_reader(&self.matcher, reader, collector)
-    }
-}
-
-/// A file's content, until the call is dropped.
-struct Reading<'a> {
-    file: io::Take<File>,
-    budget: &'a Budget,
-}
-
-impl Read for Reading<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.budget.is_dropped() {
-            true => Err(io::Error::other("nobody waits for the result")),
-            false => self.file.read(buffer),
+impl Searching {
+    /// Counts a file that is not searched, or not to its end.
+    fn skip(&mut self, path: Vec<u8>, reason: Reason) {
+        if reason == Reason::Unreadable {
+            self.done.unreadable += 1;
+        }
+        self.done.skipped_files += 1;
+        if self.done.skipped.len() < MOST_SKIPPED {
+            self.done.skipped.push(Skipped {
+                path: path.into(),
+                reason: reason.into(),
+            });
         }
     }
-}
 
-impl Searching {
-    /// Handles a file: its name is a match, or its content is searched next.
+    /// Makes a file the one that is searched next.
     fn open(&mut self, file: OwnedFd, path: Vec<u8>) {
         let Some(content) = &self.content else {
             return;
         };
         let begin = || {
             let stat = stat_fd(&file)?;
-            if kind(&stat) != FileType::RegularFile || stat.stx_size > content.most_bytes {
+            if kind(&stat) != FileType::RegularFile {
                 return Ok(None);
             }
-            let mut start = [0; MARK.len()];
-            let marked = rustix::io::pread(&file, &mut start, 0)? == MARK.len() && start == *MARK;
-            Ok(Some(if marked { MARK.len() as u64 } else { 0 }))
+            Ok::<_, Errno>(Some((stat.stx_size, Encoding::of(&file)?)))
         };
         match begin() {
-            Ok(Some(offset)) => {
-                self.done.files_searched += 1;
-                self.current = Some(Current {
-                    found: Found::new(content.context, self.left),
-                    point: Point { offset, lines: 0 },
-                    file,
-                    path,
-                });
-            }
             Ok(None) => {}
-            Err::<_, Errno>(_) => self.done.unreadable += 1,
+            Ok(Some((size, _))) if size > content.most_bytes() => {
+                self.skip(path, Reason::TooLarge);
+            }
+            Ok(Some((_, encoding))) => {
+                self.current = Some(content.begin(file, path, encoding, self.left));
+            }
+            Err(_) => self.skip(path, Reason::Unreadable),
         }
     }
 
@@ -227,8 +145,8 @@ impl Searching {
         let (Some(content), Some(mut current)) = (&mut self.content, self.current.take()) else {
             return true;
         };
-        if content.search(&mut current, budget).is_err() {
-            self.done.unreadable += 1;
+        let skipped = content.search(&mut current, budget);
+        if skipped.is_some() {
             current.found.finish();
         }
         let found = &mut current.found;
@@ -244,11 +162,17 @@ impl Searching {
         self.bytes += std::mem::take(&mut found.bytes);
         if found.truncated {
             self.done.truncated = true;
+            self.done.files_searched += 1;
             return false;
         }
         if let Some(point) = found.stopped.take() {
             current.point = point;
             self.current = Some(current);
+            return true;
+        }
+        match skipped {
+            Some(reason) => self.skip(current.path, reason),
+            None => self.done.files_searched += 1,
         }
         true
     }
@@ -294,7 +218,7 @@ impl Searching {
             match vanished(open_name(walk.cursor().here(), name, OFlags::RDONLY)) {
                 Ok(Some(file)) => self.open(file, path),
                 Ok(None) => {}
-                Err(_) => self.done.unreadable += 1,
+                Err(_) => self.skip(path, Reason::Unreadable),
             }
         }
         true

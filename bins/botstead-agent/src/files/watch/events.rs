@@ -1,6 +1,7 @@
 //! What the kernel tells, turned into what a client is told: names into paths, the two halves of a
 //! rename into one, new directories into watches and their content.
 
+use super::hub::Raw;
 use super::scan::{Fresh, Scan, Told, Watches, path};
 use super::tree::Watch;
 use crate::files::failure::{Result, failed};
@@ -12,7 +13,7 @@ use botstead_bridge::proto::WatchReply;
 use botstead_bridge::proto::watch_reply::{Change, Event, Overflow, Part, Ready};
 use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
-use rustix::fs::inotify::{ReadFlags, Reader};
+use rustix::fs::inotify::ReadFlags;
 use rustix::io::Errno;
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -23,21 +24,11 @@ pub(super) const HALF: Duration = Duration::from_millis(50);
 /// First halves that are waited for at once.
 const MOST_HALVES: usize = 64;
 
-const BUFFER: usize = 32 << 10;
-
 /// How far back the same change of the same file is not told again.
 const MERGED: usize = 32;
 
 /// Replies of one piece.
 const AT_ONCE: usize = 1000;
-
-#[derive(Debug)]
-struct Raw {
-    watch: Watch,
-    flags: ReadFlags,
-    cookie: u32,
-    name: Vec<u8>,
-}
 
 /// The first half of a rename.
 #[derive(Debug)]
@@ -81,6 +72,8 @@ pub(super) struct Events {
     watches: Watches,
     top: Top,
     base: Vec<u8>,
+    /// The file in the directory that it is about; everything without.
+    only: Option<Vec<u8>>,
     recursive: bool,
     raw: VecDeque<Raw>,
     scans: VecDeque<Scan>,
@@ -109,6 +102,7 @@ impl Events {
             watches,
             top,
             base,
+            only: None,
             recursive,
             raw: VecDeque::new(),
             scans: VecDeque::new(),
@@ -120,6 +114,20 @@ impl Events {
         };
         events.rescan()?;
         Ok(events)
+    }
+
+    /// The events of one file in the directory, whoever replaces it.
+    pub(super) fn of_file(
+        watches: Watches,
+        top: Top,
+        base: Vec<u8>,
+        name: Vec<u8>,
+    ) -> Result<Self> {
+        let events = Self::new(watches, top, base, false)?;
+        Ok(Self {
+            only: Some(name),
+            ..events
+        })
     }
 
     /// Whether what comes next is a walk through directories.
@@ -203,26 +211,9 @@ impl Events {
 
     /// Reads what the kernel has; false when it has nothing.
     fn read(&mut self) -> Result<bool> {
-        let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER);
-        let mut reader = Reader::new(&*self.watches.inotify, buffer.spare_capacity_mut());
-        loop {
-            match reader.next() {
-                Ok(event) => self.raw.push_back(Raw {
-                    watch: event.wd(),
-                    flags: event.events(),
-                    cookie: event.cookie(),
-                    name: event
-                        .file_name()
-                        .map_or(Vec::new(), |n| n.to_bytes().to_vec()),
-                }),
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(Errno::INTR) => return Ok(true),
-                Err(errno) => return Err(failed("watch", &self.base, errno)),
-            }
-            if reader.is_buffer_empty() {
-                return Ok(true);
-            }
-        }
+        let taken = self.watches.subscription.take();
+        self.raw = taken.map_err(|errno| failed("watch", &self.base, errno))?;
+        Ok(!self.raw.is_empty())
     }
 
     fn handle(&mut self, raw: Raw, out: &mut Vec<WatchReply>) -> Result<()> {
@@ -239,7 +230,8 @@ impl Events {
             self.handle_self(raw.watch, flags, out);
             return Ok(());
         }
-        if is_hidden_name(&raw.name) {
+        let other = self.only.as_ref().is_some_and(|name| *name != raw.name);
+        if other || is_hidden_name(&raw.name) {
             return Ok(());
         }
         let is_directory = flags.contains(ReadFlags::ISDIR);
@@ -310,12 +302,15 @@ impl Events {
         } else if flags.intersects(over | ReadFlags::MOVE_SELF) {
             if !self.ended {
                 self.settle_all(out);
-                self.tell(Change::Removed, watch, b"", true, out);
+                match &self.only {
+                    Some(name) => self.tell(Change::Removed, watch, name, false, out),
+                    None => self.tell(Change::Removed, watch, b"", true, out),
+                }
             }
             self.ended = true;
             self.raw.clear();
             self.scans.clear();
-        } else if flags.contains(ReadFlags::ATTRIB) {
+        } else if flags.contains(ReadFlags::ATTRIB) && self.only.is_none() {
             self.tell(Change::Attributes, watch, b"", true, out);
         }
     }

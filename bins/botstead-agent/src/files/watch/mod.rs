@@ -1,9 +1,10 @@
-//! `Watch`: what changes beneath a directory, from inotify.
+//! `Watch`: what changes beneath a directory, or of one file, from inotify.
 //!
-//! Here is the loop between the kernel and the client; [`events`] decides what is told, [`scan`] puts
-//! watches on directories, [`tree`] knows which watch is which directory.
+//! Here is the loop between the kernel and the client; [`hub`] has what all watches share, [`events`] decides
+//! what is told, [`scan`] puts watches on directories, [`tree`] knows which watch is which directory.
 
 mod events;
+mod hub;
 mod scan;
 mod tree;
 
@@ -14,10 +15,10 @@ use botstead_bridge::proto::watch_reply::{Overflow, Part};
 use botstead_bridge::proto::{WatchReply, WatchRequest};
 use botstead_bridge::{Failure, FailureKind};
 use events::{Events, Progress, Top, reply};
+pub(super) use hub::Hub;
 use rustix::fd::OwnedFd;
-use rustix::fs::inotify::{CreateFlags, init};
 use rustix::io::Errno;
-use scan::{Watches, watch};
+use scan::Watches;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,17 +40,33 @@ pub(super) struct Watching {
     events: Events,
 }
 
-pub(super) fn begin(request: WatchRequest, most: usize) -> Result<Watching> {
+pub(super) fn begin(request: WatchRequest, hub: &Hub, most: usize) -> Result<Watching> {
     let root_at = root_path(request.at.as_ref().map_or(b"", |at| &at.root))?;
     let (root, path) = locate(request.at)?;
-    let (directory, base) = root.open_directory(&path)?;
-    let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
-    let begin = || {
-        let inotify = Arc::new(init(flags)?);
-        let top = watch(&inotify, &directory)?;
-        Ok((inotify, top, Top::new(root_at, &directory)?))
+    let (directory, base, file) = match root.open_directory(&path) {
+        Ok((directory, base)) => (directory, base, None),
+        Err(failure) if failure.kind == FailureKind::NotADirectory && !path.names_directory() => {
+            let place = root.place_behind_links(&path)?;
+            if place.look()?.is_none() {
+                return Err(failure);
+            }
+            let length = place.path.len() - place.name.len() - 1;
+            let base = place.path[..length.max(1)].to_vec();
+            (place.directory, base, Some(place.name))
+        }
+        Err(failure) => return Err(failure),
     };
-    let (inotify, watched, top) = begin().map_err(|errno| match errno {
+    let begin = || {
+        let subscription = hub.join()?;
+        let top = subscription.watch(&directory)?;
+        Ok((subscription, top, Top::new(root_at, &directory)?))
+    };
+    let (subscription, watched, top) = begin().map_err(|errno| match errno {
+        Errno::USERS => refused(
+            FailureKind::Limit,
+            &base,
+            "this workspace has as many watches as it may have: end others",
+        ),
         Errno::MFILE | Errno::NOSPC => refused(
             FailureKind::Limit,
             &base,
@@ -59,10 +76,14 @@ pub(super) fn begin(request: WatchRequest, most: usize) -> Result<Watching> {
         .with_errno(errno.raw_os_error()),
         errno => failed("watch", &base, errno),
     })?;
-    let watches = Watches::new(Arc::clone(&inotify), watched, most.max(1));
+    let inotify = subscription.descriptor();
+    let watches = Watches::new(subscription, watched, most.max(1));
     drop(directory);
     Ok(Watching {
-        events: Events::new(watches, top, base, request.recursive)?,
+        events: match file {
+            None => Events::new(watches, top, base, request.recursive)?,
+            Some(name) => Events::of_file(watches, top, base, name)?,
+        },
         inotify,
     })
 }

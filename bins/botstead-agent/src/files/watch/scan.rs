@@ -1,49 +1,29 @@
 //! Putting watches on a tree: on a directory first, then on what is in it, so that nothing comes into
 //! it unseen.
 
+use super::hub::Subscription;
 use super::tree::{Tree, Watch};
 use crate::files::path::child;
 use crate::files::pieces::Budget;
 use crate::files::walk::{Step, Walk};
-use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::inotify::{WatchFlags, add_watch, remove_watch};
+use rustix::fd::OwnedFd;
 use rustix::io::{Errno, Result};
 use std::collections::{HashMap, HashSet};
-
-/// What is told of a directory.
-const WANTED: WatchFlags = WatchFlags::CREATE
-    .union(WatchFlags::MODIFY)
-    .union(WatchFlags::CLOSE_WRITE)
-    .union(WatchFlags::ATTRIB)
-    .union(WatchFlags::DELETE)
-    .union(WatchFlags::MOVED_FROM)
-    .union(WatchFlags::MOVED_TO)
-    .union(WatchFlags::DELETE_SELF)
-    .union(WatchFlags::MOVE_SELF)
-    .union(WatchFlags::ONLYDIR)
-    .union(WatchFlags::EXCL_UNLINK);
 
 /// The watches of one call.
 #[derive(Debug)]
 pub(super) struct Watches {
-    pub(super) inotify: std::sync::Arc<OwnedFd>,
+    pub(super) subscription: Subscription,
     pub(super) tree: Tree,
     most: usize,
     /// There were more directories than may be watched.
     pub(super) truncated: bool,
 }
 
-/// Watches an open directory.
-pub(super) fn watch(inotify: &OwnedFd, directory: &OwnedFd) -> Result<Watch> {
-    // There is no way but by path; this one leads to what is open.
-    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    add_watch(inotify, path, WANTED)
-}
-
 impl Watches {
-    pub(super) fn new(inotify: std::sync::Arc<OwnedFd>, top: Watch, most: usize) -> Self {
+    pub(super) fn new(subscription: Subscription, top: Watch, most: usize) -> Self {
         Self {
-            inotify,
+            subscription,
             tree: Tree::new(top),
             most,
             truncated: false,
@@ -56,13 +36,13 @@ impl Watches {
             self.truncated = true;
             return Ok(None);
         }
-        match watch(&self.inotify, directory) {
+        match self.subscription.watch(directory) {
             Ok(watch) => {
                 let replaced = self.tree.insert(parent, name, watch);
                 self.unwatch(replaced);
                 Ok(Some(watch))
             }
-            // The user's limit of watches, or memory.
+            // The limit of watches, the user's or the workspace's, or memory.
             Err(Errno::NOSPC | Errno::NOMEM) => {
                 self.truncated = true;
                 Ok(None)
@@ -74,10 +54,7 @@ impl Watches {
 
     /// Takes watches away whose directories are not in the tree any more.
     pub(super) fn unwatch(&self, watches: Vec<Watch>) {
-        for watch in watches {
-            // The kernel may have done so already, when the directory was removed.
-            let _ = remove_watch(&*self.inotify, watch);
-        }
+        self.subscription.unwatch(&watches);
     }
 }
 

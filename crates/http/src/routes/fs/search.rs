@@ -10,7 +10,7 @@ use crate::sse::{self, Step};
 use crate::state::SharedState;
 use actix_web::{HttpRequest, HttpResponse, get, web};
 use botstead_types::{BotId, escaped};
-use botstead_workspace::{FileKind, SearchEvent, SearchFiles, SearchLine};
+use botstead_workspace::{FileKind, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -21,7 +21,8 @@ const DEFAULT_LIMIT: u32 = 100;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SearchQuery {
-    /// Globs on the paths below, separated by commas, such as `*.rs,src/**`; `!` excludes.
+    /// Globs on the paths below, separated by commas outside of braces, such as `*.{js,ts},src/**`; `!`
+    /// excludes.
     glob: Option<String>,
     /// A regular expression on lines; without it, entries are found by name.
     pattern: Option<String>,
@@ -54,12 +55,7 @@ impl From<SearchQuery> for SearchFiles {
     fn from(query: SearchQuery) -> Self {
         let globs = query.glob.unwrap_or_default();
         Self {
-            globs: globs
-                .split(',')
-                .map(str::trim)
-                .filter(|glob| !glob.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            globs: split(&globs),
             pattern: query.pattern.filter(|pattern| !pattern.is_empty()),
             literal: query.literal,
             ignore_case: query.ignore_case,
@@ -69,6 +65,37 @@ impl From<SearchQuery> for SearchFiles {
             context: query.context,
         }
     }
+}
+
+/// Splits at the commas between globs, not at those within one.
+fn split(globs: &str) -> Vec<String> {
+    let mut split = vec![String::new()];
+    let (mut braces, mut class, mut escaped) = (0_usize, false, false);
+    for character in globs.chars() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => {
+                escaped = true;
+            }
+            '[' => class = true,
+            ']' => class = false,
+            '{' if !class => braces += 1,
+            '}' if !class => braces = braces.saturating_sub(1),
+            ',' if !class && braces == 0 => {
+                split.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(last) = split.last_mut() {
+            last.push(character);
+        }
+    }
+    let split = split.iter().map(|glob| glob.trim());
+    split
+        .filter(|glob| !glob.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Something that was found.
@@ -138,6 +165,41 @@ pub(super) struct Found {
     truncated: bool,
     /// Files and directories that could not be read.
     unreadable: u64,
+    /// Files that were not searched, or not to their end, the first 100: there may be matches in them.
+    skipped: Vec<Skipped>,
+    /// How many such files there are.
+    skipped_files: u64,
+}
+
+/// A file that was not searched, or not to its end.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Skipped {
+    /// Its path; one that is not UTF-8 is percent-escaped.
+    path: String,
+    /// The path's bytes, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_base64: Option<String>,
+    /// `binary` has a zero byte (name the file itself as `path` to search it all the same), `long_line` has a
+    /// line of more than 8 MiB or, with a large pattern, of less, `unreadable` cannot be read.
+    #[schema(example = "binary")]
+    reason: &'static str,
+}
+
+impl From<SkippedFile> for Skipped {
+    fn from(skipped: SkippedFile) -> Self {
+        Self {
+            path_base64: std::str::from_utf8(&skipped.path)
+                .is_err()
+                .then(|| to_base64(&skipped.path)),
+            path: escaped(&skipped.path),
+            reason: match skipped.reason {
+                SkipReason::Unreadable => "unreadable",
+                SkipReason::Binary => "binary",
+                SkipReason::LongLine => "long_line",
+                SkipReason::TooLarge => "too_large",
+            },
+        }
+    }
 }
 
 /// An event of a search that is followed.
@@ -150,6 +212,8 @@ enum Event {
         matches: u64,
         truncated: bool,
         unreadable: u64,
+        skipped: Vec<Skipped>,
+        skipped_files: u64,
     },
 }
 
@@ -169,11 +233,15 @@ impl From<SearchEvent> for Event {
                 matches,
                 truncated,
                 unreadable,
+                skipped,
+                skipped_files,
             } => Self::Done {
                 files_searched,
                 matches,
                 truncated,
                 unreadable,
+                skipped: skipped.into_iter().map(Skipped::from).collect(),
+                skipped_files,
             },
         }
     }
@@ -240,11 +308,15 @@ pub(super) async fn search(
                 files_searched,
                 truncated,
                 unreadable,
+                skipped,
+                skipped_files,
                 ..
             } => {
                 found.files_searched = files_searched;
                 found.truncated = truncated;
                 found.unreadable = unreadable;
+                found.skipped = skipped;
+                found.skipped_files = skipped_files;
             }
         }
     }
@@ -254,6 +326,20 @@ pub(super) async fn search(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn globs_are_split_at_the_commas_between_them() {
+        for (globs, expected) in [
+            ("", &[][..]),
+            ("*.rs, src/**,", &["*.rs", "src/**"]),
+            ("*.{js,ts},!{a,{b,c}}", &["*.{js,ts}", "!{a,{b,c}}"]),
+            ("[,{]x,y", &["[,{]x", "y"]),
+            (r"a\,b,c\{,d", &[r"a\,b", r"c\{", "d"]),
+            ("{a,b", &["{a,b"]),
+        ] {
+            assert_eq!(split(globs), expected, "{globs}");
+        }
+    }
 
     #[test]
     fn spans_count_characters_of_the_text_that_is_shown() {

@@ -89,7 +89,8 @@ impl From<WatchEvent> for Event {
     }
 }
 
-/// Follow what changes at or beneath a path.
+/// Follow what changes at or beneath a path: a directory's content, or a single file, also one that is replaced
+/// or removed and made again.
 ///
 /// The reply is a stream of events, one JSON object per `data:` line. `{"type":"ready","directories",
 /// "truncated"}` comes first: what happens from then on is reported. Then `created`, `modified`,
@@ -107,7 +108,7 @@ impl From<WatchEvent> for Event {
         (status = 200, description = "The events.", content_type = "text/event-stream", body = String),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 429, description = "`workspace_limit`: too many watches."),
+        (status = 429, description = "`workspace_limit`: the workspace has 64 watches, or the host no more."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
