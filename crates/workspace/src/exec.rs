@@ -38,7 +38,7 @@ const MOST_STDIN: usize = 3 << 20;
 const OUTPUT_LIMIT: usize = 1 << 20;
 
 impl Workspaces {
-    /// Runs a command and answers when it ended. Dropping the future kills it with its children. Of
+    /// Runs a command and answers when it ended. Dropping the future ends it with its children. Of
     /// each output the first MiB is kept; the rest is read and dropped.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Workspaces {
     }
 
     /// Runs a command and gives what it writes as it comes; nothing is dropped: a command that writes
-    /// faster than the caller reads waits. Dropping the stream kills it with its children.
+    /// faster than the caller reads waits. Dropping the stream ends it with its children.
     ///
     /// # Errors
     /// As [`Workspaces::exec`].

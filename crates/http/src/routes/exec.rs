@@ -175,7 +175,7 @@ struct ExecReply {
     stderr: String,
     /// Whether output was dropped.
     truncated: bool,
-    /// Whether it was killed because its time was over.
+    /// Whether it was ended because its time was over.
     timed_out: bool,
     /// `true` when the kernel killed a process of the workspace for lack of memory while it ran; absent
     /// otherwise, and for detached commands.

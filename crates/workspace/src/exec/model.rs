@@ -23,7 +23,7 @@ pub struct ExecRequest {
     /// Its input stays open after that, for [`crate::Workspaces::write_exec`]. Otherwise it ends there, also
     /// where nothing is given.
     pub stdin_open: bool,
-    /// After this it is killed; no limit when absent.
+    /// After this it is ended with its children: asked, and killed 3 s later; no limit when absent.
     pub timeout: Option<Duration>,
     /// Make a version first.
     pub snapshot_before: bool,
@@ -35,7 +35,7 @@ pub struct ExecExit {
     /// The exit code; 128 + the signal's number when one ended it, 127 when the program was not
     /// found, 126 when it could not be executed.
     pub code: u32,
-    /// Whether it was killed because its time was over.
+    /// Whether it was ended because its time was over.
     pub timed_out: bool,
     /// Whether output was dropped.
     pub truncated: bool,

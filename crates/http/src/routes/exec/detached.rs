@@ -37,7 +37,7 @@ pub(super) struct ExecShape {
     /// Its exit code, once it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<u32>,
-    /// Whether it was killed because its time was over.
+    /// Whether it was ended because its time was over.
     timed_out: bool,
     /// How long it ran, in milliseconds, once it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
