@@ -159,7 +159,8 @@ impl Accounts {
         }))
     }
 
-    /// A one-time ticket for one request of the caller, valid for 30 s. `path` has no query.
+    /// A one-time ticket for one request of the caller, valid for 30 s. Whatever `path` is, the request is for
+    /// the same.
     ///
     /// # Errors
     /// `Invalid` for what is no method or path; `TooManyTickets`; `UserNotFound` when the caller was

@@ -7,6 +7,7 @@
 use crate::client_address;
 use crate::connections::{Connection, Reading, Who};
 use crate::memory::Room;
+use crate::paths;
 use crate::problem::Problem;
 use crate::sessions::Serving;
 use crate::state::SharedState;
@@ -20,6 +21,7 @@ use botstead_accounts::Session;
 use botstead_authz::Actor;
 use botstead_types::UserId;
 use bytes::Bytes;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -133,13 +135,39 @@ async fn identify(request: &HttpRequest, state: &SharedState) -> Result<Session,
     let session = match credential {
         Credential::Token(token) => accounts.authenticate(&token).await,
         Credential::Ticket(ticket) => {
+            let target = target_of(request, &route);
             accounts
-                .redeem_ticket(&ticket, request.method().as_str(), request.path())
+                .redeem_ticket(&ticket, request.method().as_str(), &target)
                 .await
         }
     }?;
     accounts.seen(&session, client_address::of(request, &state.config));
     Ok(session)
+}
+
+/// What a ticket for this request was issued for: of a download, which has what it gives in its query, that
+/// as well.
+fn target_of(request: &HttpRequest, route: &str) -> String {
+    match DOWNLOADS.contains(&route) {
+        true => target(request.path(), request.query_string()),
+        false => request.path().to_owned(),
+    }
+}
+
+/// A path with its query in one spelling of many, without what proves the caller.
+pub(crate) fn target(path: &str, query: &str) -> String {
+    let decoded = |text: &str| percent_encode(&paths::decoded(text), NON_ALPHANUMERIC).to_string();
+    let mut pairs: Vec<String> = query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .filter(|(name, _)| !name.is_empty() && !IN_QUERY.contains(name))
+        .map(|(name, value)| format!("{}={}", decoded(name), decoded(value)))
+        .collect();
+    pairs.sort();
+    match pairs.is_empty() {
+        true => path.to_owned(),
+        false => format!("{path}?{}", pairs.join("&")),
+    }
 }
 
 /// A reply's body, while which is sent the request is under way.
@@ -259,6 +287,28 @@ mod tests {
                 None
             }
         }
+    }
+
+    #[test]
+    fn a_target_is_the_same_in_every_spelling_and_no_other() {
+        let same = target("/x", "path=%2Fa%20b&y=1");
+        for query in [
+            "y=1&path=/a+b",
+            "path=/a%20b&ticket=t&y=%31",
+            "token=t&path=/a+b&y=1",
+        ] {
+            assert_eq!(target("/x", query), same, "{query}");
+        }
+        for query in [
+            "path=/a+b",
+            "path=/a+c&y=1",
+            "path=/a+b&y=1&z",
+            "path=/a%FFb&y=1",
+        ] {
+            assert_ne!(target("/x", query), same, "{query}");
+        }
+        assert_ne!(target("/x", "path=/a%FE"), target("/x", "path=/a%FF"));
+        assert_eq!(target("/x", "ticket=t"), "/x");
     }
 
     #[test]

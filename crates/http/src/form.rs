@@ -1,5 +1,5 @@
 //! Forms with files (multipart/form-data): their fields one after the other, none of which may take
-//! for ever or be passed over without end.
+//! for ever or be one that nobody asked for.
 
 use crate::problem::Problem;
 use actix_multipart::{Field, Multipart, MultipartError};
@@ -8,17 +8,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use std::time::Duration;
 
-/// The most fields that are passed over, and the most bytes in them together: they are of newer
-/// clients, or of nobody who means well.
-const MAX_UNKNOWN: usize = 32;
-const MAX_UNKNOWN_BYTES: usize = 1 << 20;
-
 /// A form on its way.
 pub(crate) struct Form {
     parts: Multipart,
     idle: Duration,
-    unknown: usize,
-    unknown_bytes: usize,
 }
 
 /// Why a field did not come whole.
@@ -46,12 +39,7 @@ impl From<Broken> for Problem {
 impl Form {
     /// `idle` is how long it may stand still.
     pub(crate) fn new(parts: Multipart, idle: Duration) -> Self {
-        Self {
-            parts,
-            idle,
-            unknown: 0,
-            unknown_bytes: 0,
-        }
+        Self { parts, idle }
     }
 
     /// The next field; `None` at the end.
@@ -73,26 +61,26 @@ impl Form {
             })
     }
 
-    /// Passes over a field that is not known.
-    pub(crate) async fn skip(&mut self, mut field: Field) -> Result<(), Problem> {
-        self.unknown += 1;
-        while let Some(data) = chunk(&mut field, self.idle).await? {
-            self.unknown_bytes += data.len();
-            if self.unknown_bytes > MAX_UNKNOWN_BYTES {
-                break;
-            }
+    /// Refuses whatever comes after the last field that the form may have.
+    pub(crate) async fn end(&mut self, known: &[&str]) -> Result<(), Problem> {
+        match self.next().await? {
+            None => Ok(()),
+            Some(field) => Err(unexpected(&field, known)),
         }
-        if self.unknown > MAX_UNKNOWN || self.unknown_bytes > MAX_UNKNOWN_BYTES {
-            let name: String = field.name().unwrap_or_default().chars().take(64).collect();
-            return Err(Problem::invalid(
-                "invalid_body",
-                format!(
-                    "the form has too many unknown fields, or too much in them; leave out {name:?}"
-                ),
-            ));
-        }
-        Ok(())
     }
+}
+
+/// The refusal of a field that the form does not have, or that came before.
+pub(crate) fn unexpected(field: &Field, known: &[&str]) -> Problem {
+    let name: String = field.name().unwrap_or_default().chars().take(64).collect();
+    let takes = known.join("`, `");
+    let detail = match known.contains(&name.as_str()) {
+        true => format!(
+            "the form may have the field `{name}` only once, and none after `file` once `path` is known"
+        ),
+        false => format!("there is no field `{name}`; this form takes `{takes}`"),
+    };
+    Problem::invalid("invalid_body", detail)
 }
 
 /// The next piece of a field; `None` at its end.

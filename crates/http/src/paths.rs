@@ -48,7 +48,7 @@ fn both(name: &str) -> String {
 }
 
 /// application/x-www-form-urlencoded, where a plus is a space (URL standard, section 5.1).
-fn decoded(value: &str) -> Vec<u8> {
+pub(crate) fn decoded(value: &str) -> Vec<u8> {
     let value = value.replace('+', " ");
     percent_decode(value.as_bytes()).collect()
 }

@@ -4,7 +4,7 @@
 //! - [`PrivateMount`] shows layers as one tree that nobody else sees, to read or to write.
 //! - [`diff`] says what differs between two stacks, in pages.
 //! - [`restore_path`] brings one path of a tree back into another.
-//! - [`measure`] says what a tree occupies.
+//! - [`measure`] says what a tree occupies, [`pass_on`] gives what is one user's to another.
 //! - [`beneath`], [`mod@remove`] and [`tree`] are how all of these go through what a container made, for
 //!   other crates as well: by open directories and single names, never following a link.
 //!
@@ -42,6 +42,7 @@ mod diff;
 mod error;
 mod measure;
 pub mod meta;
+mod owners;
 mod private;
 pub mod remove;
 mod restore;
@@ -51,6 +52,7 @@ mod walk;
 pub use diff::{Change, Difference, Differences, Kind, diff};
 pub use error::{Error, is_disk_full};
 pub use measure::{Occupied, measure};
+pub use owners::pass_on;
 pub use private::PrivateMount;
 pub use restore::{Restored, check_restore, restore_directory, restore_path};
 pub use walk::merge;

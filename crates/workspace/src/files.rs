@@ -8,8 +8,8 @@ mod model;
 mod transfer;
 
 pub use model::{
-    FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
-    SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
+    ChangeFile, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles,
+    ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
 };
 
 use crate::agent::{AgentCall, DEADLINE, answered, failed, in_time, timed};
@@ -183,6 +183,34 @@ impl Workspaces {
         let removed = async move { files.remove(request).await };
         let removed = self.finished(call, self.silence(), removed).await;
         removed.map(|reply| reply.removed)
+    }
+
+    /// Changes permission bits, the owner, or both, of what a path leads to; where asked also of all that is
+    /// below. Tells how many entries were changed.
+    ///
+    /// # Errors
+    /// `no_such_user`; `InvalidValue` when neither is given.
+    pub async fn change_file(
+        &self,
+        actor: &Actor,
+        bot: BotId,
+        path: &FilePath,
+        change: ChangeFile,
+    ) -> Result<u64> {
+        if change.mode.is_none() && change.owner.is_none() {
+            return Err(InvalidValue::new("mode", "", "mode or owner must be given").into());
+        }
+        let call = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
+        let request = Request::new(proto::ChangeRequest {
+            at: at(path),
+            mode: change.mode,
+            owner: change.owner.unwrap_or_default(),
+            recursive: change.recursive,
+        });
+        let mut files = call.client.files();
+        let changed = async move { files.change(request).await };
+        let changed = self.finished(call, self.silence(), changed).await;
+        changed.map(|reply| reply.changed)
     }
 
     /// Copies a file, a symlink or, where asked, a tree.

@@ -94,9 +94,9 @@ impl Inner {
             let recorded = self.recorded(&image.resolved).await?;
             let files = self.unpacked_image(&lease, &recorded.reference).await?;
             self.check_user(&lease, &image.resolved, &files).await?;
-            Ok(recorded)
+            Ok((recorded, image.resolved.config.user))
         };
-        let image = match image.await {
+        let (image, user) = match image.await {
             Ok(image) => image,
             Err(error) => {
                 self.drop_lease(id);
@@ -106,9 +106,11 @@ impl Inner {
         creation.phase.send_replace(Phase::Creating);
         let held = async {
             let guard = self.lock(bot, id, "change_image").await?;
-            Ok((guard, self.present_record(bot).await?))
+            let record = self.present_record(bot).await?;
+            let user = self.resolved(&record.image).await?.config.user;
+            Ok((guard, record, user))
         };
-        let (_guard, record) = match held.await {
+        let (_guard, record, before) = match held.await {
             Ok(held) => held,
             Err(error) => {
                 self.drop_lease(id);
@@ -120,7 +122,11 @@ impl Inner {
         let work = self
             .begin_replacement(id, bot, OperationKind::ChangeImage, &what)
             .await?;
-        self.replace_or_undo(&work, Some(&record), &what, Edit::Data)
+        let edit = Edit::Data {
+            from: before,
+            to: user,
+        };
+        self.replace_or_undo(&work, Some(&record), &what, edit)
             .await?;
         Ok(self.found(&self.required_record(bot).await?).await)
     }

@@ -25,7 +25,6 @@ mod fork;
 mod garbage;
 mod host_network;
 mod image_change;
-mod image_user;
 mod images;
 mod info;
 mod layers;
@@ -54,6 +53,7 @@ mod spec;
 mod standing;
 mod starts;
 mod terminal;
+mod users;
 mod versions;
 
 pub use agent::{AgentFailure, AgentInfo};
@@ -68,8 +68,8 @@ pub use error::{Cause, Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
 pub use files::{
-    FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles, ReadFile,
-    SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
+    ChangeFile, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles,
+    ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
 };
 pub use image_change::ImageChange;
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};

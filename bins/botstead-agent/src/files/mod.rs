@@ -9,6 +9,7 @@
 
 mod archive;
 mod buffers;
+mod change;
 mod copy;
 mod directory;
 mod entry;
@@ -168,6 +169,16 @@ impl Files for FilesService {
         let (request, owner, turns) = (request.into_inner(), self.owner, self.turns.clone());
         let copying = short(move || copy::begin(request, owner, &turns)).await?;
         let reply = long(&self.turns, copying).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn change(
+        &self,
+        request: Request<proto::ChangeRequest>,
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        let request = request.into_inner();
+        let changing = short(move || change::begin(request)).await?;
+        let reply = long(&self.turns, changing).await?;
         Ok(Response::new(reply))
     }
 

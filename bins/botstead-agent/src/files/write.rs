@@ -6,15 +6,15 @@ use super::make::{permissions, place_with_parents};
 use super::meta::{Owner, succeed};
 use super::pieces::{Held, ended, short};
 use super::read::{not_regular, stale};
-use super::root::{Id, Place, locate, open_name, stat_fd};
+use super::root::{Id, Place, is_virtual, locate, open_name, stat_fd};
 use super::temporary::Temporary;
 use botstead_bridge::proto::write_request::{Head, Part};
 use botstead_bridge::proto::{WriteReply, WriteRequest};
 use botstead_bridge::{Failure, FailureKind};
 use bytes::Bytes;
 use rustix::fd::OwnedFd;
-use rustix::fs::{FileType, Mode, OFlags, Statx, fchmod};
-use rustix::io::{Errno, writev};
+use rustix::fs::{FileType, Mode, OFlags, Statx, fchmod, ftruncate};
+use rustix::io::{self, Errno, pread, pwrite, writev};
 use std::io::IoSlice;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -162,6 +162,10 @@ impl Writing {
             }
             found => found?,
         };
+        if is_virtual(&place.directory).unwrap_or(false) {
+            let words = "the kernel makes this file up: change it with a command";
+            return Err(refused(FailureKind::PermissionDenied, &place.path, words));
+        }
         let temporary = Temporary::new(&place.directory)
             .map_err(|errno| failed("write", &place.path, errno))?;
         let writing = Self {
@@ -238,7 +242,7 @@ impl Writing {
             .map_err(|_| failed(Errno::MFILE))?;
         match &old {
             Some(stat) => {
-                let replaced = self.open_replaced(stat)?;
+                let replaced = open_same(&self.place, Some(stat), OFlags::RDONLY)?;
                 succeed(&replaced, stat, &file).map_err(failed)?;
             }
             None => {
@@ -249,24 +253,55 @@ impl Writing {
             }
         }
         let replace = old.is_some() || !self.create_new;
-        self.temporary
-            .publish(&self.place.name, replace)
-            .map_err(failed)?;
+        let (place, owner) = (&self.place, old.as_ref());
+        let file = match self.temporary.publish(&place.name, replace) {
+            // Something is mounted there, such as /etc/hosts, which nothing can take the place of.
+            Err(Errno::BUSY) if owner.is_some() => {
+                let there = open_same(place, owner, OFlags::WRONLY)?;
+                overwrite(&there, &file).map_err(failed)?;
+                there
+            }
+            published => published.map(|()| file).map_err(failed)?,
+        };
         let stat = stat_fd(&file).map_err(failed)?;
         Ok(WriteReply {
             entry: Some(entry(self.place.path, &stat)),
             created: old.is_none(),
         })
     }
+}
 
-    /// The file that will be replaced, for its attributes.
-    fn open_replaced(&self, stat: &Statx) -> Result<OwnedFd> {
-        let opened = open_name(&self.place.directory, &self.place.name, OFlags::RDONLY)
-            .and_then(|fd| Ok((stat_fd(&fd)?, fd)));
-        match opened {
-            Ok((now, fd)) if Id::of(&now) == Id::of(stat) => Ok(fd),
-            Ok(_) | Err(Errno::NOENT | Errno::LOOP) => Err(changed(&self.place.path)),
-            Err(errno) => Err(failed("write", &self.place.path, errno)),
+/// Opens what is at a place, where that is the file that was there before.
+fn open_same(place: &Place, before: Option<&Statx>, flags: OFlags) -> Result<OwnedFd> {
+    let opened =
+        open_name(&place.directory, &place.name, flags).and_then(|fd| Ok((stat_fd(&fd)?, fd)));
+    match opened {
+        Ok((now, fd)) if before.is_some_and(|before| Id::of(&now) == Id::of(before)) => Ok(fd),
+        Ok(_) | Err(Errno::NOENT | Errno::LOOP) => Err(changed(&place.path)),
+        Err(errno) => Err(failed("write", &place.path, errno)),
+    }
+}
+
+/// Gives a file the content of another one. Whoever reads it meanwhile sees some of both.
+fn overwrite(file: &OwnedFd, content: &OwnedFd) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    let mut at = 0;
+    loop {
+        let length = match pread(content, &mut buffer, at) {
+            Ok(0) => return ftruncate(file, at),
+            Err(Errno::INTR) => continue,
+            length => length?,
+        };
+        let mut left = &buffer[..length];
+        while !left.is_empty() {
+            match pwrite(file, left, at) {
+                Err(Errno::INTR) => {}
+                written => {
+                    let written = written?;
+                    left = &left[written..];
+                    at += written as u64;
+                }
+            }
         }
     }
 }

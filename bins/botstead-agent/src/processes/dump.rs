@@ -77,7 +77,12 @@ pub(super) fn write(out: &mut String, dump: &str, columns: usize) {
             }
             (_, last) => {
                 row.end(out, columns);
-                out.push_str(&sequence.replace("?1047", "?47"));
+                match sequence {
+                    // Tab stops, by the names of CTC (ECMA-48, 8.3.17), which few terminals know.
+                    "\u{1b}[5W" => out.push_str("\u{1b}[3g"),
+                    "\u{1b}[W" => out.push_str("\u{1b}H"),
+                    _ => out.push_str(&sequence.replace("?1047", "?47")),
+                }
                 row = Row::new(out.len());
                 // The rows come first of all, and after the other screen is entered. Elsewhere the
                 // cursor is moved, and a character only put where it is to be.
@@ -158,6 +163,7 @@ mod tests {
     fn writes_out_what_not_every_terminal_knows() {
         assert_eq!(written("x\x1b[4by"), "xxxxxy");
         assert_eq!(written("日\x1b[2b"), "日日日");
+        assert_eq!(written("\x1b[5W\x1b[4G\x1b[W"), "\x1b[3g\x1b[4G\x1bH");
         assert_eq!(written("\x1b[1;38:5:200mx"), "\x1b[1;38;5;200mx");
         assert_eq!(written("\x1b(0\x0ex\x1b7y\x1bc"), "\x1b(0\x0ex\x1b7y\x1bc");
     }

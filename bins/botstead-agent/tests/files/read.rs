@@ -105,7 +105,7 @@ async fn what_the_kernel_makes_up_has_no_revision_and_refuses_in_words() {
         assert!(!read_of_the_machine(path, None).await.unwrap().is_empty());
     }
     for part in [None, range(5, 5), lines(1, 1)] {
-        let refused = read_of_the_machine("/proc/self/mem", part.clone()).await;
+        let refused = read_of_the_machine("/proc/self/mem", part).await;
         assert_eq!(refused, Err(FailureKind::NotRegular), "{part:?}");
     }
     for follow in [false, true] {

@@ -1,7 +1,8 @@
 //! `Write`.
 
 use crate::read::pattern;
-use crate::support::{Mounted, OWNER, Space, eventually, kind, part};
+use crate::support::{Mounted, OWNER, Space, eventually, failure, kind, part};
+use botstead_bridge::proto;
 use botstead_bridge::proto::write_request::{End, Head, Part};
 use botstead_bridge::{CHUNK_BYTES, FailureKind};
 use bytes::Bytes;
@@ -9,6 +10,111 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+
+#[tokio::test]
+async fn what_something_is_mounted_on_is_written_in_place() {
+    use rustix::mount::{MountFlags, mount_bind, mount_remount};
+    let space = Space::new();
+    let source = space.put("/source", "a rather long text");
+    let target = space.put("/etc/hosts", "");
+    mount_bind(&source, &target).expect("this test mounts and must run as root");
+    let _mounted = Mounted(target.clone());
+    let inode = std::fs::metadata(&source).unwrap().ino();
+    let reply = space.write("/etc/hosts", "short").await.unwrap();
+    assert!(!reply.created);
+    assert_eq!(reply.entry.unwrap().size, 5);
+    assert_eq!(std::fs::read(&source).unwrap(), b"short");
+    let long = vec![b'x'; 700_000];
+    space.write("/etc/hosts", &long).await.unwrap();
+    assert!(std::fs::read(&source).unwrap() == long);
+    assert_eq!(std::fs::metadata(&source).unwrap().ino(), inode);
+    assert_eq!(space.names("/etc"), ["hosts"], "nothing is left beside it");
+    mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"").unwrap();
+    let refused = space.write("/etc/hosts", "no").await;
+    assert_eq!(kind(refused), Some(FailureKind::ReadOnly));
+    assert!(std::fs::read(&source).unwrap() == long);
+}
+
+#[tokio::test]
+async fn what_the_kernel_makes_up_is_not_written() {
+    let head = Head {
+        at: Some(proto::Location {
+            path: "/proc/sys/kernel/hostname".into(),
+            ..proto::Location::default()
+        }),
+        ..Head::default()
+    };
+    let refused = Space::new().write_as(head, "x").await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::PermissionDenied);
+    assert!(
+        refused.message.contains("with a command"),
+        "{}",
+        refused.message
+    );
+}
+
+#[tokio::test]
+async fn modes_and_owners_are_changed_in_trees() {
+    let space = Space::new();
+    space.put("/tree/sub/f", "x");
+    space.put("/outside", "x");
+    space.link("/tree/link", "../outside");
+    space.link("/to-tree", "tree");
+    for path in ["/tree", "/tree/sub", "/tree/sub/f", "/outside"] {
+        chown(space.host(path), Some(1), Some(2)).unwrap();
+        std::fs::set_permissions(space.host(path), PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    let change = async |path: &str, mode, owner: &str, recursive| {
+        let request = proto::ChangeRequest {
+            at: space.location(path),
+            mode,
+            owner: owner.to_owned(),
+            recursive,
+        };
+        let answer = space.files.clone().change(request).await;
+        answer
+            .map(|reply| reply.into_inner().changed)
+            .map_err(failure)
+    };
+    assert_eq!(change("/tree", Some(0o2755), "", false).await, Ok(1));
+    assert_eq!(
+        (space.mode("/tree"), space.owner("/tree")),
+        (0o2755, (1, 2))
+    );
+    assert_eq!(space.mode("/tree/sub"), 0o700);
+    assert_eq!(change("/to-tree", Some(0o640), "7:8", true).await, Ok(4));
+    for path in ["/tree", "/tree/sub", "/tree/sub/f"] {
+        assert_eq!(
+            (space.mode(path), space.owner(path)),
+            (0o640, (7, 8)),
+            "{path}"
+        );
+    }
+    assert_eq!(space.owner("/tree/link"), (7, 8), "the link itself");
+    assert_eq!(
+        (space.mode("/outside"), space.owner("/outside")),
+        (0o700, (1, 2))
+    );
+    assert_eq!(change("/tree/link", None, "9", true).await, Ok(1));
+    assert_eq!(space.owner("/outside"), (9, 2), "what is named is followed");
+    for (refused, expected) in [
+        (
+            change("/none", Some(0), "", false).await,
+            FailureKind::NotFound,
+        ),
+        (change("/tree", None, "", false).await, FailureKind::Invalid),
+        (
+            change("/tree", Some(0o10000), "", false).await,
+            FailureKind::Invalid,
+        ),
+        (
+            change("/tree", None, "nobody-here", false).await,
+            FailureKind::NoSuchUser,
+        ),
+    ] {
+        assert_eq!(kind(refused), Some(expected));
+    }
+}
 
 #[tokio::test]
 async fn files_are_made_and_replaced() {

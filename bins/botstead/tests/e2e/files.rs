@@ -243,7 +243,10 @@ async fn downloads_have_ranges_tags_and_conditions() {
             .map(|value| value.to_str().unwrap().to_owned())
     };
     let tag = header(&whole, "etag").unwrap();
-    assert_eq!(header(&whole, "content-type").unwrap(), "text/plain");
+    assert_eq!(
+        header(&whole, "content-type").unwrap(),
+        "text/plain; charset=utf-8"
+    );
     assert_eq!(header(&whole, "content-length").unwrap(), "588895");
     assert!(
         header(&whole, "content-disposition")
@@ -299,7 +302,7 @@ async fn downloads_have_ranges_tags_and_conditions() {
 
     // A browser downloads with a ticket, once.
     let path = workspace.fs("/download");
-    let ticket = json!({"method": "GET", "path": path});
+    let ticket = json!({"method": "GET", "path": format!("{path}?path=/data/numbers.txt")});
     let ticket = workspace.client.post("/auth/tickets", ticket).await.ok();
     let with_ticket = format!(
         "{path}?path=/data/numbers.txt&ticket={}",
@@ -318,6 +321,46 @@ async fn downloads_have_ranges_tags_and_conditions() {
         .await
         .unwrap();
     assert_eq!(answer.status(), 401);
+}
+
+/// Files that a runtime mounts and files of the kernel, in a real workspace.
+#[tokio::test]
+async fn mounted_files_are_written_and_those_of_the_kernel_are_told() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let client = &workspace.client;
+    let hosts = "127.0.0.1 localhost somebody\n";
+    for path in ["/etc/hosts", "/etc/resolv.conf"] {
+        let written = json!({"path": path, "content": hosts});
+        workspace.post("/fs/write", written).await.ok();
+        assert_eq!(workspace.sh(&format!("cat {path}")).await, hosts, "{path}");
+        workspace.upload(path, "# none\n".into(), true).await;
+        assert_eq!(workspace.sh(&format!("cat {path}")).await, "# none\n");
+    }
+    let hostname = json!({"path": "/proc/sys/kernel/hostname", "content": "x"});
+    workspace
+        .post("/fs/write", hostname)
+        .await
+        .refused(403, "permission_denied");
+    for call in ["/read", "/download"] {
+        let path = workspace.fs(&format!("{call}?path=/proc/self/mem"));
+        client.get(&path).await.refused(422, "not_a_regular_file");
+    }
+    let status = workspace.fetch("/download?path=/proc/1/status", &[]).await;
+    assert_eq!(
+        (status.status().as_u16(), status.headers().get("etag")),
+        (200, None)
+    );
+    // Modes and owners, as the workspace knows them.
+    workspace.sh("mkdir -p /data/t/s; touch /data/t/s/f").await;
+    let change =
+        json!({"path": "/data/t", "mode": "0751", "owner": "daemon:daemon", "recursive": true});
+    let changed = workspace.post("/fs/chmod", change).await.ok();
+    assert_eq!(changed["changed"], 3);
+    assert_eq!(
+        workspace.sh("stat -c '%a %U %G' /data/t/s/f").await,
+        "751 daemon daemon\n"
+    );
 }
 
 #[tokio::test]

@@ -293,9 +293,9 @@ async fn the_user_of_an_image_has_a_home_low_ports_and_shared_memory() {
     let server = Server::start_with_workspace(folder, data, "shm_bytes = 33554432\n").await;
     let reference = "localhost/test/user:1";
     let layer = LayerBuilder::new().dir("data", 0o755);
-    let image = image(layer, Some(("User", json!("bot"))));
+    let user = image(layer, Some(("User", json!("bot"))));
     let mut archive = Vec::new();
-    oci_archive(&mut archive, &[(Some(reference), &image)], None).unwrap();
+    oci_archive(&mut archive, &[(Some(reference), &user)], None).unwrap();
     assert_eq!(server.client.import(archive).await.status, 201);
     let workspace = server.client.workspace(&server.client.bot().await);
     let events = workspace.create(json!({"image": reference})).await;
@@ -311,6 +311,21 @@ async fn the_user_of_an_image_has_a_home_low_ports_and_shared_memory() {
         workspace.sh(groups).await.split_whitespace().last(),
         Some("2147483647")
     );
+    // Another image with another user has the same home, and can read what is in it.
+    workspace.sh("echo mine > /data/mine; chmod 600 /data/mine; mkdir -m 700 /data/d; echo x > /data/d/x").await;
+    let other = "localhost/test/user:2";
+    let root = image(LayerBuilder::new(), Some(("User", json!("4321"))));
+    let mut archive = Vec::new();
+    oci_archive(&mut archive, &[(Some(other), &root)], None).unwrap();
+    assert_eq!(server.client.import(archive).await.status, 201);
+    let request = workspace
+        .client
+        .request(Method::PUT, &format!("{}/image", workspace.path));
+    let request = request.json(&json!({"image": other}));
+    let text = request.send().await.unwrap().text().await.unwrap();
+    assert!(text.contains("\"type\":\"complete\""), "{text}");
+    let read = "id -u; cat /data/mine /data/d/x; echo y > /data/y";
+    assert_eq!(workspace.sh(read).await, "4321\nmine\nx");
     let size = "df -k /dev/shm | tail -1 | awk '{print $2}'";
     assert_eq!(workspace.sh(size).await, "32768");
 }

@@ -190,22 +190,26 @@ async fn import(
     }))
 }
 
+const FIELDS: &[&str] = &["file"];
+
 /// Receives the form's file onto the disk.
 async fn receive(form: Multipart, state: &SharedState) -> Result<Spooled, Problem> {
     let config = &state.config;
     let idle = config.body_timeout;
     let mut form = Form::new(form, idle);
-    while let Some(mut field) = form.next().await? {
+    if let Some(mut field) = form.next().await? {
         if field.name() != Some("file") {
-            form.skip(field).await?;
-            continue;
+            return Err(form::unexpected(&field, FIELDS));
         }
         let workspaces = &state.services.workspaces;
         let chunks = async || form::chunk(&mut field, idle).await;
         let received = Spooled::receive(config, workspaces, config.max_upload_bytes, chunks);
-        return received
+        let received = received
             .await
-            .map_err(|error| error.into_problem("archive_too_large", "the archive"));
+            .map_err(|error| error.into_problem("archive_too_large", "the archive"))?;
+        drop(field);
+        form.end(FIELDS).await?;
+        return Ok(received);
     }
     Err(Problem::invalid(
         "invalid_body",

@@ -1,13 +1,13 @@
 //! /bots/{bot_id}/container/fs: files of a running workspace.
 //!
-//! The shapes are fixed, because existing clients speak them, and unknown fields of their bodies are
-//! ignored for the same reason.
+//! The shapes are fixed, because existing clients speak them.
 
 mod change;
 mod conditions;
 mod download;
 mod kinds;
 mod look;
+mod octal;
 mod search;
 mod upload;
 mod watch;
@@ -33,6 +33,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         .service(change::mkdir)
         .service(change::rename)
         .service(change::copy)
+        .service(change::chmod)
         .service(change::delete)
         .service(upload::upload)
         .service(search::search)

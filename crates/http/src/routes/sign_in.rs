@@ -98,8 +98,11 @@ struct TicketRequest {
     /// The method of the request, such as `GET`.
     #[schema(example = "GET")]
     method: String,
-    /// The path of the request, without its query.
-    #[schema(example = "/bots/0198a8a5-0000-7000-8000-000000000000/container/fs/download")]
+    /// The path of the request. Of a download with its query, `path` above all, in any spelling; of a WebSocket
+    /// without.
+    #[schema(
+        example = "/bots/0198a8a5-0000-7000-8000-000000000000/container/fs/download?path=/data/x"
+    )]
     path: String,
 }
 
@@ -129,7 +132,13 @@ async fn issue_ticket(
 ) -> Result<HttpResponse, Problem> {
     let TicketRequest { method, path } = body.0;
     let accounts = &state.services.accounts;
-    let issued = accounts.issue_ticket(&caller.actor, &method, &path).await?;
+    let target = match path.split_once('?') {
+        Some((path, query)) => auth::target(path, query),
+        None => path,
+    };
+    let issued = accounts
+        .issue_ticket(&caller.actor, &method, &target)
+        .await?;
     Ok(HttpResponse::Created().json(TicketReply {
         ticket: issued.ticket,
         expires_at: issued.expires_at,

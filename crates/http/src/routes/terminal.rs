@@ -191,6 +191,7 @@ fn given(text: Option<String>) -> Option<String> {
 
 /// A terminal to start.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct NewSession {
     /// The program and its arguments, or a line for `/bin/sh`; the user's shell when absent.
     #[serde(default)]

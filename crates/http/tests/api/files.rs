@@ -10,8 +10,10 @@ use botstead_runtime::{ByteStream, Channels, Result as RuntimeResult};
 use botstead_types::ContainerId;
 use futures_util::stream::{self, StreamExt};
 use reqwest::Method;
+use reqwest::multipart::Form;
 use serde_json::json;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,6 +86,12 @@ impl World {
             request = request.header(*name, *value);
         }
         self.api.send(request).await
+    }
+
+    async fn upload(&self, form: Form) -> Reply {
+        let path = format!("{}/upload", self.fs);
+        let request = self.api.request(&self.api.member, Method::POST, &path);
+        self.api.send(request.multipart(form)).await
     }
 
     async fn download(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
@@ -307,6 +315,182 @@ async fn a_search_takes_braces_and_says_where_it_did_not_look() {
         found["skipped"],
         json!([{"path": binary, "reason": "binary"}])
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_and_values_are_refused_by_name() {
+    let world = World::new().await;
+    let path = world.at("f").to_str().unwrap().to_owned();
+    for (call, body, said) in [
+        (
+            "write",
+            json!({"path": path, "content": "x", "contents": "y"}),
+            "contents: unknown field",
+        ),
+        (
+            "write",
+            json!({"path": path, "content": "x", "mode": 420}),
+            "mode: invalid type: integer `420`, expected octal text",
+        ),
+        (
+            "write",
+            json!({"path": path, "content": "x", "mode": "0899"}),
+            "mode: \"0899\" must be octal text",
+        ),
+        (
+            "write",
+            json!({"path": path, "content": "?", "encoding": "base64"}),
+            "content: must be base64",
+        ),
+        (
+            "mkdir",
+            json!({"path": path, "parents": true}),
+            "parents: unknown field",
+        ),
+        (
+            "rename",
+            json!({"oldPath": path, "newPath": path, "replace": true}),
+            "replace: unknown field",
+        ),
+        (
+            "copy",
+            json!({"oldPath": path, "new_path": path}),
+            "new_path: unknown field",
+        ),
+        (
+            "delete",
+            json!({"path": path, "force": true}),
+            "force: unknown field",
+        ),
+        (
+            "chmod",
+            json!({"path": path, "recursive": true}),
+            "mode or owner must be given",
+        ),
+    ] {
+        let reply = world.api.post(&format!("{}/{call}", world.fs), body).await;
+        let detail = reply.expect(400)["detail"].to_string().replace('\\', "");
+        assert!(detail.contains(said), "{call}: {detail}");
+    }
+    assert!(!world.at("f").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn modes_are_octal_text_everywhere() {
+    let world = World::new().await;
+    let mode = |name: &str| world.at(name).metadata().unwrap().mode() & 0o7777;
+    let at = |name: &str| world.at(name).to_str().unwrap().to_owned();
+    let post = async |call: &str, body| {
+        let reply = world.api.post(&format!("{}/{call}", world.fs), body).await;
+        reply.expect(200)
+    };
+    post(
+        "write",
+        json!({"path": at("w"), "content": "x", "mode": "0750"}),
+    )
+    .await;
+    assert_eq!(mode("w"), 0o750);
+    for path_first in [true, false] {
+        let form = match path_first {
+            true => Form::new()
+                .text("path", at("u"))
+                .text("mode", "600")
+                .text("file", "x"),
+            false => Form::new()
+                .text("file", "x")
+                .text("path", at("v"))
+                .text("mode", "600"),
+        };
+        world.upload(form).await.expect(200);
+    }
+    assert_eq!((mode("u"), mode("v")), (0o600, 0o600));
+    std::fs::create_dir(world.at("d")).unwrap();
+    world.put("d/f", "");
+    let changed = post(
+        "chmod",
+        json!({"path": at("d"), "mode": "0711", "owner": "5:6", "recursive": true}),
+    );
+    assert_eq!(changed.await, json!({"ok": true, "changed": 2}));
+    let owner = world.at("d/f").metadata().unwrap();
+    assert_eq!((mode("d/f"), owner.uid(), owner.gid()), (0o711, 5, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_has_one_file_and_no_other_fields() {
+    let world = World::new().await;
+    let path = world.at("f").to_str().unwrap().to_owned();
+    for (form, said) in [
+        (
+            Form::new()
+                .text("path", path.clone())
+                .text("file", "1")
+                .text("file", "2"),
+            "`file` only once",
+        ),
+        (
+            Form::new()
+                .text("file", "1")
+                .text("file", "2")
+                .text("path", path.clone()),
+            "`file` only once",
+        ),
+        (
+            Form::new()
+                .text("path", path.clone())
+                .text("path", path.clone())
+                .text("file", "1"),
+            "`path` only once",
+        ),
+        (
+            Form::new()
+                .text("path", path.clone())
+                .text("file", "1")
+                .text("perm", "7"),
+            "no field `perm`",
+        ),
+        (Form::new().text("path", path.clone()), "no field `file`"),
+        (
+            Form::new()
+                .text("path", path.clone())
+                .text("mode", "9")
+                .text("file", "1"),
+            "octal text",
+        ),
+    ] {
+        let reply = world.upload(form).await;
+        let detail = reply.expect(400)["detail"].to_string();
+        assert!(detail.contains(said), "{detail}");
+        assert!(!world.at("f").exists(), "{said}");
+    }
+    world
+        .upload(Form::new().text("path", path).text("file", "1"))
+        .await
+        .expect(200);
+    assert_eq!(std::fs::read(world.at("f")).unwrap(), b"1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_for_the_file_that_it_was_got_for() {
+    let world = World::new().await;
+    let (one, two) = (world.put("one", "1"), world.put("two", "2"));
+    let ticket = async |query: &str| {
+        let path = format!("{}/download{query}", world.fs);
+        let body = json!({"method": "GET", "path": path});
+        let issued = world.api.post("/auth/tickets", body).await.expect(201);
+        issued["ticket"].as_str().unwrap().to_owned()
+    };
+    let show = async |path: &str, ticket: &str| {
+        let path = format!("{}/download?path={path}&ticket={ticket}", world.fs);
+        world.api.call("", Method::GET, &path, None).await
+    };
+    let issued = ticket(&format!("?path={one}")).await;
+    assert_eq!(show(&one, &issued).await.text, "1");
+    for query in [format!("?path={one}"), String::new()] {
+        let issued = ticket(&query).await;
+        show(&two, &issued)
+            .await
+            .expect_problem(401, "invalid_ticket");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

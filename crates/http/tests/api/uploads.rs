@@ -74,7 +74,7 @@ async fn whoever_may_not_write_sends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_fields_are_not_passed_over_without_end() {
+async fn unknown_fields_are_not_passed_over() {
     let api = Api::start().await;
     let bot = api.bot_with_workspace().await;
     let path = format!("{bot}/container/data/import");
@@ -91,10 +91,8 @@ async fn unknown_fields_are_not_passed_over_without_end() {
     let request = api.request(&api.member, Method::POST, &path);
     let reply = api.send(form(request, Body::from(many))).await;
     let problem = reply.expect_problem(400, "invalid_body");
-    assert!(
-        problem["detail"].as_str().unwrap().contains("\"f32\""),
-        "{problem}"
-    );
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("no field `f0`"), "{problem}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ mod signal;
 mod starts;
 mod unfinished;
 mod user;
+mod writable;
 
 use crate::cgroup::QuickMoves;
 use crate::channels::{self, Folders};
@@ -266,6 +267,13 @@ impl ContainerdTasks {
             let made = self.make_folders(id, start).await;
             made.map_err(|cause| no_folders(op, cause))?;
             created = self.create_once(op, id, &request).await;
+        }
+        if let Ok(pid) = created
+            && blocking(move || writable::is_read_only(pid))
+                .await
+                .unwrap_or(false)
+        {
+            created = Err(op.disk_full("its root can be read only"));
         }
         match created {
             Ok(pid) => {

@@ -200,6 +200,17 @@ pub struct WriteFile {
     pub create_new: bool,
 }
 
+/// What is changed of a file or a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChangeFile {
+    /// Permission bits, 0 to 0o7777.
+    pub mode: Option<u32>,
+    /// `user`, `uid`, `user:group` or `uid:gid`, as the workspace knows them.
+    pub owner: Option<String>,
+    /// All that is below a directory as well.
+    pub recursive: bool,
+}
+
 /// What is searched for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchFiles {

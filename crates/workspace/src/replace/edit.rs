@@ -3,6 +3,7 @@
 use super::folder::{DataTrouble, data_directory, data_name, existing_data};
 use crate::service::Inner;
 use crate::spec::DATA_PATH;
+use crate::users::Accounts;
 use crate::{Error, Result};
 use botstead_archive::{ApplyMode, Checked, Ownership, Progress};
 use botstead_runtime::{Access, Tree};
@@ -33,7 +34,12 @@ pub(crate) enum Edit {
         target: FilePath,
     },
     /// `/data` of the state before is put in.
-    Data,
+    Data {
+        /// The user of the image before.
+        from: String,
+        /// That of the new one, whom what belonged to the other belongs to.
+        to: String,
+    },
     /// `/data` of another snapshot is put in.
     DataOf(SnapshotKey),
 }
@@ -66,7 +72,9 @@ impl Inner {
                 outline = Some(checked.outline());
                 (None, None)
             }
-            Edit::Archive { .. } | Edit::Nothing | Edit::Data | Edit::DataOf(_) => return Ok(()),
+            Edit::Archive { .. } | Edit::Nothing | Edit::Data { .. } | Edit::DataOf(_) => {
+                return Ok(());
+            }
         };
         let lease = LeaseId::for_operation(operation);
         self.runtime.leases.create(&lease).await?;
@@ -110,7 +118,7 @@ impl Inner {
             (Edit::Nothing, _) => return Ok(()),
             (Edit::Archive { .. }, _) => None,
             (Edit::Path { from, .. } | Edit::DataOf(from), _) => Some(from.clone()),
-            (Edit::Data, present) => present.cloned(),
+            (Edit::Data { .. }, present) => present.cloned(),
         };
         let snapshots = &self.runtime.snapshots;
         let source = match &from {
@@ -146,8 +154,12 @@ fn change(tree: &dyn Tree, source: Option<&dyn Tree>, edit: Edit) -> Result<()> 
                 .map_err(Error::from)
         }
         (Edit::Path { path, target, .. }, Some(source)) => copy(source, &path, tree, &target),
-        (Edit::Data | Edit::DataOf(_), Some(source)) => take_data(source, tree),
-        (Edit::Path { .. } | Edit::Data | Edit::DataOf(_) | Edit::Nothing, _) => Ok(()),
+        (Edit::DataOf(_), Some(source)) => take_data(source, tree),
+        (Edit::Data { from, to }, Some(source)) => {
+            take_data(source, tree)?;
+            pass_on(source, &from, tree, &to)
+        }
+        (Edit::Path { .. } | Edit::Data { .. } | Edit::DataOf(_) | Edit::Nothing, _) => Ok(()),
     }
 }
 
@@ -166,6 +178,21 @@ fn take_data(from: &dyn Tree, to: &dyn Tree) -> Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// What belongs to the one user in `/data` belongs to the other from now on.
+fn pass_on(before: &dyn Tree, from: &str, after: &dyn Tree, to: &str) -> Result<()> {
+    let from = Accounts::read(before)?.owner(from);
+    let to = Accounts::read(after)?.owner(to);
+    let (Some(from), Some(to)) = (from, to) else {
+        return Ok(());
+    };
+    let Ok(Some(data)) = existing_data(after) else {
+        return Ok(());
+    };
+    let (from, to) = ((from.uid, from.gid), (to.uid, to.gid));
+    botstead_overlay::pass_on(data, from, to)
+        .map_err(|errno| host("give /data to the image's user", errno.into()))
 }
 
 fn copy(from: &dyn Tree, path: &FilePath, to: &dyn Tree, target: &FilePath) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Changing: write text, make directories, rename, copy, delete.
 
+use super::octal::Octal;
 use crate::auth::Caller;
 use crate::extract::{Body, IdOf, LargeBody};
 use crate::paths::in_body;
@@ -9,7 +10,7 @@ use actix_web::{HttpResponse, post, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use botstead_types::{BotId, InvalidValue};
-use botstead_workspace::WriteFile;
+use botstead_workspace::{ChangeFile, WriteFile};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -17,6 +18,7 @@ use utoipa::ToSchema;
 
 /// A file to be written.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Write {
     /// Its path, absolute.
     path: Option<String>,
@@ -31,9 +33,9 @@ pub(super) struct Write {
     /// Fails with 409 `path_exists` when anything is there.
     #[serde(default)]
     create_new: bool,
-    /// Permission bits of a new file, 0 to 4095; 420 (0644) when absent. Those of an existing file
-    /// stay.
-    mode: Option<u32>,
+    /// Permission bits of a new file as octal text; `0644` when absent. Those of an existing file stay.
+    #[schema(value_type = Option<String>, example = "0755")]
+    mode: Option<Octal>,
 }
 
 /// The file that was written.
@@ -52,7 +54,8 @@ pub(super) struct Written {
 /// Write a file of a workspace as a whole and atomically.
 ///
 /// Missing directories are made. An existing file keeps its mode and owner; what stands at the end
-/// of a symlink is written, and the link stays.
+/// of a symlink is written, and the link stays. A file that something is mounted on, such as /etc/hosts, is
+/// written in place, which is not atomic.
 #[utoipa::path(
     tag = "files",
     params(("bot_id" = Uuid, Path, description = "The bot.")),
@@ -81,16 +84,18 @@ pub(super) async fn write(
         Some("base64") => STANDARD
             .decode(&body.content)
             .map(Bytes::from)
-            .map_err(|_| Problem::invalid("invalid_body", "content: it is not base64"))?,
+            .map_err(|_| {
+                Problem::invalid(
+                    "invalid_body",
+                    "content: must be base64, as `encoding` says",
+                )
+            })?,
         Some(other) => {
             return Err(InvalidValue::new("encoding", other, "utf-8 or base64").into());
         }
     };
-    if let Some(mode) = body.mode.filter(|mode| *mode > 0o7777) {
-        return Err(InvalidValue::new("mode", &mode.to_string(), "0 to 4095").into());
-    }
     let how = WriteFile {
-        mode: body.mode,
+        mode: body.mode.map(|mode| mode.0),
         parents: true,
         expected_revision: body.expected_revision.filter(|word| !word.is_empty()),
         create_new: body.create_new,
@@ -126,6 +131,7 @@ fn done() -> HttpResponse {
 
 /// A directory to be made.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Mkdir {
     /// Its path, absolute.
     path: Option<String>,
@@ -162,7 +168,7 @@ pub(super) async fn mkdir(
 
 /// Something to be moved or copied.
 #[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct FromTo {
     /// Where it is, absolute.
     old_path: Option<String>,
@@ -250,8 +256,72 @@ pub(super) async fn copy(
     Ok(done())
 }
 
+/// What shall be changed of a file or directory.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Chmod {
+    /// Its path, absolute. A symlink is followed.
+    path: Option<String>,
+    /// The same as bytes in base64.
+    path_base64: Option<String>,
+    /// Permission bits as octal text.
+    #[schema(value_type = Option<String>, example = "0755")]
+    mode: Option<Octal>,
+    /// `user`, `uid`, `user:group` or `uid:gid`, as the workspace knows them. Without a group that stays.
+    #[schema(example = "1000:1000")]
+    owner: Option<String>,
+    /// Also all that is below a directory; symlinks are not followed there.
+    #[serde(default)]
+    recursive: bool,
+}
+
+/// What was changed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Changed {
+    /// Always `true`.
+    ok: bool,
+    /// How many entries.
+    changed: u64,
+}
+
+/// Change the permission bits, the owner, or both, of a file, a directory, or with `recursive` a tree.
+#[utoipa::path(
+    tag = "files",
+    params(("bot_id" = Uuid, Path, description = "The bot.")),
+    request_body = Chmod,
+    responses(
+        (status = 200, body = Changed),
+        (status = 400, description = "Neither `mode` nor `owner` is given, or `mode` is not octal text."),
+        (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
+        (status = 409, description = "`workspace_not_running`."),
+        (status = 422, description = "`no_such_user`."),
+        (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
+    ),
+)]
+#[post("/bots/{bot_id}/container/fs/chmod")]
+pub(super) async fn chmod(
+    caller: Caller,
+    id: IdOf<BotId>,
+    body: Body<Chmod>,
+    state: web::Data<SharedState>,
+) -> Result<HttpResponse, Problem> {
+    let body = body.0;
+    let path = in_body("path", body.path, body.path_base64.as_deref())?;
+    let change = ChangeFile {
+        mode: body.mode.map(|mode| mode.0),
+        owner: body.owner.filter(|owner| !owner.is_empty()),
+        recursive: body.recursive,
+    };
+    let workspaces = &state.services.workspaces;
+    let changed = workspaces
+        .change_file(&caller.actor, id.0, &path, change)
+        .await?;
+    Ok(HttpResponse::Ok().json(Changed { ok: true, changed }))
+}
+
 /// Something to be deleted.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Delete {
     /// Its path, absolute.
     path: Option<String>,

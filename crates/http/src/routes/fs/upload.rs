@@ -1,5 +1,6 @@
 //! Uploads: multipart, streamed into the workspace as they come.
 
+use super::octal::Octal;
 use crate::auth::Caller;
 use crate::extract::{IdOf, content_length};
 use crate::form::{self, Broken, Form};
@@ -28,10 +29,16 @@ const QUEUE: usize = 8;
 pub(super) struct UploadForm {
     /// Where the file shall be, absolute.
     path: String,
-    /// The file.
+    /// Permission bits of a new file as octal text; `0644` when absent. Those of an existing file stay. It comes
+    /// before `file`, or `file` before `path`.
+    #[schema(value_type = Option<String>, example = "0755")]
+    mode: Option<String>,
+    /// The file, one.
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
 }
+
+const FIELDS: &[&str] = &["path", "mode", "file"];
 
 /// The file that was uploaded.
 #[derive(Serialize, ToSchema)]
@@ -53,6 +60,8 @@ enum Failed {
     TooLarge(u64),
     #[error("the disk is too full")]
     Space(#[source] botstead_workspace::Error),
+    #[error("{0}")]
+    Form(Problem),
 }
 
 /// Upload a file of any size.
@@ -66,7 +75,7 @@ enum Failed {
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
         (status = 200, body = Uploaded),
-        (status = 400, description = "`invalid_body`: `path` or `file` is missing."),
+        (status = 400, description = "`invalid_body`: `path` or `file` is missing or there twice, or there is another field; nothing was written."),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 413, description = "`file_too_large`."),
@@ -93,19 +102,22 @@ pub(super) async fn upload(
     // Not before: what is no form is told only to those who may send one.
     let mut form = Form::new(Multipart::new(request.headers(), payload), idle);
     let mut path = None;
+    let mut mode = None;
     let mut early: Option<Spooled> = None;
     while let Some(mut field) = form.next().await? {
         match field.name().unwrap_or_default() {
             "path" if path.is_none() => {
                 let text = form::text(&mut field, idle, MAX_TEXT).await?;
                 path = Some(FilePath::new(text)?);
-                if early.is_some() {
-                    break;
-                }
+            }
+            "mode" if mode.is_none() => {
+                let text = form::text(&mut field, idle, MAX_TEXT).await?;
+                mode = Some(Octal::parse(&String::from_utf8_lossy(&text))?.0);
             }
             "file" if early.is_none() => {
                 if let Some(path) = &path {
-                    return stream(&caller, id.0, path, &mut field, &state).await;
+                    let file = File { path, mode };
+                    return stream(&caller, id.0, file, (&mut form, field), &state).await;
                 }
                 let chunks = async || form::chunk(&mut field, idle).await;
                 let spooled = Spooled::receive(&state.config, workspaces, limit, chunks).await;
@@ -113,7 +125,7 @@ pub(super) async fn upload(
                     spooled.map_err(|error| error.into_problem("file_too_large", "the file"))?,
                 );
             }
-            _ => form.skip(field).await?,
+            _ => return Err(form::unexpected(&field, FIELDS)),
         }
     }
     let missing =
@@ -122,13 +134,20 @@ pub(super) async fn upload(
     let early = early.ok_or_else(|| missing("file"))?;
     let content = early.into_stream().await.map_err(crate::spool::failed)?;
     let written = workspaces
-        .write_file(&caller.actor, id.0, &path, how(), content)
+        .write_file(&caller.actor, id.0, &path, how(mode), content)
         .await?;
     Ok(reply(written.0))
 }
 
-fn how() -> WriteFile {
+/// What the fields before a file say of it.
+struct File<'a> {
+    path: &'a FilePath,
+    mode: Option<u32>,
+}
+
+fn how(mode: Option<u32>) -> WriteFile {
     WriteFile {
+        mode,
         parents: true,
         ..WriteFile::default()
     }
@@ -146,8 +165,8 @@ fn reply(entry: botstead_workspace::FileEntry) -> HttpResponse {
 async fn stream(
     caller: &Caller,
     bot: BotId,
-    path: &FilePath,
-    field: &mut Field,
+    file: File<'_>,
+    (form, mut field): (&mut Form, Field),
     state: &SharedState,
 ) -> Result<HttpResponse, Problem> {
     let (idle, limit) = (state.config.body_timeout, state.config.max_upload_bytes);
@@ -157,14 +176,14 @@ async fn stream(
     let written = workspaces.write_file(
         &caller.actor,
         bot,
-        path,
-        how(),
+        file.path,
+        how(file.mode),
         ReceiverStream::new(receiver),
     );
     let feed = async move {
         let (mut received, mut looked) = (0u64, 0u64);
         loop {
-            let next = match form::chunk(field, idle).await {
+            let next = match form::chunk(&mut field, idle).await {
                 Ok(Some(data)) => {
                     received += data.len() as u64;
                     let look = received - looked >= LOOK_BYTES;
@@ -181,7 +200,15 @@ async fn stream(
                         Ok(()) => Ok(data),
                     }
                 }
-                Ok(None) => return None,
+                Ok(None) => {
+                    // Before the file appears, so that a second one is not lost unseen.
+                    drop(field);
+                    let Err(problem) = form.end(FIELDS).await else {
+                        return None;
+                    };
+                    let _ = sender.send(Err(Failed::Form(problem.clone()))).await;
+                    return Some(problem);
+                }
                 Err(broken) => Err(Failed::Broken(broken)),
             };
             let refused = next.as_ref().err().map(problem);
@@ -210,6 +237,7 @@ fn problem(failed: &Failed) -> Problem {
             "file_too_large",
             format!("the file is larger than {limit} bytes"),
         ),
+        Failed::Form(problem) => problem.clone(),
         Failed::Space(error) => Problem::new(
             StatusCode::INSUFFICIENT_STORAGE,
             "insufficient_storage",
