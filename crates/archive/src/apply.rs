@@ -89,7 +89,7 @@ impl<R: Read + Seek + Send> Checked<R> {
         }
         let unpacked = unpack(&mut self.archive);
         let decoder = unpacked.map_err(Error::ReadArchive)?;
-        let (names, top) = (&self.names, self.top);
+        let (names, top) = (&*self.names, self.top);
         std::thread::scope(|scope| {
             let ahead = Ahead::new(scope, decoder).map_err(Error::ReadArchive)?;
             let mut reader = Reader::new(ahead, &self.limits, progress);

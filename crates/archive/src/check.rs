@@ -12,10 +12,11 @@ use crate::progress::Progress;
 use crate::scratch::Scratch;
 use botstead_overlay::beneath;
 use botstead_overlay::tree::{kind, stat_fd};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use std::io::{BufReader, Read, Seek};
+use std::sync::Arc;
 
 /// What an archive is held to.
 #[derive(Debug, Clone)]
@@ -85,7 +86,7 @@ pub struct Content {
 pub struct Checked<R> {
     pub(crate) archive: R,
     pub(crate) limits: Limits,
-    pub(crate) names: Names,
+    pub(crate) names: Arc<Names>,
     /// What takes the destination's place.
     pub(crate) top: Node,
     /// Of directories: they can be set only when everything else is done.
@@ -99,9 +100,35 @@ impl<R> Checked<R> {
         &self.content
     }
 
+    /// Its names, to be held against a destination.
+    pub fn outline(&self) -> Outline {
+        Outline {
+            names: Arc::clone(&self.names),
+            top: self.top,
+        }
+    }
+
     /// Gives the file back.
     pub fn into_inner(self) -> R {
         self.archive
+    }
+}
+
+/// The names of an archive.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    names: Arc<Names>,
+    top: Node,
+}
+
+impl Outline {
+    /// Refuses what leads through a symbolic link of a directory that it is to be merged into, as
+    /// [`CheckOptions::merge_into`] does. The directory is only looked at.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the first such entry; [`Error::Apply`] when the directory cannot be looked at.
+    pub fn fits(&self, destination: impl AsFd) -> Result<(), Error> {
+        reach(&self.names, self.top, destination.as_fd())
     }
 }
 
@@ -194,7 +221,7 @@ where
     Ok(Checked {
         archive,
         limits: limits.clone(),
-        names,
+        names: Arc::new(names),
         top,
         times,
         content,

@@ -65,7 +65,7 @@ mod scratch;
 mod source;
 
 pub use apply::{ApplyMode, Owner, Ownership};
-pub use check::{CheckOptions, Checked, Content, check};
+pub use check::{CheckOptions, Checked, Content, Outline, check};
 pub use compress::Compression;
 pub use error::{Entry, Error, Refusal};
 pub use export::{ExportOptions, ExportReport, export};

@@ -83,6 +83,9 @@ fn links_of_the_destination_are_not_reached_through() {
         let mut options = options();
         options.merge_into = Some(target.as_fd());
         let refused = refusal(check(Cursor::new(&bytes), &options, &Progress::new()));
+        let without = check_bytes(&bytes).unwrap();
+        let looked = refusal(without.outline().fits(&target));
+        assert_eq!(refused, looked);
         // Applied without that look, it is refused all the same, when it gets there.
         let late = refusal(unpack(&bytes, &to, ApplyMode::Merge));
         assert_eq!(refused.1, late.1);

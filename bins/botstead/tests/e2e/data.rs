@@ -357,6 +357,21 @@ async fn a_bad_archive_changes_nothing() {
         );
         assert_eq!(workspace.picture().await, picture, "{key}");
     }
+    // What leads through a link of the workspace's own is refused before it is stopped, too.
+    workspace.sh("ln -s /etc /data/out").await;
+    let versions = format!("{}/snapshots/tree", workspace.path);
+    let before = workspace.client.get(&versions).await.ok()["versions"].clone();
+    for entry in ["data/out/evil", "out/evil"] {
+        let through = tar_of(&[
+            ("data/", Kind::Directory, "", b""),
+            (entry, Kind::Regular, "", b"x"),
+        ]);
+        let answer = workspace.import(through, "merge").await;
+        answer.refused(422, "archive_refused");
+    }
+    let after = workspace.client.get(&versions).await.ok()["versions"].clone();
+    assert_eq!(after, before);
+    workspace.sh("rm /data/out; ! test -e /etc/evil").await;
     // Every cut of a good one.
     let mut random = vec![0_u8; 300 << 10];
     let mut state = 1_u32;

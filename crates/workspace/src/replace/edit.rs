@@ -65,9 +65,13 @@ impl Inner {
         present: &SnapshotKey,
         edit: &Edit,
     ) -> Result<()> {
+        let mut outline = None;
         let (source, paths) = match edit {
             Edit::Path { from, path, target } => (Some(from), Some((path.clone(), target.clone()))),
-            Edit::Archive { mode, .. } if *mode == ApplyMode::Merge => (None, None),
+            Edit::Archive { mode, checked, .. } if *mode == ApplyMode::Merge => {
+                outline = Some(checked.outline());
+                (None, None)
+            }
             Edit::Archive { .. } | Edit::Nothing | Edit::Data { .. } | Edit::DataOf(_) => {
                 return Ok(());
             }
@@ -88,7 +92,10 @@ impl Inner {
                         botstead_overlay::check_restore(source.root(), from, tree.root(), to);
                     checked.map_err(|error| not_found(error, &path))
                 }
-                _ => existing_data(tree.as_ref()).map(drop),
+                _ => match (existing_data(tree.as_ref())?, outline) {
+                    (Some(data), Some(outline)) => Ok(outline.fits(data)?),
+                    _ => Ok(()),
+                },
             })
             .await
         };
