@@ -1,10 +1,10 @@
 //! Giving what belongs to one user in a tree to another, whatever its depth and size.
 
 use crate::beneath::{Cursor, Listed, Names, batches};
-use crate::meta::owner;
+use crate::meta::{mode, owner};
 use crate::tree::{kind, stat_at, stat_fd};
 use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, FileType, Gid, Statx, Uid, chownat, fchown};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Statx, Uid, chmodat, chownat, fchown};
 use rustix::io::Result;
 use std::ffi::CStr;
 
@@ -65,6 +65,12 @@ fn entries(cursor: &Cursor, from: User, to: User) -> Result<Names> {
             let stat = stat_at(cursor.dir(), name)?;
             if let Some((uid, gid)) = changed(&stat, from, to) {
                 chownat(cursor.dir(), name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+                let mode = mode(&stat);
+                // They go with the owner (chown(2)).
+                if kind(&stat) == FileType::RegularFile && mode.intersects(Mode::SUID | Mode::SGID)
+                {
+                    chmodat(cursor.dir(), name, mode, AtFlags::empty())?;
+                }
             }
             if kind(&stat) == FileType::Directory {
                 directories.push(name);
@@ -79,7 +85,7 @@ fn entries(cursor: &Cursor, from: User, to: User) -> Result<Names> {
 mod tests {
     use super::*;
     use std::fs::{self, File};
-    use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 
     #[test]
     fn what_is_one_users_becomes_the_others() {
@@ -95,6 +101,7 @@ mod tests {
         }
         chown(at("theirs"), Some(7), Some(8)).unwrap();
         chown(at("group"), Some(7), Some(1001)).unwrap();
+        fs::set_permissions(at("a/own"), fs::Permissions::from_mode(0o6755)).unwrap();
         pass_on(File::open(&dir).unwrap(), (1000, 1001), (2000, 2001)).unwrap();
         let owner = |path: &str| {
             let stat = fs::symlink_metadata(at(path)).unwrap();
@@ -103,6 +110,8 @@ mod tests {
         for path in ["", "a", "a/own", "a/b/own", "link"] {
             assert_eq!(owner(path), (2000, 2001), "{path}");
         }
+        let mode = fs::metadata(at("a/own")).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o6755);
         assert_eq!(owner("a/b"), (0, 0));
         assert_eq!(owner("theirs"), (7, 8));
         assert_eq!(owner("group"), (7, 2001));

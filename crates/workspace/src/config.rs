@@ -26,6 +26,9 @@ pub struct WorkspaceConfig {
     pub max_image_config_bytes: u64,
     /// Limits of a workspace where neither the request nor the bot names any.
     pub default_limits: Limits,
+    /// How long the agent of a new workspace may take to answer, before its creation is undone. On a slow and
+    /// busy host it takes seconds. Zero does not wait for it.
+    pub first_answer: Duration,
     /// The most bytes in a workspace's `/dev/shm`.
     pub shared_memory_bytes: u64,
     /// An IANA time zone for workspaces; `None` leaves the image's own.
@@ -100,6 +103,7 @@ impl WorkspaceConfig {
                 pids: Some(1024),
                 cpu_millis: Some(0),
             },
+            first_answer: Duration::from_secs(60),
             shared_memory_bytes: 64 << 20,
             timezone: None,
             timezone_rule: None,

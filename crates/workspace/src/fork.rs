@@ -310,6 +310,10 @@ impl Inner {
             return self.end_superseded(operation).await;
         }
         if operation.step == REMOVING {
+            let container = self.container(operation.bot).await?;
+            if container.is_some_and(|found| found.snapshot != active.as_str()) {
+                return self.end_superseded(operation).await;
+            }
             self.undo_fork(operation).await?;
             return self.finish_interrupted(operation).await;
         }

@@ -281,8 +281,8 @@ impl Inner {
         Ok(())
     }
 
-    /// The same for an operation that needs the bot's files and not that it runs: what earlier ones left
-    /// may lack a start.
+    /// The same for an operation that needs the bot's files and not that it runs. What earlier ones left and
+    /// lacks only a start is ended as it is recorded: replayed later, it would not know of this one.
     pub(crate) async fn recover_enough(self: &Arc<Self>, bot: BotId) -> Result<()> {
         let Err(error) = self.recover_bot(bot).await else {
             return Ok(());
@@ -291,6 +291,23 @@ impl Inner {
             return Err(error);
         }
         tracing::warn!(%bot, %error, "going on with a workspace that could not be started");
+        while let Some(stuck) = self.take_stuck(bot) {
+            // With the step that it came to.
+            let operation = self.store.operations.get(bot, stuck.operation.id).await;
+            let ended = match operation {
+                Ok(operation) => {
+                    let undone = (operation.step == REVERTED).then_some(&error);
+                    let ended = finish(&operation, undone);
+                    self.store.transactions.apply(ended).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                self.put_stuck_back(stuck);
+                return Err(error.into());
+            }
+            self.drop_lease(stuck.operation.id);
+        }
         Ok(())
     }
 

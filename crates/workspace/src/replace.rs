@@ -351,7 +351,12 @@ impl Inner {
         }
         // A journal that is older than the workspace does not know how the workspace got its snapshot.
         let put_in = !switched || operation.step == EDITED;
-        if operation.kind == OperationKind::Restore && failed.is_none() && put_in {
+        // A start may have made the workspace again from what is left.
+        if operation.kind == OperationKind::Restore
+            && failed.is_none()
+            && put_in
+            && self.has_still(bot, fresh).await?
+        {
             // Its data is in the workspace and on the disk, and what should run with it does.
             let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
             self.remove_returned(operation, archive).await?;
@@ -362,6 +367,13 @@ impl Inner {
             .await?;
         fault_point!(at, "finished");
         Ok(Replaced { kept, before })
+    }
+
+    /// Whether that is still the workspace's writable snapshot, and there.
+    async fn has_still(&self, bot: BotId, snapshot: &SnapshotKey) -> Result<bool> {
+        let row = self.record(bot).await?;
+        Ok(row.is_some_and(|row| row.snapshot == *snapshot)
+            && self.snapshot_exists(snapshot).await?)
     }
 
     /// Prepares the new writable snapshot, and tells how it is mounted.

@@ -6,7 +6,7 @@ use crate::leftovers::bot_exists;
 use crate::operations::{event, finish, kind_name};
 use crate::service::Inner;
 use crate::{Error, ErrorKind, Result};
-use botstead_runtime::Container;
+use botstead_runtime::{Container, ErrorKind as RuntimeErrorKind};
 use botstead_store::{BotPatch, BotStatus, Change, ContainerPatch, Operation, OperationKind};
 use botstead_types::{BotId, ContainerId, LeaseId, OperationId, SnapshotKey};
 use serde_json::json;
@@ -167,4 +167,9 @@ pub(crate) fn is_final(error: &Error) -> bool {
         | ErrorKind::Cancelled
         | ErrorKind::Internal => false,
     }
+}
+
+/// Whether the runtime says of what was to be started that it never can be, as it is.
+pub(crate) fn is_unstartable(error: &Error) -> bool {
+    matches!(error, Error::Runtime(error) if error.kind() == RuntimeErrorKind::Unstartable)
 }

@@ -466,3 +466,65 @@ async fn invented_terminals_are_no_reason_to_leave_others_open() {
     let both = tokio::time::timeout(LONG, both).await;
     both.expect("nobody ended the terminal of the honest agent");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_workspaces_whose_agents_do_not_answer_keep_no_place_among_the_starts() {
+    let memory = InMemoryRuntime::limited(|capabilities| capabilities.channels = true);
+    let world = World::with(memory, |runtime, config| {
+        runtime.channels = Arc::new(Mute::default());
+        config.first_answer = LONG;
+    })
+    .await;
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        let bot = world.bot().await;
+        let request = common::request(common::IMAGE);
+        streams.push(
+            world
+                .workspaces
+                .create(&world.owner, bot, request)
+                .await
+                .unwrap(),
+        );
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let other = world.bot().await;
+    let request = common::request(common::IMAGE);
+    let _stream = world
+        .workspaces
+        .create(&world.owner, other, request)
+        .await
+        .unwrap();
+    let runs = async {
+        while !world
+            .memory
+            .tasks()
+            .iter()
+            .any(|(id, _)| *id == container(other))
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let runs = tokio::time::timeout(Duration::from_secs(20), runs).await;
+    assert!(
+        runs.is_ok(),
+        "another's workspace is not started for 20 s; {} run",
+        world.memory.tasks().len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_workspace_is_not_undone_because_its_end_could_not_be_waited_for() {
+    let memory = InMemoryRuntime::limited(|capabilities| capabilities.channels = true);
+    let world = World::with(memory, |runtime, config| {
+        runtime.channels = Arc::new(Mute::default());
+        config.first_answer = LONG;
+    })
+    .await;
+    world
+        .memory
+        .fail_next("tasks.wait", ErrorKind::Unavailable, 1);
+    let bot = world.bot().await;
+    let made = tokio::time::timeout(Duration::from_secs(10), world.create(bot)).await;
+    assert!(made.is_err(), "{made:?}");
+}

@@ -20,10 +20,7 @@ use botstead_types::{BotId, ContainerId, DesiredState, LeaseId, RecordedImage, S
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How long the agent of a new workspace may take to answer; on a slow and busy host it takes seconds.
-const FIRST_ANSWER: Duration = Duration::from_secs(60);
+use std::time::Duration;
 
 /// The step from which on earlier data is in the new workspace.
 const RESTORED: &str = "restored";
@@ -152,7 +149,7 @@ impl Inner {
         }
         let (address, namespace) = (address?, namespace?);
         // Not sooner: an image or an archive may take long to unpack, and that is no start.
-        let _turn = self.start_turn(bot, Cause::Asked).await?;
+        let turn = self.start_turn(bot, Cause::Asked).await?;
         let spec = self.spec_of(&record, resolved, address, namespace);
         match self.runtime.containers.create(lease, &spec).await {
             Err(error) if error.is_already_exists() => {
@@ -163,6 +160,8 @@ impl Inner {
         fault_point!("create", "container");
         self.first_start(operation, &record, &root, address, &wishes)
             .await?;
+        // Whoever waits for an agent starts nothing any more.
+        drop(turn);
         self.first_answer(&record).await?;
         if let Err(error) = self.finish_creation(operation, &record, &wishes).await {
             // The workspace is there and answers; what is left comes later.
@@ -173,27 +172,34 @@ impl Inner {
 
     /// Waits until the new workspace's agent answers.
     async fn first_answer(&self, record: &ContainerRecord) -> Result<()> {
-        let id = &record.container;
+        let (id, patience) = (&record.container, self.config.first_answer);
+        if patience.is_zero() {
+            return Ok(());
+        }
         let ended = async {
-            // Nearly all answer sooner.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            self.runtime.tasks.wait(id).await
+            loop {
+                // Nearly all answer sooner. That the runtime does not say is no end.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if let Ok(exit) = self.runtime.tasks.wait(id).await {
+                    return exit;
+                }
+            }
         };
         let answered = async {
-            let until = Instant::now() + FIRST_ANSWER;
             loop {
-                match self.agent_health(record, FIRST_ANSWER).await {
-                    Err(Error::Unreachable(_)) if Instant::now() < until => {
+                match self.agent_health(record, patience).await {
+                    Err(Error::Unreachable(_)) => {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                     answered => return answered.map(drop),
                 }
             }
         };
+        let answered = tokio::time::timeout(patience, answered);
         let exit = tokio::select! {
             biased;
-            answered = answered => return answered,
-            exit = ended => exit?,
+            answered = answered => return answered.unwrap_or(Err(Error::Unreachable(None))),
+            exit = ended => exit,
         };
         let reason = format!(
             "its first process ended with code {} before it answered; more memory or another image may help",

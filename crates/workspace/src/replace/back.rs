@@ -2,9 +2,9 @@
 //! forward or back to the state before.
 
 use super::{Edit, How, LEAVING, REVERTED, REVERTING, Replacement, Way};
-use crate::operations::{RECORDED, input};
+use crate::operations::{RECORDED, finish, input};
 use crate::service::Inner;
-use crate::standing::{Standing, is_final};
+use crate::standing::{Standing, is_final, is_unstartable};
 use crate::starts::Cause;
 use crate::{Error, Result};
 use botstead_store::{Change, ContainerRecord, Operation, OperationState};
@@ -25,7 +25,14 @@ impl Inner {
         }
         let back = async {
             let is_recorded = self.is_recorded_new(operation).await?;
-            if !is_final(error) && (is_recorded || what.goes_forward()) {
+            // Nobody has used the new state: this is the first that was tried with it.
+            let is_refused = is_recorded && is_unstartable(error) && self.is_new(operation).await?;
+            let stays = if is_recorded {
+                !is_refused
+            } else {
+                what.goes_forward() && !is_final(error)
+            };
+            if stays {
                 return Ok(false);
             }
             self.go_back(operation, what, is_recorded, error, Cause::Asked)
@@ -50,6 +57,13 @@ impl Inner {
         let fresh = SnapshotKey::active(operation.id);
         let row = self.record(operation.bot).await?;
         Ok(row.is_some_and(|row| row.snapshot == fresh))
+    }
+
+    /// Whether that is what its container names.
+    async fn is_new(&self, operation: &Operation) -> Result<bool> {
+        let fresh = SnapshotKey::active(operation.id);
+        let container = self.container(operation.bot).await?;
+        Ok(container.is_some_and(|found| found.snapshot == fresh.as_str()))
     }
 
     /// Ends a replacement on the state before, which is a version already: the workspace goes on from it.
@@ -106,16 +120,23 @@ impl Inner {
         let done = self
             .replace_steps(operation, &what, Edit::Nothing, how, &to, cause)
             .await;
-        let goes_back = match &done {
-            Err(error) if matches!(how, How::Forward | How::Record) && is_final(error) => {
-                self.is_recorded_new(operation).await?.then_some(error)
+        match done {
+            Err(error)
+                if matches!(how, How::Forward | How::Record)
+                    && is_final(&error)
+                    && self.is_recorded_new(operation).await? =>
+            {
+                // It happened, and may have been used since: it is started as any other, and what it brought
+                // back is kept beside it.
+                tracing::warn!(operation = %operation.id, bot = %operation.bot, error = %error.chain(),
+                    "the state that an operation led to does not start");
+                self.store
+                    .transactions
+                    .apply(finish(operation, None))
+                    .await?;
             }
-            _ => None,
-        };
-        if let Some(error) = goes_back {
-            return self.go_back(operation, &what, true, error, cause).await;
+            done => drop(done?),
         }
-        done?;
         self.drop_lease(operation.id);
         Ok(())
     }
@@ -176,8 +197,13 @@ impl Inner {
                         return Ok(None);
                     }
                     Standing::Switched => (what.reverted(), How::RecordBack(why), to),
-                    Standing::Untouched | Standing::Between => {
-                        (what.reverted(), How::Back(why), to)
+                    Standing::Between => (what.reverted(), How::Back(why), to),
+                    Standing::Untouched => {
+                        // The new state is recorded, and may have been used since.
+                        self.remove_unnamed(&to).await?;
+                        self.finish_interrupted(operation).await?;
+                        self.drop_lease(id);
+                        return Ok(None);
                     }
                 }
             }

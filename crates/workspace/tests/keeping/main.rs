@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod beside;
 #[path = "../common/mod.rs"]
 mod common;
 mod deletions;
@@ -12,6 +13,7 @@ mod older;
 mod pins;
 mod restored;
 mod reverted;
+mod superseded;
 mod unsaved;
 mod unstartable;
 
