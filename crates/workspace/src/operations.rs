@@ -295,6 +295,7 @@ impl Inner {
             // With the step that it came to.
             let operation = self.store.operations.get(bot, stuck.operation.id).await;
             let ended = match operation {
+                Ok(operation) if operation.state != OperationState::Running => Ok(()),
                 Ok(operation) => {
                     let undone = (operation.step == REVERTED).then_some(&error);
                     let ended = finish(&operation, undone);

@@ -105,6 +105,10 @@ async fn goes_on_without_its_caller_and_is_replayed() {
 
     let mut early = workspace.attach(attach(&id, true, true)).await;
     early.until_text("got first").await;
+    // The other output comes by itself.
+    while early.seen.stderr.is_empty() {
+        assert!(early.next().await);
+    }
     assert_eq!(
         (early.seen.text().as_str(), &*early.seen.stderr),
         ("one\ngot first\n", &b"two\n"[..])
