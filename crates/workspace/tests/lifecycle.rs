@@ -429,15 +429,7 @@ async fn a_busy_bot_names_what_it_is_busy_with_and_another_bot_is_not_delayed() 
     while !world.memory.take_calls().contains(&"images.pull") {
         tokio::task::yield_now().await;
     }
-    let all = DeleteRequest {
-        delete_versions: true,
-        ..DeleteRequest::default()
-    };
-    let refused = world
-        .workspaces
-        .delete(&world.owner, busy, all)
-        .await
-        .unwrap_err();
+    let refused = world.workspaces.stop(&world.owner, busy).await.unwrap_err();
     let Error::Busy {
         operation,
         what: "create",
