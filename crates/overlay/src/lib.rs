@@ -39,6 +39,7 @@
 pub mod beneath;
 pub mod copy;
 mod diff;
+mod entries;
 mod error;
 mod measure;
 pub mod meta;

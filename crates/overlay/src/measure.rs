@@ -1,14 +1,11 @@
 //! What a tree occupies on its filesystem, whatever its depth and size.
 
-use crate::beneath::{Cursor, Listed, Names, batches};
-use crate::tree::{Id, id, kind, stat_at, stat_fd};
+use crate::entries::each;
+use crate::tree::{Id, id, kind, stat_fd};
 use rustix::fd::AsFd;
-use rustix::fs::FileType;
-use rustix::io::{Errno, Result};
+use rustix::fs::{FileType, Statx};
+use rustix::io::Result;
 use std::collections::HashSet;
-
-/// How many names are read before they are looked at.
-const BATCH: usize = 4096;
 
 /// What a tree occupies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,21 +25,11 @@ pub struct Occupied {
 /// What the filesystem says.
 pub fn measure(dir: impl AsFd) -> Result<Occupied> {
     let mut count = Count::default();
-    let mut cursor = Cursor::new(dir)?;
-    count.add(&stat_fd(cursor.dir())?);
-    let mut frames = vec![count.entries(&cursor)?];
-    while let Some(directories) = frames.last_mut() {
-        let Some(name) = directories.pop() else {
-            cursor.leave()?;
-            frames.pop();
-            continue;
-        };
-        match cursor.enter(&name) {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-            entered => entered?,
-        }
-        frames.push(count.entries(&cursor)?);
-    }
+    count.add(&stat_fd(&dir)?);
+    each(dir, |_, _, stat| {
+        count.add(stat);
+        Ok(())
+    })?;
     Ok(count.occupied)
 }
 
@@ -54,32 +41,13 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, stat: &rustix::fs::Statx) {
+    fn add(&mut self, stat: &Statx) {
         let is_shared = stat.stx_nlink > 1 && kind(stat) != FileType::Directory;
         if is_shared && !self.seen.insert(id(stat)) {
             return;
         }
         self.occupied.inodes += 1;
         self.occupied.bytes += stat.stx_blocks * 512;
-    }
-
-    /// Counts the entries of a directory; the names of those that are directories.
-    fn entries(&mut self, cursor: &Cursor) -> Result<Names> {
-        let mut directories = Names::default();
-        batches(cursor.dir(), BATCH, |batch| {
-            for Listed { name, .. } in batch {
-                let stat = match stat_at(cursor.dir(), &name) {
-                    Err(Errno::NOENT) => continue,
-                    stat => stat?,
-                };
-                self.add(&stat);
-                if kind(&stat) == FileType::Directory {
-                    directories.push(&name);
-                }
-            }
-            Ok(())
-        })?;
-        Ok(directories)
     }
 }
 

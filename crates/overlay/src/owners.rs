@@ -1,15 +1,11 @@
 //! Giving what belongs to one user in a tree to another, whatever its depth and size.
 
-use crate::beneath::{Cursor, Listed, Names, batches};
+use crate::entries::each;
 use crate::meta::{mode, owner};
-use crate::tree::{kind, stat_at, stat_fd};
+use crate::tree::{kind, stat_fd};
 use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Statx, Uid, chmodat, chownat, fchown};
 use rustix::io::Result;
-use std::ffi::CStr;
-
-/// How many names are read before they are looked at.
-const BATCH: usize = 4096;
 
 /// A user's number, and that of their group.
 type User = (u32, u32);
@@ -24,20 +20,18 @@ pub fn pass_on(dir: impl AsFd, from: User, to: User) -> Result<()> {
     if from == to {
         return Ok(());
     }
-    let mut cursor = Cursor::new(&dir)?;
-    let mut frames = vec![entries(&cursor, from, to)?];
-    while let Some(directories) = frames.last_mut() {
-        match directories.pop() {
-            Some(name) => {
-                cursor.enter(&name)?;
-                frames.push(entries(&cursor, from, to)?);
-            }
-            None => {
-                cursor.leave()?;
-                frames.pop();
-            }
+    each(&dir, |parent, name, stat| {
+        let Some((uid, gid)) = changed(stat, from, to) else {
+            return Ok(());
+        };
+        chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        let mode = mode(stat);
+        // They go with the owner (chown(2)).
+        if kind(stat) == FileType::RegularFile && mode.intersects(Mode::SUID | Mode::SGID) {
+            chmodat(parent, name, mode, AtFlags::empty())?;
         }
-    }
+        Ok(())
+    })?;
     if let Some((uid, gid)) = changed(&stat_fd(&dir)?, from, to) {
         fchown(&dir, uid, gid)?;
     }
@@ -54,31 +48,6 @@ fn changed(stat: &Statx, from: User, to: User) -> Option<(Option<Uid>, Option<Gi
         gid.map(|_| Gid::from_raw(to.1)),
     );
     (new != (None, None)).then_some(new)
-}
-
-/// Gives a directory's entries on; the names of those that are directories.
-fn entries(cursor: &Cursor, from: User, to: User) -> Result<Names> {
-    let mut directories = Names::default();
-    batches(cursor.dir(), BATCH, |batch| {
-        for Listed { name, .. } in batch {
-            let name: &CStr = &name;
-            let stat = stat_at(cursor.dir(), name)?;
-            if let Some((uid, gid)) = changed(&stat, from, to) {
-                chownat(cursor.dir(), name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-                let mode = mode(&stat);
-                // They go with the owner (chown(2)).
-                if kind(&stat) == FileType::RegularFile && mode.intersects(Mode::SUID | Mode::SGID)
-                {
-                    chmodat(cursor.dir(), name, mode, AtFlags::empty())?;
-                }
-            }
-            if kind(&stat) == FileType::Directory {
-                directories.push(name);
-            }
-        }
-        Ok(())
-    })?;
-    Ok(directories)
 }
 
 #[cfg(test)]

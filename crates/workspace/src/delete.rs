@@ -4,7 +4,7 @@ use crate::data::archive_of;
 use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::DeleteRequest;
-use crate::operations::{event, finished, input, new_operation};
+use crate::operations::{advanced, event, finished, input, new_operation};
 use crate::service::{Inner, Workspaces};
 use crate::starts::Cause;
 use crate::{Error, Result, disk};
@@ -163,11 +163,7 @@ impl Inner {
             .await?;
         self.store
             .transactions
-            .apply(vec![Change::AdvanceOperation {
-                id: operation.id,
-                step: PRESERVED.to_owned(),
-                input: None,
-            }])
+            .apply(vec![advanced(operation.id, PRESERVED)])
             .await?;
         fault_point!("delete", "preserved");
         Ok(())

@@ -10,7 +10,7 @@ use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::model::WorkspaceInfo;
 use crate::notes::Note;
-use crate::operations::{LiveOperation, RECORDED, event, finished, input, new_operation};
+use crate::operations::{LiveOperation, RECORDED, advanced, event, input, new_operation};
 use crate::replace::blocking;
 use crate::service::{Inner, Workspaces};
 use crate::standing::{Standing, is_final};
@@ -218,16 +218,14 @@ impl Inner {
             }
             fault_point!("fork", "started");
         }
-        let ended = vec![finished(operation)];
-        self.store.transactions.apply(ended).await?;
+        self.finish_succeeded(operation).await?;
         self.required_record(bot).await
     }
 
     /// Writes the end of a fork that stands.
     async fn finish_fork(&self, operation: &Operation) -> OperationState {
-        let ended = vec![finished(operation)];
-        if let Err(error) = self.store.transactions.apply(ended).await {
-            self.keep_for_retry(operation, &error.into());
+        if let Err(error) = self.finish_succeeded(operation).await {
+            self.keep_for_retry(operation, &error);
             return OperationState::Running;
         }
         OperationState::Succeeded
@@ -239,11 +237,7 @@ impl Inner {
         let forgotten = vec![
             Change::DeleteContainer(operation.bot),
             Change::DeleteVersion(operation.bot, number),
-            Change::AdvanceOperation {
-                id: operation.id,
-                step: REMOVING.to_owned(),
-                input: None,
-            },
+            advanced(operation.id, REMOVING),
         ];
         Ok(self.store.transactions.apply(forgotten).await?)
     }
@@ -284,11 +278,7 @@ impl Inner {
                     },
                 ),
                 event(bot, "forked", detail),
-                Change::AdvanceOperation {
-                    id,
-                    step: RECORDED.to_owned(),
-                    input: None,
-                },
+                advanced(id, RECORDED),
             ])
             .await?;
         fault_point!("fork", "recorded");
@@ -301,8 +291,7 @@ impl Inner {
         if let Some(row) = self.record(operation.bot).await? {
             if operation.step == RECORDED && row.snapshot == active {
                 // Where it should run, it is started as any other.
-                let ended = vec![finished(operation)];
-                self.store.transactions.apply(ended).await?;
+                self.finish_succeeded(operation).await?;
                 self.drop_lease(operation.id);
                 return Ok(());
             }
@@ -324,8 +313,7 @@ impl Inner {
                 // It may have run since.
                 (record.dirty, record.started) = (true, true);
                 self.record_fork(operation, &input, record).await?;
-                let ended = vec![finished(operation)];
-                self.store.transactions.apply(ended).await?;
+                self.finish_succeeded(operation).await?;
                 self.drop_lease(operation.id);
                 Ok(())
             }

@@ -4,6 +4,7 @@ use crate::create::{Creation, Phase, Wishes, events};
 use crate::model::{CreateEvent, CreateRequest, CreatedWorkspace, PullPolicy};
 use crate::replace::{Base, Edit, Replacement};
 use crate::service::{Inner, Workspaces};
+use crate::users::number;
 use crate::{Result, disk};
 use botstead_authz::{Action, Actor};
 use botstead_store::OperationKind;
@@ -92,8 +93,11 @@ impl Inner {
             let local = self.good_enough(&wishes).await?;
             let image = self.wished_image(&lease, &wishes, local, live).await?;
             let recorded = self.recorded(&image.resolved).await?;
-            let files = self.unpacked_image(&lease, &recorded.reference).await?;
-            self.check_user(&lease, &image.resolved, &files).await?;
+            // Numbers need no files.
+            if number(&image.resolved.config.user).is_none() {
+                let files = self.unpacked_image(&lease, &recorded.reference).await?;
+                self.check_user(&lease, &image.resolved, &files).await?;
+            }
             Ok((recorded, image.resolved.config.user))
         };
         let (image, user) = match image.await {

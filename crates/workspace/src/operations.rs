@@ -188,6 +188,12 @@ impl Inner {
         }
     }
 
+    /// Writes the end of an operation that did what it should.
+    pub(crate) async fn finish_succeeded(&self, operation: &Operation) -> Result<()> {
+        let ended = vec![finished(operation)];
+        Ok(self.store.transactions.apply(ended).await?)
+    }
+
     /// Writes the end of a failed operation, which was undone; where that fails, it is tried again.
     pub(crate) async fn finish_failed(
         &self,
@@ -543,6 +549,15 @@ pub(crate) fn finished(operation: &Operation) -> Change {
         id: operation.id,
         state: OperationState::Succeeded,
         error: None,
+    }
+}
+
+/// An operation that came to this step; its input is as it was.
+pub(crate) fn advanced(id: OperationId, step: &str) -> Change {
+    Change::AdvanceOperation {
+        id,
+        step: step.to_owned(),
+        input: None,
     }
 }
 

@@ -15,7 +15,9 @@ mod folder;
 use crate::faults::fault_point;
 use crate::layers::{Root, unless_missing};
 use crate::notes::Note;
-use crate::operations::{LiveOperation, RECORDED, event, finish, kind_name, new_operation};
+use crate::operations::{
+    LiveOperation, RECORDED, advanced, event, finish, kind_name, new_operation,
+};
 use crate::service::Inner;
 use crate::snapshot::reserved;
 use crate::standing::is_final;
@@ -314,11 +316,7 @@ impl Inner {
             }
             changes.push(replaced_row(&record, made_again));
             let step = if failed.is_none() { RECORDED } else { REVERTED };
-            changes.push(Change::AdvanceOperation {
-                id,
-                step: step.to_owned(),
-                input: None,
-            });
+            changes.push(advanced(id, step));
             let detail = json!({"head_version": head, "safety_version": kept,
                                 "failed": failed.map(Error::code)});
             changes.push(event(bot, kind_name(operation.kind), detail));
@@ -355,7 +353,8 @@ impl Inner {
         if operation.kind == OperationKind::Restore
             && failed.is_none()
             && put_in
-            && self.has_still(bot, fresh).await?
+            && self.row_names(bot, fresh).await?
+            && self.snapshot_exists(fresh).await?
         {
             // Its data is in the workspace and on the disk, and what should run with it does.
             let archive = what.preserved.unwrap_or_else(|| crate::data::legacy(bot));
@@ -369,11 +368,10 @@ impl Inner {
         Ok(Replaced { kept, before })
     }
 
-    /// Whether that is still the workspace's writable snapshot, and there.
-    async fn has_still(&self, bot: BotId, snapshot: &SnapshotKey) -> Result<bool> {
+    /// Whether that is recorded as the workspace's writable snapshot.
+    async fn row_names(&self, bot: BotId, snapshot: &SnapshotKey) -> Result<bool> {
         let row = self.record(bot).await?;
-        Ok(row.is_some_and(|row| row.snapshot == *snapshot)
-            && self.snapshot_exists(snapshot).await?)
+        Ok(row.is_some_and(|row| row.snapshot == *snapshot))
     }
 
     /// Prepares the new writable snapshot, and tells how it is mounted.

@@ -7,7 +7,9 @@
 use crate::faults::fault_point;
 use crate::model::{CreatedVersion, SnapshotMode};
 use crate::notes::Note;
-use crate::operations::{LiveOperation, RECORDED, event, finish, finished, input, new_operation};
+use crate::operations::{
+    LiveOperation, RECORDED, advanced, event, finish, finished, input, new_operation,
+};
 use crate::service::{Inner, Workspaces};
 use crate::standing::Standing;
 use crate::starts::Cause;
@@ -407,11 +409,7 @@ impl Inner {
                 .apply(vec![
                     Change::InsertVersion(Box::new(version)),
                     Change::PatchContainer(bot, Box::new(patch)),
-                    Change::AdvanceOperation {
-                        id,
-                        step: RECORDED.to_owned(),
-                        input: None,
-                    },
+                    advanced(id, RECORDED),
                     event(bot, "snapshot", detail),
                 ])
                 .await?;
@@ -424,10 +422,7 @@ impl Inner {
             }
             fault_point!("snapshot", "started");
         }
-        self.store
-            .transactions
-            .apply(vec![finished(operation)])
-            .await?;
+        self.finish_succeeded(operation).await?;
         fault_point!("snapshot", "finished");
         Ok(self.store.versions.get(bot, number).await?)
     }

@@ -4,7 +4,7 @@ use crate::faults::fault_point;
 use crate::layers::unless_missing;
 use crate::locks::Holder;
 use crate::notes::{Noted, relabelled};
-use crate::operations::{LiveOperation, event, finish, finished, input, new_operation};
+use crate::operations::{LiveOperation, event, finish, input, new_operation};
 use crate::preferences::{preferences, retention};
 use crate::service::{Inner, Workspaces};
 use crate::snapshot::checked_name;
@@ -252,10 +252,7 @@ impl Inner {
         fault_point!("delete_version", "recorded");
         self.runtime.snapshots.release(&snapshot).await?;
         fault_point!("delete_version", "released");
-        self.store
-            .transactions
-            .apply(vec![finished(operation)])
-            .await?;
+        self.finish_succeeded(operation).await?;
         self.drop_lease(operation.id);
         self.collect_released();
         Ok(())

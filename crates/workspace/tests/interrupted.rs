@@ -59,14 +59,7 @@ async fn prepared(world: &World) -> BotId {
 async fn beside_unstartable(world: &World) -> BotId {
     let content = ImageContent::of_files([(UNSTARTABLE, "")]);
     world.memory.add_image(&image(BROKEN_IMAGE), content);
-    let bot = world.running().await;
-    world.write(bot, "one").await;
-    world.write_to(bot, UNSTARTABLE, "").await;
-    world.live_snapshot(bot).await;
-    let active = world.record(bot).await.snapshot;
-    world.memory.remove_file(&active, UNSTARTABLE);
-    world.write(bot, "two").await;
-    bot
+    world.beside_unstartable().await
 }
 
 /// An archive that makes `/data/file` hold `new`.

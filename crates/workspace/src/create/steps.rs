@@ -259,8 +259,7 @@ impl Inner {
             Returned::Archive(id) => self.remove_returned(operation, *id).await?,
         }
         fault_point!("create", "returned");
-        let ended = vec![finished(operation)];
-        Ok(self.store.transactions.apply(ended).await?)
+        self.finish_succeeded(operation).await
     }
 
     fn can_return_data(&self) -> bool {
@@ -471,8 +470,7 @@ impl Inner {
         match input::<Wishes>(operation)?.returned {
             Some(returned) => self.finish_return(operation, &returned).await?,
             None => {
-                let ended = vec![finished(operation)];
-                self.store.transactions.apply(ended).await?;
+                self.finish_succeeded(operation).await?;
             }
         }
         self.drop_lease(operation.id);

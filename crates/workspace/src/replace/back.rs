@@ -2,12 +2,12 @@
 //! forward or back to the state before.
 
 use super::{Edit, How, LEAVING, REVERTED, REVERTING, Replacement, Way};
-use crate::operations::{RECORDED, finish, input};
+use crate::operations::{RECORDED, advanced, input};
 use crate::service::Inner;
 use crate::standing::{Standing, is_final, is_unstartable};
 use crate::starts::Cause;
 use crate::{Error, Result};
-use botstead_store::{Change, ContainerRecord, Operation, OperationState};
+use botstead_store::{ContainerRecord, Operation, OperationState};
 use botstead_types::SnapshotKey;
 use std::sync::Arc;
 
@@ -35,8 +35,7 @@ impl Inner {
             if stays {
                 return Ok(false);
             }
-            self.go_back(operation, what, is_recorded, error, Cause::Asked)
-                .await?;
+            self.go_back(operation, what, is_recorded, error).await?;
             Ok(true)
         };
         match back.await {
@@ -55,8 +54,7 @@ impl Inner {
     /// Whether what the replacement gives the workspace is recorded as what it has.
     async fn is_recorded_new(&self, operation: &Operation) -> Result<bool> {
         let fresh = SnapshotKey::active(operation.id);
-        let row = self.record(operation.bot).await?;
-        Ok(row.is_some_and(|row| row.snapshot == fresh))
+        self.row_names(operation.bot, &fresh).await
     }
 
     /// Whether that is what its container names.
@@ -73,7 +71,6 @@ impl Inner {
         what: &Replacement,
         is_recorded: bool,
         error: &Error,
-        cause: Cause,
     ) -> Result<()> {
         if is_recorded {
             self.advance(operation, LEAVING).await?;
@@ -83,7 +80,7 @@ impl Inner {
         let (back, how) = (what.reverted(), How::Back(error));
         let to = SnapshotKey::reverted(operation.id);
         let replaced = self
-            .replace_steps(operation, &back, Edit::Nothing, how, &to, cause)
+            .replace_steps(operation, &back, Edit::Nothing, how, &to, Cause::Asked)
             .await?;
         self.drop_lease(operation.id);
         self.after_version(operation.bot, replaced.kept);
@@ -99,11 +96,7 @@ impl Inner {
     }
 
     pub(super) async fn advance(&self, operation: &Operation, step: &str) -> Result<()> {
-        let advanced = vec![Change::AdvanceOperation {
-            id: operation.id,
-            step: step.to_owned(),
-            input: None,
-        }];
+        let advanced = vec![advanced(operation.id, step)];
         Ok(self.store.transactions.apply(advanced).await?)
     }
 
@@ -130,10 +123,7 @@ impl Inner {
                 // back is kept beside it.
                 tracing::warn!(operation = %operation.id, bot = %operation.bot, error = %error.chain(),
                     "the state that an operation led to does not start");
-                self.store
-                    .transactions
-                    .apply(finish(operation, None))
-                    .await?;
+                self.finish_succeeded(operation).await?;
             }
             done => drop(done?),
         }

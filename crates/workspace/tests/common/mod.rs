@@ -12,6 +12,7 @@ pub mod gated;
 
 use botstead_authz::Actor;
 use botstead_runtime::Runtime;
+use botstead_runtime_testing::memory::UNSTARTABLE;
 use botstead_runtime_testing::{ImageContent, InMemoryRuntime};
 use botstead_store::{Bot, BotStatus, ContainerRecord, Metadata, Store, User};
 use botstead_store_sql::SqlStore;
@@ -214,6 +215,18 @@ impl World {
     pub async fn write_to(&self, bot: BotId, path: &str, content: &str) {
         let key = self.record(bot).await.snapshot;
         self.memory.write_file(&key, path, content.to_owned());
+    }
+
+    /// A running bot with `two`, whose version 1 has `one` and cannot be started.
+    pub async fn beside_unstartable(&self) -> BotId {
+        let bot = self.running().await;
+        self.write(bot, "one").await;
+        self.write_to(bot, UNSTARTABLE, "").await;
+        self.live_snapshot(bot).await;
+        let active = self.record(bot).await.snapshot;
+        self.memory.remove_file(&active, UNSTARTABLE);
+        self.write(bot, "two").await;
+        bot
     }
 
     /// A file of the workspace.

@@ -8,18 +8,6 @@ use botstead_store::{OperationKind, OperationState};
 use botstead_types::{BotId, FilePath, TaskStatus, VersionNumber};
 use botstead_workspace::{ArchiveFormat, CreateEvent, Error, ImportMode};
 
-/// A running bot with `two`, whose version 1 has `one` and cannot be started.
-async fn beside_unstartable(world: &World) -> BotId {
-    let bot = world.running().await;
-    world.write(bot, "one").await;
-    world.write_to(bot, UNSTARTABLE, "").await;
-    world.live_snapshot(bot).await;
-    let active = world.record(bot).await.snapshot;
-    world.memory.remove_file(&active, UNSTARTABLE);
-    world.write(bot, "two").await;
-    bot
-}
-
 fn runs(world: &World, bot: BotId) -> bool {
     let tasks = world.memory.tasks();
     tasks
@@ -35,7 +23,7 @@ async fn versions(world: &World, bot: BotId) -> Vec<VersionNumber> {
 #[tokio::test]
 async fn a_rollback_to_what_cannot_start_leaves_the_state_before_running() {
     let world = World::new().await;
-    let bot = beside_unstartable(&world).await;
+    let bot = world.beside_unstartable().await;
     let w = &world.workspaces;
     let refused = w.rollback(&world.owner, bot, version(1), false).await;
     let refused = refused.unwrap_err();
@@ -61,7 +49,7 @@ async fn a_rollback_to_what_cannot_start_leaves_the_state_before_running() {
 #[tokio::test]
 async fn the_return_of_a_path_with_which_nothing_starts_is_undone() {
     let world = World::new().await;
-    let bot = beside_unstartable(&world).await;
+    let bot = world.beside_unstartable().await;
     let path = FilePath::new(format!("/{UNSTARTABLE}")).unwrap();
     let restored = world
         .workspaces
@@ -76,7 +64,7 @@ async fn the_return_of_a_path_with_which_nothing_starts_is_undone() {
 #[tokio::test]
 async fn a_stopped_workspace_takes_a_state_that_cannot_start_and_leaves_it_again() {
     let world = World::new().await;
-    let bot = beside_unstartable(&world).await;
+    let bot = world.beside_unstartable().await;
     let (w, owner) = (&world.workspaces, &world.owner);
     w.stop(owner, bot).await.unwrap();
     let done = w.rollback(owner, bot, version(1), false).await.unwrap();
@@ -98,7 +86,7 @@ async fn a_stopped_workspace_takes_a_state_that_cannot_start_and_leaves_it_again
 #[tokio::test]
 async fn a_fork_that_cannot_start_leaves_nothing() {
     let mut world = World::new().await;
-    let from = beside_unstartable(&world).await;
+    let from = world.beside_unstartable().await;
     let to = world.bot().await;
     let before = world.memory.snapshots().len();
     let w = &world.workspaces;
