@@ -31,6 +31,10 @@ impl Process {
     fn ended(self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
+
+    fn stopped(self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
 }
 
 /// A tree that is being ended: the session of a process and every member that was found, which stays
@@ -50,11 +54,16 @@ impl Tree {
         }
     }
 
-    /// Sends a signal to every member, and lets those that are stopped act on it.
+    /// Sends a signal to every member, and lets all of them act on it.
+    ///
+    /// They are stopped first: a parent that ends at the signal would leave a child that it has just
+    /// forked, in a session of its own, with nothing that shows where it belongs.
     pub(super) fn ask(&mut self, signal: Signal) {
-        for process in self.look() {
-            send(process, signal);
-            send(process, Signal::CONT);
+        self.members = hold(self.leader, &self.members);
+        for signal in [signal, Signal::CONT] {
+            for (&pid, &started) in &self.members {
+                send(pid, started, signal);
+            }
         }
     }
 
@@ -78,28 +87,8 @@ impl Tree {
 
 /// Kills a tree, and returns when all of it is gone, or after about a second when the kernel keeps
 /// one.
-///
-/// First everything is stopped, again and again until nothing new is found: what is stopped forks no
-/// more, and no parent goes away that shows where its children belong.
 fn kill(leader: i32, known: HashMap<i32, u64>) {
-    let mut members = HashMap::new();
-    for _ in 0..LOOKS {
-        let found = match members.is_empty() {
-            true => tree(leader, &processes(), &known),
-            false => tree(leader, &processes(), &members),
-        };
-        let fresh: Vec<_> = found
-            .into_iter()
-            .filter(|found| members.get(&found.pid) != Some(&found.started))
-            .collect();
-        if fresh.is_empty() {
-            break;
-        }
-        for process in fresh {
-            send(process, Signal::STOP);
-            members.insert(process.pid, process.started);
-        }
-    }
+    let mut members = hold(leader, &known);
     for _ in 0..LOOKS {
         let left = tree(leader, &processes(), &members);
         if left.is_empty() {
@@ -107,10 +96,27 @@ fn kill(leader: i32, known: HashMap<i32, u64>) {
         }
         for process in left {
             members.insert(process.pid, process.started);
-            send(process, Signal::KILL);
+            send(process.pid, process.started, Signal::KILL);
         }
         thread::sleep(PAUSE);
     }
+}
+
+/// Stops a tree, again and again until nothing in it runs: what is stopped forks no more, and no
+/// parent goes away that shows where its children belong.
+fn hold(leader: i32, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
+    let mut members = known.clone();
+    for _ in 0..LOOKS {
+        let found = tree(leader, &processes(), &members);
+        if found.iter().all(|process| process.stopped()) {
+            break;
+        }
+        for process in found {
+            members.insert(process.pid, process.started);
+            send(process.pid, process.started, Signal::STOP);
+        }
+    }
+    members
 }
 
 /// Those that run and belong to the leader's session, to `members`, or descend from one of these.
@@ -143,11 +149,11 @@ fn tree(leader: i32, all: &[Process], members: &HashMap<i32, u64>) -> Vec<Proces
 }
 
 /// Sends a signal to exactly this process, not to a later one with its number.
-fn send(process: Process, signal: Signal) {
-    let Some(pid) = Pid::from_raw(process.pid) else {
+fn send(number: i32, started: u64, signal: Signal) {
+    let Some(pid) = Pid::from_raw(number) else {
         return;
     };
-    let still_it = || read(process.pid).is_some_and(|now| now.started == process.started);
+    let still_it = || read(number).is_some_and(|now| now.started == started);
     // That it is gone is what is wanted.
     let _ = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(descriptor) if still_it() => pidfd_send_signal(&descriptor, signal),

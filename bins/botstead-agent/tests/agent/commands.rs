@@ -397,6 +397,17 @@ async fn a_caller_that_leaves_takes_the_tree_along() {
         workspace.count("sleep 60") == 0
     })
     .await;
+    // While children leave its session as fast as they can: none is lost between two looks.
+    for _ in 0..20 {
+        let script = "echo up; for n in $(seq 60); do setsid sleep 606 & done; wait";
+        let mut call = workspace.begin(command(&["sh", "-c", script])).await;
+        call.until_text("up").await;
+        drop(call);
+        wait_until("every child to be gone", async || {
+            workspace.count("sleep 606") == 0
+        })
+        .await;
+    }
     // While the program floods and nothing is read.
     let mut call = workspace.begin(command(&["yes", "a-flood"])).await;
     call.until_text("a-flood").await;
