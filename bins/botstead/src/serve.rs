@@ -333,6 +333,7 @@ pub(crate) fn runtime(
         plain_http: hosts.insecure,
         private: hosts.private,
         token_services: hosts.token_services,
+        credentials_file: config.registry.credentials_file.clone(),
         limits: ImageLimits {
             layers: config.images.max_layers,
             layer_bytes: config.images.max_layer_bytes,
@@ -342,7 +343,7 @@ pub(crate) fn runtime(
         },
         ..RegistryConfig::default()
     };
-    Containerd::connect(containerd, registries, network).context("cannot use containerd")
+    Containerd::connect(containerd, registries, network).context("cannot set up the runtime")
 }
 
 fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {

@@ -202,6 +202,10 @@ fn what_cannot_work_is_refused_by_name() {
         ("workspace.max_limits.pids = 3", "workspace.max_limits"),
         ("workspace.limits.pids = 3", "workspace.limits"),
         (
+            "registry.credentials_file = \"config.json\"",
+            "registry.credentials_file",
+        ),
+        (
             "workspace.timezone = \"../etc/passwd\"",
             "workspace.timezone",
         ),

@@ -166,6 +166,13 @@ section! {
         /// Token services that issue tokens for registries of other domains, as `host`, `host:port` or
         /// `host:*`. One of the registry's own domain needs no entry.
         token_services: Vec<String> = Vec::new(),
+        /// A file of sign-ins at registries, in the format of docker's `config.json`: `auths` with `auth`,
+        /// or `username` and `password`, or `identitytoken`. A key is a registry as image references name
+        /// it, or the beginning of what is below it, such as `ghcr.io/acme`; the longest that fits an image
+        /// is used, for whoever asks for that image. The file is read anew for every pull: while it is not
+        /// in order what it held before is used. Make it mode 0600. `credsStore` and `credHelpers` are
+        /// ignored with a warning: no program is run for a sign-in.
+        credentials_file: Option<PathBuf> = None,
     }
 }
 

@@ -25,6 +25,7 @@ impl Config {
             absolute("database.path", path)?;
         }
         for (key, path) in [
+            ("registry.credentials_file", &self.registry.credentials_file),
             ("workspace.agent_path", &self.workspace.agent_path),
             ("workspace.template_dir", &self.workspace.template_dir),
             ("workspace.toolkit_dir", &self.workspace.toolkit_dir),

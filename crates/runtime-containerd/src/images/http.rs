@@ -7,7 +7,7 @@ use super::reach::{Reach, Refused, Way, authority};
 use super::retry::Fault;
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use std::time::Duration;
@@ -56,6 +56,35 @@ impl Http {
         Reading::of(answer, self.read_timeout)
     }
 
+    /// The client for a URL, which is judged here.
+    fn client(&self, op: &Op, url: &Url) -> Result<&Client, Fault> {
+        let way = self.reach.way(url);
+        Ok(match way.map_err(|refused| not_sent(op, refused))? {
+            Way::Open => &self.open,
+            Way::Guarded => &self.guarded,
+        })
+    }
+
+    /// Sends a form and follows no redirect: what is in it is for this URL alone.
+    pub(super) async fn post(
+        &self,
+        op: &Op,
+        url: &Url,
+        form: &[(&str, &str)],
+    ) -> Result<Response, Fault> {
+        // As in a query (WHATWG URL, application/x-www-form-urlencoded).
+        let mut encoded = url.clone();
+        encoded.query_pairs_mut().clear().extend_pairs(form);
+        let body = encoded.query().unwrap_or_default().to_owned();
+        let request = self
+            .client(op, url)?
+            .post(url.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(body);
+        let sent = request.send().await;
+        sent.map_err(|error| broken(op, url, error))
+    }
+
     /// Sends a GET and follows redirects. `authorization` reaches the host and port of `url` alone; the
     /// answer's URL tells who answered.
     pub(super) async fn get(
@@ -67,14 +96,7 @@ impl Http {
     ) -> Result<Response, Fault> {
         let mut at = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let client = match self
-                .reach
-                .way(&at)
-                .map_err(|refused| not_sent(op, refused))?
-            {
-                Way::Open => &self.open,
-                Way::Guarded => &self.guarded,
-            };
+            let client = self.client(op, &at)?;
             let mut request = client.get(at.clone()).headers(headers.clone());
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization.clone());

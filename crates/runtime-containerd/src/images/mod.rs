@@ -1,7 +1,7 @@
 //! Images on containerd, the way that works alike on 1.6, 1.7 and 2.x: this process downloads into
 //! containerd's content store, lets containerd unpack layer by layer, and sets the name last.
 //!
-//! - `registry` talks to registries and `sign_in` signs in, over `http`, which reaches what `reach` lets
+//! - `registry` talks to registries and `sign_in` signs in with `credentials`, over `http`, which reaches what `reach` lets
 //!   it and finds by `lookup`; `pace` ends what comes too slowly, `retry` decides what is tried again,
 //!   `fetch` downloads a layer, and `locks` keeps two from downloading it twice;
 //! - `size` refuses images that are too large;
@@ -21,6 +21,7 @@
 mod archive;
 mod config;
 mod content;
+mod credentials;
 
 mod fetch;
 mod hosts;
@@ -43,7 +44,8 @@ mod tree;
 mod unpack;
 mod weight;
 
-pub use config::{Credentials, ImageLimits, RegistryConfig};
+pub use config::{ImageLimits, RegistryConfig};
+pub use credentials::Credentials;
 pub use hosts::HostPattern;
 
 use crate::client::Client;
@@ -51,6 +53,7 @@ use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{Image, Images, PullProgress, Result};
 use botstead_types::{ImageRef, LeaseId, Page, PageRequest, SnapshotKey};
+use credentials::SignIns;
 use http::Http;
 use local::{Trees, describe};
 use locks::Locks;
@@ -67,6 +70,7 @@ pub struct ContainerdImages {
     client: Client,
     config: RegistryConfig,
     http: Http,
+    sign_ins: SignIns,
     measures: Measures,
     locks: Locks,
     trees: Trees,
@@ -76,7 +80,8 @@ impl ContainerdImages {
     /// Images of `namespace`, unpacked with `snapshotter`. Nothing is asked of containerd yet.
     ///
     /// # Errors
-    /// `InvalidArgument` for a namespace that is no name, `Internal` when TLS cannot be set up.
+    /// `InvalidArgument` for a namespace that is no name or a file of sign-ins that is not in order,
+    /// `Internal` when TLS cannot be set up.
     pub fn new(
         channel: Channel,
         namespace: &str,
@@ -86,6 +91,7 @@ impl ContainerdImages {
         Ok(Self {
             client: Client::new(channel, namespace, snapshotter)?,
             http: Http::new(&config)?,
+            sign_ins: SignIns::new(&config)?,
             measures: Measures::default(),
             config,
             locks: Locks::default(),

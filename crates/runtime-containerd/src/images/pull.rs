@@ -26,7 +26,8 @@ impl ContainerdImages {
         progress: Progress<'_>,
     ) -> Result<Image> {
         let limits = &self.config.limits;
-        let repository = Repository::new(op, &self.config, &self.http, reference)?;
+        let credentials = self.sign_ins.of(reference).await;
+        let repository = Repository::new(op, &self.config, &self.http, reference, credentials)?;
         let top = repository.top().await?;
         let resolved = tree::resolve(op, &repository, top, Some(limits)).await?;
         limits.check(op, &resolved.tree)?;

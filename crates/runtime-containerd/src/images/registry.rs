@@ -1,6 +1,7 @@
 //! Talking to a registry (OCI distribution specification, "Pulling"). Every answer is read with a limit.
 
 use super::config::RegistryConfig;
+use super::credentials::Credentials;
 use super::http::Http;
 use super::pace::Reading;
 use super::retry::{Attempts, Fault};
@@ -38,6 +39,7 @@ impl<'a> Repository<'a> {
         config: &'a RegistryConfig,
         http: &'a Http,
         image: &'a ImageRef,
+        credentials: Option<Credentials>,
     ) -> Result<Self> {
         let unusable = || op.invalid("it is not an image reference");
         let plain = config.is_plain_http(image.registry());
@@ -53,7 +55,7 @@ impl<'a> Repository<'a> {
             http,
             registry: Url::parse(&registry).map_err(|_| unusable())?,
             scope: format!("repository:{}:pull", image.repository()),
-            credentials: config.credentials.get(image.registry()),
+            credentials,
             token_services: &config.token_services,
         };
         Ok(Self {
