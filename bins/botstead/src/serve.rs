@@ -334,6 +334,7 @@ pub(crate) fn runtime(
         private: hosts.private,
         token_services: hosts.token_services,
         credentials_file: config.registry.credentials_file.clone(),
+        mirrors: config.registry.mirrors()?,
         limits: ImageLimits {
             layers: config.images.max_layers,
             layer_bytes: config.images.max_layer_bytes,

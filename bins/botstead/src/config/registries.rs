@@ -1,8 +1,17 @@
-//! The lists of hosts that concern registries.
+//! What the configuration says of registries, read.
 
 use super::validate::invalid;
 use super::{ConfigError, Registry};
-use botstead_runtime_containerd::images::HostPattern;
+use botstead_runtime_containerd::images::{HostPattern, Mirror, check_registry};
+use botstead_types::InvalidValue;
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// Each may be asked twice, and wait for a connection meanwhile.
+const MOST_MIRRORS: usize = 8;
+
+/// Mirrors by the registry before which they are asked.
+pub type Mirrors = BTreeMap<String, Vec<Mirror>>;
 
 /// What [`Registry`] lists, read.
 #[derive(Debug)]
@@ -22,14 +31,35 @@ impl Registry {
     /// `Invalid` for an entry that is no host.
     pub fn hosts(&self) -> Result<RegistryHosts, ConfigError> {
         Ok(RegistryHosts {
-            insecure: read("registry.insecure", &self.insecure)?,
-            private: read("registry.private", &self.private)?,
-            token_services: read("registry.token_services", &self.token_services)?,
+            insecure: parse("registry.insecure", &self.insecure)?,
+            private: parse("registry.private", &self.private)?,
+            token_services: parse("registry.token_services", &self.token_services)?,
         })
+    }
+
+    /// What is asked before each registry.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no registry or no mirror, or for too many.
+    pub fn mirrors(&self) -> Result<Mirrors, ConfigError> {
+        let key = "registry.mirrors";
+        let mut all = Mirrors::new();
+        for (registry, mirrors) in &self.mirrors {
+            if mirrors.len() > MOST_MIRRORS {
+                let reason = format!("{registry}: expected at most {MOST_MIRRORS} mirrors");
+                return Err(invalid(key, reason));
+            }
+            check_registry(registry).map_err(|error| invalid(key, error.to_string()))?;
+            all.insert(registry.clone(), parse(key, mirrors)?);
+        }
+        Ok(all)
     }
 }
 
-fn read(key: &'static str, entries: &[String]) -> Result<Vec<HostPattern>, ConfigError> {
-    let hosts: Result<_, _> = entries.iter().map(|entry| entry.parse()).collect();
-    hosts.map_err(|error: botstead_types::InvalidValue| invalid(key, error.to_string()))
+fn parse<T>(key: &'static str, entries: &[String]) -> Result<Vec<T>, ConfigError>
+where
+    T: FromStr<Err = InvalidValue>,
+{
+    let parsed: Result<_, _> = entries.iter().map(|entry| entry.parse()).collect();
+    parsed.map_err(|error: InvalidValue| invalid(key, error.to_string()))
 }

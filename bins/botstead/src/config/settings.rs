@@ -6,6 +6,7 @@
 use botstead_types::ImageRef;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -173,6 +174,12 @@ section! {
         /// in order what it held before is used. Make it mode 0600. `credsStore` and `credHelpers` are
         /// ignored with a warning: no program is run for a sign-in.
         credentials_file: Option<PathBuf> = None,
+        /// Registries that are asked before another one, by its name in image references and in the order
+        /// of each list, such as `"docker.io" = ["mirror.internal:5000", "harbor.internal/hub"]`; with a
+        /// path what is there before the names of repositories. A mirror that fails or lacks something is
+        /// not asked again in the same pull: the next one is, and the registry itself at last. A mirror has
+        /// its own sign-in, and what the other keys here say of hosts holds for it as for any registry.
+        mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new(),
     }
 }
 

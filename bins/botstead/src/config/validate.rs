@@ -154,6 +154,7 @@ impl Config {
             }
         }
         self.registry.hosts().map(drop)?;
+        self.registry.mirrors().map(drop)?;
         let images = &self.images;
         for (key, value) in [
             ("images.max_layer_bytes", images.max_layer_bytes),

@@ -2,6 +2,7 @@
 
 use super::credentials::Credentials;
 use super::hosts::HostPattern;
+use super::mirrors::Mirror;
 use reqwest::Url;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub struct RegistryConfig {
     pub credentials: BTreeMap<String, Credentials>,
     /// A file of more sign-ins in the format of docker's `config.json`, read anew for every pull.
     pub credentials_file: Option<PathBuf>,
+    /// What is asked before a registry, in this order, by registry as it stands in image references.
+    pub mirrors: BTreeMap<String, Vec<Mirror>>,
     /// How many layers of one image are downloaded at a time.
     pub parallel_layers: usize,
     /// How long a connection may take to be made.
@@ -50,6 +53,7 @@ impl Default for RegistryConfig {
             limits: ImageLimits::default(),
             credentials: BTreeMap::new(),
             credentials_file: None,
+            mirrors: BTreeMap::new(),
             parallel_layers: 4,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),

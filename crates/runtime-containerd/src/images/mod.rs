@@ -4,6 +4,7 @@
 //! - `registry` talks to registries and `sign_in` signs in with `credentials`, over `http`, which reaches what `reach` lets
 //!   it and finds by `lookup`; `pace` ends what comes too slowly, `retry` decides what is tried again,
 //!   `fetch` downloads a layer, and `locks` keeps two from downloading it twice;
+//! - `mirrors` are asked before the registry that an image names;
 //! - `size` refuses images that are too large;
 //! - `tree` reads what an image consists of and refuses what is wrong with it, `index` reads lists of
 //!   images, `platform` chooses;
@@ -31,6 +32,7 @@ mod index;
 mod local;
 mod locks;
 mod lookup;
+mod mirrors;
 mod pace;
 mod platform;
 mod progress;
@@ -47,6 +49,7 @@ mod weight;
 pub use config::{ImageLimits, RegistryConfig};
 pub use credentials::Credentials;
 pub use hosts::HostPattern;
+pub use mirrors::{Mirror, check_registry};
 
 use crate::client::Client;
 use crate::op::Op;

@@ -27,7 +27,8 @@ pub(super) struct Repository<'a> {
     op: &'a Op,
     config: &'a RegistryConfig,
     http: &'a Http,
-    image: &'a ImageRef,
+    image: ImageRef,
+    attempts: u32,
     sign_in: SignIn<'a>,
     /// How requests are signed in; none before the first one.
     authorization: Mutex<Option<Option<HeaderValue>>>,
@@ -38,7 +39,7 @@ impl<'a> Repository<'a> {
         op: &'a Op,
         config: &'a RegistryConfig,
         http: &'a Http,
-        image: &'a ImageRef,
+        image: ImageRef,
         credentials: Option<Credentials>,
     ) -> Result<Self> {
         let unusable = || op.invalid("it is not an image reference");
@@ -63,9 +64,23 @@ impl<'a> Repository<'a> {
             config,
             http,
             image,
+            attempts: config.attempts,
             sign_in,
             authorization: Mutex::new(None),
         })
+    }
+
+    /// The same as a mirror, behind which another one can be asked: it is asked twice at most.
+    pub(super) fn as_mirror(self) -> Self {
+        Self {
+            attempts: self.attempts.min(2),
+            ..self
+        }
+    }
+
+    /// The attempts that it is worth.
+    pub(super) fn attempts(&self) -> Attempts {
+        Attempts::new(self.config, self.attempts)
     }
 
     /// The address of something in the repository, such as `blobs/sha256:...`.
@@ -163,7 +178,7 @@ impl<'a> Repository<'a> {
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        let mut attempts = Attempts::new(self.config);
+        let mut attempts = self.attempts();
         loop {
             match call().await {
                 Ok(done) => return Ok(done),

@@ -1,9 +1,11 @@
-//! What is configured for each registry: sign-ins from a file.
+//! What is configured for each registry: sign-ins from a file, and mirrors.
 
 use crate::support::{Containerd, busybox, pull, quick};
-use botstead_image_fixtures::{Access, Registry};
+use botstead_image_fixtures::{
+    Access, Compression, Fault, FaultyRegistry, Image, Registry, digest_of, random,
+};
 use botstead_runtime::ErrorKind;
-use botstead_runtime_containerd::images::{ContainerdImages, RegistryConfig};
+use botstead_runtime_containerd::images::{ContainerdImages, Credentials, RegistryConfig};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -78,4 +80,118 @@ async fn a_sign_in_comes_from_the_file_as_it_is_at_the_time_of_the_pull() {
     containerd.end(&lease).await;
     std::fs::remove_file(&file).unwrap();
     assert_refused(&containerd, &images, &name).await;
+}
+
+/// A configuration in which these are asked before a registry.
+fn mirrored(registry: &str, mirrors: &[String]) -> RegistryConfig {
+    let mirrors = mirrors.iter().map(|mirror| mirror.parse().unwrap());
+    RegistryConfig {
+        mirrors: [(registry.to_owned(), mirrors.collect())].into(),
+        ..quick()
+    }
+}
+
+fn image(number: u64) -> Image {
+    random(2, 64 << 10, number, Compression::None).unwrap()
+}
+
+/// The digest of what a name is, by these rules.
+async fn pulled(containerd: &Containerd, config: RegistryConfig, name: &str) -> String {
+    let lease = containerd.lease("mirrored").await;
+    let images = containerd.images_with(config);
+    let pulled = pull(&images, &lease, name).await;
+    let (image, _) = pulled.unwrap_or_else(|error| panic!("{}", error.chain()));
+    containerd.end(&lease).await;
+    image.resolved.digest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mirrors_are_asked_in_order_and_the_registry_at_last() {
+    let containerd = Containerd::start().await;
+    let registries = [0, 1, 2].map(|_| Registry::start().unwrap());
+    let [first, second, origin] = registries;
+    let [one, two, three, of_all] = [1, 2, 3, 4].map(image);
+    let name = origin.push("team/app", "1", &three).await.unwrap();
+    second.push("hub/team/app", "1", &two).await.unwrap();
+    let mirrors = [first.address(), format!("{}/hub", second.address())];
+    let registry = origin.address();
+    let config = || mirrored(&registry, &mirrors);
+    // The first one does not have it.
+    assert_eq!(pulled(&containerd, config(), &name).await, two.digest());
+    first.push("team/app", "1", &one).await.unwrap();
+    assert_eq!(pulled(&containerd, config(), &name).await, one.digest());
+    // A digest is of the same everywhere.
+    let exactly = origin.reference("team/app", &format!("1@{}", three.digest()));
+    assert_eq!(
+        pulled(&containerd, config(), &exactly).await,
+        three.digest()
+    );
+    // Another registry's images are none of theirs.
+    let elsewhere = Registry::start().unwrap();
+    let other = elsewhere.push("team/app", "1", &of_all).await.unwrap();
+    assert_eq!(pulled(&containerd, config(), &other).await, of_all.digest());
+    // The origin need not be there at all, and a mirror neither.
+    drop(origin);
+    assert_eq!(pulled(&containerd, config(), &name).await, one.digest());
+    drop(first);
+    assert_eq!(pulled(&containerd, config(), &name).await, two.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_fails_in_whatever_way_keeps_nobody_from_the_registry() {
+    let containerd = Containerd::start().await;
+    let origin = Registry::start().unwrap();
+    for (number, fault) in (10..).zip([
+        Fault::WrongBlob,
+        Fault::WrongManifest,
+        Fault::ShortBlob,
+        Fault::LongBlob,
+        Fault::CutBlob(100),
+        Fault::ServerError(100),
+        Fault::NotFound,
+        Fault::Unauthorized,
+        Fault::BasicSignIn,
+        Fault::EndlessManifest,
+    ]) {
+        let image = image(number);
+        let mirror = FaultyRegistry::start(&image, fault).await.unwrap();
+        let name = origin.push("app", &number.to_string(), &image).await;
+        let mut config = mirrored(&origin.address(), &[mirror.address()]);
+        // The registry's sign-in is none of the mirror's.
+        let credentials = Credentials::Password {
+            username: "bot".into(),
+            password: "secret".into(),
+        };
+        config.credentials.insert(origin.address(), credentials);
+        let name = name.unwrap();
+        let digest = pulled(&containerd, config, &name).await;
+        assert_eq!(digest, image.digest(), "{fault:?}");
+        assert_eq!(digest, digest_of(&image.manifest));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_is_reached_and_signed_in_at_by_its_own_rules() {
+    let containerd = Containerd::start().await;
+    let access = Access {
+        sign_in: true,
+        ..Access::default()
+    };
+    let mirror = Registry::start_with(access).unwrap();
+    let origin = Registry::start().unwrap();
+    let (theirs, ours) = (image(21), image(22));
+    mirror.push("app", "1", &theirs).await.unwrap();
+    let name = origin.push("app", "1", &ours).await.unwrap();
+    let mut config = mirrored(&origin.address(), &[mirror.address()]);
+    let credentials = Credentials::Password {
+        username: Registry::USERNAME.into(),
+        password: Registry::PASSWORD.into(),
+    };
+    config.credentials.insert(mirror.address(), credentials);
+    let digest = pulled(&containerd, config.clone(), &name).await;
+    assert_eq!(digest, theirs.digest());
+    // Only the registry may be where it is.
+    config.plain_http = vec![origin.address().parse().unwrap()];
+    let digest = pulled(&containerd, config, &name).await;
+    assert_eq!(digest, ours.digest());
 }
