@@ -223,6 +223,14 @@ fn what_cannot_work_is_refused_by_name() {
             "expected a list",
         ),
         (
+            "registry.certificate_authorities = {\"https://a.example\" = \"/ca\"}",
+            "registry.certificate_authorities is not valid: host",
+        ),
+        (
+            "registry.certificate_authorities = {\"*\" = \"ca.pem\"}",
+            "\"ca.pem\" is not an absolute path",
+        ),
+        (
             "registry.credentials_file = \"config.json\"",
             "registry.credentials_file",
         ),
@@ -305,4 +313,17 @@ fn the_committed_documentation_is_that_of_the_keys() {
         committed, rendered,
         "run UPDATE_DOCS=1 cargo test -p botstead --test configuration, and commit the file"
     );
+}
+
+#[test]
+fn authorities_for_one_port_come_before_those_for_any() {
+    let config = from_toml(
+        "[registry.certificate_authorities]\n\"*\" = \"/all\"\n\"a.example:*\" = \"/any\"\n\
+         \"a.example:5000\" = \"/one\"\n",
+    );
+    let trusted = config.unwrap().registry.authorities().unwrap();
+    assert_eq!(trusted.of_all.unwrap().to_str(), Some("/all"));
+    let hosts = trusted.of_hosts.iter().map(|(host, _)| host.to_string());
+    let hosts: Vec<_> = hosts.collect();
+    assert_eq!(hosts, ["a.example:5000", "a.example:*"]);
 }

@@ -11,7 +11,7 @@ mod validate;
 mod words;
 
 pub use keys::{Key, PREFIX, keys, render_documentation};
-pub use registries::{Mirrors, RegistryHosts};
+pub use registries::{Mirrors, RegistryHosts, TrustedAuthorities};
 pub use settings::{
     Auth, Config, Containerd, ContainerdMode, Database, Http, Images, Log, LogFormat, MaxLimits,
     Network, Registry, Retention, Runtime, ServerLimits, Shutdown, Workspace, WorkspaceLimits,

@@ -1,10 +1,11 @@
 //! What the configuration says of registries, read.
 
-use super::validate::invalid;
+use super::validate::{absolute, invalid};
 use super::{ConfigError, Registry};
 use botstead_runtime_containerd::images::{HostPattern, Mirror, check_registry};
 use botstead_types::InvalidValue;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Each may be asked twice, and wait for a connection meanwhile.
@@ -53,6 +54,42 @@ impl Registry {
             all.insert(registry.clone(), parse(key, mirrors)?);
         }
         Ok(all)
+    }
+}
+
+/// Certificate authorities that are trusted beside the system's.
+#[derive(Debug)]
+pub struct TrustedAuthorities {
+    /// For all hosts.
+    pub of_all: Option<PathBuf>,
+    /// For one host each, those with a port of their own first.
+    pub of_hosts: Vec<(HostPattern, PathBuf)>,
+}
+
+impl Registry {
+    /// Where certificate authorities are. Nothing is read.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no host, and for a path that is not absolute.
+    pub fn authorities(&self) -> Result<TrustedAuthorities, ConfigError> {
+        let key = "registry.certificate_authorities";
+        let mut trusted = TrustedAuthorities {
+            of_all: None,
+            of_hosts: Vec::new(),
+        };
+        // `*` sorts before all ports.
+        for (host, path) in self.certificate_authorities.iter().rev() {
+            absolute(key, path)?;
+            if host == "*" {
+                trusted.of_all = Some(path.clone());
+                continue;
+            }
+            let host = host
+                .parse()
+                .map_err(|error: InvalidValue| invalid(key, error.to_string()))?;
+            trusted.of_hosts.push((host, path.clone()));
+        }
+        Ok(trusted)
     }
 }
 

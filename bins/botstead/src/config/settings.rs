@@ -180,6 +180,11 @@ section! {
         /// not asked again in the same pull: the next one is, and the registry itself at last. A mirror has
         /// its own sign-in, and what the other keys here say of hosts holds for it as for any registry.
         mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new(),
+        /// Certificate authorities that are trusted beside the system's: by `host`, `host:port` or `host:*`
+        /// (a registry, a token service or a store that a registry redirects to), or `"*"` for all hosts, a
+        /// PEM file, or a folder whose files named `*.pem` and `*.crt` are read. They are read at the start,
+        /// which one that is not in order prevents.
+        certificate_authorities: BTreeMap<String, PathBuf> = BTreeMap::new(),
     }
 }
 

@@ -155,6 +155,7 @@ impl Config {
         }
         self.registry.hosts().map(drop)?;
         self.registry.mirrors().map(drop)?;
+        self.registry.authorities().map(drop)?;
         let images = &self.images;
         for (key, value) in [
             ("images.max_layer_bytes", images.max_layer_bytes),
@@ -256,7 +257,7 @@ pub(super) fn invalid(key: &'static str, reason: impl Into<String>) -> ConfigErr
     }
 }
 
-fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+pub(super) fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     if path.is_absolute() {
         return Ok(());
     }

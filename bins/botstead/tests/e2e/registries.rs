@@ -129,3 +129,32 @@ async fn a_private_image_is_used_and_its_sign_in_is_seen_nowhere() {
     assert_eq!(telling(&server.data), "");
     assert_ne!(telling(&file), "");
 }
+
+#[tokio::test]
+async fn a_start_is_refused_with_the_file_that_is_not_in_order() {
+    let mut server = Server::start().await;
+    server.terminate();
+    let damaged = server.beside("damaged");
+    std::fs::write(&damaged, "damaged-pass").unwrap();
+    let path = damaged.to_str().unwrap();
+    let table = format!("{{\"*\" = {path:?}}}");
+    for (variable, value, reason) in [
+        (
+            "BOTSTEAD_REGISTRY__CERTIFICATE_AUTHORITIES",
+            table.as_str(),
+            "it holds no certificate",
+        ),
+        (
+            "BOTSTEAD_REGISTRY__CREDENTIALS_FILE",
+            path,
+            "not in the format of docker's config.json",
+        ),
+    ] {
+        let refused = server.refused_start(&[(variable, value)]);
+        let line = refused.lines().find(|line| line.starts_with("error:"));
+        let line = line.unwrap_or_else(|| panic!("{refused}"));
+        assert!(line.contains(path) && line.contains(reason), "{line}");
+        assert!(!refused.contains("damaged-pass"), "{refused}");
+    }
+    server.run(&[]).await;
+}

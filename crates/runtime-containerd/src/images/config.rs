@@ -1,5 +1,6 @@
 //! What can be configured about registries.
 
+use super::authorities::Authorities;
 use super::credentials::Credentials;
 use super::hosts::HostPattern;
 use super::mirrors::Mirror;
@@ -30,6 +31,11 @@ pub struct RegistryConfig {
     pub credentials_file: Option<PathBuf>,
     /// What is asked before a registry, in this order, by registry as it stands in image references.
     pub mirrors: BTreeMap<String, Vec<Mirror>>,
+    /// Authorities beside the system's, that certificates of all hosts may be of.
+    pub authorities: Option<Authorities>,
+    /// More of them for one host each: a registry, a token service, or a store that a registry
+    /// redirects to. The first that fits is used.
+    pub authorities_of: Vec<(HostPattern, Authorities)>,
     /// How many layers of one image are downloaded at a time.
     pub parallel_layers: usize,
     /// How long a connection may take to be made.
@@ -54,6 +60,8 @@ impl Default for RegistryConfig {
             credentials: BTreeMap::new(),
             credentials_file: None,
             mirrors: BTreeMap::new(),
+            authorities: None,
+            authorities_of: Vec::new(),
             parallel_layers: 4,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),

@@ -1,9 +1,10 @@
 //! Images on containerd, the way that works alike on 1.6, 1.7 and 2.x: this process downloads into
 //! containerd's content store, lets containerd unpack layer by layer, and sets the name last.
 //!
-//! - `registry` talks to registries and `sign_in` signs in with `credentials`, over `http`, which reaches what `reach` lets
-//!   it and finds by `lookup`; `pace` ends what comes too slowly, `retry` decides what is tried again,
-//!   `fetch` downloads a layer, and `locks` keeps two from downloading it twice;
+//! - `registry` talks to registries and `sign_in` signs in with `credentials`, over `http`, which reaches
+//!   what `reach` lets it, finds by `lookup` and trusts `authorities` beside the system's; `pace` ends what
+//!   comes too slowly, `retry` decides what is tried again, `fetch` downloads a layer, and `locks` keeps
+//!   two from downloading it twice;
 //! - `mirrors` are asked before the registry that an image names;
 //! - `size` refuses images that are too large;
 //! - `tree` reads what an image consists of and refuses what is wrong with it, `index` reads lists of
@@ -20,6 +21,7 @@
 //! a layer outside of containerd.
 
 mod archive;
+mod authorities;
 mod config;
 mod content;
 mod credentials;
@@ -46,6 +48,7 @@ mod tree;
 mod unpack;
 mod weight;
 
+pub use authorities::{Authorities, UnusableAuthorities};
 pub use config::{ImageLimits, RegistryConfig};
 pub use credentials::Credentials;
 pub use hosts::HostPattern;

@@ -1,11 +1,14 @@
-//! What is configured for each registry: sign-ins from a file, and mirrors.
+//! What is configured for each registry: sign-ins from a file, mirrors, and certificate
+//! authorities.
 
 use crate::support::{Containerd, busybox, pull, quick};
 use botstead_image_fixtures::{
-    Access, Compression, Fault, FaultyRegistry, Image, Registry, digest_of, random,
+    Access, Authority, Compression, Fault, FaultyRegistry, Image, Registry, digest_of, random,
 };
 use botstead_runtime::ErrorKind;
-use botstead_runtime_containerd::images::{ContainerdImages, Credentials, RegistryConfig};
+use botstead_runtime_containerd::images::{
+    Authorities, ContainerdImages, Credentials, HostPattern, RegistryConfig,
+};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -194,4 +197,69 @@ async fn a_mirror_is_reached_and_signed_in_at_by_its_own_rules() {
     config.plain_http = vec![origin.address().parse().unwrap()];
     let digest = pulled(&containerd, config, &name).await;
     assert_eq!(digest, ours.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_trusted_that_a_listed_authority_signed() {
+    let containerd = Containerd::start().await;
+    let [authority, stranger] = [0, 1].map(|_| Authority::new().unwrap());
+    let access = Access {
+        sign_in: true,
+        authority: Some(&authority),
+    };
+    let registry = Registry::start_with(access).unwrap();
+    let image = image(31);
+    let name = registry.push("team/app", "1", &image).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let read = |name: &str, authority: &Authority| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, authority.pem()).unwrap();
+        Authorities::read(&path).unwrap()
+    };
+    let ours = read("ours.pem", &authority);
+    let others = read("others.pem", &stranger);
+    let host = |text: &str| text.parse::<HostPattern>().unwrap();
+    let (here, elsewhere) = (host(&registry.address()), host("127.0.0.1:1"));
+    let any = host("127.0.0.1:*");
+    let both = Authorities::read(dir.path()).unwrap();
+    for (number, (of_all, of_host, works)) in [
+        (None, None, false),
+        (Some(&others), None, false),
+        (Some(&ours), None, true),
+        (Some(&both), None, true),
+        (None, Some((&here, &ours)), true),
+        (None, Some((&any, &both)), true),
+        (None, Some((&here, &others)), false),
+        (None, Some((&elsewhere, &ours)), false),
+        (Some(&ours), Some((&here, &others)), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut config = RegistryConfig {
+            plain_http: Vec::new(),
+            private: vec![here.clone()],
+            authorities: of_all.cloned(),
+            attempts: 1,
+            ..quick()
+        };
+        let of_host = of_host.map(|(host, trusted)| (host.clone(), trusted.clone()));
+        config.authorities_of.extend(of_host);
+        let credentials = Credentials::Password {
+            username: Registry::USERNAME.into(),
+            password: Registry::PASSWORD.into(),
+        };
+        config.credentials.insert(registry.address(), credentials);
+        if works {
+            let digest = pulled(&containerd, config, &name).await;
+            assert_eq!(digest, image.digest(), "{number}");
+            continue;
+        }
+        let lease = containerd.lease("untrusted").await;
+        let refused = pull(&containerd.images_with(config), &lease, &name).await;
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{number}: {error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+        containerd.end(&lease).await;
+    }
 }
