@@ -65,8 +65,15 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    fn add(&mut self, dirs: &HashMap<Handle, DirId>, event: &Event<'_>) {
-        let dir = event.place.and_then(|(dir, _)| dirs.get(dir).copied());
+    fn add(&mut self, known: &Known, event: &Event<'_>) {
+        if let Some((dir, _)) = event.place
+            && known.ignored.contains(dir)
+        {
+            return;
+        }
+        let dir = event
+            .place
+            .and_then(|(dir, _)| known.dirs.get(dir).copied());
         let content = event.mask & (MODIFY | CLOSE_WRITE) != 0;
         if let Some(file) = event.file {
             // Wherever it happened: the name may be another hard link's, in a directory that is not
@@ -93,9 +100,16 @@ impl Changes {
     }
 }
 
+/// The directories that are told apart.
+#[derive(Debug, Default)]
+struct Known {
+    dirs: HashMap<Handle, DirId>,
+    ignored: HashSet<Handle>,
+}
+
 #[derive(Debug)]
 struct State {
-    dirs: HashMap<Handle, DirId>,
+    known: Known,
     changes: Changes,
     broken: Option<Reason>,
     buffer: Vec<u8>,
@@ -126,7 +140,7 @@ impl Shared {
         };
         for event in events(&state.buffer[..length]) {
             match event {
-                Ok(event) => state.changes.add(&state.dirs, &event),
+                Ok(event) => state.changes.add(&state.known, &event),
                 Err(Broken::Overflow) => state.broken = Some(Reason::Overflow),
                 Err(Broken::Malformed) => {
                     state.broken = Some(Reason::Feed("a malformed event".to_owned()));
@@ -160,7 +174,7 @@ impl Feed {
         let shared = Arc::new(Shared {
             group,
             state: Mutex::new(State {
-                dirs: HashMap::new(),
+                known: Known::default(),
                 changes: Changes::default(),
                 broken: None,
                 buffer: vec![0; BUFFER],
@@ -208,7 +222,13 @@ impl Feed {
 
     /// From now on reports changes in a directory. To be called before listing it.
     pub(crate) fn register(&self, handle: Handle, dir: DirId) {
-        self.shared.state().dirs.insert(handle, dir);
+        self.shared.state().known.dirs.insert(handle, dir);
+    }
+
+    /// From now on says nothing of files in a directory, such as one that the copy itself fills: its files
+    /// are nobody else's. To be called before there are any.
+    pub(crate) fn hide(&self, handle: Handle) {
+        self.shared.state().known.ignored.insert(handle);
     }
 
     /// All changes since the last time, up to this moment.

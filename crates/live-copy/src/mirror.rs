@@ -206,6 +206,9 @@ impl<'a> Mirror<'a> {
         if let (Some(feed), Some(handle)) = (&self.feed, &self.model.dir(DirId::ROOT).handle) {
             feed.register(handle.clone(), DirId::ROOT);
         }
+        let target = self.copier.target.root();
+        self.hide_from_feed(target, c"")
+            .map_err(|errno| Error::io("look at", "the target", errno))?;
         spread::begin(&self.target_root);
         self.to_list.push((DirId::ROOT, false));
         self.settle()?;

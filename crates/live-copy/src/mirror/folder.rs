@@ -141,6 +141,7 @@ impl Mirror<'_> {
             _ => mkdirat(&*parent, name, Mode::RWXU),
         };
         made.map_err(failed)?;
+        self.hide_from_feed(&parent, name).map_err(failed)?;
         let id = self.model.add_dir(dir, name, stat.stx_ino, handle.clone());
         self.model.dir_mut(dir).times_due = true;
         if let (Some(feed), Some(handle)) = (&self.feed, handle) {
@@ -148,6 +149,14 @@ impl Mirror<'_> {
         }
         self.to_list.push((id, false));
         self.count(0);
+        Ok(())
+    }
+
+    /// What the copy writes is no change, and would be more than the feed remembers.
+    pub(super) fn hide_from_feed(&self, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+        if let Some(feed) = &self.feed {
+            feed.hide(handle_at(parent.as_fd(), name)?);
+        }
         Ok(())
     }
 

@@ -27,6 +27,25 @@ fn in_root(name: &CStr) -> HashSet<Name> {
     HashSet::from([(DirId::ROOT, name.into())])
 }
 
+/// A copy of many files was the more changed files that the feed would remember, and every freeze a walk.
+#[test]
+fn what_a_copy_writes_is_no_change() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("source/deep/deeper")).unwrap();
+    for name in ["top", "deep/file", "deep/deeper/file"] {
+        fs::write(dir.path().join("source").join(name), "content").unwrap();
+    }
+    mirrored(dir.path(), |mirror, source, target| {
+        let feed = mirror.feed.as_ref().unwrap();
+        assert_eq!(feed.take().unwrap().files.len(), 0);
+        // Others' files are, wherever they are: they may be links to the source's.
+        fs::hard_link(source.join("top"), dir.path().join("link")).unwrap();
+        fs::write(dir.path().join("link"), "changed").unwrap();
+        assert!(!feed.take().unwrap().files.is_empty());
+        assert_eq!(fs::read(target.join("deep/file")).unwrap(), b"content");
+    });
+}
+
 /// The feed contradicts the source in the middle of a freeze, and the walk takes over.
 #[test]
 fn what_waits_to_be_made_is_made_when_the_walk_takes_over() {
