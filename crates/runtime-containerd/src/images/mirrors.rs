@@ -124,7 +124,7 @@ impl ContainerdImages {
             let credentials = self.sign_ins.of(&place).await;
             let mut repository = Repository::new(op, &self.config, &self.http, place, credentials)?;
             if mirror {
-                repository = repository.as_mirror();
+                repository = repository.into_mirror();
             }
             all.push(repository);
         }

@@ -71,7 +71,7 @@ impl<'a> Repository<'a> {
     }
 
     /// The same as a mirror, behind which another one can be asked: it is asked twice at most.
-    pub(super) fn as_mirror(self) -> Self {
+    pub(super) fn into_mirror(self) -> Self {
         Self {
             attempts: self.attempts.min(2),
             ..self
