@@ -30,6 +30,7 @@ mod live;
 mod main_job;
 mod recovery;
 mod refusals;
+mod registries;
 mod server;
 mod sessions;
 mod socket;
