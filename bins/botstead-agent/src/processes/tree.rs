@@ -86,15 +86,22 @@ fn kill(leader: i32, known: HashMap<i32, u64>) {
 /// parent goes away that shows where its children belong.
 fn hold(leader: i32, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
     let mut members = known.clone();
+    let mut stood_still = false;
     for _ in 0..LOOKS {
         let found = tree(leader, &processes(), &members);
-        if found.iter().all(|process| process.stopped()) {
+        let running: Vec<_> = found.iter().filter(|process| !process.stopped()).collect();
+        for process in &running {
+            send(process.pid, process.started, Signal::STOP);
+        }
+        // A look takes time: one whose parent stopped during it may be missing in it.
+        if running.is_empty() && stood_still {
             break;
         }
-        for process in found {
-            members.insert(process.pid, process.started);
-            let _ = send(process.pid, process.started, Signal::STOP);
+        stood_still = running.is_empty();
+        if !stood_still {
+            thread::sleep(PAUSE);
         }
+        members.extend(found.iter().map(|process| (process.pid, process.started)));
     }
     members
 }
