@@ -5,10 +5,14 @@
 //! the server, and what it writes can be read again within a bound.
 
 mod model;
+mod output;
 mod run;
 mod without_agent;
 
-pub use model::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
+pub use model::{
+    CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, OutputGap, OutputStream,
+    TerminalInfo,
+};
 pub(crate) use run::{RunInput, events, first_output, run};
 
 use crate::agent::{AgentCall, answered, timed};
@@ -18,10 +22,11 @@ use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
 use botstead_bridge::{AgentClient, proto};
 use botstead_types::{BotId, VersionNumber, VersionSource};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::DateTime;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use output::collect;
 use proto::run_input::{Attach, Input, Start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,12 +39,9 @@ const MOST_ARGUMENTS: usize = 4 << 10;
 /// The most that a detached command is given with its start: it waits in the agent, and a message has 4 MiB.
 const MOST_STDIN: usize = 3 << 20;
 
-/// What is kept of each of a command's outputs.
-const OUTPUT_LIMIT: usize = 1 << 20;
-
 impl Workspaces {
     /// Runs a command and answers when it ended. Dropping the future ends it with its children. Of
-    /// each output the first MiB is kept; the rest is read and dropped.
+    /// each output one MiB is kept: of a longer one what came first and what came last.
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`; an empty
@@ -50,13 +52,14 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
     ) -> Result<ExecOutcome> {
-        self.exec_within(actor, bot, request, async |_| true).await
+        self.exec_within(actor, bot, request, async |_, _| true)
+            .await
     }
 
     /// The same for who holds outputs of many at once: `room` is asked for each piece of either output
-    /// whether it may be kept. From the first no on the rest is dropped, as beyond the first MiB. Where a
-    /// backend gives no way to agents it is asked once, before the command starts, with as many NUL bytes as
-    /// there can be output: no byte takes more.
+    /// whether it may be kept, in place of another piece that is dropped for it. From the first no on an
+    /// output has no more bytes than then. Where a backend gives no way to agents it is asked once, before the
+    /// command starts, with as many NUL bytes as there can be output: no byte takes more.
     ///
     /// # Errors
     /// As [`Workspaces::exec`].
@@ -65,7 +68,7 @@ impl Workspaces {
         actor: &Actor,
         bot: BotId,
         request: ExecRequest,
-        room: impl AsyncFnMut(&[u8]) -> bool,
+        room: impl AsyncFnMut(&[u8], &[u8]) -> bool,
     ) -> Result<ExecOutcome> {
         let version = self.prepare_exec(actor, bot, &request).await?;
         if self.inner.agents.is_none() {
@@ -204,7 +207,7 @@ impl Workspaces {
         bot: BotId,
         id: &str,
         follow: bool,
-        room: impl AsyncFnMut(&[u8]) -> bool,
+        room: impl AsyncFnMut(&[u8], &[u8]) -> bool,
     ) -> Result<ExecOutcome> {
         let events = self.follow_exec(actor, bot, id, follow).await?;
         let mut outcome = collect(events, room).await?;
@@ -427,64 +430,6 @@ pub(crate) fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
         },
         stdin_open: request.stdin_open,
     }
-}
-
-/// The beginnings of a command's outputs.
-struct Kept<R> {
-    stdout: BytesMut,
-    stderr: BytesMut,
-    room: R,
-    full: bool,
-    truncated: bool,
-}
-
-impl<R: AsyncFnMut(&[u8]) -> bool> Kept<R> {
-    async fn keep(&mut self, of: fn(&mut Self) -> &mut BytesMut, data: &[u8]) {
-        let begin = data.len().min(OUTPUT_LIMIT - of(self).len());
-        if begin > 0 && !self.full {
-            self.full = !(self.room)(&data[..begin]).await;
-        }
-        let begin = if self.full { 0 } else { begin };
-        self.truncated |= data.len() > begin;
-        of(self).extend_from_slice(&data[..begin]);
-    }
-}
-
-/// Reads a command's events to their end and keeps the beginning of its outputs, as far as there is room.
-async fn collect(
-    mut events: BoxStream<'static, Result<CommandEvent>>,
-    room: impl AsyncFnMut(&[u8]) -> bool,
-) -> Result<ExecOutcome> {
-    let (mut exec_id, mut exit) = (String::new(), None::<ExecExit>);
-    let mut kept = Kept {
-        stdout: BytesMut::new(),
-        stderr: BytesMut::new(),
-        room,
-        full: false,
-        truncated: false,
-    };
-    while let Some(event) = events.next().await {
-        match event? {
-            CommandEvent::Started { exec_id: id } => exec_id = id,
-            CommandEvent::Stdout(data) => kept.keep(|kept| &mut kept.stdout, &data).await,
-            CommandEvent::Stderr(data) => kept.keep(|kept| &mut kept.stderr, &data).await,
-            CommandEvent::Skipped(_) => kept.truncated = true,
-            CommandEvent::Resized(_) => {}
-            CommandEvent::Exit(it) => exit = Some(it),
-        }
-    }
-    if let Some(message) = exit.as_ref().and_then(|exit| exit.message.as_ref()) {
-        let line = format!("{message}\n");
-        kept.keep(|kept| &mut kept.stderr, line.as_bytes()).await;
-    }
-    Ok(ExecOutcome {
-        exec_id,
-        truncated: kept.truncated || exit.as_ref().is_some_and(|exit| exit.truncated),
-        exit,
-        stdout: kept.stdout.freeze(),
-        stderr: kept.stderr.freeze(),
-        version: None,
-    })
 }
 
 fn exec_info(process: proto::ProcessInfo) -> ExecInfo {

@@ -39,6 +39,9 @@ pub struct ExecExit {
     pub timed_out: bool,
     /// Whether output was dropped.
     pub truncated: bool,
+    /// Whether something that it started had an output of it open still when it had ended, so that more may
+    /// have been written than was waited for.
+    pub output_incomplete: bool,
     /// How long it ran.
     pub duration: Duration,
     /// Whether the kernel killed a process of the workspace for lack of memory while it ran. Not known
@@ -53,16 +56,38 @@ pub struct ExecExit {
 pub struct ExecOutcome {
     /// Its id.
     pub exec_id: String,
-    /// What it wrote to its standard output, up to the limit.
+    /// What it wrote to its standard output, up to the limit: of more what came first and what came last.
     pub stdout: Bytes,
-    /// What it wrote to its standard error, up to the limit.
+    /// What it wrote to its standard error, in the same way.
     pub stderr: Bytes,
+    /// What is left out of `stdout`, where that is known.
+    pub stdout_gap: Option<OutputGap>,
+    /// What is left out of `stderr`, where that is known.
+    pub stderr_gap: Option<OutputGap>,
     /// How it ended; `None` while a detached one runs.
     pub exit: Option<ExecExit>,
     /// Whether output was dropped.
     pub truncated: bool,
     /// The version that was made first, where that was asked for.
     pub version: Option<VersionNumber>,
+}
+
+/// What is left out of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputGap {
+    /// How many of the bytes that are kept come before it.
+    pub at: usize,
+    /// How many bytes are left out there.
+    pub bytes: u64,
+}
+
+/// One of a command's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output, and all that a terminal shows.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// What a command reports while it runs: `Started` first, `Exit` last.
@@ -77,8 +102,13 @@ pub enum CommandEvent {
     Stdout(Bytes),
     /// It wrote to its standard error.
     Stderr(Bytes),
-    /// So many bytes of output are missing here.
-    Skipped(u64),
+    /// Output is missing here.
+    Skipped {
+        /// Of which output.
+        stream: OutputStream,
+        /// So many bytes.
+        bytes: u64,
+    },
     /// The terminal has another size than this viewer said last, or than it was told last.
     Resized(TerminalSize),
     /// It ended.

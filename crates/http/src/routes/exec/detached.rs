@@ -104,8 +104,8 @@ pub(super) struct FollowQuery {
 /// What is held of a detached command's output.
 ///
 /// With `follow` the reply comes when it ended. With `Accept: text/event-stream` the output is a
-/// stream of events as that of a command that is run; `{"type":"skipped","bytes"}` stands where
-/// output was dropped because too much came before anybody looked.
+/// stream of events as that of a command that is run; `{"type":"skipped","stream":"stdout"|"stderr","bytes"}`
+/// stands where output was dropped because too much came before anybody looked.
 #[utoipa::path(
     tag = "exec",
     params(

@@ -3,7 +3,7 @@
 use super::milliseconds;
 use crate::paths::to_base64;
 use crate::sse::Step;
-use botstead_workspace::CommandEvent;
+use botstead_workspace::{CommandEvent, OutputStream};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde::Serialize;
@@ -22,6 +22,7 @@ pub(super) enum Event {
         data: String,
     },
     Skipped {
+        stream: &'static str,
         bytes: u64,
     },
     Resized {
@@ -32,6 +33,8 @@ pub(super) enum Event {
         exit_code: u32,
         timed_out: bool,
         truncated: bool,
+        #[serde(skip_serializing_if = "super::is_false")]
+        output_incomplete: bool,
         #[serde(skip_serializing_if = "super::is_false")]
         oom: bool,
         duration_ms: u64,
@@ -52,7 +55,13 @@ pub(super) fn steps(
             Ok(CommandEvent::Stderr(data)) => Step::Event(Event::Stderr {
                 data: to_base64(&data),
             }),
-            Ok(CommandEvent::Skipped(bytes)) => Step::Event(Event::Skipped { bytes }),
+            Ok(CommandEvent::Skipped { stream, bytes }) => Step::Event(Event::Skipped {
+                stream: match stream {
+                    OutputStream::Stdout => "stdout",
+                    OutputStream::Stderr => "stderr",
+                },
+                bytes,
+            }),
             Ok(CommandEvent::Resized(size)) => Step::Event(Event::Resized {
                 cols: size.columns(),
                 rows: size.rows(),
@@ -61,6 +70,7 @@ pub(super) fn steps(
                 exit_code: exit.code,
                 timed_out: exit.timed_out,
                 truncated: exit.truncated,
+                output_incomplete: exit.output_incomplete,
                 oom: exit.out_of_memory,
                 duration_ms: milliseconds(exit.duration),
                 message: exit.message,
