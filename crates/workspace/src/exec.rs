@@ -31,8 +31,8 @@ use proto::run_input::{Attach, Input, Start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The most processes that are taken from an agent: it keeps 512 that run and 64 that ended.
-const MOST_PROCESSES: usize = 1024;
+/// The most processes that are taken from an agent: it keeps 512 that run and 1024 that ended.
+const MOST_PROCESSES: usize = 2048;
 /// The most bytes of a process's arguments.
 const MOST_ARGUMENTS: usize = 4 << 10;
 
@@ -155,7 +155,7 @@ impl Workspaces {
         Ok(id)
     }
 
-    /// The detached commands of a workspace: those that run, and the last that ended.
+    /// The detached commands of a workspace: those that run, and for a while those that ended.
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`.

@@ -183,6 +183,8 @@ impl ProcessesService {
             replay: true,
             follow: true,
             room: Size::said(start.terminal),
+            // Who opens a terminal looks at it.
+            reads: start.terminal.is_some(),
         });
         let viewer = tokio::spawn(view::view(watch, caller, input));
         if let Some(output) = output {
@@ -205,6 +207,7 @@ impl ProcessesService {
             replay: attach.replay,
             follow: attach.follow,
             room: Size::said(attach.terminal),
+            reads: true,
         }))
     }
 }
@@ -331,12 +334,9 @@ impl Processes for ProcessesService {
         &self,
         _request: Request<ListProcessesRequest>,
     ) -> Result<Response<ListProcessesReply>, Status> {
-        let mut processes: Vec<_> = self
-            .registry
-            .list()
-            .iter()
-            .map(|kept| kept.info())
-            .collect();
+        let kept = self.registry.list();
+        let mut processes: Vec<_> = kept.iter().map(|kept| kept.info()).collect();
+        kept::shorten(&mut processes);
         processes.sort_by(|a, b| (a.started_at_ms, &a.id).cmp(&(b.started_at_ms, &b.id)));
         Ok(Response::new(ListProcessesReply { processes }))
     }

@@ -69,6 +69,7 @@ async fn send_all(mut watch: Watch, viewer: &mpsc::Sender<Reply>) -> Result<(), 
                 if let Some(mut exit) = exit {
                     exit.truncated |= truncated;
                     send(message(Output::Exit(exit))).await?;
+                    watch.saw_end();
                 }
                 return Ok(());
             }

@@ -203,6 +203,49 @@ async fn is_removed_with_its_tree() {
     assert_eq!(gone.err().unwrap().kind, FailureKind::NotFound);
 }
 
+/// What was read is forgotten first. The caller of its start does not count as a reader.
+#[tokio::test]
+async fn what_ended_is_kept_until_it_was_read() {
+    let workspace = Workspace::start(&[]);
+    let large = |number: u32| Start {
+        replay_bytes: 16 << 20,
+        id: format!("large{number}"),
+        ..kept(&["head", "-c", "16777216", "/dev/zero"])
+    };
+    let mut first = true;
+    for number in 0..5 {
+        workspace.run(large(number)).await;
+        wait_until("its end", async || {
+            let list = list(&workspace).await;
+            let id = format!("large{number}");
+            list.iter()
+                .any(|process| process.id == id && !process.running)
+        })
+        .await;
+        if std::mem::take(&mut first) {
+            continue;
+        }
+        let id = format!("large{number}");
+        workspace
+            .attach(attach(&id, true, true))
+            .await
+            .finish()
+            .await;
+    }
+    let mut left: Vec<_> = list(&workspace).await.into_iter().map(|it| it.id).collect();
+    left.sort();
+    // Three have room; those that were read went first.
+    assert_eq!(left.first().unwrap(), "large0");
+    assert!(!left.contains(&"large1".to_owned()), "{left:?}");
+    assert_eq!(left.last().unwrap(), "large4");
+    // There is room for great numbers of small ones, and arguments of any length do not add up.
+    let long = "x".repeat(100_000);
+    let many = (0..200).map(|_| workspace.run(kept(&["true", long.as_str()])));
+    futures_util::future::join_all(many).await;
+    let listed = list(&workspace).await;
+    assert!(listed.len() > 200, "{}", listed.len());
+}
+
 #[tokio::test]
 async fn one_that_cannot_be_executed_is_remembered() {
     let workspace = Workspace::start(&[]);

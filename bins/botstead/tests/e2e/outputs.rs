@@ -56,6 +56,32 @@ async fn both_ends_of_a_long_output_are_given_and_how_much_lies_between() {
 }
 
 #[tokio::test]
+async fn commands_that_ended_are_kept_in_great_number() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let mut ids = Vec::new();
+    for number in 0..150 {
+        let body =
+            json!({"command": format!("echo {number}; exit {}", number % 9), "detach": true});
+        let started = workspace.exec(body).await.ok();
+        ids.push(started["exec_id"].as_str().unwrap().to_owned());
+    }
+    for (number, id) in ids.iter().enumerate() {
+        let path = format!("{}/exec/{id}?follow=true", workspace.path);
+        let done = workspace.client.get(&path).await.ok();
+        assert_eq!(
+            (&done["stdout"], &done["exit_code"]),
+            (&json!(format!("{number}\n")), &json!(number % 9))
+        );
+    }
+    let listed = workspace
+        .client
+        .get(&format!("{}/exec", workspace.path))
+        .await;
+    assert_eq!(listed.ok()["items"].as_array().unwrap().len(), 150);
+}
+
+#[tokio::test]
 async fn output_that_may_follow_after_the_end_is_said_to() {
     let server = Server::start().await;
     let workspace = server.client.running().await;
