@@ -10,12 +10,12 @@ mod run;
 mod without_agent;
 
 pub use model::{
-    CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, OutputGap, OutputStream,
-    TerminalInfo,
+    CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, OutputGap, OutputPosition,
+    OutputStream, TerminalInfo,
 };
 pub(crate) use run::{RunInput, events, first_output, run};
 
-use crate::agent::{AgentCall, answered, timed};
+use crate::agent::{self, AgentCall, answered, timed};
 use crate::model::SnapshotMode;
 use crate::service::{Inner, Workspaces};
 use crate::{Error, Result};
@@ -75,7 +75,7 @@ impl Workspaces {
             return self.exec_without_agent(bot, request, version, room).await;
         }
         let events = self.run_command(bot, request).await?;
-        let mut outcome = collect(events, room).await?;
+        let mut outcome = collect(events, OutputPosition::default(), room).await?;
         outcome.version = version;
         Ok(outcome)
     }
@@ -169,23 +169,31 @@ impl Workspaces {
         })
     }
 
-    /// What is held of a detached command's output, then, with `follow`, what comes until it ends.
+    /// What is held of a detached command's output behind a place in it, then, with `follow`, what comes
+    /// until it ends. [`OutputPosition::pass`] tells where the caller is after each event.
     ///
     /// # Errors
-    /// `ProcessNotFound`.
+    /// `ProcessNotFound`; a place behind the end of the output; `AgentOutdated` for one other than the
+    /// beginning.
     pub async fn follow_exec(
         &self,
         actor: &Actor,
         bot: BotId,
         id: &str,
+        from: OutputPosition,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
         let AgentCall { client, place } = self.exec_stream_call(actor, bot).await?;
+        if from != OutputPosition::default() {
+            agent::require(&client, 1, "offset").await?;
+        }
         let attach = Attach {
             id: id.to_owned(),
             replay: true,
             follow,
             terminal: None,
+            stdout_offset: from.stdout,
+            stderr_offset: from.stderr,
         };
         let (input, outputs) = run(&client, Input::Attach(attach))
             .await
@@ -200,17 +208,18 @@ impl Workspaces {
     /// [`Workspaces::exec_within`].
     ///
     /// # Errors
-    /// `ProcessNotFound`.
+    /// As [`Workspaces::follow_exec`].
     pub async fn exec_outcome(
         &self,
         actor: &Actor,
         bot: BotId,
         id: &str,
+        from: OutputPosition,
         follow: bool,
         room: impl AsyncFnMut(&[u8], &[u8]) -> bool,
     ) -> Result<ExecOutcome> {
-        let events = self.follow_exec(actor, bot, id, follow).await?;
-        let mut outcome = collect(events, room).await?;
+        let events = self.follow_exec(actor, bot, id, from, follow).await?;
+        let mut outcome = collect(events, from, room).await?;
         id.clone_into(&mut outcome.exec_id);
         Ok(outcome)
     }

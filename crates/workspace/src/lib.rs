@@ -66,8 +66,8 @@ pub use data::{
 pub use disk::Reserve;
 pub use error::{Cause, Error, ErrorKind, Result};
 pub use exec::{
-    CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, OutputGap, OutputStream,
-    TerminalInfo,
+    CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, OutputGap, OutputPosition,
+    OutputStream, TerminalInfo,
 };
 pub use faults::FAULT_POINTS;
 pub use files::{

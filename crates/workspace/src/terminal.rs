@@ -196,6 +196,7 @@ impl Workspaces {
             replay: true,
             follow: true,
             terminal: room.map(TerminalSize::wire),
+            ..Attach::default()
         });
         connect(call, session.to_owned(), first).await
     }

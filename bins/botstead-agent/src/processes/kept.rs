@@ -103,6 +103,8 @@ pub(super) enum Step {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) replay: bool,
+    /// Where a replay begins; see [`Kept::reaches`].
+    pub(super) from: Position,
     pub(super) follow: bool,
     /// What the viewer has room for, of a terminal.
     pub(super) room: Option<Size>,
@@ -326,12 +328,31 @@ impl Kept {
         }
     }
 
+    /// Whether its output has come so far that a replay can begin there.
+    ///
+    /// # Errors
+    /// `INVALID`.
+    pub(super) fn reaches(&self, position: Position) -> Result<(), Failure> {
+        let [out, err] = lock(&self.state).replay.end();
+        if position == [0, 0] || !self.terminal && position[0] <= out && position[1] <= err {
+            return Ok(());
+        }
+        let words = if self.terminal {
+            "the output of a terminal has no offsets".to_owned()
+        } else {
+            format!(
+                "offset is beyond the output, which has {out} bytes of stdout and {err} of stderr"
+            )
+        };
+        Err(Failure::new(FailureKind::Invalid, words))
+    }
+
     /// Lets a viewer in, from the beginning of what is held or from now on.
     pub(super) fn watch(self: &Arc<Self>, wanted: Wanted) -> Watch {
         let mut state = lock(&self.state);
         let end = state.replay.end();
         let position = if wanted.replay && !self.terminal {
-            [0, 0]
+            wanted.from
         } else {
             end
         };

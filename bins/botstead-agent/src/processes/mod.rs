@@ -181,6 +181,7 @@ impl ProcessesService {
         reservation.keep(&kept);
         let watch = kept.watch(Wanted {
             replay: true,
+            from: [0, 0],
             follow: true,
             room: Size::said(start.terminal),
             // Who opens a terminal looks at it.
@@ -203,8 +204,11 @@ impl ProcessesService {
 
     fn attach(&self, attach: &Attach) -> Result<kept::Watch, Failure> {
         let kept = self.registry.kept(&attach.id)?;
+        let from = [attach.stdout_offset, attach.stderr_offset];
+        kept.reaches(from)?;
         Ok(kept.watch(Wanted {
             replay: attach.replay,
+            from,
             follow: attach.follow,
             room: Size::said(attach.terminal),
             reads: true,

@@ -13,7 +13,7 @@ fn attach(id: &str, replay: bool, follow: bool) -> Attach {
         id: id.to_owned(),
         replay,
         follow,
-        terminal: None,
+        ..Attach::default()
     }
 }
 
@@ -166,6 +166,55 @@ async fn goes_on_without_its_caller_and_is_replayed() {
     };
     let taken = workspace.call(Input::Start(same)).await.err().unwrap();
     assert_eq!(taken.kind, FailureKind::AlreadyExists);
+}
+
+/// Each viewer begins where the one before left, and both outputs come in their order.
+#[tokio::test]
+async fn a_replay_begins_where_it_is_asked_to() {
+    let workspace = Workspace::start(&[]);
+    let script =
+        "echo one; echo two >&2; read line; echo three; read line; head -c 2000000 /dev/zero";
+    let start = kept(&["sh", "-c", script]);
+    let id = start.id.clone();
+    let mut call = workspace.begin(start).await;
+    call.until("both", |seen| {
+        seen.stdout.len() == 4 && seen.stderr.len() == 4
+    })
+    .await;
+    let from = |out: u64, err: u64| Attach {
+        stdout_offset: out,
+        stderr_offset: err,
+        ..attach(&id, true, true)
+    };
+    let mut second = workspace.attach(from(2, 4)).await;
+    second.until_text("e\n").await;
+    let refused = workspace.call(Input::Attach(from(5, 0))).await;
+    let refused = refused.err().unwrap();
+    assert_eq!(refused.kind, FailureKind::Invalid);
+    assert!(refused.message.contains("4 bytes of stdout"), "{refused:?}");
+    write(&workspace, &id, "\n", false).await.unwrap();
+    second.until_text("three\n").await;
+    assert_eq!(
+        (second.seen.text().as_str(), second.seen.stderr.len()),
+        ("e\nthree\n", 0)
+    );
+    drop(second);
+    write(&workspace, &id, "\n", true).await.unwrap();
+    assert_eq!(call.finish().await.code(), 0);
+    // What is not held any more is counted from the place that was asked for.
+    let seen = workspace.attach(from(10, 0)).await.finish().await;
+    assert_eq!(seen.skipped + seen.stdout.len() as u64, 2_000_000);
+    assert_eq!(
+        (seen.stdout.len(), seen.stderr.as_slice()),
+        (1 << 20, &b"two\n"[..])
+    );
+    let seen = workspace.attach(from(2_000_009, 4)).await.finish().await;
+    assert_eq!((seen.stdout.len(), seen.skipped, seen.code()), (1, 0, 0));
+    let seen = workspace.attach(from(2_000_010, 4)).await.finish().await;
+    assert_eq!(
+        (seen.stdout.len(), seen.stderr.len(), seen.code()),
+        (0, 0, 0)
+    );
 }
 
 #[tokio::test]

@@ -239,6 +239,9 @@ struct ExecReply {
     /// The version that was made first, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
+    /// Only of a detached command: given as `offset`, only what comes after this reply is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_offset: Option<String>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -266,6 +269,7 @@ impl ExecReply {
             duration_ms: exit.map_or(0, |exit| milliseconds(exit.duration)),
             running: exit.is_none(),
             version: outcome.version.map(VersionNumber::get),
+            next_offset: None,
         }
     }
 }

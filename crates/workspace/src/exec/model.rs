@@ -1,7 +1,7 @@
 //! What the use cases on commands take and give.
 
 use crate::terminal::TerminalSize;
-use botstead_types::VersionNumber;
+use botstead_types::{InvalidValue, VersionNumber};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -68,6 +68,8 @@ pub struct ExecOutcome {
     pub exit: Option<ExecExit>,
     /// Whether output was dropped.
     pub truncated: bool,
+    /// Where the outputs ended, with all that is left out of them.
+    pub end: OutputPosition,
     /// The version that was made first, where that was asked for.
     pub version: Option<VersionNumber>,
 }
@@ -115,6 +117,67 @@ pub enum CommandEvent {
     Exit(ExecExit),
 }
 
+/// A place in a command's outputs: how many bytes of each lie before it. As text `STDOUT-STDERR`, such as
+/// `1024-0`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutputPosition {
+    /// Bytes of standard output, and of all that a terminal shows.
+    pub stdout: u64,
+    /// Bytes of standard error.
+    pub stderr: u64,
+}
+
+impl OutputPosition {
+    /// Moves behind what an event has or leaves out.
+    pub fn pass(&mut self, event: &CommandEvent) {
+        let (place, bytes) = match event {
+            CommandEvent::Stdout(data) => (&mut self.stdout, data.len() as u64),
+            CommandEvent::Stderr(data) => (&mut self.stderr, data.len() as u64),
+            CommandEvent::Skipped {
+                stream: OutputStream::Stdout,
+                bytes,
+            } => (&mut self.stdout, *bytes),
+            CommandEvent::Skipped {
+                stream: OutputStream::Stderr,
+                bytes,
+            } => (&mut self.stderr, *bytes),
+            CommandEvent::Started { .. } | CommandEvent::Resized(_) | CommandEvent::Exit(_) => {
+                return;
+            }
+        };
+        // The agent says how much is left out.
+        *place = place.saturating_add(bytes);
+    }
+}
+
+impl std::fmt::Display for OutputPosition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.stdout, self.stderr)
+    }
+}
+
+impl std::str::FromStr for OutputPosition {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let number = |text: &str| {
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|_| digits)
+        };
+        text.split_once('-')
+            .and_then(|(stdout, stderr)| {
+                Some(Self {
+                    stdout: number(stdout)?,
+                    stderr: number(stderr)?,
+                })
+            })
+            .ok_or_else(|| {
+                let reason = "it must be the bytes of stdout and of stderr, such as 1024-0";
+                InvalidValue::new("offset", text, reason)
+            })
+    }
+}
+
 /// A list of what the agent tells, as much of it as is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed<T> {
@@ -158,4 +221,24 @@ pub struct TerminalInfo {
     pub idle: Duration,
     /// Its exit code, once it ended.
     pub exit_code: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_two_numbers() {
+        let position = |text: &str| text.parse::<OutputPosition>().ok();
+        let expected = OutputPosition {
+            stdout: 1024,
+            stderr: 7,
+        };
+        assert_eq!(position("1024-7"), Some(expected));
+        assert_eq!(position(&expected.to_string()), Some(expected));
+        for bad in ["", "1", "-", "1-", "-1", "1-2-3", "+1-2", "a-b", "1 -2"] {
+            assert_eq!(position(bad), None, "{bad:?}");
+        }
+        assert_eq!(position("18446744073709551616-0"), None);
+    }
 }

@@ -1,7 +1,7 @@
 //! A command's outputs, collected within a bound: of one that is longer, what came first and what came
 //! last.
 
-use super::model::{CommandEvent, ExecExit, ExecOutcome, OutputGap, OutputStream};
+use super::model::{CommandEvent, ExecExit, ExecOutcome, OutputGap, OutputPosition, OutputStream};
 use crate::Result;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -112,16 +112,20 @@ impl Ends {
 /// Reads a command's events to their end and keeps both ends of its outputs, as far as there is room.
 pub(super) async fn collect(
     mut events: BoxStream<'static, Result<CommandEvent>>,
+    from: OutputPosition,
     room: impl AsyncFnMut(&[u8], &[u8]) -> bool,
 ) -> Result<ExecOutcome> {
     let (mut exec_id, mut exit) = (String::new(), None::<ExecExit>);
+    let mut end = from;
     let (mut stdout, mut stderr) = (Ends::default(), Ends::default());
     let mut budget = Budget {
         room,
         refused: false,
     };
     while let Some(event) = events.next().await {
-        match event? {
+        let event = event?;
+        end.pass(&event);
+        match event {
             CommandEvent::Started { exec_id: id } => exec_id = id,
             CommandEvent::Stdout(data) => stdout.keep(&data, &mut budget).await,
             CommandEvent::Stderr(data) => stderr.keep(&data, &mut budget).await,
@@ -147,6 +151,7 @@ pub(super) async fn collect(
         stderr,
         stdout_gap,
         stderr_gap,
+        end,
         version: None,
     })
 }
@@ -167,7 +172,8 @@ mod tests {
         room: impl AsyncFnMut(&[u8], &[u8]) -> bool,
     ) -> ExecOutcome {
         let events = stream::iter(events.into_iter().map(Ok)).boxed();
-        collect(events, room).await.unwrap()
+        let from = OutputPosition::default();
+        collect(events, from, room).await.unwrap()
     }
 
     fn stdout(data: &[u8]) -> CommandEvent {
@@ -191,6 +197,7 @@ mod tests {
                 assert!(held <= OUTPUT_LIMIT + 5, "{held}");
                 assert_eq!((&*done.stderr, done.stderr_gap), (&b"short"[..], None));
                 assert_eq!(done.truncated, extra > 0);
+                assert_eq!(done.end.to_string(), format!("{}-5", all.len()));
                 let Some(gap) = done.stdout_gap else {
                     assert_eq!(extra, 0);
                     assert_eq!(done.stdout, all);

@@ -1,7 +1,7 @@
 //! Commands on a backend that gives no way to the agent: its own exec runs them, and only the form
 //! that answers at the end exists.
 
-use super::model::{ExecExit, ExecOutcome, ExecRequest};
+use super::model::{ExecExit, ExecOutcome, ExecRequest, OutputPosition};
 use super::output::OUTPUT_LIMIT;
 use crate::service::Workspaces;
 use crate::spec::DATA_PATH;
@@ -39,6 +39,10 @@ impl Workspaces {
         match inner.runtime.tasks.exec(&record.container, exec).await {
             Ok(output) => Ok(ExecOutcome {
                 exec_id: super::new_id(),
+                end: OutputPosition {
+                    stdout: output.stdout.len() as u64,
+                    stderr: output.stderr.len() as u64,
+                },
                 stdout: output.stdout,
                 stderr: output.stderr,
                 truncated: output.truncated,
