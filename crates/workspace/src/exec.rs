@@ -18,6 +18,7 @@ pub(crate) use run::{RunInput, events, first_output, run};
 use crate::agent::{self, AgentCall, answered, timed};
 use crate::model::SnapshotMode;
 use crate::service::{Inner, Workspaces};
+use crate::terminal::TerminalSize;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
 use botstead_bridge::{AgentClient, proto};
@@ -142,6 +143,9 @@ impl Workspaces {
         }
         self.prepare_exec(actor, bot, &request).await?;
         let call = self.inner.agent_for_long(bot).await?;
+        if request.terminal.is_some() {
+            agent::require(&call.client, 1, "tty of a detached command").await?;
+        }
         let id = new_id();
         let start_id = id.clone();
         self.inner
@@ -383,7 +387,8 @@ async fn start(
     let first = Input::Start(as_start(id, &request, keep));
     let (input, outputs) = run(client, first).await?;
     let mut events = events(outputs, input.clone());
-    if request.stdin.is_empty() {
+    // A terminal's input is open until it is told to end.
+    if request.stdin.is_empty() && (request.terminal.is_none() || request.stdin_open) {
         return Ok(events);
     }
     let (stdin, stays_open) = (request.stdin, request.stdin_open);
@@ -423,14 +428,14 @@ pub(crate) fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
             })
             .collect(),
         user: request.user.clone().unwrap_or_default(),
-        terminal: None,
+        terminal: request.terminal.map(TerminalSize::wire),
         keep,
         timeout_ms: request.timeout.map_or(0, |timeout| {
             u64::try_from(timeout.as_millis())
                 .unwrap_or(u64::MAX)
                 .max(1)
         }),
-        no_stdin: request.stdin.is_empty() && !request.stdin_open,
+        no_stdin: request.terminal.is_none() && request.stdin.is_empty() && !request.stdin_open,
         replay_bytes: 0,
         // Another one's comes beside its output, as it takes it.
         stdin: match keep {
@@ -438,6 +443,7 @@ pub(crate) fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
             false => Bytes::new(),
         },
         stdin_open: request.stdin_open,
+        terminal_output: keep && request.terminal.is_some(),
     }
 }
 

@@ -158,16 +158,18 @@ impl ProcessesService {
         caller: mpsc::Sender<Reply>,
         input: Streaming<RunInput>,
     ) {
+        // What has a terminal and is no terminal to look at is a command like others.
+        let terminal = start.terminal.filter(|_| !start.terminal_output);
         let about = About {
             id: start.id,
             args: start.args,
-            terminal: start.terminal.map(Size::from),
+            terminal: terminal.map(Size::from),
             replay_bytes: start.replay_bytes,
         };
         let id = about.id.clone();
         let (kept, output) = match process {
             Begun::Running(control, output) => {
-                if !start.stdin.is_empty() {
+                if !start.stdin.is_empty() || start.terminal_output && !start.stdin_open {
                     control.begin_input(start.stdin, start.stdin_open);
                 }
                 (Arc::new(Kept::new(about, Some(control))), Some(output))
@@ -183,9 +185,9 @@ impl ProcessesService {
             replay: true,
             from: [0, 0],
             follow: true,
-            room: Size::said(start.terminal),
+            room: Size::said(terminal),
             // Who opens a terminal looks at it.
-            reads: start.terminal.is_some(),
+            reads: terminal.is_some(),
         });
         let viewer = tokio::spawn(view::view(watch, caller, input));
         if let Some(output) = output {

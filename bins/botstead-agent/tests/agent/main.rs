@@ -14,5 +14,6 @@ mod init;
 mod kept;
 mod limits;
 mod measure;
+mod surroundings;
 mod terminals;
 mod workspace;

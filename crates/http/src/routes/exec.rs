@@ -15,7 +15,7 @@ use actix_web::{HttpRequest, HttpResponse, post, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use botstead_types::{BotId, InvalidValue, VersionNumber};
-use botstead_workspace::{ExecOutcome, ExecRequest, OutputGap};
+use botstead_workspace::{ExecOutcome, ExecRequest, OutputGap, TerminalSize};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,8 +55,21 @@ struct Exec {
     /// Keep its input open after that, for `POST /exec/{exec_id}/stdin`.
     #[serde(default)]
     stdin_open: bool,
-    /// After this many seconds it is ended with its children, by SIGTERM and 3 s later by SIGKILL; no limit
-    /// when absent.
+    /// Run it in a pseudo-terminal: `stdout` is then all that the terminal shows, with its own ends of lines and
+    /// the input that it echoes, and `stderr` is empty. The end of its input is the terminal's character for
+    /// that, and it is ended by hanging up.
+    #[serde(default)]
+    tty: bool,
+    /// The terminal's columns, only with `tty`; 80 when absent.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000)]
+    cols: Option<u32>,
+    /// The terminal's rows, only with `tty`; 24 when absent.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 500)]
+    rows: Option<u32>,
+    /// After this many seconds it is ended with its children, by SIGTERM, or SIGHUP with `tty`, and 3 s later
+    /// by SIGKILL; no limit when absent.
     #[serde(default)]
     #[schema(exclusive_minimum = 0)]
     timeout_seconds: Option<f64>,
@@ -175,8 +188,19 @@ impl TryFrom<Exec> for ExecRequest {
                     InvalidValue::new("timeout_seconds", &given, reason)
                 })
         });
+        let terminal = match (body.tty, body.cols, body.rows) {
+            (false, None, None) => None,
+            (false, Some(size), _) => return Err(only_with_tty("cols", size)),
+            (false, None, Some(size)) => return Err(only_with_tty("rows", size)),
+            (true, cols, rows) => {
+                let cols = cols.unwrap_or(TerminalSize::DEFAULT.columns());
+                let rows = rows.unwrap_or(TerminalSize::DEFAULT.rows());
+                Some(TerminalSize::new(cols, rows)?)
+            }
+        };
         Ok(Self {
             command,
+            terminal,
             cwd: body.cwd.filter(|cwd| !cwd.is_empty()),
             env: body.env.unwrap_or_default(),
             user: body.user.filter(|user| !user.is_empty()),
@@ -186,6 +210,10 @@ impl TryFrom<Exec> for ExecRequest {
             snapshot_before: body.snapshot_before,
         })
     }
+}
+
+fn only_with_tty(field: &'static str, size: u32) -> InvalidValue {
+    InvalidValue::new(field, &size.to_string(), "it must only be given with tty")
 }
 
 /// What a command did.
@@ -386,6 +414,35 @@ mod tests {
             large.contains("1e300") && large.contains("too large"),
             "{large}"
         );
+    }
+
+    #[test]
+    fn a_terminal_has_a_size() {
+        let size = |body: Value| {
+            let mut all = json!({"command": "x"});
+            all.as_object_mut()
+                .unwrap()
+                .extend(body.as_object().unwrap().clone());
+            let terminal = request(all)?.terminal;
+            Ok::<_, String>(terminal.map(|size| (size.columns(), size.rows())))
+        };
+        assert_eq!(size(json!({})), Ok(None));
+        assert_eq!(size(json!({"tty": false})), Ok(None));
+        assert_eq!(size(json!({"tty": true})), Ok(Some((80, 24))));
+        assert_eq!(size(json!({"tty": true, "cols": 100})), Ok(Some((100, 24))));
+        assert_eq!(size(json!({"tty": true, "rows": 5})), Ok(Some((80, 5))));
+        let refused = size(json!({"cols": 100})).unwrap_err();
+        assert!(
+            refused.contains("cols") && refused.contains("with tty"),
+            "{refused}"
+        );
+        for bad in [
+            json!({"rows": 5}),
+            json!({"tty": true, "cols": 0}),
+            json!({"tty": true, "rows": 501}),
+        ] {
+            assert!(size(bad.clone()).is_err(), "{bad}");
+        }
     }
 
     #[test]

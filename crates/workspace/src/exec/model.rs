@@ -23,7 +23,11 @@ pub struct ExecRequest {
     /// Its input stays open after that, for [`crate::Workspaces::write_exec`]. Otherwise it ends there, also
     /// where nothing is given.
     pub stdin_open: bool,
-    /// After this it is ended with its children: asked, and killed 3 s later; no limit when absent.
+    /// Run it in a terminal of this size. Its standard output is then all that the terminal shows, and
+    /// nothing comes as standard error; the end of its input is the character that means it.
+    pub terminal: Option<TerminalSize>,
+    /// After this it is ended with its children: asked, in a terminal by hanging up, and killed 3 s later; no
+    /// limit when absent.
     pub timeout: Option<Duration>,
     /// Make a version first.
     pub snapshot_before: bool,

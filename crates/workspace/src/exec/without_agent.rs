@@ -25,6 +25,10 @@ impl Workspaces {
             let words = "this backend cannot keep a command's input open";
             return Err(Error::Unsupported(words.to_owned()));
         }
+        if request.terminal.is_some() {
+            let words = "this backend cannot run a command in a terminal";
+            return Err(Error::Unsupported(words.to_owned()));
+        }
         let inner = &self.inner;
         let record = inner.required_record(bot).await?;
         let image = inner.resolved(&record.image).await?;
