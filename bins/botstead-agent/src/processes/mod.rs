@@ -43,6 +43,7 @@ use registry::{Registry, Reservation};
 use rustix::process::Rlimit;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -223,12 +224,20 @@ impl Settings {
         identity::look_up(if user.is_empty() { &self.user } else { user })
     }
 
+    /// The home of somebody else than the workspace's own user, whose home is the folder of the bot's files.
+    fn home<'a>(&self, identity: &'a identity::Identity) -> Option<&'a Path> {
+        let own = self.identity("");
+        let is_own = own.is_ok_and(|own| own.uid == identity.uid);
+        identity.home.as_deref().filter(|_| !is_own)
+    }
+
     fn prepare(&self, start: Start) -> Result<Launch, Failure> {
         let identity = self.identity(&start.user)?;
         let terminal = start.terminal.map(Size::from);
+        let home = self.home(&identity);
         let environment = self
             .environment
-            .of(&identity, terminal.is_some(), &start.env)?;
+            .of(&identity, home, terminal.is_some(), &start.env)?;
         let mut args: Vec<_> = start
             .args
             .iter()

@@ -1,9 +1,36 @@
 //! What a command runs in: a terminal, a home.
 
-use super::workspace::{Workspace, command, size, wait_until};
+use super::workspace::{Workspace, command, size, variable, wait_until};
 use botstead_bridge::proto::ListProcessesRequest;
 use botstead_bridge::proto::run_input::{Attach, Input, Start};
 use bytes::Bytes;
+
+#[tokio::test]
+async fn another_user_has_their_own_home() {
+    let workspace = Workspace::start(&["--user", "bot"]);
+    let home = async |user: &str, env: &[(&str, &str)]| {
+        let start = Start {
+            user: user.to_owned(),
+            env: env
+                .iter()
+                .map(|(name, value)| variable(name, value))
+                .collect(),
+            ..command(&["sh", "-c", "echo $HOME,$XDG_CACHE_HOME"])
+        };
+        workspace.run(start).await.text().trim_end().to_owned()
+    };
+    for own in ["", "bot", "1000", "bot:audio", "1000:29"] {
+        assert_eq!(home(own, &[]).await, "/data,/data/.cache", "{own}");
+    }
+    assert_eq!(home("root", &[]).await, "/root,");
+    assert_eq!(home("1001", &[]).await, "/,");
+    assert_eq!(home("nobody:audio", &[]).await, "/nonexistent,");
+    // Who has none there has that of all.
+    assert_eq!(home("4242", &[]).await, "/data,/data/.cache");
+    let given = [("HOME", "/tmp"), ("XDG_CACHE_HOME", "/tmp/c")];
+    assert_eq!(home("root", &given).await, "/tmp,/tmp/c");
+    assert_eq!(home("", &given).await, "/tmp,/tmp/c");
+}
 
 #[tokio::test]
 async fn runs_in_a_terminal() {

@@ -114,6 +114,25 @@ async fn a_command_can_have_a_terminal() {
 }
 
 #[tokio::test]
+async fn another_user_has_their_own_home() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let line = "echo 'ann:x:1234:1234::/home/ann:/bin/sh' >> /etc/passwd";
+    workspace.sh(line).await;
+    for (user, env, expected) in [
+        (json!(null), json!({}), "/data"),
+        (json!("0"), json!({}), "/data"),
+        (json!("ann"), json!({}), "/home/ann"),
+        (json!("1234:0"), json!({}), "/home/ann"),
+        (json!("ann"), json!({"HOME": "/tmp"}), "/tmp"),
+    ] {
+        let body = json!({"command": "echo $HOME", "user": user, "env": env});
+        let done = workspace.exec(body).await.ok();
+        assert_eq!(done["stdout"], format!("{expected}\n"), "{user}");
+    }
+}
+
+#[tokio::test]
 async fn detached_commands_are_followed_fed_and_ended() {
     let server = Server::start().await;
     let workspace = server.client.running().await;

@@ -46,7 +46,8 @@ struct Exec {
     /// Variables beside the image's.
     #[serde(default)]
     env: Option<BTreeMap<String, String>>,
-    /// Who runs it, such as `user`, `uid` or `uid:gid`; the image's user when absent.
+    /// Who runs it, such as `user`, `uid` or `uid:gid`; the image's user when absent, whose HOME is `/data`.
+    /// Another one's is their own, as `/etc/passwd` has it, unless `env` says otherwise.
     #[serde(default)]
     user: Option<String>,
     /// What it reads, as text. Its input ends after that, also where nothing is given.
