@@ -15,6 +15,7 @@ use crate::processes::{ProcessesService, Settings};
 use crate::worker::{self, Worker};
 use botstead_bridge::proto::agent_server::AgentServer;
 use botstead_bridge::proto::files_server::FilesServer;
+use botstead_bridge::proto::process_table_server::ProcessTableServer;
 use botstead_bridge::proto::processes_server::ProcessesServer;
 use botstead_bridge::{CONNECTION_WINDOW, STREAM_WINDOW};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -100,6 +101,7 @@ fn router(processes: ProcessesService, children: Arc<Children>, owner: &Identity
         .http2_max_pending_accept_reset_streams(Some(MOST_RESETS))
         .add_service(AgentServer::new(agent))
         .add_service(FilesServer::new(files))
+        .add_service(ProcessTableServer::new(processes.clone()))
         .add_service(ProcessesServer::new(processes))
 }
 

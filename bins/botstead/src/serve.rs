@@ -13,7 +13,7 @@ use botstead_http::{HttpConfig, MetricsAccess, Services};
 use botstead_network_bridge::{BridgeConfig, BridgeNetwork};
 use botstead_runtime::{Network, Runtime};
 use botstead_runtime_containerd::daemon::{Daemon, DaemonConfig};
-use botstead_runtime_containerd::images::{ImageLimits, RegistryConfig};
+use botstead_runtime_containerd::images::{Authorities, ImageLimits, RegistryConfig};
 use botstead_runtime_containerd::{Containerd, ContainerdConfig};
 use botstead_store_sql::{SqlConfig, SqlStore};
 use botstead_types::{ContainerId, Limits};
@@ -329,10 +329,20 @@ pub(crate) fn runtime(
         containerd.runtime_binary = runc.to_string_lossy().into_owned();
     }
     let hosts = config.registry.hosts()?;
+    let trusted = config.registry.authorities()?;
+    let authorities = |path: &Path| {
+        Authorities::read(path).context("registry.certificate_authorities is not valid")
+    };
+    let of_hosts = trusted.of_hosts.iter();
+    let of_hosts = of_hosts.map(|(host, path)| Ok((host.clone(), authorities(path)?)));
     let registries = RegistryConfig {
         plain_http: hosts.insecure,
         private: hosts.private,
         token_services: hosts.token_services,
+        credentials_file: config.registry.credentials_file.clone(),
+        mirrors: config.registry.mirrors()?,
+        authorities: trusted.of_all.as_deref().map(authorities).transpose()?,
+        authorities_of: of_hosts.collect::<anyhow::Result<_>>()?,
         limits: ImageLimits {
             layers: config.images.max_layers,
             layer_bytes: config.images.max_layer_bytes,
@@ -342,7 +352,7 @@ pub(crate) fn runtime(
         },
         ..RegistryConfig::default()
     };
-    Containerd::connect(containerd, registries, network).context("cannot use containerd")
+    Containerd::connect(containerd, registries, network).context("cannot set up the runtime")
 }
 
 fn workspace_config(config: &Config) -> anyhow::Result<WorkspaceConfig> {

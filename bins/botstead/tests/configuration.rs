@@ -37,6 +37,10 @@ fn file_and_environment_are_read_and_the_environment_wins() {
             "BOTSTEAD_NETWORK__NAMESERVERS",
             "[\"9.9.9.9\", \"1.1.1.1\"]",
         ),
+        (
+            "BOTSTEAD_REGISTRY__MIRRORS",
+            "{\"docker.io\" = [\"a.example\", \"b:5000/hub\"], \"ghcr.io\" = []}",
+        ),
         ("BOTSTEAD_NETWORK__SUBNET", "10.9.0.0/16"),
         ("BOTSTEAD_DATABASE__PATH", "/tmp/x.db"),
         ("BOTSTEAD_RUNTIME__CONTAINERD__NAMESPACE", "1234"),
@@ -55,6 +59,11 @@ fn file_and_environment_are_read_and_the_environment_wins() {
         (77, 0)
     );
     assert_eq!(config.network.nameservers.len(), 2);
+    assert_eq!(config.registry.mirrors.len(), 2);
+    assert_eq!(
+        config.registry.mirrors["docker.io"],
+        ["a.example", "b:5000/hub"]
+    );
     assert_eq!(config.network.subnet.unwrap().to_string(), "10.9.0.0/16");
     assert_eq!(config.database.path.unwrap().to_str(), Some("/tmp/x.db"));
     assert_eq!(config.runtime.containerd.namespace.as_deref(), Some("1234"));
@@ -202,6 +211,30 @@ fn what_cannot_work_is_refused_by_name() {
         ("workspace.max_limits.pids = 3", "workspace.max_limits"),
         ("workspace.limits.pids = 3", "workspace.limits"),
         (
+            "registry.mirrors = {\"docker.io\" = [\"https://mirror.internal\"]}",
+            "registry.mirrors is not valid: mirror \"https://mirror.internal\"",
+        ),
+        (
+            "registry.mirrors = {\"index.docker.io\" = []}",
+            "image references name it docker.io",
+        ),
+        (
+            "registry.mirrors = {\"docker.io\" = \"mirror.internal\"}",
+            "expected a list",
+        ),
+        (
+            "registry.certificate_authorities = {\"https://a.example\" = \"/ca\"}",
+            "registry.certificate_authorities is not valid: host",
+        ),
+        (
+            "registry.certificate_authorities = {\"*\" = \"ca.pem\"}",
+            "\"ca.pem\" is not an absolute path",
+        ),
+        (
+            "registry.credentials_file = \"config.json\"",
+            "registry.credentials_file",
+        ),
+        (
             "workspace.timezone = \"../etc/passwd\"",
             "workspace.timezone",
         ),
@@ -235,7 +268,8 @@ fn a_missing_file_is_named() {
 /// Names of all values in the default configuration.
 fn names(prefix: &str, value: &Value, found: &mut BTreeSet<String>) {
     match value {
-        Value::Object(fields) => {
+        // An empty one is a table that an operator fills.
+        Value::Object(fields) if !fields.is_empty() => {
             for (field, value) in fields {
                 let dot = if prefix.is_empty() { "" } else { "." };
                 names(&format!("{prefix}{dot}{field}"), value, found);
@@ -279,4 +313,17 @@ fn the_committed_documentation_is_that_of_the_keys() {
         committed, rendered,
         "run UPDATE_DOCS=1 cargo test -p botstead --test configuration, and commit the file"
     );
+}
+
+#[test]
+fn authorities_for_one_port_come_before_those_for_any() {
+    let config = from_toml(
+        "[registry.certificate_authorities]\n\"*\" = \"/all\"\n\"a.example:*\" = \"/any\"\n\
+         \"a.example:5000\" = \"/one\"\n",
+    );
+    let trusted = config.unwrap().registry.authorities().unwrap();
+    assert_eq!(trusted.of_all.unwrap().to_str(), Some("/all"));
+    let hosts = trusted.of_hosts.iter().map(|(host, _)| host.to_string());
+    let hosts: Vec<_> = hosts.collect();
+    assert_eq!(hosts, ["a.example:5000", "a.example:*"]);
 }

@@ -7,6 +7,7 @@ use botstead_types::ContainerId;
 use hyper_util::rt::TokioIo;
 use proto::agent_client::AgentClient as Agent;
 use proto::files_client::FilesClient as Files;
+use proto::process_table_client::ProcessTableClient as ProcessTable;
 use proto::processes_client::ProcessesClient as Processes;
 use std::collections::HashMap;
 use std::io;
@@ -109,6 +110,11 @@ impl AgentClient {
     /// Commands and terminals.
     pub fn processes(&self) -> Processes<Channel> {
         Processes::new(self.channel.clone())
+    }
+
+    /// What runs, whoever started it.
+    pub fn process_table(&self) -> ProcessTable<Channel> {
+        ProcessTable::new(self.channel.clone())
     }
 }
 

@@ -5,7 +5,8 @@
 //! - [`oci_archive`] and [`docker_archive`] write them as the tar files that `skopeo` and
 //!   `docker save` make.
 //! - [`Registry`] runs the real `docker-registry` binary on a free loopback port, and
-//!   [`Registry::push`] puts images into it.
+//!   [`Registry::push`] puts images into it; [`Registry::start_with`] gives it a sign-in, and TLS by an
+//!   [`Authority`] of the test's own.
 //! - [`FaultyRegistry`] serves one image and misbehaves in a chosen way: see [`Fault`].
 //!
 //! What is deliberately absent: pulling, unpacking and everything of containerd.
@@ -23,6 +24,7 @@
 //! ```
 
 mod archive;
+mod authority;
 mod faulty;
 mod image;
 mod layer;
@@ -30,11 +32,12 @@ mod presets;
 mod registry;
 
 pub use archive::{docker_archive, oci_archive};
+pub use authority::Authority;
 pub use faulty::{Fault, FaultyRegistry};
 pub use image::{Image, ImageBuilder, Index, MediaTypes};
 pub use layer::{Compression, Layer, LayerBuilder};
 pub use presets::{busybox, busybox_builder, random};
-pub use registry::{Registry, Tagged};
+pub use registry::{Access, Registry, Tagged};
 
 use sha2::{Digest, Sha256};
 

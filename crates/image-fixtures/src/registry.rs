@@ -1,10 +1,12 @@
-//! The real registry: Debian's `docker-registry` on a free loopback port.
+//! The real registry: Debian's `docker-registry` on a free loopback port, perhaps with sign-in and TLS.
 
-use crate::{Image, Index};
+use crate::{Authority, Image, Index};
 use bytes::Bytes;
-use reqwest::{Client, StatusCode, header};
+use reqwest::header::HeaderValue;
+use reqwest::{Certificate, Client, StatusCode, header};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -12,13 +14,27 @@ use tempfile::TempDir;
 /// How long a registry may take to answer after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running registry without sign-in, with its storage in a temporary directory. It ends, and its
-/// storage goes, when this is dropped.
+/// The user, as `htpasswd -B` writes it.
+const USERS: &str = "bot:$2b$04$abcdefghijklmnopqrstuuBAengQJ/OjVsZd5I/lIf/IsSdfp6Xj6\n";
+
+/// A running registry with its storage in a temporary directory. It ends, and its storage goes, when this
+/// is dropped.
 #[derive(Debug)]
 pub struct Registry {
     child: Child,
     address: SocketAddr,
+    scheme: &'static str,
+    client: Client,
     _dir: TempDir,
+}
+
+/// How a registry is spoken to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Access<'a> {
+    /// Only by [`Registry::USERNAME`] with [`Registry::PASSWORD`].
+    pub sign_in: bool,
+    /// Over HTTPS, with a certificate of this authority for 127.0.0.1.
+    pub authority: Option<&'a Authority>,
 }
 
 /// What can be pushed under a tag: an image or an index with its images.
@@ -43,12 +59,29 @@ impl<'a> From<&'a Index> for Tagged<'a> {
 }
 
 impl Registry {
-    /// Starts `docker-registry` (Debian package `docker-registry`) and waits until it answers.
+    /// Who may use a registry that wants a sign-in.
+    pub const USERNAME: &str = "bot";
+    /// That user's password.
+    pub const PASSWORD: &str = "pass-of-the-registry";
+    /// Both as `auth` of docker's `config.json`.
+    pub const AUTH: &str = "Ym90OnBhc3Mtb2YtdGhlLXJlZ2lzdHJ5";
+
+    /// Starts `docker-registry` (Debian package `docker-registry`) without sign-in over plain HTTP, and
+    /// waits until it answers.
     ///
     /// # Errors
     /// When the binary is not installed, or does not answer within 20 seconds.
     pub fn start() -> io::Result<Self> {
+        Self::start_with(Access::default())
+    }
+
+    /// The same for a registry that is spoken to in another way.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_with(access: Access<'_>) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("registry-").tempdir()?;
+        let (tls, sign_in) = access.write(dir.path())?;
         // Another process can take the port between this choice and the registry's bind: then the
         // registry ends at once, and another port is tried.
         for _ in 0..5 {
@@ -59,7 +92,7 @@ impl Registry {
                 format!(
                     "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\n\
                      storage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-                     http:\n  addr: {address}\n",
+                     http:\n  addr: {address}\n{tls}{sign_in}",
                     dir.path().join("data").display()
                 ),
             )?;
@@ -82,6 +115,8 @@ impl Registry {
                     // Just started, so the guard still holds it.
                     child: registry.0.take().ok_or(io::ErrorKind::NotFound)?,
                     address,
+                    scheme: access.authority.map_or("http", |_| "https"),
+                    client: access.client()?,
                     _dir: dir,
                 });
             }
@@ -110,21 +145,55 @@ impl Registry {
         tag: &str,
         what: impl Into<Tagged<'a>>,
     ) -> io::Result<String> {
-        let client = Client::builder()
-            .no_proxy()
-            .build()
-            .map_err(io::Error::other)?;
-        let base = format!("http://{}/v2/{name}", self.address);
+        let client = &self.client;
+        let base = format!("{}://{}/v2/{name}", self.scheme, self.address);
         match what.into() {
-            Tagged::Image(image) => push_image(&client, &base, tag, image).await?,
+            Tagged::Image(image) => push_image(client, &base, tag, image).await?,
             Tagged::Index(index) => {
                 for image in &index.images {
-                    push_image(&client, &base, &image.digest(), image).await?;
+                    push_image(client, &base, &image.digest(), image).await?;
                 }
-                put_manifest(&client, &base, tag, index.media_type, &index.bytes).await?;
+                put_manifest(client, &base, tag, index.media_type, &index.bytes).await?;
             }
         }
         Ok(self.reference(name, tag))
+    }
+}
+
+impl Access<'_> {
+    /// Writes what the registry needs, and returns the parts of its configuration for TLS and sign-in.
+    fn write(&self, dir: &Path) -> io::Result<(String, String)> {
+        let mut parts = (String::new(), String::new());
+        if let Some(authority) = self.authority {
+            let (certificate, key) = authority.certify("127.0.0.1")?;
+            let paths = [dir.join("certificate.pem"), dir.join("key.pem")];
+            std::fs::write(&paths[0], certificate)?;
+            std::fs::write(&paths[1], key)?;
+            let [certificate, key] = paths.each_ref().map(|path| path.display());
+            parts.0 = format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
+        }
+        if self.sign_in {
+            let users = dir.join("users");
+            std::fs::write(&users, USERS)?;
+            let users = users.display();
+            parts.1 = format!("auth:\n  htpasswd:\n    realm: test\n    path: {users}\n");
+        }
+        Ok(parts)
+    }
+
+    fn client(&self) -> io::Result<Client> {
+        let mut client = Client::builder().no_proxy();
+        if let Some(authority) = self.authority {
+            let pem = authority.pem().as_bytes();
+            let certificate = Certificate::from_pem(pem).map_err(io::Error::other)?;
+            client = client.tls_certs_merge([certificate]);
+        }
+        if self.sign_in {
+            let signed_in = HeaderValue::from_static("Basic Ym90OnBhc3Mtb2YtdGhlLXJlZ2lzdHJ5");
+            client =
+                client.default_headers([(header::AUTHORIZATION, signed_in)].into_iter().collect());
+        }
+        client.build().map_err(io::Error::other)
     }
 }
 

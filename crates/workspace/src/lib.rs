@@ -39,6 +39,7 @@ mod out_of_memory;
 mod pools;
 mod power;
 mod preferences;
+mod processes;
 mod pulls;
 mod reconcile;
 mod recovery;
@@ -82,6 +83,7 @@ pub use model::{
     PullPolicy, RollbackOutcome, SnapshotList, SnapshotMode, Statistics, StorageUsage, VersionTree,
     WorkspaceInfo, WorkspaceMetrics,
 };
+pub use processes::{ProcessInfo, Signalled};
 pub use recovery::{Fate, UnrecordedSnapshot};
 pub use replace::DataTrouble;
 pub use service::Workspaces;

@@ -69,6 +69,8 @@ pub struct CreatedWorkspace {
     pub container: ContainerId,
     /// Its image.
     pub image: ImageRef,
+    /// The digest that the image's name stood for when the workspace was made from it, `sha256:...`.
+    pub image_digest: String,
     /// Its snapshotter.
     pub snapshotter: String,
     /// Its devices.

@@ -395,7 +395,8 @@ fn failed(error: &io::Error, program: &OsStr, launch: &Launch) -> Result<Launche
     match errno {
         Errno::AGAIN | Errno::NOMEM => failure(
             FailureKind::Limit,
-            "the workspace can have no more processes: a limit of processes or memory is reached"
+            "the workspace can have no more processes: a limit of processes or memory is reached; \
+             list the processes, and end some"
                 .to_owned(),
         ),
         Errno::MFILE | Errno::NFILE => failure(

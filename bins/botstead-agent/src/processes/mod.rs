@@ -17,7 +17,9 @@ mod pump;
 mod registry;
 mod replay;
 mod screen;
+mod stat;
 mod stream;
+mod table;
 mod tree;
 mod view;
 

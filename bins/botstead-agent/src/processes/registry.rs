@@ -183,6 +183,20 @@ impl Registry {
         running.collect()
     }
 
+    /// The ids of all that run, by the process that leads their session.
+    pub(super) fn leaders(&self) -> HashMap<i32, String> {
+        let slots = lock(&self.slots);
+        let running = slots.by_id.iter().filter_map(|(id, slot)| {
+            let control = match slot {
+                Slot::Plain(control) => control,
+                Slot::Kept(kept) => kept.control().ok()?,
+                Slot::Starting => return None,
+            };
+            Some((control.pid().as_raw_nonzero().get(), id.clone()))
+        });
+        running.collect()
+    }
+
     /// A kept process has ended. Forgets others where there is no room for all.
     pub(super) fn ended(&self, id: &str) {
         let mut slots = self.slots();

@@ -4,9 +4,9 @@
 //! them. Out of reach is what made itself a daemon: in a session of its own and orphaned to PID 1
 //! before it was looked for.
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use super::stat::{Process, processes, send};
+use rustix::process::{Pid, Signal};
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -15,27 +15,6 @@ use std::time::Duration;
 const LOOKS: usize = 100;
 /// Between looks for what was killed and is still there.
 const PAUSE: Duration = Duration::from_millis(1);
-
-/// What `/proc/PID/stat` says, proc_pid_stat(5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Process {
-    pid: i32,
-    state: u8,
-    parent: i32,
-    session: i32,
-    /// Ticks after boot: with the number it tells a process from a later one of the same number.
-    started: u64,
-}
-
-impl Process {
-    fn ended(self) -> bool {
-        matches!(self.state, b'Z' | b'X')
-    }
-
-    fn stopped(self) -> bool {
-        matches!(self.state, b'T' | b't')
-    }
-}
 
 /// A tree that is being ended: the session of a process and every member that was found, which stays
 /// one when its parent is gone.
@@ -62,7 +41,8 @@ impl Tree {
         self.members = hold(self.leader, &self.members);
         for signal in [signal, Signal::CONT] {
             for (&pid, &started) in &self.members {
-                send(pid, started, signal);
+                // That it is gone is what is wanted.
+                let _ = send(pid, started, signal);
             }
         }
     }
@@ -96,7 +76,7 @@ fn kill(leader: i32, known: HashMap<i32, u64>) {
         }
         for process in left {
             members.insert(process.pid, process.started);
-            send(process.pid, process.started, Signal::KILL);
+            let _ = send(process.pid, process.started, Signal::KILL);
         }
         thread::sleep(PAUSE);
     }
@@ -113,7 +93,7 @@ fn hold(leader: i32, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
         }
         for process in found {
             members.insert(process.pid, process.started);
-            send(process.pid, process.started, Signal::STOP);
+            let _ = send(process.pid, process.started, Signal::STOP);
         }
     }
     members
@@ -148,52 +128,6 @@ fn tree(leader: i32, all: &[Process], members: &HashMap<i32, u64>) -> Vec<Proces
         .collect()
 }
 
-/// Sends a signal to exactly this process, not to a later one with its number.
-fn send(number: i32, started: u64, signal: Signal) {
-    let Some(pid) = Pid::from_raw(number) else {
-        return;
-    };
-    let still_it = || read(number).is_some_and(|now| now.started == started);
-    // That it is gone is what is wanted.
-    let _ = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(descriptor) if still_it() => pidfd_send_signal(&descriptor, signal),
-        Err(rustix::io::Errno::NOSYS) if still_it() => kill_process(pid, signal),
-        _ => Ok(()),
-    };
-}
-
-/// All processes of the namespace but the agent.
-fn processes() -> Vec<Process> {
-    let Ok(folder) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let own = std::process::id();
-    folder
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| pid.unsigned_abs() != own)
-        .filter_map(read)
-        .collect()
-}
-
-fn read(pid: i32) -> Option<Process> {
-    parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
-}
-
-fn parse(pid: i32, stat: &[u8]) -> Option<Process> {
-    // The name may hold anything, parentheses and spaces too; nothing after it does.
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = std::str::from_utf8(stat.get(end + 2..)?).ok()?.split(' ');
-    Some(Process {
-        pid,
-        state: *fields.next()?.as_bytes().first()?,
-        parent: fields.next()?.parse().ok()?,
-        // After the process group, field 5.
-        session: fields.nth(1)?.parse().ok()?,
-        // Field 22.
-        started: fields.nth(15)?.parse().ok()?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,27 +138,10 @@ mod tests {
             state: b'S',
             parent,
             session,
+            cpu_ticks: 0,
+            threads: 1,
             started: 1,
         }
-    }
-
-    #[test]
-    fn reads_the_kernels_lines() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let found = read(own).unwrap();
-        assert_eq!(found.parent, nix::unistd::getppid().as_raw());
-        assert_eq!(found.session, nix::unistd::getsid(None).unwrap().as_raw());
-        assert!(found.started > 0);
-        let hostile = b"9 (a) Z 1 1 1 0) S 3 4 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 777 1 2";
-        let expected = Process {
-            pid: 9,
-            state: b'S',
-            parent: 3,
-            session: 5,
-            started: 777,
-        };
-        assert_eq!(parse(9, hostile), Some(expected));
-        assert_eq!(parse(9, b"9 (cut"), None);
     }
 
     #[test]

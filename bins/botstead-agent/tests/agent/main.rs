@@ -15,5 +15,6 @@ mod kept;
 mod limits;
 mod measure;
 mod surroundings;
+mod table;
 mod terminals;
 mod workspace;

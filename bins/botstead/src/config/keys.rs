@@ -114,7 +114,8 @@ environment, which wins. Without either the defaults hold. `botstead config prin
 effect.
 
 A key's variable is its name in capitals behind `BOTSTEAD_`, with `__` for each dot. Lists are
-written as in TOML: `BOTSTEAD_NETWORK__NAMESERVERS='[\"9.9.9.9\"]'`.
+written as in TOML: `BOTSTEAD_NETWORK__NAMESERVERS='[\"9.9.9.9\"]'`; and so are tables:
+`BOTSTEAD_REGISTRY__MIRRORS='{\"docker.io\" = [\"mirror.internal:5000\"]}'`.
 
 A key that does not exist, in the file or in the environment, is refused with the nearest name.
 

@@ -11,7 +11,7 @@ mod validate;
 mod words;
 
 pub use keys::{Key, PREFIX, keys, render_documentation};
-pub use registries::RegistryHosts;
+pub use registries::{Mirrors, RegistryHosts, TrustedAuthorities};
 pub use settings::{
     Auth, Config, Containerd, ContainerdMode, Database, Http, Images, Log, LogFormat, MaxLimits,
     Network, Registry, Retention, Runtime, ServerLimits, Shutdown, Workspace, WorkspaceLimits,
@@ -192,9 +192,9 @@ impl figment::Provider for OneVariable {
     fn data(
         &self,
     ) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, figment::Error> {
-        // Lists are parsed; a single value stays text, which the lossy extraction turns into a
+        // Lists and tables are parsed; a single value stays text, which the lossy extraction turns into a
         // number or a truth value where the key is one: `1234` may be a name.
-        let value = match self.value.trim_start().starts_with('[') {
+        let value = match self.value.trim_start().starts_with(['[', '{']) {
             true => match self.value.parse::<figment::value::Value>() {
                 Ok(value) => value,
                 // The parser never fails: what is nothing else is a string.

@@ -1,8 +1,18 @@
-//! The lists of hosts that concern registries.
+//! What the configuration says of registries, read.
 
-use super::validate::invalid;
+use super::validate::{absolute, invalid};
 use super::{ConfigError, Registry};
-use botstead_runtime_containerd::images::HostPattern;
+use botstead_runtime_containerd::images::{HostPattern, Mirror, check_registry};
+use botstead_types::InvalidValue;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Each may be asked twice, and wait for a connection meanwhile.
+const MOST_MIRRORS: usize = 8;
+
+/// Mirrors by the registry before which they are asked.
+pub type Mirrors = BTreeMap<String, Vec<Mirror>>;
 
 /// What [`Registry`] lists, read.
 #[derive(Debug)]
@@ -22,14 +32,71 @@ impl Registry {
     /// `Invalid` for an entry that is no host.
     pub fn hosts(&self) -> Result<RegistryHosts, ConfigError> {
         Ok(RegistryHosts {
-            insecure: read("registry.insecure", &self.insecure)?,
-            private: read("registry.private", &self.private)?,
-            token_services: read("registry.token_services", &self.token_services)?,
+            insecure: parse("registry.insecure", &self.insecure)?,
+            private: parse("registry.private", &self.private)?,
+            token_services: parse("registry.token_services", &self.token_services)?,
         })
+    }
+
+    /// What is asked before each registry.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no registry or no mirror, or for too many.
+    pub fn mirrors(&self) -> Result<Mirrors, ConfigError> {
+        let key = "registry.mirrors";
+        let mut all = Mirrors::new();
+        for (registry, mirrors) in &self.mirrors {
+            if mirrors.len() > MOST_MIRRORS {
+                let reason = format!("{registry}: expected at most {MOST_MIRRORS} mirrors");
+                return Err(invalid(key, reason));
+            }
+            check_registry(registry).map_err(|error| invalid(key, error.to_string()))?;
+            all.insert(registry.clone(), parse(key, mirrors)?);
+        }
+        Ok(all)
     }
 }
 
-fn read(key: &'static str, entries: &[String]) -> Result<Vec<HostPattern>, ConfigError> {
-    let hosts: Result<_, _> = entries.iter().map(|entry| entry.parse()).collect();
-    hosts.map_err(|error: botstead_types::InvalidValue| invalid(key, error.to_string()))
+/// Certificate authorities that are trusted beside the system's.
+#[derive(Debug)]
+pub struct TrustedAuthorities {
+    /// For all hosts.
+    pub of_all: Option<PathBuf>,
+    /// For one host each, those with a port of their own first.
+    pub of_hosts: Vec<(HostPattern, PathBuf)>,
+}
+
+impl Registry {
+    /// Where certificate authorities are. Nothing is read.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no host, and for a path that is not absolute.
+    pub fn authorities(&self) -> Result<TrustedAuthorities, ConfigError> {
+        let key = "registry.certificate_authorities";
+        let mut trusted = TrustedAuthorities {
+            of_all: None,
+            of_hosts: Vec::new(),
+        };
+        // `*` sorts before all ports.
+        for (host, path) in self.certificate_authorities.iter().rev() {
+            absolute(key, path)?;
+            if host == "*" {
+                trusted.of_all = Some(path.clone());
+                continue;
+            }
+            let host = host
+                .parse()
+                .map_err(|error: InvalidValue| invalid(key, error.to_string()))?;
+            trusted.of_hosts.push((host, path.clone()));
+        }
+        Ok(trusted)
+    }
+}
+
+fn parse<T>(key: &'static str, entries: &[String]) -> Result<Vec<T>, ConfigError>
+where
+    T: FromStr<Err = InvalidValue>,
+{
+    let parsed: Result<_, _> = entries.iter().map(|entry| entry.parse()).collect();
+    parsed.map_err(|error: InvalidValue| invalid(key, error.to_string()))
 }

@@ -6,6 +6,7 @@
 use botstead_types::ImageRef;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -166,6 +167,24 @@ section! {
         /// Token services that issue tokens for registries of other domains, as `host`, `host:port` or
         /// `host:*`. One of the registry's own domain needs no entry.
         token_services: Vec<String> = Vec::new(),
+        /// A file of sign-ins at registries, in the format of docker's `config.json`: `auths` with `auth`,
+        /// or `username` and `password`, or `identitytoken`. A key is a registry as image references name
+        /// it, or the beginning of what is below it, such as `ghcr.io/acme`; the longest that fits an image
+        /// is used, for whoever asks for that image. The file is read anew for every pull: while it is not
+        /// in order what it held before is used. Make it mode 0600. `credsStore` and `credHelpers` are
+        /// ignored with a warning: no program is run for a sign-in.
+        credentials_file: Option<PathBuf> = None,
+        /// Registries that are asked before another one, by its name in image references and in the order
+        /// of each list, such as `"docker.io" = ["mirror.internal:5000", "harbor.internal/hub"]`; with a
+        /// path what is there before the names of repositories. A mirror that fails or lacks something is
+        /// not asked again in the same pull: the next one is, and the registry itself at last. A mirror has
+        /// its own sign-in, and what the other keys here say of hosts holds for it as for any registry.
+        mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new(),
+        /// Certificate authorities that are trusted beside the system's: by `host`, `host:port` or `host:*`
+        /// (a registry, a token service or a store that a registry redirects to), or `"*"` for all hosts, a
+        /// PEM file, or a folder whose files named `*.pem` and `*.crt` are read. They are read at the start,
+        /// which one that is not in order prevents.
+        certificate_authorities: BTreeMap<String, PathBuf> = BTreeMap::new(),
     }
 }
 

@@ -25,6 +25,7 @@ impl Config {
             absolute("database.path", path)?;
         }
         for (key, path) in [
+            ("registry.credentials_file", &self.registry.credentials_file),
             ("workspace.agent_path", &self.workspace.agent_path),
             ("workspace.template_dir", &self.workspace.template_dir),
             ("workspace.toolkit_dir", &self.workspace.toolkit_dir),
@@ -153,6 +154,8 @@ impl Config {
             }
         }
         self.registry.hosts().map(drop)?;
+        self.registry.mirrors().map(drop)?;
+        self.registry.authorities().map(drop)?;
         let images = &self.images;
         for (key, value) in [
             ("images.max_layer_bytes", images.max_layer_bytes),
@@ -254,7 +257,7 @@ pub(super) fn invalid(key: &'static str, reason: impl Into<String>) -> ConfigErr
     }
 }
 
-fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+pub(super) fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     if path.is_absolute() {
         return Ok(());
     }

@@ -3,7 +3,7 @@
 use crate::server::{Server, signal};
 use futures_util::StreamExt;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 #[tokio::test]
@@ -287,6 +287,85 @@ async fn the_agent_answers_under_a_fork_bomb() {
     workspace.post("/start", json!({})).await.ok();
     assert_eq!(workspace.sh("cat /data/under-fire").await, "x");
     println!("a command was refused under the bomb: {refused}");
+}
+
+#[tokio::test]
+async fn what_runs_is_seen_and_ended_at_the_limit_of_processes() {
+    let server = Server::start().await;
+    let bot = server.client.bot().await;
+    let workspace = server.client.workspace(&bot);
+    let events = workspace
+        .create(json!({"image": crate::server::IMAGE, "limits": {"pids": 64}}))
+        .await;
+    assert_eq!(events.last().unwrap()["type"], "complete");
+    // Out of every session that anybody knows of, until the limit.
+    let mut refused = None;
+    for _ in 0..100 {
+        let line =
+            "n=0; while [ $n -lt 20 ]; do setsid sleep 600 & n=$((n + 1)); done; exec sleep 600";
+        let full = json!({"command": line, "detach": true});
+        let answer = workspace.exec(full).await;
+        if answer.status != 202 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.unwrap();
+    let problem = refused.body["detail"].clone();
+    refused.refused(429, "workspace_limit");
+    assert!(
+        problem.to_string().contains("list the processes"),
+        "{problem}"
+    );
+    let path = format!("{}/processes", workspace.path);
+    let all = workspace.client.get(&path).await.ok();
+    let all = all["items"].as_array().unwrap();
+    let sleeps = |process: &&Value| process["command"] == json!(["sleep", "600"]);
+    assert!(all.iter().filter(sleeps).count() > 30, "{all:?}");
+    assert!(all.iter().all(|process| process["pid"].as_u64() > Some(1)));
+    // In pages it is the same.
+    let (mut paged, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = format!("{path}?limit=10&cursor={cursor}");
+        let page = workspace.client.get(&page).await.ok();
+        paged.extend(page["items"].as_array().unwrap().clone());
+        match page["next_cursor"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => break,
+        }
+    }
+    assert_eq!(paged.len(), all.len());
+    let refused = workspace.client.get(&format!("{path}?cursor=eA")).await;
+    refused.refused(400, "invalid_value");
+    // One by its number.
+    let one = all.iter().find(sleeps).unwrap()["pid"].clone();
+    let body = json!({"signal": "KILL", "pids": [one, 4_000_000]});
+    let sent = workspace.post("/processes/signal", body).await.ok();
+    assert_eq!(sent["pids"], json!([one]));
+    for (body, words) in [
+        (json!({"signal": "KILL"}), "pids or all must be given"),
+        (json!({"signal": "KILL", "pids": [1]}), "agent"),
+        (json!({"signal": "NOPE", "all": true}), "signal"),
+    ] {
+        let problem = workspace.post("/processes/signal", body).await;
+        let detail = problem.body["detail"].to_string();
+        problem.refused(400, "invalid_value");
+        assert!(detail.contains(words), "{detail}");
+    }
+    // Then all of them, and the workspace is usable.
+    let body = json!({"signal": "SIGKILL", "all": true});
+    workspace.post("/processes/signal", body).await.ok();
+    for _ in 0..200 {
+        let left = workspace.client.get(&path).await.ok();
+        if left["items"].as_array().unwrap().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(workspace.sh("echo alive").await, "alive");
+    workspace.post("/stop", json!({})).await.ok();
+    let stopped = workspace.client.get(&path).await;
+    stopped.refused(409, "workspace_not_running");
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ mod main_job;
 mod outputs;
 mod recovery;
 mod refusals;
+mod registries;
 mod server;
 mod sessions;
 mod socket;

@@ -218,6 +218,15 @@ impl Server {
         self.process = Some(process.unwrap());
     }
 
+    /// Starts the program, which must end by itself with a failure, and returns what it said.
+    pub(crate) fn refused_start(&self, environment: &[(&str, &str)]) -> String {
+        let mut command = self.command("serve");
+        let ended = command.envs(environment.iter().copied()).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!ended.status.success(), "{said}");
+        said
+    }
+
     /// SIGKILL, as a crash would end it.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();

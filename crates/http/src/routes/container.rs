@@ -52,7 +52,7 @@ struct CreateContainer {
     /// Limits.
     #[schema(value_type = Option<LimitsShape>)]
     limits: Option<Limits>,
-    /// When to ask the registry.
+    /// When to ask the registry for a new workspace's image.
     pull: Option<Pull>,
 }
 
@@ -119,6 +119,8 @@ struct CreatedContainer {
     container_id: String,
     /// Its image.
     image: String,
+    /// The digest that the image's name stood for when the workspace was made from it.
+    image_digest: String,
     /// Its snapshotter.
     snapshotter: String,
     /// Its devices, by their CDI names.
@@ -138,6 +140,7 @@ impl From<CreatedWorkspace> for CreatedContainer {
         Self {
             container_id: created.container.into(),
             image: created.image.into(),
+            image_digest: created.image_digest,
             snapshotter: created.snapshotter,
             cdi_devices: created.devices.into_iter().map(String::from).collect(),
             started: created.started,
@@ -171,7 +174,9 @@ fn creation_step(event: CreateEvent) -> Step<CreationEvent> {
 /// `{"type":"error","message","code","request_id"}`. Comments come every 15 s.
 ///
 /// On an existing workspace the same image, devices and limits, or none of them, make sure that it
-/// runs. A second request with the same body joins a creation under way. The creation goes on when
+/// runs. It keeps what it was made from, also with `"pull":"always"`: no registry is asked, and
+/// `image_digest` of the last event tells which image it has. `PUT /bots/{bot_id}/container/image` with
+/// `"pull":"always"` gives it what the name stands for now. A second request with the same body joins a creation under way. The creation goes on when
 /// its client leaves.
 #[utoipa::path(
     tag = "container",

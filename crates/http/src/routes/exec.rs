@@ -5,6 +5,8 @@
 mod detached;
 mod events;
 
+pub(super) use detached::SignalName;
+
 use crate::auth::Caller;
 use crate::context::RequestId;
 use crate::extract::{Body, IdOf, wants_events};
@@ -334,7 +336,7 @@ struct Detached {
         (status = 404, description = "`bot_not_found`, `workspace_not_found` when it has none, or `path_not_found`: the working directory."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 422, description = "`no_such_user`."),
-        (status = 429, description = "`workspace_limit`: the workspace is at its limit of processes."),
+        (status = 429, description = "`workspace_limit`: the workspace is at its limit of processes; `GET /container/processes` lists them, `POST /container/processes/signal` ends some."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]

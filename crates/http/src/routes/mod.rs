@@ -8,6 +8,7 @@ mod fs;
 mod images;
 mod operations;
 mod preserved;
+mod processes;
 pub(crate) mod recovery;
 mod server;
 mod sign_in;
@@ -52,6 +53,7 @@ fn private(config: &mut ServiceConfig<'_>, metrics: MetricsAccess) {
     snapshots::configure(config);
     operations::configure(config);
     exec::configure(config);
+    processes::configure(config);
     fs::configure(config);
     terminal::configure(config);
     images::configure(config);

@@ -146,18 +146,19 @@ async fn a_creation_tells_its_steps_in_order() {
         }
     }
     let id = bot.strip_prefix("/bots/").unwrap();
+    let info = api.get(&path).await.expect(200);
     assert_eq!(
         events.last().unwrap(),
         &json!({"type": "complete", "container": {
             "container_id": format!("workspace-{id}"),
             "image": IMAGE,
+            "image_digest": info["image_digest"],
             "snapshotter": "memory",
             "started": true,
             "data_restored": false,
             "has_preserved_data": false,
         }})
     );
-    let info = api.get(&path).await.expect(200);
     assert_eq!(info["status"], "running");
     assert_eq!(info["task_running"], true);
     assert_eq!(info["legacy"], false);
@@ -274,6 +275,17 @@ async fn a_moved_tag_arrives_where_it_is_asked_for_and_a_digest_shows_it() {
     let first = digest().await;
     assert!(first.as_str().unwrap().starts_with("sha256:"), "{first}");
     push("two");
+    // A workspace that exists is not made anew, and the answer tells so.
+    for body in [
+        json!({"pull": "always"}),
+        json!({"image": "registry.test/a/b:1", "pull": "always"}),
+    ] {
+        let events = api.post(&path, body).await.events();
+        let last = events.last().unwrap();
+        assert_eq!(last["type"], "complete", "{events:?}");
+        assert_eq!(last["container"]["image_digest"], first, "{events:?}");
+        assert_eq!(digest().await, first);
+    }
     for body in [
         json!({"image": "registry.test/a/b:1"}),
         json!({"image": "registry.test/a/b:1", "pull": "if_not_present"}),

@@ -1,9 +1,12 @@
 //! What can be configured about registries.
 
+use super::authorities::Authorities;
+use super::credentials::Credentials;
 use super::hosts::HostPattern;
+use super::mirrors::Mirror;
 use reqwest::Url;
 use std::collections::BTreeMap;
-use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How registries are reached, and how large an image may be.
@@ -21,8 +24,18 @@ pub struct RegistryConfig {
     pub token_services: Vec<HostPattern>,
     /// How large an image may be that is pulled or imported.
     pub limits: ImageLimits,
-    /// Sign-ins, by registry as it stands in image references, such as `ghcr.io` or `docker.io`.
+    /// Sign-ins, by registry as it stands in image references, such as `ghcr.io` or `docker.io`, or by
+    /// the beginning of what is below it, such as `ghcr.io/acme`; the longest that fits is used.
     pub credentials: BTreeMap<String, Credentials>,
+    /// A file of more sign-ins in the format of docker's `config.json`, read anew for every pull.
+    pub credentials_file: Option<PathBuf>,
+    /// What is asked before a registry, in this order, by registry as it stands in image references.
+    pub mirrors: BTreeMap<String, Vec<Mirror>>,
+    /// Authorities beside the system's, that certificates of all hosts may be of.
+    pub authorities: Option<Authorities>,
+    /// More of them for one host each: a registry, a token service, or a store that a registry
+    /// redirects to. The first that fits is used.
+    pub authorities_of: Vec<(HostPattern, Authorities)>,
     /// How many layers of one image are downloaded at a time.
     pub parallel_layers: usize,
     /// How long a connection may take to be made.
@@ -45,6 +58,10 @@ impl Default for RegistryConfig {
             token_services: Vec::new(),
             limits: ImageLimits::default(),
             credentials: BTreeMap::new(),
+            credentials_file: None,
+            mirrors: BTreeMap::new(),
+            authorities: None,
+            authorities_of: Vec::new(),
             parallel_layers: 4,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
@@ -89,23 +106,6 @@ impl Default for ImageLimits {
     }
 }
 
-/// A user's sign-in at a registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user name.
-    pub username: String,
-    /// The password or token.
-    pub password: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials")
-            .field("username", &self.username)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,14 +133,5 @@ mod tests {
         ] {
             assert_eq!(config.is_plain_http(registry), plain, "{registry}");
         }
-    }
-
-    #[test]
-    fn a_password_is_not_printed() {
-        let credentials = Credentials {
-            username: "anna".into(),
-            password: "secret".into(),
-        };
-        assert!(!format!("{credentials:?}").contains("secret"));
     }
 }

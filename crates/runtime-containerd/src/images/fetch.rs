@@ -3,9 +3,10 @@
 use super::ContainerdImages;
 use super::content::{CHUNK, Committed, Ingest};
 use super::locks::Turn;
+use super::mirrors::Sources;
 use super::progress::Progress;
 use super::registry::Repository;
-use super::retry::{Attempts, Fault};
+use super::retry::Fault;
 use super::tree::Layer;
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
@@ -21,28 +22,47 @@ const PIECE: usize = 512 << 10;
 pub(super) struct Download<'a> {
     pub(super) op: &'a Op,
     pub(super) lease: &'a LeaseId,
-    pub(super) repository: &'a Repository<'a>,
+    pub(super) sources: &'a Sources<'a>,
     pub(super) progress: Progress<'a>,
 }
 
 impl ContainerdImages {
     /// Makes sure that a layer is in the content store and kept by the lease. Waits while another one
     /// gets it from the same registry and gets on; another registry's slowness holds nobody up, nor does
-    /// what it sent instead.
+    /// what it sent instead. Where a mirror fails, the next one is asked.
     pub(super) async fn download(
         &self,
         download: &Download<'_>,
         number: usize,
         layer: &Layer,
     ) -> Result<()> {
-        let from = format!("{} {}", download.repository.registry(), layer.digest);
+        loop {
+            let (source, repository) = download.sources.current();
+            match self
+                .download_from(repository, download, number, layer)
+                .await
+            {
+                Err(error) if download.sources.go_on(source, &error) => {}
+                done => return done,
+            }
+        }
+    }
+
+    async fn download_from(
+        &self,
+        repository: &Repository<'_>,
+        download: &Download<'_>,
+        number: usize,
+        layer: &Layer,
+    ) -> Result<()> {
+        let from = format!("{} {}", repository.registry(), layer.digest);
         let turn = self.locks.turn(&from, self.config.read_timeout).await;
-        let mut attempts = Attempts::new(&self.config);
+        let mut attempts = repository.attempts();
         let mut best = 0;
         loop {
             let mut reached = 0;
             match self
-                .attempt(download, &turn, number, layer, &mut reached)
+                .attempt(repository, download, &turn, number, layer, &mut reached)
                 .await
             {
                 Ok(()) => {
@@ -62,6 +82,7 @@ impl ContainerdImages {
 
     async fn attempt(
         &self,
+        repository: &Repository<'_>,
         download: &Download<'_>,
         turn: &Turn,
         number: usize,
@@ -71,8 +92,8 @@ impl ContainerdImages {
         let Download {
             op,
             lease,
-            repository,
             progress,
+            ..
         } = download;
         let (digest, size) = (&layer.digest, layer.size);
         let reference = turn.reference();

@@ -1,13 +1,15 @@
 //! The HTTP client of all pulls. It follows redirects itself, so that each is judged before it is sent
 //! and none carries a sign-in to another host.
 
+use super::authorities::Authorities;
 use super::config::RegistryConfig;
+use super::hosts::HostPattern;
 use super::pace::Reading;
 use super::reach::{Reach, Refused, Way, authority};
 use super::retry::Fault;
 use crate::op::Op;
 use botstead_runtime::{ErrorKind, Result};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use std::time::Duration;
@@ -16,16 +18,28 @@ const MAX_REDIRECTS: usize = 5;
 
 /// The clients for hosts that may be anywhere and for all others.
 #[derive(Debug)]
-pub(super) struct Http {
-    reach: Reach,
+struct Clients {
     open: Client,
     guarded: Client,
+}
+
+/// All clients, by the certificate authorities that they trust.
+#[derive(Debug)]
+pub(super) struct Http {
+    reach: Reach,
+    usual: Clients,
+    special: Vec<(HostPattern, Clients)>,
     read_timeout: Duration,
 }
 
 impl Http {
     pub(super) fn new(config: &RegistryConfig) -> Result<Self> {
         let reach = Reach::new(config);
+        let of_all: Vec<_> = config
+            .authorities
+            .iter()
+            .flat_map(Authorities::certificates)
+            .collect();
         let client = || {
             Client::builder()
                 .user_agent(concat!("botstead/", env!("CARGO_PKG_VERSION")))
@@ -33,6 +47,7 @@ impl Http {
                 .read_timeout(config.read_timeout)
                 .redirect(Policy::none())
                 .referer(false)
+                .tls_certs_merge(of_all.clone())
         };
         let built = |client: reqwest::Result<Client>| {
             client.map_err(|error| {
@@ -43,9 +58,21 @@ impl Http {
                 )
             })
         };
+        let clients = |more: Option<&Authorities>| {
+            let client = || {
+                let more = more.into_iter().flat_map(Authorities::certificates);
+                client().tls_certs_merge(more)
+            };
+            Ok(Clients {
+                open: built(client().dns_resolver(reach.anywhere()).build())?,
+                guarded: built(client().dns_resolver(reach.resolver()).build())?,
+            })
+        };
+        let special = config.authorities_of.iter();
+        let special = special.map(|(host, more)| Ok((host.clone(), clients(Some(more))?)));
         Ok(Self {
-            open: built(client().dns_resolver(reach.anywhere()).build())?,
-            guarded: built(client().dns_resolver(reach.resolver()).build())?,
+            usual: clients(None)?,
+            special: special.collect::<Result<_>>()?,
             read_timeout: config.read_timeout,
             reach,
         })
@@ -54,6 +81,38 @@ impl Http {
     /// An answer's body, to be read.
     pub(super) fn read(&self, answer: Response) -> Reading {
         Reading::of(answer, self.read_timeout)
+    }
+
+    /// The client for a URL, which is judged here.
+    fn client(&self, op: &Op, url: &Url) -> Result<&Client, Fault> {
+        let way = self.reach.way(url);
+        let way = way.map_err(|refused| not_sent(op, refused))?;
+        let special = self.special.iter().find(|(host, _)| host.fits(url));
+        let clients = special.map_or(&self.usual, |(_, clients)| clients);
+        Ok(match way {
+            Way::Open => &clients.open,
+            Way::Guarded => &clients.guarded,
+        })
+    }
+
+    /// Sends a form and follows no redirect: what is in it is for this URL alone.
+    pub(super) async fn post(
+        &self,
+        op: &Op,
+        url: &Url,
+        form: &[(&str, &str)],
+    ) -> Result<Response, Fault> {
+        // As in a query (WHATWG URL, application/x-www-form-urlencoded).
+        let mut encoded = url.clone();
+        encoded.query_pairs_mut().clear().extend_pairs(form);
+        let body = encoded.query().unwrap_or_default().to_owned();
+        let request = self
+            .client(op, url)?
+            .post(url.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(body);
+        let sent = request.send().await;
+        sent.map_err(|error| broken(op, url, error))
     }
 
     /// Sends a GET and follows redirects. `authorization` reaches the host and port of `url` alone; the
@@ -67,14 +126,7 @@ impl Http {
     ) -> Result<Response, Fault> {
         let mut at = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let client = match self
-                .reach
-                .way(&at)
-                .map_err(|refused| not_sent(op, refused))?
-            {
-                Way::Open => &self.open,
-                Way::Guarded => &self.guarded,
-            };
+            let client = self.client(op, &at)?;
             let mut request = client.get(at.clone()).headers(headers.clone());
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization.clone());

@@ -1,9 +1,11 @@
 //! Images on containerd, the way that works alike on 1.6, 1.7 and 2.x: this process downloads into
 //! containerd's content store, lets containerd unpack layer by layer, and sets the name last.
 //!
-//! - `registry` talks to registries and `sign_in` signs in, over `http`, which reaches what `reach` lets
-//!   it and finds by `lookup`; `pace` ends what comes too slowly, `retry` decides what is tried again,
-//!   `fetch` downloads a layer, and `locks` keeps two from downloading it twice;
+//! - `registry` talks to registries and `sign_in` signs in with `credentials`, over `http`, which reaches
+//!   what `reach` lets it, finds by `lookup` and trusts `authorities` beside the system's; `pace` ends what
+//!   comes too slowly, `retry` decides what is tried again, `fetch` downloads a layer, and `locks` keeps
+//!   two from downloading it twice;
+//! - `mirrors` are asked before the registry that an image names;
 //! - `size` refuses images that are too large;
 //! - `tree` reads what an image consists of and refuses what is wrong with it, `index` reads lists of
 //!   images, `platform` chooses;
@@ -19,8 +21,10 @@
 //! a layer outside of containerd.
 
 mod archive;
+mod authorities;
 mod config;
 mod content;
+mod credentials;
 
 mod fetch;
 mod hosts;
@@ -30,6 +34,7 @@ mod index;
 mod local;
 mod locks;
 mod lookup;
+mod mirrors;
 mod pace;
 mod platform;
 mod progress;
@@ -43,14 +48,18 @@ mod tree;
 mod unpack;
 mod weight;
 
-pub use config::{Credentials, ImageLimits, RegistryConfig};
+pub use authorities::{Authorities, UnusableAuthorities};
+pub use config::{ImageLimits, RegistryConfig};
+pub use credentials::Credentials;
 pub use hosts::HostPattern;
+pub use mirrors::{Mirror, check_registry};
 
 use crate::client::Client;
 use crate::op::Op;
 use async_trait::async_trait;
 use botstead_runtime::{Image, Images, PullProgress, Result};
 use botstead_types::{ImageRef, LeaseId, Page, PageRequest, SnapshotKey};
+use credentials::SignIns;
 use http::Http;
 use local::{Trees, describe};
 use locks::Locks;
@@ -67,6 +76,7 @@ pub struct ContainerdImages {
     client: Client,
     config: RegistryConfig,
     http: Http,
+    sign_ins: SignIns,
     measures: Measures,
     locks: Locks,
     trees: Trees,
@@ -76,7 +86,8 @@ impl ContainerdImages {
     /// Images of `namespace`, unpacked with `snapshotter`. Nothing is asked of containerd yet.
     ///
     /// # Errors
-    /// `InvalidArgument` for a namespace that is no name, `Internal` when TLS cannot be set up.
+    /// `InvalidArgument` for a namespace that is no name or a file of sign-ins that is not in order,
+    /// `Internal` when TLS cannot be set up.
     pub fn new(
         channel: Channel,
         namespace: &str,
@@ -86,6 +97,7 @@ impl ContainerdImages {
         Ok(Self {
             client: Client::new(channel, namespace, snapshotter)?,
             http: Http::new(&config)?,
+            sign_ins: SignIns::new(&config)?,
             measures: Measures::default(),
             config,
             locks: Locks::default(),

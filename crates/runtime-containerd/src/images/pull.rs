@@ -5,7 +5,6 @@
 use super::ContainerdImages;
 use super::fetch::Download;
 use super::progress::Progress;
-use super::registry::Repository;
 use super::size::Room;
 use super::tree::{self, Layer, Tree};
 use crate::op::Op;
@@ -26,10 +25,20 @@ impl ContainerdImages {
         progress: Progress<'_>,
     ) -> Result<Image> {
         let limits = &self.config.limits;
-        let repository = Repository::new(op, &self.config, &self.http, reference)?;
-        let top = repository.top().await?;
-        let resolved = tree::resolve(op, &repository, top, Some(limits)).await?;
-        limits.check(op, &resolved.tree)?;
+        let sources = self.sources(op, reference).await?;
+        let resolved = loop {
+            let (source, repository) = sources.current();
+            let found = async {
+                let top = repository.top().await?;
+                let resolved = tree::resolve(op, repository, top, Some(limits)).await?;
+                limits.check(op, &resolved.tree)?;
+                Ok(resolved)
+            };
+            match found.await {
+                Err(error) if sources.go_on(source, &error) => {}
+                found => break found?,
+            }
+        };
         // They keep the snapshots through the lease, now and as soon as they are made.
         let tree = self.store_documents(op, lease, resolved).await?;
         let room = Room::new(limits);
@@ -37,7 +46,7 @@ impl ContainerdImages {
         let download = Download {
             op,
             lease,
-            repository: &repository,
+            sources: &sources,
             progress,
         };
         let unpacked = self.is_unpacked(op, &tree).await?;

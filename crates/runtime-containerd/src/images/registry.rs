@@ -1,6 +1,7 @@
 //! Talking to a registry (OCI distribution specification, "Pulling"). Every answer is read with a limit.
 
 use super::config::RegistryConfig;
+use super::credentials::Credentials;
 use super::http::Http;
 use super::pace::Reading;
 use super::retry::{Attempts, Fault};
@@ -26,7 +27,8 @@ pub(super) struct Repository<'a> {
     op: &'a Op,
     config: &'a RegistryConfig,
     http: &'a Http,
-    image: &'a ImageRef,
+    image: ImageRef,
+    attempts: u32,
     sign_in: SignIn<'a>,
     /// How requests are signed in; none before the first one.
     authorization: Mutex<Option<Option<HeaderValue>>>,
@@ -37,7 +39,8 @@ impl<'a> Repository<'a> {
         op: &'a Op,
         config: &'a RegistryConfig,
         http: &'a Http,
-        image: &'a ImageRef,
+        image: ImageRef,
+        credentials: Option<Credentials>,
     ) -> Result<Self> {
         let unusable = || op.invalid("it is not an image reference");
         let plain = config.is_plain_http(image.registry());
@@ -53,7 +56,7 @@ impl<'a> Repository<'a> {
             http,
             registry: Url::parse(&registry).map_err(|_| unusable())?,
             scope: format!("repository:{}:pull", image.repository()),
-            credentials: config.credentials.get(image.registry()),
+            credentials,
             token_services: &config.token_services,
         };
         Ok(Self {
@@ -61,9 +64,23 @@ impl<'a> Repository<'a> {
             config,
             http,
             image,
+            attempts: config.attempts,
             sign_in,
             authorization: Mutex::new(None),
         })
+    }
+
+    /// The same as a mirror, behind which another one can be asked: it is asked twice at most.
+    pub(super) fn into_mirror(self) -> Self {
+        Self {
+            attempts: self.attempts.min(2),
+            ..self
+        }
+    }
+
+    /// The attempts that it is worth.
+    pub(super) fn attempts(&self) -> Attempts {
+        Attempts::new(self.config, self.attempts)
     }
 
     /// The address of something in the repository, such as `blobs/sha256:...`.
@@ -161,7 +178,7 @@ impl<'a> Repository<'a> {
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        let mut attempts = Attempts::new(self.config);
+        let mut attempts = self.attempts();
         loop {
             match call().await {
                 Ok(done) => return Ok(done),

@@ -50,8 +50,8 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(config: &RegistryConfig) -> Self {
-        let all = config.attempts.max(1);
+    pub(super) fn new(config: &RegistryConfig, attempts: u32) -> Self {
+        let all = attempts.max(1);
         Self {
             left: all,
             all,
@@ -101,11 +101,11 @@ mod tests {
     #[tokio::test]
     async fn attempts_end_and_progress_renews_them() {
         let op = Op::new("pull image", "a");
-        let mut attempts = Attempts::new(&RegistryConfig {
-            attempts: 2,
+        let config = RegistryConfig {
             backoff: Duration::from_millis(1),
             ..RegistryConfig::default()
-        });
+        };
+        let mut attempts = Attempts::new(&config, 2);
         assert!(attempts.next(&op, fault(&op)).await.is_ok());
         attempts.progressed();
         assert!(attempts.next(&op, fault(&op)).await.is_ok());
@@ -115,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_final_is_not_tried_again() {
         let op = Op::new("pull image", "a");
-        let mut attempts = Attempts::new(&RegistryConfig::default());
+        let mut attempts = Attempts::new(&RegistryConfig::default(), 4);
         let fault = Fault::from(op.fail(ErrorKind::NotFound, "no"));
         assert!(attempts.next(&op, fault).await.is_err());
     }

@@ -5,7 +5,7 @@
 //! service of the registry's own domain, or from one that the operator listed; and a user's sign-in goes
 //! to the registry that it is for, and to such a service.
 
-use super::config::Credentials;
+use super::credentials::Credentials;
 use super::hosts::{HostPattern, same_domain};
 use super::http::{Http, not_sent};
 use super::reach::{Refused, authority};
@@ -31,7 +31,7 @@ pub(super) struct SignIn<'a> {
     pub(super) registry: Url,
     /// What is asked for, such as `repository:library/debian:pull`.
     pub(super) scope: String,
-    pub(super) credentials: Option<&'a Credentials>,
+    pub(super) credentials: Option<Credentials>,
     pub(super) token_services: &'a [HostPattern],
 }
 
@@ -60,8 +60,14 @@ impl SignIn<'_> {
 
     /// The sign-in itself as a header.
     fn basic(&self) -> Result<Option<HeaderValue>, Fault> {
-        let Some(Credentials { username, password }) = self.credentials else {
-            return Ok(None);
+        let (username, password) = match &self.credentials {
+            None => return Ok(None),
+            Some(Credentials::Password { username, password }) => (username, password),
+            Some(Credentials::IdentityToken(_)) => {
+                let reason =
+                    "the registry wants a password, and its sign-in here is an identity token";
+                return Err(self.op.fail(ErrorKind::PermissionDenied, reason).into());
+            }
         };
         let encoded = BASE64.encode(format!("{username}:{password}"));
         self.secret(&format!("Basic {encoded}")).map(Some)
@@ -78,14 +84,24 @@ impl SignIn<'_> {
         };
         let mut url = Url::parse(realm).map_err(malformed)?;
         self.require_trusted(&url)?;
-        url.query_pairs_mut().append_pair("scope", &self.scope);
-        if let Some(service) = service {
-            url.query_pairs_mut().append_pair("service", service);
-        }
-        let answer = self
-            .http
-            .get(self.op, &url, &HeaderMap::new(), self.basic()?)
-            .await?;
+        let mut asked = vec![("scope", self.scope.as_str())];
+        asked.extend(service.map(|service| ("service", service)));
+        let answer = match &self.credentials {
+            // The Docker registry's token authentication with OAuth 2.
+            Some(Credentials::IdentityToken(token)) => {
+                asked.extend([
+                    ("grant_type", "refresh_token"),
+                    ("client_id", "botstead"),
+                    ("refresh_token", token.as_str()),
+                ]);
+                self.http.post(self.op, &url, &asked).await?
+            }
+            _ => {
+                url.query_pairs_mut().extend_pairs(&asked);
+                let none = HeaderMap::new();
+                self.http.get(self.op, &url, &none, self.basic()?).await?
+            }
+        };
         // It may have led to another one.
         self.require_trusted(answer.url())?;
         let status = answer.status();
@@ -147,7 +163,7 @@ impl SignIn<'_> {
 
     /// The failure of whoever is not let in.
     pub(super) fn refused(&self) -> botstead_runtime::Error {
-        let reason = match self.credentials {
+        let reason = match &self.credentials {
             None => "the registry wants a sign-in, or does not have it",
             Some(_) => "the registry refused the sign-in, or access to this image",
         };

@@ -6,5 +6,6 @@
 mod import;
 mod pull;
 mod reach;
+mod registries;
 mod size;
 mod support;

@@ -566,7 +566,7 @@ async fn a_registry_that_wants_a_sign_in_gets_the_configured_one() {
             (Some("secret"), true),
         ] {
             config.credentials = password
-                .map(|password| Credentials {
+                .map(|password| Credentials::Password {
                     username: "bot".into(),
                     password: password.into(),
                 })

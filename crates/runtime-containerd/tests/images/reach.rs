@@ -18,7 +18,7 @@ struct Web {
 }
 
 impl Web {
-    /// Answers each request, of which the head is given, with a status and headers, and a body.
+    /// Answers each request, of which the head is given, and what it sends behind that, with a status and headers, and a body.
     async fn start(
         ip: &str,
         answer: impl Fn(&str) -> (String, Vec<u8>) + Send + Sync + 'static,
@@ -38,7 +38,15 @@ impl Web {
                         };
                         head.push(byte);
                     }
-                    let head = String::from_utf8_lossy(&head).to_lowercase();
+                    let mut head = String::from_utf8_lossy(&head).to_lowercase();
+                    let length = head
+                        .lines()
+                        .find_map(|line| line.strip_prefix("content-length: "));
+                    let mut form = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+                    if stream.read_exact(&mut form).await.is_err() {
+                        return;
+                    }
+                    head.push_str(&String::from_utf8_lossy(&form).to_lowercase());
                     heads.lock().unwrap().push(head.clone());
                     let (status, body) = answer(&head);
                     let length = body.len();
@@ -134,7 +142,7 @@ fn unlisted() -> RegistryConfig {
 }
 
 fn sign_in() -> Credentials {
-    Credentials {
+    Credentials::Password {
         username: "bot".into(),
         password: "secret".into(),
     }
@@ -269,4 +277,68 @@ async fn a_token_service_that_sends_without_end_is_not_read_to_its_end() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains("sent too much"), "{error}");
     containerd.end(&lease).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_token_is_sent_to_the_token_service_alone() {
+    let containerd = Containerd::start().await;
+    let image = random(1, 1 << 10, 14, Compression::None).unwrap();
+    let store = Web::store(&image).await;
+    let elsewhere = Web::start("127.0.0.2", |_| {
+        let answer = br#"{"access_token":"of-elsewhere"}"#.to_vec();
+        ("200 OK".to_owned(), answer)
+    });
+    let elsewhere = elsewhere.await;
+    let moved = format!(
+        "307 Temporary Redirect\r\nLocation: http://{}/token",
+        elsewhere.address
+    );
+    let moving = Web::start("127.0.0.1", move |_| (moved.clone(), Vec::new())).await;
+    let tokens = Web::start("127.0.0.1", |head| {
+        let right = head.starts_with("post ") && head.contains("refresh_token=se%2bcret");
+        match right {
+            true => ("200 OK".to_owned(), br#"{"access_token":"fine"}"#.to_vec()),
+            false => ("401 Unauthorized".to_owned(), Vec::new()),
+        }
+    });
+    let tokens = tokens.await;
+    for (service, works) in [(&moving, false), (&tokens, true)] {
+        let challenge = format!(
+            "Bearer realm=\"http://{}/token\",service=\"it\"",
+            service.address
+        );
+        let wanted = (challenge, "authorization: bearer fine".to_owned());
+        let registry = Web::registry(&image, store.address, Some(wanted)).await;
+        let mut config = unlisted();
+        let hosts = [&registry, &store, &tokens, &moving, &elsewhere];
+        config.plain_http = hosts.map(Web::host).into();
+        config.token_services.push(elsewhere.host());
+        let token = Credentials::IdentityToken("se+cret".into());
+        let name = registry.address.to_string();
+        config.credentials.insert(name, token);
+        let lease = containerd.lease("identity").await;
+        let images = containerd.images_with(config);
+        match pull(&images, &lease, &registry.reference()).await {
+            Ok(_) => assert!(works),
+            Err(error) => {
+                assert!(!works, "{}", error.chain());
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+                assert!(!error.chain().contains("cret"), "{}", error.chain());
+            }
+        }
+        containerd.end(&lease).await;
+        let others = [registry.seen(), store.seen(), elsewhere.seen()].concat();
+        let told = others.iter().any(|head| head.contains("cret"));
+        assert!(!told, "{others:?}");
+    }
+    let seen = tokens.seen();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    for part in [
+        "grant_type=refresh_token",
+        "service=it",
+        "scope=repository%3aapp%3apull",
+    ] {
+        assert!(seen[0].contains(part), "{part}: {seen:?}");
+    }
+    assert!(elsewhere.seen().is_empty(), "{:?}", elsewhere.seen());
 }

@@ -489,10 +489,13 @@ fn bot_status(operation: &Operation, status: BotStatus) -> Change {
 impl Inner {
     /// What a creation tells of a workspace.
     pub(crate) async fn found(&self, record: &ContainerRecord) -> CreatedWorkspace {
-        let RecordedImage { reference, .. } = &record.image;
+        let RecordedImage {
+            reference, digest, ..
+        } = &record.image;
         CreatedWorkspace {
             container: record.container.clone(),
             image: reference.clone(),
+            image_digest: digest.clone(),
             snapshotter: record.snapshotter.clone(),
             devices: record.devices.clone(),
             started: record.desired == DesiredState::Running,

@@ -275,7 +275,7 @@ pub(super) struct Signal {
 /// A signal by number or name.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a number or a name such as SIGINT")]
-enum SignalName {
+pub(in crate::routes) enum SignalName {
     /// Its number.
     Number(i32),
     /// Its name.
@@ -301,7 +301,7 @@ const SIGNALS: &[(&str, i32)] = &[
 ];
 
 impl SignalName {
-    fn number(&self) -> Result<i32, InvalidValue> {
+    pub(in crate::routes) fn number(&self) -> Result<i32, InvalidValue> {
         let (given, found) = match self {
             Self::Number(number) => (
                 number.to_string(),
