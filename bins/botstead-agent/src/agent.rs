@@ -1,9 +1,9 @@
 //! The service `Agent` of the protocol: whether the agent answers, and which one it is.
 
 use crate::children::Children;
-use botstead_bridge::VERSION;
 use botstead_bridge::proto::agent_server::Agent;
 use botstead_bridge::proto::{HealthReply, HealthRequest};
+use botstead_bridge::{REVISION, VERSION};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +46,7 @@ impl Agent for AgentService {
             version: VERSION.to_owned(),
             uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
             running: u32::try_from(self.children.running()).unwrap_or(u32::MAX),
+            revision: REVISION,
         }))
     }
 }

@@ -66,13 +66,15 @@ impl Environment {
         self
     }
 
-    /// The variables of a command. What the caller gives comes last and wins.
+    /// The variables of a command. Its home is the folder of the bot's files unless another one is given. What
+    /// the caller gives comes last and wins.
     ///
     /// # Errors
     /// `INVALID` for a name or value that no environment can hold.
     pub(crate) fn of(
         &self,
         identity: &Identity,
+        home: Option<&Path>,
         terminal: bool,
         extra: &[Variable],
     ) -> Result<Vec<(OsString, OsString)>, Failure> {
@@ -81,9 +83,13 @@ impl Environment {
             variables.set(name, value);
         }
         variables.set("PATH", self.path());
-        variables.set("HOME", DATA);
+        variables.set("HOME", home.unwrap_or(Path::new(DATA)));
         for (name, value) in XDG {
-            variables.set(name, value);
+            match home {
+                // Their defaults are below HOME.
+                Some(_) => variables.remove(OsStr::new(name)),
+                None => variables.set(name, value),
+            }
         }
         let name = identity
             .name
@@ -185,7 +191,7 @@ mod tests {
             })
             .collect();
         Environment::new(own, Some(Path::new("/kit")))
-            .of(&Identity::default(), true, &extra)
+            .of(&Identity::default(), None, true, &extra)
             .unwrap()
             .into_iter()
             .map(|(name, value)| {
@@ -267,7 +273,7 @@ mod tests {
                 value: value.as_bytes().to_vec().into(),
             };
             let failure = Environment::new([], None)
-                .of(&Identity::default(), false, &[variable])
+                .of(&Identity::default(), None, false, &[variable])
                 .unwrap_err();
             assert_eq!(failure.kind, FailureKind::Invalid, "{name:?}");
         }

@@ -25,6 +25,8 @@ pub struct Identity {
     pub groups: Vec<u32>,
     /// The user's name, where the image has one for the number.
     pub name: Option<String>,
+    /// The user's home, where the image names one.
+    pub home: Option<PathBuf>,
     /// The user's shell, where the image names one.
     pub shell: Option<PathBuf>,
 }
@@ -67,6 +69,7 @@ struct User<'a> {
     name: &'a str,
     uid: u32,
     gid: u32,
+    home: &'a str,
     shell: &'a str,
 }
 
@@ -77,7 +80,8 @@ fn users(passwd: &str) -> impl Iterator<Item = User<'_>> {
             name: fields.next().filter(|name| !name.is_empty())?,
             uid: fields.nth(1)?.parse().ok()?,
             gid: fields.next()?.parse().ok()?,
-            shell: fields.nth(2).unwrap_or_default().trim(),
+            home: fields.nth(1).unwrap_or_default().trim(),
+            shell: fields.next().unwrap_or_default().trim(),
         })
     })
 }
@@ -113,15 +117,14 @@ fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity, Failure> {
         Some(entry) => (entry.uid, entry.gid),
         None => (user.parse().map_err(|_| unknown("user", user))?, 0),
     };
+    let absolute = |path: &str| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
     let mut identity = Identity {
         uid,
         gid: primary,
         groups: vec![primary],
         name: entry.as_ref().map(|entry| entry.name.to_owned()),
-        shell: entry
-            .as_ref()
-            .map(|entry| PathBuf::from(entry.shell))
-            .filter(|shell| shell.is_absolute()),
+        home: entry.as_ref().and_then(|entry| absolute(entry.home)),
+        shell: entry.as_ref().and_then(|entry| absolute(entry.shell)),
     };
     if let Some(wanted) = wanted_group {
         let named = groups(group).find(|(name, _, _)| *name == wanted);
@@ -178,6 +181,15 @@ mod tests {
         let identity = resolve("7:8", "", "").unwrap();
         assert_eq!((identity.uid, identity.gid), (7, 8));
         assert_eq!(resolve("", "", "").unwrap().uid, 0);
+    }
+
+    #[test]
+    fn takes_an_absolute_home_only() {
+        let home = |user| resolve(user, PASSWD, GROUP).unwrap().home;
+        assert_eq!(home("bot"), Some("/home/bot".into()));
+        assert_eq!(home("55:7"), Some("/".into()));
+        assert_eq!(home("rel"), None);
+        assert_eq!(home("4242"), None);
     }
 
     #[test]

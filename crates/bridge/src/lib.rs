@@ -33,6 +33,10 @@ pub mod proto {
 /// same release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What this release knows of the protocol: one more with each field of a request that an agent must not
+/// ignore, where the protocol says since when it is there.
+pub const REVISION: u32 = 1;
+
 /// How much of a call's stream may be under way unread, for both sides. It bounds the memory of a
 /// call that is not read, and of all of them together.
 pub const STREAM_WINDOW: u32 = 256 << 10;

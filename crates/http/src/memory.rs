@@ -118,17 +118,22 @@ impl Room {
         self.reserve(SMALL + UNIT, SMALL + UNIT).await
     }
 
-    /// For what grows and is cut where there is no room: tells whether it may have more data, for which
-    /// `most` says what it can take. [`Room::refused`] tells of it afterwards.
+    /// For what grows and is cut where there is no room: tells whether it may have more data, in place of
+    /// some that it gives up. `most` says what data can take. [`Room::refused`] tells of it afterwards.
     pub(crate) fn growing(
         &mut self,
         most: impl Fn(&[u8]) -> usize,
-    ) -> impl AsyncFnMut(&[u8]) -> bool {
+    ) -> impl AsyncFnMut(&[u8], &[u8]) -> bool {
         let mut all = 0_usize;
-        async move |data: &[u8]| {
-            all = all.saturating_add(most(data));
-            self.refused = self.reserve(all, all).await.err();
-            self.refused.is_none()
+        async move |data: &[u8], instead_of: &[u8]| {
+            let wanted = (all.saturating_add(most(data))).saturating_sub(most(instead_of));
+            let refused = self.reserve(wanted, wanted).await.err();
+            let has_room = refused.is_none();
+            if has_room {
+                all = wanted;
+            }
+            self.refused = self.refused.take().or(refused);
+            has_room
         }
     }
 

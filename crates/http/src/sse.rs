@@ -43,6 +43,10 @@ pub(crate) enum Step<E> {
     Event(E),
     /// How it ended.
     Last(E),
+    /// Something that happened, with the id by which a client goes on after it.
+    EventAt(String, E),
+    /// How it ended, with an id.
+    LastAt(String, E),
     /// It failed; nothing follows.
     Failed(Problem),
     /// That is all there is for now.
@@ -157,6 +161,14 @@ fn frames<E: Serialize + 'static>(
                     yield frame(&event);
                     break;
                 }
+                Turn::Step(Some(Step::EventAt(id, event))) => {
+                    yield frame_at(&id, &event);
+                    continue;
+                }
+                Turn::Step(Some(Step::LastAt(id, event))) => {
+                    yield frame_at(&id, &event);
+                    break;
+                }
                 Turn::Step(Some(Step::End)) => break,
                 Turn::Step(Some(Step::Failed(problem))) => Some(problem),
                 Turn::Step(None) => Some(Problem::internal("the events ended without a last one")),
@@ -206,6 +218,13 @@ fn frame(event: &impl Serialize) -> Bytes {
             Bytes::new()
         }
     }
+}
+
+/// An event with an id, which has no line breaks.
+fn frame_at(id: &str, event: &impl Serialize) -> Bytes {
+    let mut bytes = format!("id: {id}\n").into_bytes();
+    bytes.extend_from_slice(&frame(event));
+    bytes.into()
 }
 
 #[cfg(test)]

@@ -245,6 +245,15 @@ impl Inner {
     }
 }
 
+/// Refuses what the agent of a workspace would ignore, which runs since before the server knew it.
+pub(crate) async fn require(client: &AgentClient, revision: u32, what: &'static str) -> Result<()> {
+    let health = answered(client.agent().health(timed(HealthRequest {}))).await?;
+    match health.revision >= revision {
+        true => Ok(()),
+        false => Err(Error::AgentOutdated { what }),
+    }
+}
+
 /// Whether an agent that does not answer cannot: nobody listens at its socket, so that nobody can be
 /// served and waiting is no use. One that is busy, or has too little of the host to answer, is not
 /// lost, however long it takes: to replace its task would end all that it runs.

@@ -169,6 +169,15 @@ pub enum Error {
     /// The bot's recorded preferences cannot be read.
     #[error("the bot's metadata.workspace cannot be used: {0}")]
     PreferenceUnreadable(String),
+    /// The workspace runs since before the server was replaced, and its agent does not know this.
+    #[error(
+        "the workspace's agent is older than the server and does not know {what}; stop and start the \
+         workspace to get the server's"
+    )]
+    AgentOutdated {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// This backend, or this version of the server, cannot do it.
     #[error("{0}")]
     Unsupported(String),
@@ -397,6 +406,7 @@ impl Error {
             | Self::ReplacedMeanwhile
             | Self::FilesCut(_)
             | Self::GivenUp(_)
+            | Self::AgentOutdated { .. }
             | Self::NotRunning => ErrorKind::Conflict,
             Self::InvalidValue(_)
             | Self::OutOfBounds(_)
@@ -490,6 +500,7 @@ impl Error {
             Self::InvalidRequest { code, .. } | Self::Joined { code, .. } => code,
             Self::PreferenceUnreadable(_) => "preference_unreadable",
             Self::Unsupported(_) => "unsupported",
+            Self::AgentOutdated { .. } => "agent_outdated",
             Self::VersionPinned(_) => "version_pinned",
             Self::WorkspaceExists(_) => "container_exists",
             Self::NoPreservedData | Self::PreservedNotFound(_) => "no_preserved_data",

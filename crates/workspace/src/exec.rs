@@ -5,41 +5,44 @@
 //! the server, and what it writes can be read again within a bound.
 
 mod model;
+mod output;
 mod run;
 mod without_agent;
 
-pub use model::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
+pub use model::{
+    CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, OutputGap, OutputPosition,
+    OutputStream, TerminalInfo,
+};
 pub(crate) use run::{RunInput, events, first_output, run};
 
-use crate::agent::{AgentCall, answered, timed};
+use crate::agent::{self, AgentCall, answered, timed};
 use crate::model::SnapshotMode;
 use crate::service::{Inner, Workspaces};
+use crate::terminal::TerminalSize;
 use crate::{Error, Result};
 use botstead_authz::{Action, Actor};
 use botstead_bridge::{AgentClient, proto};
 use botstead_types::{BotId, VersionNumber, VersionSource};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::DateTime;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use output::collect;
 use proto::run_input::{Attach, Input, Start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The most processes that are taken from an agent: it keeps 512 that run and 64 that ended.
-const MOST_PROCESSES: usize = 1024;
+/// The most processes that are taken from an agent: it keeps 512 that run and 1024 that ended.
+const MOST_PROCESSES: usize = 2048;
 /// The most bytes of a process's arguments.
 const MOST_ARGUMENTS: usize = 4 << 10;
 
 /// The most that a detached command is given with its start: it waits in the agent, and a message has 4 MiB.
 const MOST_STDIN: usize = 3 << 20;
 
-/// What is kept of each of a command's outputs.
-const OUTPUT_LIMIT: usize = 1 << 20;
-
 impl Workspaces {
     /// Runs a command and answers when it ended. Dropping the future ends it with its children. Of
-    /// each output the first MiB is kept; the rest is read and dropped.
+    /// each output one MiB is kept: of a longer one what came first and what came last.
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`; an empty
@@ -50,13 +53,14 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
     ) -> Result<ExecOutcome> {
-        self.exec_within(actor, bot, request, async |_| true).await
+        self.exec_within(actor, bot, request, async |_, _| true)
+            .await
     }
 
     /// The same for who holds outputs of many at once: `room` is asked for each piece of either output
-    /// whether it may be kept. From the first no on the rest is dropped, as beyond the first MiB. Where a
-    /// backend gives no way to agents it is asked once, before the command starts, with as many NUL bytes as
-    /// there can be output: no byte takes more.
+    /// whether it may be kept, in place of another piece that is dropped for it. From the first no on an
+    /// output has no more bytes than then. Where a backend gives no way to agents it is asked once, before the
+    /// command starts, with as many NUL bytes as there can be output: no byte takes more.
     ///
     /// # Errors
     /// As [`Workspaces::exec`].
@@ -65,14 +69,14 @@ impl Workspaces {
         actor: &Actor,
         bot: BotId,
         request: ExecRequest,
-        room: impl AsyncFnMut(&[u8]) -> bool,
+        room: impl AsyncFnMut(&[u8], &[u8]) -> bool,
     ) -> Result<ExecOutcome> {
         let version = self.prepare_exec(actor, bot, &request).await?;
         if self.inner.agents.is_none() {
             return self.exec_without_agent(bot, request, version, room).await;
         }
         let events = self.run_command(bot, request).await?;
-        let mut outcome = collect(events, room).await?;
+        let mut outcome = collect(events, OutputPosition::default(), room).await?;
         outcome.version = version;
         Ok(outcome)
     }
@@ -139,6 +143,9 @@ impl Workspaces {
         }
         self.prepare_exec(actor, bot, &request).await?;
         let call = self.inner.agent_for_long(bot).await?;
+        if request.terminal.is_some() {
+            agent::require(&call.client, 1, "tty of a detached command").await?;
+        }
         let id = new_id();
         let start_id = id.clone();
         self.inner
@@ -152,7 +159,7 @@ impl Workspaces {
         Ok(id)
     }
 
-    /// The detached commands of a workspace: those that run, and the last that ended.
+    /// The detached commands of a workspace: those that run, and for a while those that ended.
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`.
@@ -166,23 +173,31 @@ impl Workspaces {
         })
     }
 
-    /// What is held of a detached command's output, then, with `follow`, what comes until it ends.
+    /// What is held of a detached command's output behind a place in it, then, with `follow`, what comes
+    /// until it ends. [`OutputPosition::pass`] tells where the caller is after each event.
     ///
     /// # Errors
-    /// `ProcessNotFound`.
+    /// `ProcessNotFound`; a place behind the end of the output; `AgentOutdated` for one other than the
+    /// beginning.
     pub async fn follow_exec(
         &self,
         actor: &Actor,
         bot: BotId,
         id: &str,
+        from: OutputPosition,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
         let AgentCall { client, place } = self.exec_stream_call(actor, bot).await?;
+        if from != OutputPosition::default() {
+            agent::require(&client, 1, "offset").await?;
+        }
         let attach = Attach {
             id: id.to_owned(),
             replay: true,
             follow,
             terminal: None,
+            stdout_offset: from.stdout,
+            stderr_offset: from.stderr,
         };
         let (input, outputs) = run(&client, Input::Attach(attach))
             .await
@@ -197,17 +212,18 @@ impl Workspaces {
     /// [`Workspaces::exec_within`].
     ///
     /// # Errors
-    /// `ProcessNotFound`.
+    /// As [`Workspaces::follow_exec`].
     pub async fn exec_outcome(
         &self,
         actor: &Actor,
         bot: BotId,
         id: &str,
+        from: OutputPosition,
         follow: bool,
-        room: impl AsyncFnMut(&[u8]) -> bool,
+        room: impl AsyncFnMut(&[u8], &[u8]) -> bool,
     ) -> Result<ExecOutcome> {
-        let events = self.follow_exec(actor, bot, id, follow).await?;
-        let mut outcome = collect(events, room).await?;
+        let events = self.follow_exec(actor, bot, id, from, follow).await?;
+        let mut outcome = collect(events, from, room).await?;
         id.clone_into(&mut outcome.exec_id);
         Ok(outcome)
     }
@@ -371,7 +387,8 @@ async fn start(
     let first = Input::Start(as_start(id, &request, keep));
     let (input, outputs) = run(client, first).await?;
     let mut events = events(outputs, input.clone());
-    if request.stdin.is_empty() {
+    // A terminal's input is open until it is told to end.
+    if request.stdin.is_empty() && (request.terminal.is_none() || request.stdin_open) {
         return Ok(events);
     }
     let (stdin, stays_open) = (request.stdin, request.stdin_open);
@@ -411,14 +428,14 @@ pub(crate) fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
             })
             .collect(),
         user: request.user.clone().unwrap_or_default(),
-        terminal: None,
+        terminal: request.terminal.map(TerminalSize::wire),
         keep,
         timeout_ms: request.timeout.map_or(0, |timeout| {
             u64::try_from(timeout.as_millis())
                 .unwrap_or(u64::MAX)
                 .max(1)
         }),
-        no_stdin: request.stdin.is_empty() && !request.stdin_open,
+        no_stdin: request.terminal.is_none() && request.stdin.is_empty() && !request.stdin_open,
         replay_bytes: 0,
         // Another one's comes beside its output, as it takes it.
         stdin: match keep {
@@ -426,65 +443,8 @@ pub(crate) fn as_start(id: String, request: &ExecRequest, keep: bool) -> Start {
             false => Bytes::new(),
         },
         stdin_open: request.stdin_open,
+        terminal_output: keep && request.terminal.is_some(),
     }
-}
-
-/// The beginnings of a command's outputs.
-struct Kept<R> {
-    stdout: BytesMut,
-    stderr: BytesMut,
-    room: R,
-    full: bool,
-    truncated: bool,
-}
-
-impl<R: AsyncFnMut(&[u8]) -> bool> Kept<R> {
-    async fn keep(&mut self, of: fn(&mut Self) -> &mut BytesMut, data: &[u8]) {
-        let begin = data.len().min(OUTPUT_LIMIT - of(self).len());
-        if begin > 0 && !self.full {
-            self.full = !(self.room)(&data[..begin]).await;
-        }
-        let begin = if self.full { 0 } else { begin };
-        self.truncated |= data.len() > begin;
-        of(self).extend_from_slice(&data[..begin]);
-    }
-}
-
-/// Reads a command's events to their end and keeps the beginning of its outputs, as far as there is room.
-async fn collect(
-    mut events: BoxStream<'static, Result<CommandEvent>>,
-    room: impl AsyncFnMut(&[u8]) -> bool,
-) -> Result<ExecOutcome> {
-    let (mut exec_id, mut exit) = (String::new(), None::<ExecExit>);
-    let mut kept = Kept {
-        stdout: BytesMut::new(),
-        stderr: BytesMut::new(),
-        room,
-        full: false,
-        truncated: false,
-    };
-    while let Some(event) = events.next().await {
-        match event? {
-            CommandEvent::Started { exec_id: id } => exec_id = id,
-            CommandEvent::Stdout(data) => kept.keep(|kept| &mut kept.stdout, &data).await,
-            CommandEvent::Stderr(data) => kept.keep(|kept| &mut kept.stderr, &data).await,
-            CommandEvent::Skipped(_) => kept.truncated = true,
-            CommandEvent::Resized(_) => {}
-            CommandEvent::Exit(it) => exit = Some(it),
-        }
-    }
-    if let Some(message) = exit.as_ref().and_then(|exit| exit.message.as_ref()) {
-        let line = format!("{message}\n");
-        kept.keep(|kept| &mut kept.stderr, line.as_bytes()).await;
-    }
-    Ok(ExecOutcome {
-        exec_id,
-        truncated: kept.truncated || exit.as_ref().is_some_and(|exit| exit.truncated),
-        exit,
-        stdout: kept.stdout.freeze(),
-        stderr: kept.stderr.freeze(),
-        version: None,
-    })
 }
 
 fn exec_info(process: proto::ProcessInfo) -> ExecInfo {

@@ -66,7 +66,10 @@ pub use data::{
 };
 pub use disk::Reserve;
 pub use error::{Cause, Error, ErrorKind, Result};
-pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
+pub use exec::{
+    CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, OutputGap, OutputPosition,
+    OutputStream, TerminalInfo,
+};
 pub use faults::FAULT_POINTS;
 pub use files::{
     ChangeFile, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles,

@@ -58,7 +58,7 @@ impl TerminalSize {
         self.rows
     }
 
-    fn wire(self) -> proto::TerminalSize {
+    pub(crate) fn wire(self) -> proto::TerminalSize {
         proto::TerminalSize {
             columns: self.columns,
             rows: self.rows,
@@ -196,6 +196,7 @@ impl Workspaces {
             replay: true,
             follow: true,
             terminal: room.map(TerminalSize::wire),
+            ..Attach::default()
         });
         connect(call, session.to_owned(), first).await
     }
@@ -248,6 +249,7 @@ fn as_start(id: String, request: TerminalRequest) -> Start {
         // No size is the agent's default.
         terminal: Some(size.map_or_else(proto::TerminalSize::default, TerminalSize::wire)),
         no_stdin: false,
+        terminal_output: false,
         ..exec::as_start(id, &command, true)
     }
 }

@@ -555,7 +555,7 @@ async fn outputs_that_come_at_the_end_are_counted_before_a_command_starts() {
     };
     let mut asked = Vec::new();
     let w = &world.workspaces;
-    let room = async |data: &[u8]| {
+    let room = async |data: &[u8], _: &[u8]| {
         asked.push((
             data.len(),
             world.memory.take_calls().contains(&"tasks.exec"),

@@ -11,6 +11,7 @@ use botstead_bridge::{Failure, FailureKind};
 use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -31,6 +32,8 @@ pub(super) struct Control {
     /// One writer at a time, for a whole message: two never mix.
     input: Arc<tokio::sync::Mutex<Option<End>>>,
     terminal: Mutex<Option<End>>,
+    /// The last byte that was written to its input.
+    last_byte: AtomicU8,
     /// How often all input that waited was discarded.
     discarded: watch::Sender<u64>,
     over: watch::Sender<bool>,
@@ -103,6 +106,7 @@ impl Control {
             killer,
             input: Arc::new(tokio::sync::Mutex::new(input)),
             terminal: Mutex::new(terminal),
+            last_byte: AtomicU8::new(b'\n'),
             discarded: watch::Sender::new(0),
             over: watch::Sender::new(false),
         };
@@ -155,6 +159,7 @@ impl Control {
             let mut input = self.input.lock().await;
             let end = input.as_ref().ok_or_else(no_input)?;
             let done = stream::write_all(end, data).await;
+            self.wrote(data);
             done.map_err(|_| {
                 *input = None;
                 no_input()
@@ -177,11 +182,19 @@ impl Control {
             return;
         };
         let mut over = self.over.subscribe();
+        self.wrote(&data);
+        let end_of_input = match stays_open {
+            true => None,
+            false => self.end_of_terminal_input(),
+        };
         tokio::spawn(async move {
             let write = async {
                 if let Some(end) = input.as_ref() {
                     let done = stream::write_all(end, &data).await;
-                    if done.is_err() || !stays_open {
+                    if let (Ok(()), Some(characters)) = (done, end_of_input) {
+                        // One that ended needs none.
+                        let _ = stream::write_all(end, &characters).await;
+                    } else if done.is_err() || !stays_open {
                         *input = None;
                     }
                 }
@@ -195,11 +208,10 @@ impl Control {
 
     /// Ends its input. A terminal is sent the character that means it.
     pub(super) async fn close_input(&self) {
-        let terminal = lock(&self.terminal).clone();
-        if let Some(terminal) = terminal {
-            if let Ok(character) = pty::end_of_input(terminal.as_fd()) {
+        if lock(&self.terminal).is_some() {
+            if let Some(characters) = self.end_of_terminal_input() {
                 // That it has none any more is what is wanted.
-                let typed = self.typed(Bytes::copy_from_slice(&[character]), false);
+                let typed = self.typed(characters, false);
                 let _ = self.write(&typed).await;
             }
             return;
@@ -210,6 +222,25 @@ impl Control {
             _ = close => {}
             _ = over.wait_for(|over| *over) => {}
         }
+    }
+
+    fn wrote(&self, data: &[u8]) {
+        if let Some(last) = data.last() {
+            self.last_byte.store(*last, Ordering::Relaxed);
+        }
+    }
+
+    /// What ends a terminal's input. Within a line the character passes on what there is of that, and only
+    /// the next one means the end (termios(3), VEOF).
+    fn end_of_terminal_input(&self) -> Option<Bytes> {
+        let terminal = lock(&self.terminal);
+        let character = pty::end_of_input(terminal.as_ref()?.as_fd()).ok()?;
+        let last = self.last_byte.load(Ordering::Relaxed);
+        let count = match last == character || matches!(last, b'\n' | b'\r') {
+            true => 1,
+            false => 2,
+        };
+        Some(vec![character; count].into())
     }
 
     /// Gives its terminal another size, where it has one.

@@ -66,6 +66,8 @@ struct State {
     exit: Option<Exit>,
     ended_at: Option<SystemTime>,
     active: Instant,
+    /// Somebody has seen its output to its end.
+    read: bool,
 }
 
 /// How far a viewer is.
@@ -101,9 +103,13 @@ pub(super) enum Step {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) replay: bool,
+    /// Where a replay begins; see [`Kept::reaches`].
+    pub(super) from: Position,
     pub(super) follow: bool,
     /// What the viewer has room for, of a terminal.
     pub(super) room: Option<Size>,
+    /// Whether the viewer reads what it gets, and did not only start the process.
+    pub(super) reads: bool,
 }
 
 /// What a caller said about a process, for those who look at it later.
@@ -116,20 +122,35 @@ pub(super) struct About {
     pub(super) replay_bytes: u64,
 }
 
-/// How many arguments a list shows, and their bytes together: hundreds of processes have to fit into
-/// one message.
+/// How many arguments a list shows, and their bytes together.
 const SHOWN_ARGUMENTS: usize = 64;
 const SHOWN_BYTES: usize = 4 << 10;
+/// The bytes of all arguments in a list, which has to fit into one message.
+const LISTED_BYTES: usize = 2 << 20;
 
-fn shown(args: &[Bytes]) -> Vec<Bytes> {
-    let mut left = SHOWN_BYTES;
+/// Shows less of each process's arguments where there are too many.
+pub(super) fn shorten(processes: &mut [ProcessInfo]) {
+    let most = LISTED_BYTES / processes.len().max(1);
+    if most < SHOWN_BYTES {
+        for process in processes {
+            process.args = shown(&process.args, most);
+        }
+    }
+}
+
+fn shown(args: &[Bytes], most: usize) -> Vec<Bytes> {
+    let mut left = most;
     let fits = |argument: &&Bytes| {
         let rest = left.checked_sub(argument.len() + 1);
         left = rest.unwrap_or(0);
         rest.is_some()
     };
     let shown = args.iter().take(SHOWN_ARGUMENTS);
-    shown.take_while(fits).cloned().collect()
+    // Copies: an argument that came in a message would hold all of that.
+    shown
+        .take_while(fits)
+        .map(|argument| Bytes::copy_from_slice(argument))
+        .collect()
 }
 
 impl Kept {
@@ -143,7 +164,7 @@ impl Kept {
         };
         Self {
             id: about.id,
-            args: about.args,
+            args: shown(&about.args, SHOWN_BYTES),
             terminal: about.terminal.is_some(),
             started_at: SystemTime::now(),
             began: now,
@@ -158,6 +179,7 @@ impl Kept {
                 exit: None,
                 ended_at: None,
                 active: now,
+                read: false,
             }),
             changed: Notify::new(),
             taken: Notify::new(),
@@ -185,7 +207,17 @@ impl Kept {
     /// Memory that it holds.
     pub(super) fn bytes(&self) -> usize {
         let state = lock(&self.state);
-        state.replay.bytes() + state.last_screen.len()
+        let args: usize = self.args.iter().map(Bytes::len).sum();
+        state.replay.bytes() + state.last_screen.len() + args
+    }
+
+    /// Somebody has seen its output to its end.
+    pub(super) fn read_to_end(&self) {
+        lock(&self.state).read = true;
+    }
+
+    pub(super) fn was_read(&self) -> bool {
+        lock(&self.state).read
     }
 
     /// What can be done to it.
@@ -245,7 +277,7 @@ impl Kept {
         };
         ProcessInfo {
             id: self.id.clone(),
-            args: shown(&self.args),
+            args: self.args.clone(),
             pid,
             running: state.exit.is_none(),
             terminal: self.terminal,
@@ -296,12 +328,31 @@ impl Kept {
         }
     }
 
+    /// Whether its output has come so far that a replay can begin there.
+    ///
+    /// # Errors
+    /// `INVALID`.
+    pub(super) fn reaches(&self, position: Position) -> Result<(), Failure> {
+        let [out, err] = lock(&self.state).replay.end();
+        if position == [0, 0] || !self.terminal && position[0] <= out && position[1] <= err {
+            return Ok(());
+        }
+        let words = if self.terminal {
+            "the output of a terminal has no offsets".to_owned()
+        } else {
+            format!(
+                "offset is beyond the output, which has {out} bytes of stdout and {err} of stderr"
+            )
+        };
+        Err(Failure::new(FailureKind::Invalid, words))
+    }
+
     /// Lets a viewer in, from the beginning of what is held or from now on.
     pub(super) fn watch(self: &Arc<Self>, wanted: Wanted) -> Watch {
         let mut state = lock(&self.state);
         let end = state.replay.end();
         let position = if wanted.replay && !self.terminal {
-            [0, 0]
+            wanted.from
         } else {
             end
         };
@@ -325,6 +376,7 @@ impl Kept {
             stop_at: (!wanted.follow).then_some(end),
             // Its screen is empty and its bytes are all still to come.
             wants_screen: wanted.replay && self.terminal && end != [0, 0],
+            reads: wanted.reads,
         }
     }
 
@@ -422,6 +474,7 @@ pub(super) struct Watch {
     position: Position,
     stop_at: Option<Position>,
     wants_screen: bool,
+    reads: bool,
 }
 
 impl Watch {
@@ -482,6 +535,13 @@ impl Watch {
             }
             (None, Some(exit)) => Step::Done(Some(exit.clone())),
             (None, None) => Step::Wait,
+        }
+    }
+
+    /// It was told how the process ended, after all of its output.
+    pub(super) fn saw_end(&self) {
+        if self.reads {
+            self.kept.read_to_end();
         }
     }
 

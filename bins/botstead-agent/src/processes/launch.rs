@@ -391,7 +391,7 @@ fn failed(error: &io::Error, program: &OsStr, launch: &Launch) -> Result<Launche
             );
         }
     }
-    let shown = program.to_string_lossy();
+    let shown: String = program.to_string_lossy().chars().take(200).collect();
     match errno {
         Errno::AGAIN | Errno::NOMEM => failure(
             FailureKind::Limit,

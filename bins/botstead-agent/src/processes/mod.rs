@@ -45,6 +45,7 @@ use registry::{Registry, Reservation};
 use rustix::process::Rlimit;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -160,16 +161,18 @@ impl ProcessesService {
         caller: mpsc::Sender<Reply>,
         input: Streaming<RunInput>,
     ) {
+        // What has a terminal and is no terminal to look at is a command like others.
+        let terminal = start.terminal.filter(|_| !start.terminal_output);
         let about = About {
             id: start.id,
             args: start.args,
-            terminal: start.terminal.map(Size::from),
+            terminal: terminal.map(Size::from),
             replay_bytes: start.replay_bytes,
         };
         let id = about.id.clone();
         let (kept, output) = match process {
             Begun::Running(control, output) => {
-                if !start.stdin.is_empty() {
+                if !start.stdin.is_empty() || start.terminal_output && !start.stdin_open {
                     control.begin_input(start.stdin, start.stdin_open);
                 }
                 (Arc::new(Kept::new(about, Some(control))), Some(output))
@@ -183,8 +186,11 @@ impl ProcessesService {
         reservation.keep(&kept);
         let watch = kept.watch(Wanted {
             replay: true,
+            from: [0, 0],
             follow: true,
-            room: Size::said(start.terminal),
+            room: Size::said(terminal),
+            // Who opens a terminal looks at it.
+            reads: terminal.is_some(),
         });
         let viewer = tokio::spawn(view::view(watch, caller, input));
         if let Some(output) = output {
@@ -203,10 +209,14 @@ impl ProcessesService {
 
     fn attach(&self, attach: &Attach) -> Result<kept::Watch, Failure> {
         let kept = self.registry.kept(&attach.id)?;
+        let from = [attach.stdout_offset, attach.stderr_offset];
+        kept.reaches(from)?;
         Ok(kept.watch(Wanted {
             replay: attach.replay,
+            from,
             follow: attach.follow,
             room: Size::said(attach.terminal),
+            reads: true,
         }))
     }
 }
@@ -216,12 +226,20 @@ impl Settings {
         identity::look_up(if user.is_empty() { &self.user } else { user })
     }
 
+    /// The home of somebody else than the workspace's own user, whose home is the folder of the bot's files.
+    fn home<'a>(&self, identity: &'a identity::Identity) -> Option<&'a Path> {
+        let own = self.identity("");
+        let is_own = own.is_ok_and(|own| own.uid == identity.uid);
+        identity.home.as_deref().filter(|_| !is_own)
+    }
+
     fn prepare(&self, start: Start) -> Result<Launch, Failure> {
         let identity = self.identity(&start.user)?;
         let terminal = start.terminal.map(Size::from);
+        let home = self.home(&identity);
         let environment = self
             .environment
-            .of(&identity, terminal.is_some(), &start.env)?;
+            .of(&identity, home, terminal.is_some(), &start.env)?;
         let mut args: Vec<_> = start
             .args
             .iter()
@@ -333,12 +351,9 @@ impl Processes for ProcessesService {
         &self,
         _request: Request<ListProcessesRequest>,
     ) -> Result<Response<ListProcessesReply>, Status> {
-        let mut processes: Vec<_> = self
-            .registry
-            .list()
-            .iter()
-            .map(|kept| kept.info())
-            .collect();
+        let kept = self.registry.list();
+        let mut processes: Vec<_> = kept.iter().map(|kept| kept.info()).collect();
+        kept::shorten(&mut processes);
         processes.sort_by(|a, b| (a.started_at_ms, &a.id).cmp(&(b.started_at_ms, &b.id)));
         Ok(Response::new(ListProcessesReply { processes }))
     }

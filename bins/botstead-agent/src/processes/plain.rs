@@ -65,6 +65,7 @@ pub(super) fn exit(outcome: Outcome, began: Instant) -> Exit {
         truncated: false,
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         message: String::new(),
+        output_incomplete: outcome.incomplete,
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) trait Sink: Sync {
 pub(super) struct Outcome {
     pub(super) code: u32,
     pub(super) timed_out: bool,
+    /// An output was open still when what came after the end was not waited for any more.
+    pub(super) incomplete: bool,
 }
 
 /// Carries output until the end. `None`: nobody wanted the process any more, and it was killed.
@@ -91,21 +93,28 @@ pub(super) async fn pump(
         tokio::task::yield_now().await;
     }
     // The grace is over. What lies there now still belongs to the program: it waited for room.
+    let mut incomplete = false;
     while after_end < AFTER_END && !ends.is_empty() {
         tokio::select! {
-            () = sink.gone() => return code.map(|code| Outcome { code, timed_out }),
+            () = sink.gone() => break,
             () = sink.room() => {}
         }
         let (stream, end) = &ends[0];
         match stream::read(end, sink.most(), |data| sink.put(*stream, data)) {
             Read::Data(count) => after_end += count,
-            Read::Nothing | Read::End => {
+            read @ (Read::Nothing | Read::End) => {
+                incomplete |= read == Read::Nothing;
                 ends.swap_remove(0);
             }
         }
         tokio::task::yield_now().await;
     }
-    code.map(|code| Outcome { code, timed_out })
+    incomplete |= !ends.is_empty();
+    code.map(|code| Outcome {
+        code,
+        timed_out,
+        incomplete,
+    })
 }
 
 /// Drops what still comes while the process is being ended: one that waits for room could not put its

@@ -1,17 +1,24 @@
-//! The processes by the ids that callers gave them: those that run, and the last kept ones that
-//! ended.
+//! The processes by the ids that callers gave them: those that run, and kept ones that ended, for a
+//! while.
 
 use super::control::Control;
 use super::kept::Kept;
 use crate::children::lock;
 use botstead_bridge::{Failure, FailureKind};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Ended processes that are remembered, and the memory that their outputs may take together. The one
-/// that ended first is forgotten first.
-const MOST_ENDED: usize = 64;
+/// How long an ended process is remembered: one whose output somebody read to its end,
+const READ_STAYS: Duration = Duration::from_secs(60 * 60);
+/// and one that nobody did.
+const UNREAD_STAYS: Duration = Duration::from_secs(24 * 60 * 60);
+/// The memory that their outputs may take together, and how many there may be, which bounds the memory for
+/// the rest. Those that were read are forgotten before those that were not, and in the order in which they
+/// ended.
 const MOST_ENDED_BYTES: usize = 64 << 20;
+const MOST_ENDED: usize = 1024;
 /// Kept processes that may run: a bound to the memory of the agent.
 const MOST_KEPT: usize = 512;
 const LONGEST_ID: usize = 64;
@@ -26,7 +33,13 @@ pub(super) struct Registry {
 struct Slots {
     by_id: HashMap<String, Slot>,
     /// In the order in which they ended.
-    ended: VecDeque<String>,
+    ended: VecDeque<Ended>,
+}
+
+#[derive(Debug)]
+struct Ended {
+    kept: Arc<Kept>,
+    at: Instant,
 }
 
 #[derive(Debug, Clone)]
@@ -44,7 +57,47 @@ pub(super) struct Reservation {
     kept: bool,
 }
 
+impl Slots {
+    /// Forgets what ended too long ago.
+    fn forget_old(&mut self, now: Instant) {
+        let by_id = &mut self.by_id;
+        self.ended.retain(|ended| {
+            let stays = match ended.kept.was_read() {
+                true => READ_STAYS,
+                false => UNREAD_STAYS,
+            };
+            let stays = now.saturating_duration_since(ended.at) < stays;
+            if !stays {
+                by_id.remove(ended.kept.id());
+            }
+            stays
+        });
+    }
+
+    /// Forgets as many as there are too many, but not the one that ended just now.
+    fn make_room(&mut self) {
+        let mut bytes: usize = self.ended.iter().map(|ended| ended.kept.bytes()).sum();
+        while self.ended.len() > MOST_ENDED || bytes > MOST_ENDED_BYTES {
+            let Some(others) = self.ended.len().checked_sub(1).filter(|others| *others > 0) else {
+                return;
+            };
+            let mut others = self.ended.iter().take(others);
+            let index = others.position(|ended| ended.kept.was_read()).unwrap_or(0);
+            if let Some(Ended { kept, .. }) = self.ended.remove(index) {
+                self.by_id.remove(kept.id());
+                bytes = bytes.saturating_sub(kept.bytes());
+            }
+        }
+    }
+}
+
 impl Registry {
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        let mut slots = lock(&self.slots);
+        slots.forget_old(Instant::now());
+        slots
+    }
+
     /// Takes an id.
     ///
     /// # Errors
@@ -60,7 +113,7 @@ impl Registry {
                 "an id is 1 to 64 letters, digits and hyphens",
             ));
         }
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots();
         if slots.by_id.contains_key(id) {
             return Err(Failure::new(
                 FailureKind::AlreadyExists,
@@ -90,7 +143,7 @@ impl Registry {
     /// # Errors
     /// `NOT_FOUND`.
     pub(super) fn kept(&self, id: &str) -> Result<Arc<Kept>, Failure> {
-        match lock(&self.slots).by_id.get(id) {
+        match self.slots().by_id.get(id) {
             Some(Slot::Kept(kept)) => Ok(Arc::clone(kept)),
             _ => Err(not_found(id)),
         }
@@ -101,7 +154,7 @@ impl Registry {
     /// # Errors
     /// `NOT_FOUND`, or `ENDED`.
     pub(super) fn control(&self, id: &str) -> Result<Arc<Control>, Failure> {
-        let slot = lock(&self.slots).by_id.get(id).cloned();
+        let slot = self.slots().by_id.get(id).cloned();
         match slot {
             Some(Slot::Plain(control)) => Ok(control),
             Some(Slot::Kept(kept)) => kept.control().cloned(),
@@ -111,7 +164,7 @@ impl Registry {
 
     /// All kept processes, the one that was started last first.
     pub(super) fn list(&self) -> Vec<Arc<Kept>> {
-        let slots = lock(&self.slots);
+        let slots = self.slots();
         let kept = slots.by_id.values().filter_map(|slot| match slot {
             Slot::Kept(kept) => Some(Arc::clone(kept)),
             _ => None,
@@ -144,28 +197,15 @@ impl Registry {
         running.collect()
     }
 
-    /// A kept process has ended. Forgets those that ended long ago.
+    /// A kept process has ended. Forgets others where there is no room for all.
     pub(super) fn ended(&self, id: &str) {
-        let mut slots = lock(&self.slots);
-        let slots = &mut *slots;
-        if !matches!(slots.by_id.get(id), Some(Slot::Kept(_))) {
-            // It was removed.
-            return;
-        }
-        slots.ended.push_back(id.to_owned());
-        let bytes_of = |id: &String| match slots.by_id.get(id) {
-            Some(Slot::Kept(kept)) => kept.bytes(),
-            _ => 0,
-        };
-        let mut bytes: usize = slots.ended.iter().map(bytes_of).sum();
-        while slots.ended.len() > MOST_ENDED || (bytes > MOST_ENDED_BYTES && slots.ended.len() > 1)
-        {
-            let Some(oldest) = slots.ended.pop_front() else {
-                break;
-            };
-            if let Some(Slot::Kept(kept)) = slots.by_id.remove(&oldest) {
-                bytes = bytes.saturating_sub(kept.bytes());
-            }
+        let mut slots = self.slots();
+        // It may have been removed.
+        if let Some(Slot::Kept(kept)) = slots.by_id.get(id) {
+            let kept = Arc::clone(kept);
+            let at = Instant::now();
+            slots.ended.push_back(Ended { kept, at });
+            slots.make_room();
         }
     }
 
@@ -173,7 +213,7 @@ impl Registry {
     pub(super) fn remove(&self, id: &str) {
         let mut slots = lock(&self.slots);
         slots.by_id.remove(id);
-        slots.ended.retain(|ended| ended != id);
+        slots.ended.retain(|ended| ended.kept.id() != id);
     }
 }
 
@@ -257,30 +297,73 @@ mod tests {
         }
     }
 
+    fn ids(registry: &Registry) -> Vec<String> {
+        let kept = lock(&registry.slots)
+            .by_id
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>();
+        let mut kept = kept;
+        kept.sort();
+        kept
+    }
+
     #[test]
-    fn the_last_that_ended_are_remembered() {
+    fn ended_ones_are_remembered_for_a_while() {
         let registry = Arc::new(Registry::default());
         let running = kept(&registry, "running", 10);
-        for number in 0..70 {
+        let read = kept(&registry, "read", 10);
+        for number in 0..500 {
             let process = kept(&registry, &format!("p{number}"), 10);
             end(&registry, &process);
         }
-        assert_eq!(registry.list().len(), 65);
-        assert!(registry.kept("p5").is_err());
-        assert!(registry.kept("p6").is_ok());
-        assert!(registry.kept(running.id()).is_ok());
+        end(&registry, &read);
+        read.read_to_end();
+        running.read_to_end();
+        assert_eq!(registry.list().len(), 502);
+        let later = |time| lock(&registry.slots).forget_old(Instant::now() + time);
+        let second = Duration::from_secs(1);
+        later(READ_STAYS - second);
+        assert_eq!(registry.list().len(), 502);
+        later(READ_STAYS + second);
+        assert_eq!(registry.list().len(), 501);
+        assert!(registry.kept("read").is_err());
+        later(UNREAD_STAYS + second);
+        assert_eq!(ids(&registry), ["running"]);
+        assert!(lock(&registry.slots).ended.is_empty());
+    }
+
+    #[test]
+    fn those_that_were_read_make_room_first() {
+        let registry = Arc::new(Registry::default());
+        let _running = kept(&registry, "running", 10);
+        for number in 0..MOST_ENDED + 1 {
+            let process = kept(&registry, &format!("p{number:04}"), 10);
+            end(&registry, &process);
+        }
+        assert_eq!(registry.list().len(), MOST_ENDED + 1);
+        assert!(registry.kept("p0000").is_err());
+        for read in ["p0004", "p0002"] {
+            registry.kept(read).unwrap().read_to_end();
+        }
+        for number in 0..3 {
+            let process = kept(&registry, &format!("q{number}"), 10);
+            end(&registry, &process);
+        }
+        let there = |id: &str| registry.kept(id).is_ok();
+        assert_eq!(
+            ["p0001", "p0002", "p0003", "p0004"].map(there),
+            [false, false, true, false]
+        );
         // Large ones push out the small ones before them, and never themselves.
         for number in 0..5 {
             let process = kept(&registry, &format!("big{number}"), 16 << 20);
             end(&registry, &process);
+            if number == 3 {
+                process.read_to_end();
+            }
         }
-        let mut left: Vec<_> = registry
-            .list()
-            .iter()
-            .map(|kept| kept.id().to_owned())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["big1", "big2", "big3", "big4", "running"]);
+        assert_eq!(ids(&registry), ["big0", "big1", "big2", "big4", "running"]);
     }
 
     #[test]

@@ -41,7 +41,11 @@ async fn send_all(mut watch: Watch, viewer: &mpsc::Sender<Reply>) -> Result<(), 
             }) => {
                 if skipped > 0 {
                     truncated = true;
-                    send(message(Output::Skipped(skipped))).await?;
+                    let skipped = match stream {
+                        Stream::Out => Output::Skipped(skipped),
+                        Stream::Err => Output::SkippedStderr(skipped),
+                    };
+                    send(message(skipped)).await?;
                 }
                 if !data.is_empty() {
                     send(data_of(stream, data)).await?;
@@ -65,6 +69,7 @@ async fn send_all(mut watch: Watch, viewer: &mpsc::Sender<Reply>) -> Result<(), 
                 if let Some(mut exit) = exit {
                     exit.truncated |= truncated;
                     send(message(Output::Exit(exit))).await?;
+                    watch.saw_end();
                 }
                 return Ok(());
             }

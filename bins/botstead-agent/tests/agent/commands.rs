@@ -1,6 +1,6 @@
 //! Commands whose output goes to their caller.
 
-use super::workspace::{Workspace, command, status, variable, wait_until};
+use super::workspace::{Workspace, command, kept, status, variable, wait_until};
 use botstead_bridge::FailureKind;
 use botstead_bridge::proto::run_input::{Input, Start};
 use botstead_bridge::proto::{HealthRequest, RemoveProcessRequest, SignalRequest};
@@ -429,14 +429,35 @@ async fn a_background_child_that_keeps_the_pipes_does_not_keep_the_caller() {
         .await;
     let took = began.elapsed();
     assert_eq!((seen.code(), seen.text().as_str()), (3, "all of it\n"));
+    assert!(seen.exit.as_ref().unwrap().output_incomplete);
     assert!((90..1000).contains(&took.as_millis()), "{took:?}");
     // It lives on: the command has ended, and nobody left.
     assert_eq!(workspace.count("sleep 605"), 1);
+    // What comes soon after the end is waited for, and then there is nothing to say.
+    let line = "(while kill -0 $$; do :; done; echo late) 2>/dev/null & echo first";
+    let mut whole = 0;
+    for _ in 0..20 {
+        for start in [command(&["sh", "-c", line]), kept(&["sh", "-c", line])] {
+            let seen = workspace.run(start).await;
+            // A machine that is busy may take longer, which is said then.
+            if !seen.exit.as_ref().unwrap().output_incomplete {
+                assert_eq!(seen.text(), "first\nlate\n");
+                whole += 1;
+            }
+        }
+    }
+    assert!(whole > 0);
+    let seen = workspace
+        .run(kept(&["sh", "-c", "echo first; (sleep 5; echo late) & :"]))
+        .await;
+    assert_eq!(seen.text(), "first\n");
+    assert!(seen.exit.unwrap().output_incomplete);
     // One that floods does not either, and what the command itself wrote is whole.
     let began = Instant::now();
     let line = "yes background & head -c 60000 /dev/zero; exit 4";
     let seen = workspace.run(command(&["sh", "-c", line])).await;
     assert_eq!(seen.code(), 4);
+    assert!(seen.exit.as_ref().unwrap().output_incomplete);
     assert_eq!(
         seen.stdout.iter().filter(|byte| **byte == 0).count(),
         60_000

@@ -13,7 +13,7 @@ fn attach(id: &str, replay: bool, follow: bool) -> Attach {
         id: id.to_owned(),
         replay,
         follow,
-        terminal: None,
+        ..Attach::default()
     }
 }
 
@@ -168,6 +168,55 @@ async fn goes_on_without_its_caller_and_is_replayed() {
     assert_eq!(taken.kind, FailureKind::AlreadyExists);
 }
 
+/// Each viewer begins where the one before left, and both outputs come in their order.
+#[tokio::test]
+async fn a_replay_begins_where_it_is_asked_to() {
+    let workspace = Workspace::start(&[]);
+    let script =
+        "echo one; echo two >&2; read line; echo three; read line; head -c 2000000 /dev/zero";
+    let start = kept(&["sh", "-c", script]);
+    let id = start.id.clone();
+    let mut call = workspace.begin(start).await;
+    call.until("both", |seen| {
+        seen.stdout.len() == 4 && seen.stderr.len() == 4
+    })
+    .await;
+    let from = |out: u64, err: u64| Attach {
+        stdout_offset: out,
+        stderr_offset: err,
+        ..attach(&id, true, true)
+    };
+    let mut second = workspace.attach(from(2, 4)).await;
+    second.until_text("e\n").await;
+    let refused = workspace.call(Input::Attach(from(5, 0))).await;
+    let refused = refused.err().unwrap();
+    assert_eq!(refused.kind, FailureKind::Invalid);
+    assert!(refused.message.contains("4 bytes of stdout"), "{refused:?}");
+    write(&workspace, &id, "\n", false).await.unwrap();
+    second.until_text("three\n").await;
+    assert_eq!(
+        (second.seen.text().as_str(), second.seen.stderr.len()),
+        ("e\nthree\n", 0)
+    );
+    drop(second);
+    write(&workspace, &id, "\n", true).await.unwrap();
+    assert_eq!(call.finish().await.code(), 0);
+    // What is not held any more is counted from the place that was asked for.
+    let seen = workspace.attach(from(10, 0)).await.finish().await;
+    assert_eq!(seen.skipped + seen.stdout.len() as u64, 2_000_000);
+    assert_eq!(
+        (seen.stdout.len(), seen.stderr.as_slice()),
+        (1 << 20, &b"two\n"[..])
+    );
+    let seen = workspace.attach(from(2_000_009, 4)).await.finish().await;
+    assert_eq!((seen.stdout.len(), seen.skipped, seen.code()), (1, 0, 0));
+    let seen = workspace.attach(from(2_000_010, 4)).await.finish().await;
+    assert_eq!(
+        (seen.stdout.len(), seen.stderr.len(), seen.code()),
+        (0, 0, 0)
+    );
+}
+
 #[tokio::test]
 async fn is_removed_with_its_tree() {
     let workspace = Workspace::start(&[]);
@@ -201,6 +250,49 @@ async fn is_removed_with_its_tree() {
     assert_eq!(remove(&id).await, Ok(4));
     let gone = workspace.call(Input::Attach(attach(&id, true, true))).await;
     assert_eq!(gone.err().unwrap().kind, FailureKind::NotFound);
+}
+
+/// What was read is forgotten first. The caller of its start does not count as a reader.
+#[tokio::test]
+async fn what_ended_is_kept_until_it_was_read() {
+    let workspace = Workspace::start(&[]);
+    let large = |number: u32| Start {
+        replay_bytes: 16 << 20,
+        id: format!("large{number}"),
+        ..kept(&["head", "-c", "16777216", "/dev/zero"])
+    };
+    let mut first = true;
+    for number in 0..5 {
+        workspace.run(large(number)).await;
+        wait_until("its end", async || {
+            let list = list(&workspace).await;
+            let id = format!("large{number}");
+            list.iter()
+                .any(|process| process.id == id && !process.running)
+        })
+        .await;
+        if std::mem::take(&mut first) {
+            continue;
+        }
+        let id = format!("large{number}");
+        workspace
+            .attach(attach(&id, true, true))
+            .await
+            .finish()
+            .await;
+    }
+    let mut left: Vec<_> = list(&workspace).await.into_iter().map(|it| it.id).collect();
+    left.sort();
+    // Three have room; those that were read went first.
+    assert_eq!(left.first().unwrap(), "large0");
+    assert!(!left.contains(&"large1".to_owned()), "{left:?}");
+    assert_eq!(left.last().unwrap(), "large4");
+    // There is room for great numbers of small ones, and arguments of any length do not add up.
+    let long = "x".repeat(100_000);
+    let many = (0..200).map(|_| workspace.run(kept(&["true", long.as_str()])));
+    futures_util::future::join_all(many).await;
+    let listed = list(&workspace).await;
+    assert!(listed.len() > 200, "{}", listed.len());
 }
 
 #[tokio::test]

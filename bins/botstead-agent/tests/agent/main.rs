@@ -14,6 +14,7 @@ mod init;
 mod kept;
 mod limits;
 mod measure;
+mod surroundings;
 mod table;
 mod terminals;
 mod workspace;

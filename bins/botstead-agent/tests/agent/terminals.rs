@@ -19,7 +19,7 @@ fn attach(id: &str) -> Attach {
         id: id.to_owned(),
         replay: true,
         follow: true,
-        terminal: None,
+        ..Attach::default()
     }
 }
 

@@ -352,7 +352,7 @@ impl Call {
             Output::Started(started) => self.seen.pid = started.pid,
             Output::Stdout(data) => self.seen.stdout.extend_from_slice(&data),
             Output::Stderr(data) => self.seen.stderr.extend_from_slice(&data),
-            Output::Skipped(bytes) => self.seen.skipped += bytes,
+            Output::Skipped(bytes) | Output::SkippedStderr(bytes) => self.seen.skipped += bytes,
             Output::Exit(exit) => self.seen.exit = Some(exit),
             Output::Resized(size) => self.seen.size = Some((size.columns, size.rows)),
         }

@@ -49,6 +49,90 @@ async fn output_streams_while_a_command_runs() {
 }
 
 #[tokio::test]
+async fn a_command_can_have_a_terminal() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let client = &workspace.client;
+    let path = |id: &str, rest: &str| format!("{}/exec/{id}{rest}", workspace.path);
+    let body = json!({
+        "command": "test -t 0 && test -t 1 && test -t 2 && stty size; echo error >&2; read line; echo got $line; cat",
+        "tty": true, "cols": 120, "rows": 40, "stdin": "word\n",
+    });
+    // The echo comes when it was typed, which may be before all else.
+    let check = |done: &Value| {
+        let shown = done["stdout"].as_str().unwrap();
+        for line in ["40 120\r\n", "error\r\n", "word\r\n", "got word\r\n"] {
+            assert!(shown.contains(line), "{done}");
+        }
+        assert_eq!(
+            (&done["stderr"], &done["exit_code"]),
+            (&json!(""), &json!(0))
+        );
+    };
+    check(&workspace.exec(body.clone()).await.ok());
+    let mut detached = body;
+    detached["detach"] = json!(true);
+    let started = workspace.exec(detached).await.ok();
+    let id = started["exec_id"].as_str().unwrap();
+    check(&client.get(&path(id, "?follow=true")).await.ok());
+    let listed = client.get(&format!("{}/exec", workspace.path)).await.ok();
+    assert_eq!(listed["items"][0]["exec_id"], id);
+    let terminals = client
+        .get(&format!("{}/terminal/sessions", workspace.path))
+        .await;
+    assert_eq!(terminals.ok()["items"], json!([]));
+    // It is typed into while it runs, also an interrupt.
+    let line =
+        "trap 'echo interrupted; exit 5' INT; stty -echo; echo up; while :; do sleep 0.05; done";
+    let body = json!({"command": line, "tty": true, "stdin_open": true, "detach": true});
+    let started = workspace.exec(body).await.ok();
+    let id = started["exec_id"].as_str().unwrap();
+    loop {
+        let done = client.get(&path(id, "")).await.ok();
+        if done["stdout"].as_str().unwrap().contains("up") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client
+        .post(&path(id, "/stdin"), json!({"data": "\u{3}"}))
+        .await
+        .ok();
+    let done = client.get(&path(id, "?follow=true")).await.ok();
+    assert!(
+        done["stdout"]
+            .as_str()
+            .unwrap()
+            .ends_with("interrupted\r\n"),
+        "{done}"
+    );
+    assert_eq!(done["exit_code"], 5);
+    workspace
+        .exec(json!({"command": "true", "rows": 10}))
+        .await
+        .refused(400, "invalid_value");
+}
+
+#[tokio::test]
+async fn another_user_has_their_own_home() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let line = "echo 'ann:x:1234:1234::/home/ann:/bin/sh' >> /etc/passwd";
+    workspace.sh(line).await;
+    for (user, env, expected) in [
+        (json!(null), json!({}), "/data"),
+        (json!("0"), json!({}), "/data"),
+        (json!("ann"), json!({}), "/home/ann"),
+        (json!("1234:0"), json!({}), "/home/ann"),
+        (json!("ann"), json!({"HOME": "/tmp"}), "/tmp"),
+    ] {
+        let body = json!({"command": "echo $HOME", "user": user, "env": env});
+        let done = workspace.exec(body).await.ok();
+        assert_eq!(done["stdout"], format!("{expected}\n"), "{user}");
+    }
+}
+
+#[tokio::test]
 async fn detached_commands_are_followed_fed_and_ended() {
     let server = Server::start().await;
     let workspace = server.client.running().await;

@@ -28,6 +28,7 @@ mod inside;
 mod kill_matrix;
 mod live;
 mod main_job;
+mod outputs;
 mod recovery;
 mod refusals;
 mod registries;

@@ -17,10 +17,11 @@ use actix_web::{HttpRequest, HttpResponse, post, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use botstead_types::{BotId, InvalidValue, VersionNumber};
-use botstead_workspace::{ExecOutcome, ExecRequest};
+use botstead_workspace::{ExecOutcome, ExecRequest, OutputGap, TerminalSize};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::str::Utf8Error;
 use std::time::Duration;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -47,7 +48,8 @@ struct Exec {
     /// Variables beside the image's.
     #[serde(default)]
     env: Option<BTreeMap<String, String>>,
-    /// Who runs it, such as `user`, `uid` or `uid:gid`; the image's user when absent.
+    /// Who runs it, such as `user`, `uid` or `uid:gid`; the image's user when absent, whose HOME is `/data`.
+    /// Another one's is their own, as `/etc/passwd` has it, unless `env` says otherwise.
     #[serde(default)]
     user: Option<String>,
     /// What it reads, as text. Its input ends after that, also where nothing is given.
@@ -56,8 +58,21 @@ struct Exec {
     /// Keep its input open after that, for `POST /exec/{exec_id}/stdin`.
     #[serde(default)]
     stdin_open: bool,
-    /// After this many seconds it is ended with its children, by SIGTERM and 3 s later by SIGKILL; no limit
-    /// when absent.
+    /// Run it in a pseudo-terminal: `stdout` is then all that the terminal shows, with its own ends of lines and
+    /// the input that it echoes, and `stderr` is empty. The end of its input is the terminal's character for
+    /// that, and it is ended by hanging up.
+    #[serde(default)]
+    tty: bool,
+    /// The terminal's columns, only with `tty`; 80 when absent.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000)]
+    cols: Option<u32>,
+    /// The terminal's rows, only with `tty`; 24 when absent.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 500)]
+    rows: Option<u32>,
+    /// After this many seconds it is ended with its children, by SIGTERM, or SIGHUP with `tty`, and 3 s later
+    /// by SIGKILL; no limit when absent.
     #[serde(default)]
     #[schema(exclusive_minimum = 0)]
     timeout_seconds: Option<f64>,
@@ -113,6 +128,33 @@ impl Encoding {
         }
     }
 
+    /// The same with a gap: where that is in what is given, and how much it leaves out. Characters that it
+    /// cuts are left out whole.
+    fn encode_around(self, bytes: &[u8], gap: Option<OutputGap>) -> (String, Option<OutputGap>) {
+        let (Self::Utf8, Some(gap)) = (self, gap) else {
+            return (self.encode(bytes), gap);
+        };
+        let (before, after) = bytes.split_at(gap.at.min(bytes.len()));
+        let cut = before.utf8_chunks().last().map_or(0, |last| {
+            let invalid = last.invalid();
+            let is_cut = |error: Utf8Error| error.error_len().is_none();
+            match str::from_utf8(invalid).is_err_and(is_cut) {
+                true => invalid.len(),
+                false => 0,
+            }
+        });
+        let rest = after
+            .iter()
+            .take(3)
+            .take_while(|byte| **byte & 0xc0 == 0x80);
+        let rest = rest.count();
+        let mut text = self.encode(&before[..before.len() - cut]);
+        let at = text.len();
+        text.push_str(&String::from_utf8_lossy(&after[rest..]));
+        let bytes = gap.bytes.saturating_add((cut + rest) as u64);
+        (text, Some(OutputGap { at, bytes }))
+    }
+
     /// The most memory that output takes until it is sent: as it comes, as text and in the reply, where a
     /// control character takes six bytes and what is not UTF-8 three.
     fn most(self, data: &[u8]) -> usize {
@@ -149,8 +191,19 @@ impl TryFrom<Exec> for ExecRequest {
                     InvalidValue::new("timeout_seconds", &given, reason)
                 })
         });
+        let terminal = match (body.tty, body.cols, body.rows) {
+            (false, None, None) => None,
+            (false, Some(size), _) => return Err(only_with_tty("cols", size)),
+            (false, None, Some(size)) => return Err(only_with_tty("rows", size)),
+            (true, cols, rows) => {
+                let cols = cols.unwrap_or(TerminalSize::DEFAULT.columns());
+                let rows = rows.unwrap_or(TerminalSize::DEFAULT.rows());
+                Some(TerminalSize::new(cols, rows)?)
+            }
+        };
         Ok(Self {
             command,
+            terminal,
             cwd: body.cwd.filter(|cwd| !cwd.is_empty()),
             env: body.env.unwrap_or_default(),
             user: body.user.filter(|user| !user.is_empty()),
@@ -162,6 +215,10 @@ impl TryFrom<Exec> for ExecRequest {
     }
 }
 
+fn only_with_tty(field: &'static str, size: u32) -> InvalidValue {
+    InvalidValue::new(field, &size.to_string(), "it must only be given with tty")
+}
+
 /// What a command did.
 #[derive(Serialize, ToSchema)]
 struct ExecReply {
@@ -171,12 +228,32 @@ struct ExecReply {
     /// found, 126 when it could not be executed. Absent while a detached command runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<u32>,
-    /// What it wrote to its standard output, up to one MiB, or less when memory is short.
+    /// What it wrote to its standard output, up to one MiB, or less when memory is short. Of more it has
+    /// what came first and what came last; `stdout_omitted_at` says where one ends and the other begins.
     stdout: String,
-    /// What it wrote to its standard error, up to one MiB, or less when memory is short.
+    /// What it wrote to its standard error, in the same way.
     stderr: String,
     /// Whether output was dropped.
     truncated: bool,
+    /// How many bytes of standard output are left out of `stdout`, all in one place; absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_omitted_bytes: Option<u64>,
+    /// Where they are left out: after so many bytes of `stdout`, counted in its UTF-8, or decoded from
+    /// base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_omitted_at: Option<u64>,
+    /// How many bytes of standard error are left out of `stderr`, all in one place; absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_omitted_bytes: Option<u64>,
+    /// Where they are left out: after so many bytes of `stderr`, counted in its UTF-8, or decoded from
+    /// base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_omitted_at: Option<u64>,
+    /// `true` when something that it started held its output open after its end, so that more may have been
+    /// written than was waited for; absent otherwise.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schema(required = false)]
+    output_incomplete: bool,
     /// Whether it was ended because its time was over.
     timed_out: bool,
     /// `true` when the kernel killed a process of the workspace for lack of memory while it ran; absent
@@ -193,6 +270,9 @@ struct ExecReply {
     /// The version that was made first, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
+    /// Only of a detached command: given as `offset`, only what comes after this reply is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_offset: Option<String>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -202,17 +282,25 @@ fn is_false(value: &bool) -> bool {
 impl ExecReply {
     fn new(outcome: ExecOutcome, encoding: Encoding) -> Self {
         let exit = outcome.exit.as_ref();
+        let (stdout, out_gap) = encoding.encode_around(&outcome.stdout, outcome.stdout_gap);
+        let (stderr, err_gap) = encoding.encode_around(&outcome.stderr, outcome.stderr_gap);
         Self {
             exec_id: outcome.exec_id,
             exit_code: exit.map(|exit| exit.code),
-            stdout: encoding.encode(&outcome.stdout),
-            stderr: encoding.encode(&outcome.stderr),
+            stdout,
+            stderr,
             truncated: outcome.truncated,
+            stdout_omitted_bytes: out_gap.map(|gap| gap.bytes),
+            stdout_omitted_at: out_gap.map(|gap| gap.at as u64),
+            stderr_omitted_bytes: err_gap.map(|gap| gap.bytes),
+            stderr_omitted_at: err_gap.map(|gap| gap.at as u64),
+            output_incomplete: exit.is_some_and(|exit| exit.output_incomplete),
             timed_out: exit.is_some_and(|exit| exit.timed_out),
             oom: exit.is_some_and(|exit| exit.out_of_memory),
             duration_ms: exit.map_or(0, |exit| milliseconds(exit.duration)),
             running: exit.is_none(),
             version: outcome.version.map(VersionNumber::get),
+            next_offset: None,
         }
     }
 }
@@ -233,8 +321,8 @@ struct Detached {
 /// The reply comes when it ended. With `Accept: text/event-stream` it is a stream of events, one JSON
 /// object per `data:` line: `{"type":"started","exec_id"}`, then `{"type":"stdout","data"}` and
 /// `{"type":"stderr","data"}` with base64 as they come, then `{"type":"exit","exit_code","timed_out",
-/// "truncated","oom"?,"duration_ms"}` or `{"type":"error",..}`; nothing is dropped: a command that writes
-/// faster than the client reads waits. A client that leaves, or a timeout, ends the command with its
+/// "truncated","output_incomplete"?,"oom"?,"duration_ms"}` or `{"type":"error",..}`; nothing is dropped: a
+/// command that writes faster than the client reads waits. A client that leaves, or a timeout, ends the command with its
 /// children: by SIGTERM, and 3 s later by SIGKILL.
 ///
 /// With `detach` the reply is 202 with the id at once, and the command goes on by itself.
@@ -332,6 +420,35 @@ mod tests {
     }
 
     #[test]
+    fn a_terminal_has_a_size() {
+        let size = |body: Value| {
+            let mut all = json!({"command": "x"});
+            all.as_object_mut()
+                .unwrap()
+                .extend(body.as_object().unwrap().clone());
+            let terminal = request(all)?.terminal;
+            Ok::<_, String>(terminal.map(|size| (size.columns(), size.rows())))
+        };
+        assert_eq!(size(json!({})), Ok(None));
+        assert_eq!(size(json!({"tty": false})), Ok(None));
+        assert_eq!(size(json!({"tty": true})), Ok(Some((80, 24))));
+        assert_eq!(size(json!({"tty": true, "cols": 100})), Ok(Some((100, 24))));
+        assert_eq!(size(json!({"tty": true, "rows": 5})), Ok(Some((80, 5))));
+        let refused = size(json!({"cols": 100})).unwrap_err();
+        assert!(
+            refused.contains("cols") && refused.contains("with tty"),
+            "{refused}"
+        );
+        for bad in [
+            json!({"rows": 5}),
+            json!({"tty": true, "cols": 0}),
+            json!({"tty": true, "rows": 501}),
+        ] {
+            assert!(size(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn no_output_takes_more_than_is_counted() {
         let every: Vec<u8> = (0..=u8::MAX).collect();
         let texts = [
@@ -354,6 +471,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_gap_cuts_no_character_and_is_where_it_is_said_to_be() {
+        let around = |encoding: Encoding, before: &[u8], after: &[u8]| {
+            let gap = OutputGap {
+                at: before.len(),
+                bytes: 100,
+            };
+            let (text, gap) = encoding.encode_around(&[before, after].concat(), Some(gap));
+            let gap = gap.unwrap();
+            (text, gap.at, gap.bytes)
+        };
+        let utf8 = |before: &[u8], after: &[u8]| around(Encoding::Utf8, before, after);
+        let text = |text: &str| text.to_owned();
+        assert_eq!(utf8(b"one", b"two"), (text("onetwo"), 3, 100));
+        assert_eq!(utf8(b"", b"two"), (text("two"), 0, 100));
+        assert_eq!(utf8("\u{e4}".as_bytes(), b"x"), (text("\u{e4}x"), 2, 100));
+        assert_eq!(utf8(b"a\xf0\x9f\x98", b"\x80b"), (text("ab"), 1, 104));
+        assert_eq!(utf8(b"a\xe4", b"\xb8\x96b"), (text("ab"), 1, 103));
+        // What is not UTF-8 is replaced, and the place is that in what is given.
+        assert_eq!(
+            utf8(b"\xffa\xff", b"b"),
+            (text("\u{fffd}a\u{fffd}b"), 7, 100)
+        );
+        let base64 = around(Encoding::Base64, b"a\xe4", b"\xb8");
+        assert_eq!(base64, (STANDARD.encode(b"a\xe4\xb8"), 2, 100));
     }
 
     #[test]

@@ -438,6 +438,19 @@ async fn commands_keep_no_more_of_their_outputs_than_there_is_memory() {
     }
 }
 
+/// It says no revision of the protocol, as an agent that runs since before there were any.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_from_before_is_not_asked_for_what_it_would_ignore() {
+    let (api, _, container) = start().await;
+    let path = format!("{container}/exec");
+    let tty = json!({"command": "top", "tty": true, "detach": true});
+    let follow = format!("{path}/an-id?offset=1-0");
+    for refused in [api.post(&path, tty).await, api.get(&follow).await] {
+        refused.expect_problem(409, "agent_outdated");
+        assert!(refused.text.contains("stop and start"), "{}", refused.text);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_of_files_that_became_shorter_breaks_off() {
     let (api, _, container) = start().await;

@@ -1,7 +1,7 @@
 //! What the use cases on commands take and give.
 
 use crate::terminal::TerminalSize;
-use botstead_types::VersionNumber;
+use botstead_types::{InvalidValue, VersionNumber};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
@@ -23,7 +23,11 @@ pub struct ExecRequest {
     /// Its input stays open after that, for [`crate::Workspaces::write_exec`]. Otherwise it ends there, also
     /// where nothing is given.
     pub stdin_open: bool,
-    /// After this it is ended with its children: asked, and killed 3 s later; no limit when absent.
+    /// Run it in a terminal of this size. Its standard output is then all that the terminal shows, and
+    /// nothing comes as standard error; the end of its input is the character that means it.
+    pub terminal: Option<TerminalSize>,
+    /// After this it is ended with its children: asked, in a terminal by hanging up, and killed 3 s later; no
+    /// limit when absent.
     pub timeout: Option<Duration>,
     /// Make a version first.
     pub snapshot_before: bool,
@@ -39,6 +43,9 @@ pub struct ExecExit {
     pub timed_out: bool,
     /// Whether output was dropped.
     pub truncated: bool,
+    /// Whether something that it started had an output of it open still when it had ended, so that more may
+    /// have been written than was waited for.
+    pub output_incomplete: bool,
     /// How long it ran.
     pub duration: Duration,
     /// Whether the kernel killed a process of the workspace for lack of memory while it ran. Not known
@@ -53,16 +60,40 @@ pub struct ExecExit {
 pub struct ExecOutcome {
     /// Its id.
     pub exec_id: String,
-    /// What it wrote to its standard output, up to the limit.
+    /// What it wrote to its standard output, up to the limit: of more what came first and what came last.
     pub stdout: Bytes,
-    /// What it wrote to its standard error, up to the limit.
+    /// What it wrote to its standard error, in the same way.
     pub stderr: Bytes,
+    /// What is left out of `stdout`, where that is known.
+    pub stdout_gap: Option<OutputGap>,
+    /// What is left out of `stderr`, where that is known.
+    pub stderr_gap: Option<OutputGap>,
     /// How it ended; `None` while a detached one runs.
     pub exit: Option<ExecExit>,
     /// Whether output was dropped.
     pub truncated: bool,
+    /// Where the outputs ended, with all that is left out of them.
+    pub end: OutputPosition,
     /// The version that was made first, where that was asked for.
     pub version: Option<VersionNumber>,
+}
+
+/// What is left out of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputGap {
+    /// How many of the bytes that are kept come before it.
+    pub at: usize,
+    /// How many bytes are left out there.
+    pub bytes: u64,
+}
+
+/// One of a command's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output, and all that a terminal shows.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// What a command reports while it runs: `Started` first, `Exit` last.
@@ -77,12 +108,78 @@ pub enum CommandEvent {
     Stdout(Bytes),
     /// It wrote to its standard error.
     Stderr(Bytes),
-    /// So many bytes of output are missing here.
-    Skipped(u64),
+    /// Output is missing here.
+    Skipped {
+        /// Of which output.
+        stream: OutputStream,
+        /// So many bytes.
+        bytes: u64,
+    },
     /// The terminal has another size than this viewer said last, or than it was told last.
     Resized(TerminalSize),
     /// It ended.
     Exit(ExecExit),
+}
+
+/// A place in a command's outputs: how many bytes of each lie before it. As text `STDOUT-STDERR`, such as
+/// `1024-0`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutputPosition {
+    /// Bytes of standard output, and of all that a terminal shows.
+    pub stdout: u64,
+    /// Bytes of standard error.
+    pub stderr: u64,
+}
+
+impl OutputPosition {
+    /// Moves behind what an event has or leaves out.
+    pub fn pass(&mut self, event: &CommandEvent) {
+        let (place, bytes) = match event {
+            CommandEvent::Stdout(data) => (&mut self.stdout, data.len() as u64),
+            CommandEvent::Stderr(data) => (&mut self.stderr, data.len() as u64),
+            CommandEvent::Skipped {
+                stream: OutputStream::Stdout,
+                bytes,
+            } => (&mut self.stdout, *bytes),
+            CommandEvent::Skipped {
+                stream: OutputStream::Stderr,
+                bytes,
+            } => (&mut self.stderr, *bytes),
+            CommandEvent::Started { .. } | CommandEvent::Resized(_) | CommandEvent::Exit(_) => {
+                return;
+            }
+        };
+        // The agent says how much is left out.
+        *place = place.saturating_add(bytes);
+    }
+}
+
+impl std::fmt::Display for OutputPosition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.stdout, self.stderr)
+    }
+}
+
+impl std::str::FromStr for OutputPosition {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let number = |text: &str| {
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|_| digits)
+        };
+        text.split_once('-')
+            .and_then(|(stdout, stderr)| {
+                Some(Self {
+                    stdout: number(stdout)?,
+                    stderr: number(stderr)?,
+                })
+            })
+            .ok_or_else(|| {
+                let reason = "it must be the bytes of stdout and of stderr, such as 1024-0";
+                InvalidValue::new("offset", text, reason)
+            })
+    }
 }
 
 /// A list of what the agent tells, as much of it as is taken.
@@ -128,4 +225,24 @@ pub struct TerminalInfo {
     pub idle: Duration,
     /// Its exit code, once it ended.
     pub exit_code: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_two_numbers() {
+        let position = |text: &str| text.parse::<OutputPosition>().ok();
+        let expected = OutputPosition {
+            stdout: 1024,
+            stderr: 7,
+        };
+        assert_eq!(position("1024-7"), Some(expected));
+        assert_eq!(position(&expected.to_string()), Some(expected));
+        for bad in ["", "1", "-", "1-", "-1", "1-2-3", "+1-2", "a-b", "1 -2"] {
+            assert_eq!(position(bad), None, "{bad:?}");
+        }
+        assert_eq!(position("18446744073709551616-0"), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! A call of the agent's `Run`: what goes to a process and what comes from it.
 
-use super::model::{CommandEvent, ExecExit};
+use super::model::{CommandEvent, ExecExit, OutputStream};
 use crate::agent::{DEADLINE, answered, failed};
 use crate::files::chunks;
 use crate::terminal::TerminalSize;
@@ -92,7 +92,14 @@ fn event(output: Output) -> Option<CommandEvent> {
         },
         Output::Stdout(data) => CommandEvent::Stdout(data),
         Output::Stderr(data) => CommandEvent::Stderr(data),
-        Output::Skipped(bytes) => CommandEvent::Skipped(bytes),
+        Output::Skipped(bytes) => CommandEvent::Skipped {
+            stream: OutputStream::Stdout,
+            bytes,
+        },
+        Output::SkippedStderr(bytes) => CommandEvent::Skipped {
+            stream: OutputStream::Stderr,
+            bytes,
+        },
         // A size that none is, is no news.
         Output::Resized(size) => {
             CommandEvent::Resized(TerminalSize::new(size.columns, size.rows).ok()?)
@@ -111,6 +118,7 @@ impl From<proto::run_output::Exit> for ExecExit {
             code: exit.code,
             timed_out: exit.timed_out,
             truncated: exit.truncated,
+            output_incomplete: exit.output_incomplete,
             duration: std::time::Duration::from_millis(exit.duration_ms),
             out_of_memory: false,
             message: (!message.is_empty()).then_some(message),

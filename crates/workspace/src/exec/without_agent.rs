@@ -1,8 +1,8 @@
 //! Commands on a backend that gives no way to the agent: its own exec runs them, and only the form
 //! that answers at the end exists.
 
-use super::OUTPUT_LIMIT;
-use super::model::{ExecExit, ExecOutcome, ExecRequest};
+use super::model::{ExecExit, ExecOutcome, ExecRequest, OutputPosition};
+use super::output::OUTPUT_LIMIT;
 use crate::service::Workspaces;
 use crate::spec::DATA_PATH;
 use crate::{Error, Result};
@@ -19,17 +19,21 @@ impl Workspaces {
         bot: BotId,
         request: ExecRequest,
         version: Option<VersionNumber>,
-        mut room: impl AsyncFnMut(&[u8]) -> bool,
+        mut room: impl AsyncFnMut(&[u8], &[u8]) -> bool,
     ) -> Result<ExecOutcome> {
         if request.stdin_open {
             let words = "this backend cannot keep a command's input open";
+            return Err(Error::Unsupported(words.to_owned()));
+        }
+        if request.terminal.is_some() {
+            let words = "this backend cannot run a command in a terminal";
             return Err(Error::Unsupported(words.to_owned()));
         }
         let inner = &self.inner;
         let record = inner.required_record(bot).await?;
         let image = inner.resolved(&record.image).await?;
         // What it prints comes at its end, and is in memory until then: of all bytes NUL takes most to pass on.
-        let output_limit = match room(&vec![0; 2 * OUTPUT_LIMIT]).await {
+        let output_limit = match room(&vec![0; 2 * OUTPUT_LIMIT], &[]).await {
             true => OUTPUT_LIMIT,
             false => 0,
         };
@@ -39,12 +43,20 @@ impl Workspaces {
         match inner.runtime.tasks.exec(&record.container, exec).await {
             Ok(output) => Ok(ExecOutcome {
                 exec_id: super::new_id(),
+                end: OutputPosition {
+                    stdout: output.stdout.len() as u64,
+                    stderr: output.stderr.len() as u64,
+                },
                 stdout: output.stdout,
                 stderr: output.stderr,
                 truncated: output.truncated,
+                // It keeps what came first and does not count the rest.
+                stdout_gap: None,
+                stderr_gap: None,
                 exit: Some(ExecExit {
                     code: output.exit_code,
                     timed_out: output.timed_out,
+                    output_incomplete: false,
                     truncated: output.truncated,
                     duration: began.elapsed(),
                     out_of_memory: inner.killed_since(bot, kills).await,

@@ -1,6 +1,7 @@
 //! Detached commands: list, follow, write to, signal, remove.
 
-use super::{Encoding, ExecReply, events, milliseconds};
+use super::events::{self, Place};
+use super::{Encoding, ExecReply, milliseconds};
 use crate::auth::Caller;
 use crate::context::RequestId;
 use crate::extract::{Body, IdOf, QueryOf, flag, wants_events};
@@ -12,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use botstead_types::{BotId, InvalidValue};
-use botstead_workspace::ExecInfo;
+use botstead_workspace::{ExecInfo, OutputPosition};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
@@ -64,7 +65,10 @@ impl From<ExecInfo> for ExecShape {
     }
 }
 
-/// The detached commands of a workspace: those that run, and the last that ended.
+/// The detached commands of a workspace: those that run, and those that ended.
+///
+/// One that ended is kept for an hour, or for a day where nobody read its output to its end. Outputs of ended
+/// ones have 64 MiB together and there are at most 1,024: those that were read make room first.
 #[utoipa::path(
     tag = "exec",
     params(("bot_id" = Uuid, Path, description = "The bot.")),
@@ -95,6 +99,11 @@ pub(super) struct FollowQuery {
     #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
     follow: bool,
+    /// Begin after so many bytes of standard output and of standard error, such as `1024-0`: the `id` of an
+    /// event, or the `next_offset` of a reply. Output that is not kept any more is counted as left out.
+    #[serde(default)]
+    #[param(required = false)]
+    offset: Option<String>,
     /// How `stdout` and `stderr` are given: `utf-8` or `base64`. An event stream is always base64.
     #[serde(default)]
     #[param(inline)]
@@ -104,19 +113,24 @@ pub(super) struct FollowQuery {
 /// What is held of a detached command's output.
 ///
 /// With `follow` the reply comes when it ended. With `Accept: text/event-stream` the output is a
-/// stream of events as that of a command that is run; `{"type":"skipped","bytes"}` stands where
-/// output was dropped because too much came before anybody looked.
+/// stream of events as that of a command that is run; `{"type":"skipped","stream":"stdout"|"stderr","bytes"}`
+/// stands where output was dropped because too much came before anybody looked. Each event has an `id`, and a
+/// request with that as `Last-Event-ID` goes on behind it: nothing comes twice, and nothing is left out untold.
+/// `Last-Event-ID` comes before `offset`.
 #[utoipa::path(
     tag = "exec",
     params(
         ("bot_id" = Uuid, Path, description = "The bot."),
         ("exec_id" = String, Path, description = "The command."),
+        ("Last-Event-ID" = Option<String>, Header, description = "Only for events: the `id` of the last one that the client has."),
         FollowQuery
     ),
     responses(
         (status = 200, body = ExecReply),
+        (status = 204, description = "Only for events: the client has had the last one."),
+        (status = 400, description = "`invalid_value`: the offset has not the form of one, or is beyond the output."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `exec_not_found`."),
-        (status = 409, description = "`workspace_not_running`."),
+        (status = 409, description = "`workspace_not_running`; `agent_outdated`: its agent is older than the server and knows no offsets."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -130,26 +144,59 @@ pub(super) async fn get_exec(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let exec = exec_id(&request);
-    let FollowQuery { follow, encoding } = query.0;
+    let FollowQuery {
+        follow,
+        offset,
+        encoding,
+    } = query.0;
+    let offset = offset.filter(|offset| !offset.is_empty());
+    let from: OutputPosition = offset.map_or(Ok(OutputPosition::default()), |it| it.parse())?;
     let workspaces = &state.services.workspaces;
     if wants_events(&request) {
+        let last: Option<Place> = last_event_id(&request)?;
+        let place = last.unwrap_or(Place {
+            output: from,
+            ended: false,
+        });
+        let follow = follow && !place.ended;
         let events = workspaces
-            .follow_exec(&caller.actor, id.0, exec, follow)
+            .follow_exec(&caller.actor, id.0, exec, place.output, follow)
             .await?;
+        if place.ended {
+            return Ok(HttpResponse::NoContent().finish());
+        }
         // Of a command that runs, without `follow`, there is no last event.
-        let steps = events::steps(events).chain(stream::once(async { Step::End }));
+        let steps = events::steps_from(events, place, last.is_some())
+            .chain(stream::once(async { Step::End }));
         return Ok(sse::reply(&state, &caller, request_id, steps.boxed()));
     }
     let mut room = state.memory.room(Some(caller.user));
     let growing = room.growing(|data| encoding.most(data));
     let outcome = workspaces
-        .exec_outcome(&caller.actor, id.0, exec, follow, growing)
+        .exec_outcome(&caller.actor, id.0, exec, from, follow, growing)
         .await?;
     // It can be asked for again, and must not look like output that is lost.
     if let Some(problem) = room.refused() {
         return Err(problem);
     }
-    Ok(room.held_by(HttpResponse::Ok().json(ExecReply::new(outcome, encoding))))
+    let next_offset = Some(outcome.end.to_string());
+    let reply = ExecReply {
+        next_offset,
+        ..ExecReply::new(outcome, encoding)
+    };
+    Ok(room.held_by(HttpResponse::Ok().json(reply)))
+}
+
+/// The last event that the client has; the header of a browser that has none is empty.
+fn last_event_id(request: &HttpRequest) -> Result<Option<Place>, InvalidValue> {
+    let Some(value) = request.headers().get("Last-Event-ID") else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    match text.is_empty() {
+        true => Ok(None),
+        false => text.parse().map(Some),
+    }
 }
 
 fn exec_id(request: &HttpRequest) -> &str {

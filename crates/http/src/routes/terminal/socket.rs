@@ -91,7 +91,7 @@ impl Socket {
                     }
                     Ok(
                         CommandEvent::Started { .. }
-                        | CommandEvent::Skipped(_)
+                        | CommandEvent::Skipped { .. }
                         | CommandEvent::Resized(_),
                     ) => Ok(()),
                     Err(_) => break,
