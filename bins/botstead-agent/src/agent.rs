@@ -46,6 +46,7 @@ impl Agent for AgentService {
             version: VERSION.to_owned(),
             uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
             running: u32::try_from(self.children.running()).unwrap_or(u32::MAX),
+            files_take_users: true,
         }))
     }
 }

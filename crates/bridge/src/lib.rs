@@ -33,6 +33,9 @@ pub mod proto {
 /// same release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The metadata in which a call of the service `Files` names the user with whose rights it is done.
+pub const USER: &str = "botstead-user-bin";
+
 /// How much of a call's stream may be under way unread, for both sides. It bounds the memory of a
 /// call that is not read, and of all of them together.
 pub const STREAM_WINDOW: u32 = 256 << 10;

@@ -68,8 +68,9 @@ pub use error::{Cause, Error, ErrorKind, Result};
 pub use exec::{CommandEvent, ExecExit, ExecInfo, ExecOutcome, ExecRequest, Listed, TerminalInfo};
 pub use faults::FAULT_POINTS;
 pub use files::{
-    ChangeFile, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles,
-    ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
+    ChangeFile, FileActor, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart,
+    ListFiles, ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent,
+    WriteFile,
 };
 pub use image_change::ImageChange;
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};

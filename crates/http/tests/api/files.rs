@@ -507,3 +507,29 @@ async fn text_says_its_charset_and_sources_are_text() {
         assert_eq!(reply.header("content-type"), kind, "{name}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_agent_is_not_asked_to_do_it_as_a_user() {
+    // The agent of these tests does not say that it knows users.
+    let world = World::new().await;
+    let path = world.put("note", "content");
+    let read = format!("{}/read?path={path}", world.fs);
+    world.api.get(&read).await.expect(200);
+    world.api.get(&format!("{read}&user=")).await.expect(200);
+    let refused = world.api.get(&format!("{read}&user=1000")).await;
+    let refused = refused.expect_problem(501, "unsupported");
+    let words = refused["detail"].as_str().unwrap();
+    assert!(words.contains("stop and start the workspace"), "{words}");
+    let body = json!({"path": path, "content": "x", "user": "1000"});
+    let refused = world.api.post(&format!("{}/write", world.fs), body).await;
+    refused.expect_problem(501, "unsupported");
+    assert_eq!(
+        std::fs::read_to_string(world.at("note")).unwrap(),
+        "content"
+    );
+    let long = world
+        .api
+        .get(&format!("{read}&user={}", "x".repeat(256)))
+        .await;
+    long.expect_problem(400, "invalid_value");
+}

@@ -102,7 +102,7 @@ pub(super) fn begin(request: SearchRequest) -> Result<Searching> {
 }
 
 impl Searching {
-    /// Counts a file that is not searched, or not to its end.
+    /// Counts a file that is not searched, or not to its end, or a directory that cannot be read.
     fn skip(&mut self, path: Vec<u8>, reason: Reason) {
         if reason == Reason::Unreadable {
             self.done.unreadable += 1;
@@ -237,7 +237,7 @@ impl Searching {
                     return Err(super::failure::changed(&path));
                 }
                 Err(_) => {
-                    self.done.unreadable += 1;
+                    self.skip(child(&self.place, walk.path()), Reason::Unreadable);
                     walk.give_up();
                     continue;
                 }
@@ -266,6 +266,7 @@ impl Searching {
     }
 
     fn enter(&mut self, walk: &mut Walk, name: Vec<u8>) {
+        let below = walk.path_to(&name);
         match walk.enter(name) {
             Ok(true) => {
                 if let Some(ignores) = &mut self.ignores {
@@ -274,7 +275,7 @@ impl Searching {
                 }
             }
             Ok(false) => {}
-            Err(_) => self.done.unreadable += 1,
+            Err(_) => self.skip(child(&self.place, &below), Reason::Unreadable),
         }
     }
 }
