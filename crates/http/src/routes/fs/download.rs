@@ -5,6 +5,7 @@ use super::conditions::{
 };
 use super::kinds::media_type;
 use super::{UserQuery, attachment, by, name_of};
+use crate::archives::{self, Packing};
 use crate::auth::Caller;
 use crate::extract::{IdOf, QueryOf};
 use crate::paths::QueryPath;
@@ -31,8 +32,9 @@ use tokio_util::io::{ReaderStream, StreamReader};
 /// browser may use a `?ticket=`.
 ///
 /// An archive is of a directory that lives: what is made or vanishes meanwhile is in it or not, and sockets,
-/// devices and pipes are not. When a file became shorter while it was read, or cannot be read, the connection
-/// ends before the archive does.
+/// devices and pipes are not. When a file became shorter while it was read, or cannot be read, the archive ends in
+/// the middle of what packs it: unpacking it is an error. A file that fails on its way has fewer bytes than its
+/// `Content-Length` says, and the connection is cut.
 #[utoipa::path(
     tag = "files",
     params(
@@ -108,12 +110,10 @@ async fn answer(
         };
         name.extend_from_slice(b".tar.gz");
         let mut reply = HttpResponse::Ok();
-        reply
-            .content_type("application/gzip")
-            .insert_header(attachment(&name));
+        reply.insert_header(attachment(&name));
         return Ok(match is_head(request) {
-            true => reply.streaming(nothing()),
-            false => reply.streaming(gzip(archive)),
+            true => archives::send(&mut reply, Packing::Gzip, nothing()),
+            false => archives::send(&mut reply, Packing::Gzip, gzip(archive)),
         });
     }
     let open = async |part| {
