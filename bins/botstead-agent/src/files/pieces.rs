@@ -58,6 +58,17 @@ impl Budget {
         self.is_dropped() || Instant::now() >= self.deadline
     }
 
+    /// One that is never spent but by its caller, who is given as well.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> (Self, Caller) {
+        let caller = Caller::new(Rights::default());
+        let budget = Self {
+            deadline: Instant::now() + Duration::from_secs(3600),
+            dropped: Arc::clone(&caller.dropped),
+        };
+        (budget, caller)
+    }
+
     /// Whether nobody waits for the result any more.
     pub(crate) fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::Relaxed)
@@ -66,7 +77,7 @@ impl Budget {
 
 /// Whose call a piece belongs to: with which rights it runs, and that the call was dropped.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     rights: Rights,
     dropped: Arc<AtomicBool>,
 }

@@ -1,12 +1,13 @@
 //! `Search`: entries by name, lines by content.
 //!
-//! A search has turns of its own: matching a line cannot be interrupted, and however long that takes, it
-//! keeps nobody waiting but other searches. How long is bounded by the size of the pattern.
+//! A search has turns of its own, so that it keeps nobody waiting but other searches. Matching a line ends soon
+//! after its caller left ([`matching`]), and takes a time that the sizes of pattern and line bound.
 
 mod content;
 mod globs;
 mod ignores;
 mod lines;
+mod matching;
 
 use super::entry::{kind, proto_kind};
 use super::failure::{Result, failed};
