@@ -34,7 +34,7 @@ pub struct CheckOptions<'a> {
     /// is only looked at.
     pub merge_into: Option<BorrowedFd<'a>>,
     /// A directory on the filesystem that the archive shall be applied to, which is asked what it takes:
-    /// lengths of files, attributes. Nothing is seen in it. Without one, such is refused when it is
+    /// lengths of files, attributes, targets and numbers of links. Nothing stays in it. Without one, such is refused when it is
     /// applied.
     pub scratch: Option<BorrowedFd<'a>>,
 }
@@ -132,7 +132,7 @@ impl Outline {
     }
 }
 
-/// Reads an archive from its beginning to its end: gzip, zstd or plain tar, whatever it begins with.
+/// Reads an archive from its beginning to its end: gzip, zstd, xz, bzip2 or plain tar, whatever it begins with.
 /// No destination is touched, and nothing is written anywhere.
 ///
 /// Memory: some 40 bytes for each entry and the last part of its name, and buffers.
@@ -189,6 +189,11 @@ where
         if let Some(scratch) = &mut scratch {
             let tried = scratch.length(member.size);
             let tried = tried.and_then(|()| scratch.attributes(kept.iter().copied()));
+            let tried = tried.and_then(|()| match member.kind {
+                Kind::Symlink => scratch.target(&member.link),
+                Kind::HardLink => scratch.links(names.links(node)),
+                _ => Ok(()),
+            });
             tried.map_err(|reason| reader.refuse(reason))?;
         }
         match member.kind {

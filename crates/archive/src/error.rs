@@ -129,8 +129,8 @@ impl fmt::Display for Entry {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Neither gzip nor zstd nor tar.
-    #[error("this is not a tar archive, nor one compressed by gzip or zstd")]
+    /// No tar, plain or packed by what is known here.
+    #[error("this is not a tar archive, nor one packed by gzip, zstd, xz or bzip2")]
     NotAnArchive,
     /// Applied in place of a tree it would only delete.
     #[error("the archive has no entries")]

@@ -41,7 +41,7 @@
 //!
 //! **Archives of others** are taken in the formats of GNU tar (old and PAX, sparse files in all their
 //! versions, labelled, incremental, appended to), bsdtar, Go, Python and the like, plain or packed by
-//! gzip or zstd, also of several members and filled up with zeros. Where a name comes twice the later
+//! gzip, zstd, xz or bzip2, also of several members and filled up with zeros. Where a name comes twice the later
 //! entry wins. Access lists in the text form of `tar --acls` are not applied.
 //!
 //! Blocking; needs root to set owners. Knows nothing of containers, bots or HTTP. Mounts, and all or
@@ -68,7 +68,7 @@ pub use apply::{ApplyMode, Owner, Ownership};
 pub use check::{CheckOptions, Checked, Content, Outline, check};
 pub use compress::Compression;
 pub use error::{Entry, Error, Refusal};
-pub use export::{ExportOptions, ExportReport, export};
+pub use export::{ExportOptions, ExportReport, export, require_importable};
 pub use limits::{Limit, Limits};
 pub use progress::Progress;
 pub use save::save;

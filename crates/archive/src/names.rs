@@ -25,6 +25,8 @@ struct Name {
     parent: Node,
     /// Its last part, in `bytes`.
     start: u32,
+    /// Which file it is a name of, by its place in `files` from 1 on; 0 where it is the only one.
+    file: u32,
     length: u8,
     what: What,
     /// Whether it has an entry of its own, and whether that came before those beneath.
@@ -77,6 +79,8 @@ pub(crate) struct Names {
     /// By parent and last part.
     table: HashTable<Node>,
     hasher: RandomState,
+    /// How many names each file has now that has had several.
+    files: Vec<u32>,
     implied: Vec<Implied>,
     /// How many of them were told.
     told: usize,
@@ -90,6 +94,7 @@ impl Names {
             names: vec![Name {
                 parent: ROOT,
                 start: 0,
+                file: 0,
                 length: 0,
                 what: What::Directory,
                 own: false,
@@ -99,6 +104,7 @@ impl Names {
             bytes: Vec::new(),
             table: HashTable::new(),
             hasher: RandomState::new(),
+            files: Vec::new(),
             implied: Vec::new(),
             told: 0,
             entries: 0,
@@ -117,6 +123,7 @@ impl Names {
             return Err(Refusal::Limit(Limit::NameBytes(limits.name_bytes)));
         }
         let name = clean(&member.name)?;
+        let mut linked = None;
         match member.kind {
             Kind::HardLink => {
                 let target = link_target(&member.link)?;
@@ -135,12 +142,16 @@ impl Names {
                     self.entries += 1;
                     return Ok(found);
                 }
+                linked = Some(found);
             }
             Kind::Symlink => target(&member.link)?,
             _ => {}
         }
         self.entries += 1;
         let node = self.place(&name, member.kind, number, limits)?;
+        if let Some(first) = linked {
+            self.link(first, node);
+        }
         let implied = self.names.len() as u64 - 1;
         if self.entries.max(implied) > limits.entries {
             return Err(Refusal::Limit(Limit::Entries(limits.entries)));
@@ -189,6 +200,7 @@ impl Names {
                     name.what = what;
                     name.own = true;
                     node = found;
+                    self.unlink(node);
                 }
                 (None, false) => {
                     node = self.insert(node, part, What::Directory, false, limits)?;
@@ -228,6 +240,7 @@ impl Names {
             parent,
             // Neither can be too much: see the limit above, and `clean`.
             start: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
+            file: 0,
             length: u8::try_from(part.len()).unwrap_or(u8::MAX),
             what,
             own,
@@ -248,6 +261,35 @@ impl Names {
             hasher.hash_one((name.parent, last_part(bytes, name)))
         });
         Ok(node)
+    }
+
+    /// A name becomes one of another's file.
+    fn link(&mut self, first: Node, node: Node) {
+        let mut file = self.names[first as usize].file;
+        if file == 0 {
+            self.files.push(1);
+            // There are no more of them than names.
+            file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
+            self.names[first as usize].file = file;
+        }
+        self.files[file as usize - 1] += 1;
+        self.names[node as usize].file = file;
+    }
+
+    /// A name is no more one of a file's.
+    fn unlink(&mut self, node: Node) {
+        let file = std::mem::take(&mut self.names[node as usize].file);
+        if file > 0 {
+            self.files[file as usize - 1] -= 1;
+        }
+    }
+
+    /// How many names the file of this name has so far.
+    pub(crate) fn links(&self, node: Node) -> u32 {
+        match self.names[node as usize].file {
+            0 => 1,
+            file => self.files[file as usize - 1],
+        }
     }
 
     fn child(&self, parent: Node, part: &[u8]) -> Option<Node> {
@@ -404,6 +446,36 @@ fn target(link: &[u8]) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::format::Time;
+
+    #[test]
+    fn names_of_a_file_are_counted_as_they_come_and_go() {
+        let mut names = Names::new();
+        let mut add = |name: &str, link: &str| {
+            let kind = match link {
+                "" => Kind::File,
+                _ => Kind::HardLink,
+            };
+            let node = names.add(&member(name, kind, link), 1, &Limits::default());
+            let node = node.unwrap();
+            names.links(node)
+        };
+        for (name, link, count) in [
+            ("a", "", 1),
+            ("b", "a", 2),
+            ("c", "b", 3),
+            ("c", "a", 3),
+            // Another file, which the others are no names of.
+            ("a", "", 1),
+            ("d", "b", 3),
+            ("a", "d", 4),
+            ("a", "a", 4),
+            ("x", "", 1),
+            ("d", "x", 2),
+            ("e", "c", 4),
+        ] {
+            assert_eq!(add(name, link), count, "{name} {link}");
+        }
+    }
 
     fn member(name: &str, kind: Kind, link: &str) -> Member {
         Member {

@@ -459,11 +459,26 @@ fn more_names_than_the_filesystem_takes_are_refused() {
     let first = std::iter::once(Raw::file("a"));
     let links = (0..66_000).map(|number| Raw::link(&format!("h{number}"), b'1', "a"));
     let entries: Vec<_> = first.chain(links).collect();
-    let refused = unpack(&archive(&entries), &to, ApplyMode::Merge);
-    let Err(Error::Refused { reason, .. }) = refused else {
-        panic!("{refused:?}; these tests need ext4 beneath the folder for temporary files");
-    };
-    assert_eq!(reason, Refusal::ManyLinks);
+    let bytes = archive(&entries);
+    let target = File::open(&to).unwrap();
+    let mut options = support::options();
+    options.scratch = Some(target.as_fd());
+    let early = check(Cursor::new(&bytes), &options, &Progress::new()).map(drop);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 0, "nothing was touched");
+    let late = unpack(&bytes, &to, ApplyMode::Merge).map(drop);
+    for refused in [early, late] {
+        let Err(Error::Refused { entry, reason }) = refused else {
+            panic!("{refused:?}; these tests need ext4 beneath the folder for temporary files");
+        };
+        assert_eq!((entry.number, reason), (65_001, Refusal::ManyLinks));
+    }
+    // A target that it does take, of which nothing is left.
+    let long = Raw::link("l", b'2', "").pax(&[("linkpath", &[b'x'; 4000])]);
+    let clean = dir.make("clean");
+    let target = File::open(&clean).unwrap();
+    options.scratch = Some(target.as_fd());
+    check(Cursor::new(archive(&long)), &options, &Progress::new()).unwrap();
+    assert_eq!(fs::read_dir(&clean).unwrap().count(), 0);
 }
 
 #[test]
@@ -490,5 +505,55 @@ fn implied_directories_belong_to_whom_the_caller_says() {
     ] {
         let stat = fs::metadata(to.join(name)).unwrap();
         assert_eq!((stat.uid(), stat.gid()), owner, "{name}");
+    }
+}
+
+#[test]
+fn xz_and_bzip2_are_taken_and_their_bombs_are_not() {
+    let dir = Dir::new();
+    let from = dir.make("from");
+    fs::create_dir(from.join("d")).unwrap();
+    fs::write(from.join("d/file"), "content").unwrap();
+    fs::write(from.join("zeros"), vec![0; 100 << 20]).unwrap();
+    for (option, name) in [("-J", "a.tar.xz"), ("-j", "a.tar.bz2")] {
+        let file = dir.join(name);
+        let (shown, from) = (file.to_str().unwrap(), from.to_str().unwrap());
+        tar(&dir.join("."), &["-C", from, option, "-cf", shown, "."]);
+        let mut bytes = fs::read(&file).unwrap();
+        // What fills up the last block of a tape, in steps of what xz takes.
+        let whole = bytes.clone();
+        bytes.resize(bytes.len().next_multiple_of(10_240), 0);
+        for bytes in [&whole, &bytes] {
+            let to = import(&dir, bytes);
+            assert_eq!(fs::read(to.join("d/file")).unwrap(), b"content");
+            assert_eq!(fs::metadata(to.join("zeros")).unwrap().len(), 100 << 20);
+        }
+        let mut options = support::options();
+        options.limits.disk_bytes = 50 << 20;
+        let refused = check(Cursor::new(&whole), &options, &Progress::new());
+        let Err(Error::Refused { reason, .. }) = refused else {
+            panic!("{name}: {refused:?}");
+        };
+        let limited = matches!(reason, Refusal::Limit(Limit::DiskBytes { .. }));
+        assert!(limited, "{name}: {reason:?}");
+        for end in [whole.len() / 2, whole.len() - 1] {
+            let cut = check(
+                Cursor::new(&whole[..end]),
+                &support::options(),
+                &Progress::new(),
+            );
+            let Err(Error::Refused { reason, .. }) = cut else {
+                panic!("{name}: {cut:?}");
+            };
+            assert_eq!(reason, Refusal::Truncated, "{name}");
+        }
+        let mut damaged = whole.clone();
+        let at = damaged.len() / 2;
+        damaged[at] ^= 1;
+        let damaged = check(Cursor::new(&damaged), &support::options(), &Progress::new());
+        let Err(Error::Refused { reason, .. }) = damaged else {
+            panic!("{name}: {damaged:?}");
+        };
+        assert!(matches!(reason, Refusal::Corrupt(_)), "{name}: {reason:?}");
     }
 }

@@ -37,6 +37,10 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// ignore, where the protocol says since when it is there.
 pub const REVISION: u32 = 1;
 
+/// The metadata in which a call of the service `Files` names the user with whose rights it is done.
+/// Since revision 1.
+pub const USER: &str = "botstead-user-bin";
+
 /// How much of a call's stream may be under way unread, for both sides. It bounds the memory of a
 /// call that is not read, and of all of them together.
 pub const STREAM_WINDOW: u32 = 256 << 10;

@@ -14,6 +14,7 @@
 //! # }
 //! ```
 
+mod archives;
 mod auth;
 mod budget;
 mod client_address;

@@ -375,7 +375,7 @@ fn archive_kind(error: &botstead_archive::Error) -> ErrorKind {
     use botstead_archive::Error as Archive;
     match error {
         error if error.is_disk_full() => ErrorKind::ResourceExhausted,
-        Archive::Refused { .. } => ErrorKind::Unprocessable,
+        Archive::Refused { .. } | Archive::Excess { .. } => ErrorKind::Unprocessable,
         Archive::Cancelled => ErrorKind::Cancelled,
         _ => ErrorKind::Internal,
     }

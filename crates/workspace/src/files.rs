@@ -4,15 +4,18 @@
 //! that is just starting is waited for shortly. Streams have flow control from the disk inside to the
 //! caller, so that their memory does not grow with the file.
 
+mod actor;
 mod model;
 mod transfer;
+
+pub use actor::FileActor;
 
 pub use model::{
     ChangeFile, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles,
     ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
 };
 
-use crate::agent::{AgentCall, DEADLINE, answered, failed, in_time, timed};
+use crate::agent::{AgentCall, DEADLINE, answered, failed, in_time};
 use crate::service::Workspaces;
 use crate::shares::Share;
 use crate::{Error, Result};
@@ -26,7 +29,7 @@ pub(crate) use transfer::chunks;
 
 use model::at;
 use std::time::Duration;
-use tonic::{Request, Status};
+use tonic::Status;
 
 impl Workspaces {
     /// Refuses what an upload of so many bytes would refuse, before they are received: whoever may not
@@ -50,25 +53,38 @@ impl Workspaces {
         inner.refuse_when_closing()
     }
 
-    async fn agent_for(&self, actor: &Actor, action: Action, bot: BotId) -> Result<AgentCall> {
-        self.inner.authorized(actor, action, bot).await?;
-        self.inner.agent(bot).await
+    async fn agent_for(
+        &self,
+        actor: FileActor<'_>,
+        action: Action,
+        bot: BotId,
+    ) -> Result<AgentCall> {
+        actor.check()?;
+        self.inner.authorized(actor.actor, action, bot).await?;
+        actor.known_to(self.inner.agent(bot).await?).await
     }
 
     /// The same for a call that lasts.
-    async fn stream_for(&self, actor: &Actor, action: Action, bot: BotId) -> Result<AgentCall> {
-        self.inner.authorized(actor, action, bot).await?;
-        self.inner.agent_for_long(bot).await
+    async fn stream_for(
+        &self,
+        actor: FileActor<'_>,
+        action: Action,
+        bot: BotId,
+    ) -> Result<AgentCall> {
+        actor.check()?;
+        self.inner.authorized(actor.actor, action, bot).await?;
+        actor.known_to(self.inner.agent_for_long(bot).await?).await
     }
 
     /// One entry. A symlink at the end is followed only when asked.
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`; `Agent`
-    /// with `path_not_found` and others. These are the errors of every call here.
+    /// with `path_not_found` and others, and for an actor with a user `no_such_user` and, where the workspace's
+    /// agent is of an older release, `Unsupported`. These are the errors of every call here.
     pub async fn stat_file(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         follow: bool,
@@ -78,7 +94,7 @@ impl Workspaces {
             at: at(path),
             follow,
         };
-        let entry = answered(call.client.files().stat(timed(request))).await?;
+        let entry = answered(call.client.files().stat(actor.timed(request))).await?;
         Ok(entry.into())
     }
 
@@ -88,7 +104,7 @@ impl Workspaces {
     /// `not_a_directory`; a limit outside of 1 to [`ListFiles::MAX_LIMIT`].
     pub async fn list_files(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         list: ListFiles,
@@ -102,7 +118,7 @@ impl Workspaces {
             after: list.after.unwrap_or_default().into(),
             max_depth: list.max_depth,
         };
-        let page = answered(call.client.files().list(timed(request))).await?;
+        let page = answered(call.client.files().list(actor.timed(request))).await?;
         let entries = page.entries.into_iter().take(list.limit as usize);
         Ok(FileList {
             path: model::path(&page.path),
@@ -117,7 +133,7 @@ impl Workspaces {
     /// `path_exists`, `not_a_directory`.
     pub async fn make_directory(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         parents: bool,
@@ -129,7 +145,8 @@ impl Workspaces {
             mode: None,
         };
         let mut files = call.client.files();
-        let made = async move { files.make_directory(timed(request)).await };
+        let request = actor.timed(request);
+        let made = async move { files.make_directory(request).await };
         let made = self.finished(call, DEADLINE, made).await;
         made.map(FileEntry::from)
     }
@@ -140,7 +157,7 @@ impl Workspaces {
     /// `path_exists`, `other_filesystem`.
     pub async fn rename_file(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         from: &FilePath,
         to: &FilePath,
@@ -155,7 +172,8 @@ impl Workspaces {
             parents: false,
         };
         let mut files = call.client.files();
-        let renamed = async move { files.rename(timed(request)).await };
+        let request = actor.timed(request);
+        let renamed = async move { files.rename(request).await };
         self.finished(call, DEADLINE, renamed).await.map(drop)
     }
 
@@ -166,7 +184,7 @@ impl Workspaces {
     /// `directory_not_empty`; `forbidden` for the root.
     pub async fn remove_file(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         recursive: bool,
@@ -175,7 +193,7 @@ impl Workspaces {
             return Err(Error::Forbidden("delete the root of a workspace"));
         }
         let call = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
-        let request = Request::new(proto::RemoveRequest {
+        let request = actor.request(proto::RemoveRequest {
             at: at(path),
             recursive,
         });
@@ -192,7 +210,7 @@ impl Workspaces {
     /// `no_such_user`; `InvalidValue` when neither is given.
     pub async fn change_file(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         change: ChangeFile,
@@ -201,7 +219,7 @@ impl Workspaces {
             return Err(InvalidValue::new("mode", "", "mode or owner must be given").into());
         }
         let call = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
-        let request = Request::new(proto::ChangeRequest {
+        let request = actor.request(proto::ChangeRequest {
             at: at(path),
             mode: change.mode,
             owner: change.owner.unwrap_or_default(),
@@ -219,7 +237,7 @@ impl Workspaces {
     /// `path_exists` unless it is to be replaced, `is_a_directory`.
     pub async fn copy_file(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         from: &FilePath,
         to: &FilePath,
@@ -227,7 +245,7 @@ impl Workspaces {
         replace: bool,
     ) -> Result<()> {
         let call = self.agent_for(actor, Action::WriteWorkspace, bot).await?;
-        let request = Request::new(proto::CopyRequest {
+        let request = actor.request(proto::CopyRequest {
             root: Bytes::new(),
             from: Bytes::copy_from_slice(from.as_bytes()),
             to: Bytes::copy_from_slice(to.as_bytes()),
@@ -246,7 +264,7 @@ impl Workspaces {
     /// A pattern or glob that cannot be read, a limit outside of 1 to [`SearchFiles::MAX_LIMIT`].
     pub async fn search_files(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         search: SearchFiles,
@@ -258,7 +276,7 @@ impl Workspaces {
         }
         let AgentCall { client, place } =
             self.stream_for(actor, Action::ReadWorkspace, bot).await?;
-        let request = Request::new(proto::SearchRequest {
+        let request = actor.request(proto::SearchRequest {
             at: at(path),
             globs: search.globs,
             pattern: search.pattern.unwrap_or_default(),
@@ -282,14 +300,14 @@ impl Workspaces {
     /// `workspace_limit` when there are too many watches.
     pub async fn watch_files(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         recursive: bool,
     ) -> Result<BoxStream<'static, Result<WatchEvent>>> {
         let AgentCall { client, place } =
             self.stream_for(actor, Action::ReadWorkspace, bot).await?;
-        let request = Request::new(proto::WatchRequest {
+        let request = actor.request(proto::WatchRequest {
             at: at(path),
             recursive,
         });

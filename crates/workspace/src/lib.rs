@@ -72,8 +72,9 @@ pub use exec::{
 };
 pub use faults::FAULT_POINTS;
 pub use files::{
-    ChangeFile, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart, ListFiles,
-    ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent, WriteFile,
+    ChangeFile, FileActor, FileChange, FileContent, FileEntry, FileKind, FileList, FilePart,
+    ListFiles, ReadFile, SearchEvent, SearchFiles, SearchLine, SkipReason, SkippedFile, WatchEvent,
+    WriteFile,
 };
 pub use image_change::ImageChange;
 pub use leftovers::{Leftover, discard_leftover, find_leftovers, remove_leftover};

@@ -1,7 +1,7 @@
 //! All that runs in a workspace, whoever started it, and signals to it: also where nothing can be started
 //! any more.
 
-use crate::agent::{answered, timed};
+use crate::agent::{answered, require, timed};
 use crate::exec::is_id;
 use crate::{Listed, Result, Workspaces};
 use botstead_authz::Actor;
@@ -58,7 +58,8 @@ impl Workspaces {
     /// and never more than 500.
     ///
     /// # Errors
-    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`.
+    /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`; `AgentOutdated` for an
+    /// agent that runs since before this was known.
     pub async fn processes(
         &self,
         actor: &Actor,
@@ -67,6 +68,7 @@ impl Workspaces {
         limit: u32,
     ) -> Result<Listed<ProcessInfo>> {
         let call = self.exec_call(actor, bot).await?;
+        require(&call.client, 1, "lists of processes").await?;
         let request = timed(proto::ReadTableRequest { after, limit });
         let table = answered(call.client.process_table().read(request)).await?;
         Ok(listed(table, after, limit))
@@ -85,6 +87,7 @@ impl Workspaces {
         signal: i32,
     ) -> Result<Vec<u32>> {
         let call = self.exec_call(actor, bot).await?;
+        require(&call.client, 1, "lists of processes").await?;
         let (pids, all) = match which {
             Signalled::These(pids) => (pids, false),
             Signalled::All => (Vec::new(), true),

@@ -1,5 +1,6 @@
 //! How the kernel's errors become failures of calls: kind, words, path.
 
+use super::rights::Rights;
 use botstead_bridge::{Failure, FailureKind};
 use rustix::io::Errno;
 use std::fmt::Write as _;
@@ -42,9 +43,17 @@ pub(crate) fn shown(path: &[u8]) -> String {
 pub(crate) fn failed(action: &str, path: &[u8], errno: Errno) -> Failure {
     let (kind, reason) = meaning(errno);
     let path_words = shown(path);
-    let words = match reason {
-        Some(reason) => format!("cannot {action} {path_words}: {reason}"),
-        None => format!("cannot {action} {path_words}: the kernel says {errno}"),
+    // What was done as a user is refused to that user.
+    let user = match kind {
+        FailureKind::PermissionDenied => Rights::current().user(),
+        _ => None,
+    };
+    let words = match (user, reason) {
+        (Some(user), _) => {
+            format!("cannot {action} {path_words}: the user {user} may not do that")
+        }
+        (None, Some(reason)) => format!("cannot {action} {path_words}: {reason}"),
+        (None, None) => format!("cannot {action} {path_words}: the kernel says {errno}"),
     };
     Failure::new(kind, words)
         .at(cut(path))

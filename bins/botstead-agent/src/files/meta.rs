@@ -1,5 +1,6 @@
 //! Owners, modes, times and extended attributes of files.
 
+use super::rights::Rights;
 use super::root::stat_fd;
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, AsRawFd};
@@ -58,6 +59,29 @@ fn owner(stat: &Statx) -> (Option<Uid>, Option<Gid>) {
     )
 }
 
+/// Gives a copy the owner of what it is a copy of. One that a user makes is that user's, with the group
+/// where they are in it; false when the copy has another owner then.
+fn keep_owner(stat: &Statx, give: impl Fn(Option<Uid>, Option<Gid>) -> Result<()>) -> Result<bool> {
+    let (uid, gid) = owner(stat);
+    let rights = Rights::current();
+    if !rights.are_limited() {
+        return give(uid, gid).map(|()| true);
+    }
+    match give(None, gid) {
+        Ok(()) => Ok(rights.make_files_of(stat.stx_uid, stat.stx_gid)),
+        Err(Errno::PERM) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What runs as its owner must not do so as another one.
+fn mode_where(owner_is_kept: bool, stat: &Statx) -> Mode {
+    match owner_is_kept {
+        true => mode(stat),
+        false => mode(stat).difference(Mode::SUID | Mode::SGID),
+    }
+}
+
 /// Gives a file that replaces another one the other's owner, mode and extended attributes.
 pub(crate) fn succeed(old: impl AsFd, stat: &Statx, new: impl AsFd) -> Result<()> {
     let new = new.as_fd();
@@ -72,10 +96,9 @@ pub(crate) fn succeed(old: impl AsFd, stat: &Statx, new: impl AsFd) -> Result<()
 /// Gives an open file or directory everything of another but its content.
 pub(crate) fn copy(from: impl AsFd, stat: &Statx, to: impl AsFd) -> Result<()> {
     let to = to.as_fd();
-    let (uid, gid) = owner(stat);
-    fchown(to, uid, gid)?;
-    copy_attributes(from, to, |_| true)?;
-    fchmod(to, mode(stat))?;
+    let kept = keep_owner(stat, |uid, gid| fchown(to, uid, gid))?;
+    copy_attributes(from, to, |name| kept || name != CAPABILITIES)?;
+    fchmod(to, mode_where(kept, stat))?;
     futimens(to, &times(stat))
 }
 
@@ -88,14 +111,15 @@ pub(crate) fn copy_to_place(
     is_link: bool,
 ) -> Result<()> {
     let directory = directory.as_fd();
-    let (uid, gid) = owner(stat);
-    chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+    let kept = keep_owner(stat, |uid, gid| {
+        chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+    })?;
     if !is_link {
         // There is no chmod that never follows a link before kernel 6.6, but one by descriptor.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let node = openat(directory, name, flags, Mode::empty())?;
         let path = format!("/proc/self/fd/{}", node.as_raw_fd());
-        chmodat(CWD, path, mode(stat), AtFlags::empty())?;
+        chmodat(CWD, path, mode_where(kept, stat), AtFlags::empty())?;
     }
     utimensat(directory, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -5,7 +5,7 @@
 //! work, `temporary` makes files appear complete, `failure` turns errors into answers.
 //!
 //! What is deliberately absent: who may do what. The agent is root in its workspace, and the server
-//! decides before it asks.
+//! decides before it asks; where a request names a user, the kernel decides too ([`rights`]).
 
 mod archive;
 mod buffers;
@@ -24,6 +24,7 @@ mod pieces;
 mod read;
 mod remove;
 mod rename;
+mod rights;
 mod root;
 mod search;
 mod temporary;
@@ -35,8 +36,10 @@ use botstead_bridge::proto;
 use botstead_bridge::proto::files_server::Files;
 use meta::Owner;
 use pieces::{Pieces, Turns, brief, long, short};
+use rights::Rights;
 use std::pin::Pin;
 use tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 /// How files are served.
@@ -89,6 +92,14 @@ impl FilesService {
     }
 }
 
+/// With whose rights a call is done.
+async fn rights(metadata: &MetadataMap) -> Result<Rights, Status> {
+    let Some(user) = rights::named(metadata)? else {
+        return Ok(Rights::default());
+    };
+    Ok(short(&Rights::default(), move || Rights::of(user)).await?)
+}
+
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -98,8 +109,9 @@ impl Files for FilesService {
         &self,
         request: Request<proto::StatRequest>,
     ) -> Result<Response<proto::Entry>, Status> {
+        let rights = rights(request.metadata()).await?;
         let request = request.into_inner();
-        let entry = short(move || list::stat(request)).await?;
+        let entry = short(&rights, move || list::stat(request)).await?;
         Ok(Response::new(entry))
     }
 
@@ -107,10 +119,11 @@ impl Files for FilesService {
         &self,
         request: Request<proto::ListRequest>,
     ) -> Result<Response<proto::ListReply>, Status> {
+        let rights = rights(request.metadata()).await?;
         let request = request.into_inner();
-        let reply = match short(move || list::begin(request)).await? {
-            list::Listing::Flat(listing) => brief(&self.turns, listing).await?,
-            list::Listing::Recursive(listing) => long(&self.turns, *listing).await?,
+        let reply = match short(&rights, move || list::begin(request)).await? {
+            list::Listing::Flat(listing) => brief(&self.turns, &rights, listing).await?,
+            list::Listing::Recursive(listing) => long(&self.turns, &rights, *listing).await?,
         };
         Ok(Response::new(reply))
     }
@@ -121,17 +134,22 @@ impl Files for FilesService {
         &self,
         request: Request<proto::ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
+        let rights = rights(request.metadata()).await?;
         let request = request.into_inner();
-        let reading = short(move || read::begin(request)).await?;
-        Ok(Response::new(Box::pin(Pieces::short(reading))))
+        let reading = short(&rights, move || read::begin(request)).await?;
+        Ok(Response::new(Box::pin(Pieces::short(rights, reading))))
     }
 
     async fn write(
         &self,
         request: Request<Streaming<proto::WriteRequest>>,
     ) -> Result<Response<proto::WriteReply>, Status> {
-        let commits = std::sync::Arc::clone(&self.commits);
-        let reply = write::write(request.into_inner(), self.owner, commits).await?;
+        let rights = rights(request.metadata()).await?;
+        let (owner, commits) = (
+            rights.owner(self.owner),
+            std::sync::Arc::clone(&self.commits),
+        );
+        let reply = write::write(request.into_inner(), owner, commits, rights).await?;
         Ok(Response::new(reply))
     }
 
@@ -139,8 +157,9 @@ impl Files for FilesService {
         &self,
         request: Request<proto::MakeDirectoryRequest>,
     ) -> Result<Response<proto::Entry>, Status> {
-        let (request, owner) = (request.into_inner(), self.owner);
-        let entry = short(move || make::make_directory(request, owner)).await?;
+        let rights = rights(request.metadata()).await?;
+        let (request, owner) = (request.into_inner(), rights.owner(self.owner));
+        let entry = short(&rights, move || make::make_directory(request, owner)).await?;
         Ok(Response::new(entry))
     }
 
@@ -148,7 +167,9 @@ impl Files for FilesService {
         &self,
         request: Request<proto::RenameRequest>,
     ) -> Result<Response<proto::RenameReply>, Status> {
-        rename::run(request.into_inner(), self.owner, &self.turns).await?;
+        let rights = rights(request.metadata()).await?;
+        let owner = rights.owner(self.owner);
+        rename::run(request.into_inner(), owner, &self.turns, &rights).await?;
         Ok(Response::new(proto::RenameReply {}))
     }
 
@@ -156,9 +177,10 @@ impl Files for FilesService {
         &self,
         request: Request<proto::RemoveRequest>,
     ) -> Result<Response<proto::RemoveReply>, Status> {
+        let rights = rights(request.metadata()).await?;
         let request = request.into_inner();
-        let removing = short(move || remove::begin(request)).await?;
-        let reply = long(&self.turns, removing).await?;
+        let removing = short(&rights, move || remove::begin(request)).await?;
+        let reply = long(&self.turns, &rights, removing).await?;
         Ok(Response::new(reply))
     }
 
@@ -166,9 +188,11 @@ impl Files for FilesService {
         &self,
         request: Request<proto::CopyRequest>,
     ) -> Result<Response<proto::CopyReply>, Status> {
-        let (request, owner, turns) = (request.into_inner(), self.owner, self.turns.clone());
-        let copying = short(move || copy::begin(request, owner, &turns)).await?;
-        let reply = long(&self.turns, copying).await?;
+        let rights = rights(request.metadata()).await?;
+        let owner = rights.owner(self.owner);
+        let (request, turns) = (request.into_inner(), self.turns.clone());
+        let copying = short(&rights, move || copy::begin(request, owner, &turns)).await?;
+        let reply = long(&self.turns, &rights, copying).await?;
         Ok(Response::new(reply))
     }
 
@@ -176,9 +200,10 @@ impl Files for FilesService {
         &self,
         request: Request<proto::ChangeRequest>,
     ) -> Result<Response<proto::ChangeReply>, Status> {
+        let rights = rights(request.metadata()).await?;
         let request = request.into_inner();
-        let changing = short(move || change::begin(request)).await?;
-        let reply = long(&self.turns, changing).await?;
+        let changing = short(&rights, move || change::begin(request)).await?;
+        let reply = long(&self.turns, &rights, changing).await?;
         Ok(Response::new(reply))
     }
 
@@ -188,10 +213,12 @@ impl Files for FilesService {
         &self,
         request: Request<proto::SearchRequest>,
     ) -> Result<Response<Self::SearchStream>, Status> {
+        let rights = rights(request.metadata()).await?;
         let request = request.into_inner();
-        let searching = short(move || search::begin(request)).await?;
+        let searching = short(&rights, move || search::begin(request)).await?;
         Ok(Response::new(Box::pin(Pieces::long(
             &self.search_turns,
+            rights,
             searching,
         ))))
     }
@@ -202,10 +229,11 @@ impl Files for FilesService {
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let rights = rights(request.metadata()).await?;
         let (request, most) = (request.into_inner(), self.max_watches);
         let hub = self.watches.clone();
-        let watching = short(move || watch::begin(request, &hub, most)).await?;
-        let replies = watch::tell(watching, self.turns.clone());
+        let watching = short(&rights, move || watch::begin(request, &hub, most)).await?;
+        let replies = watch::tell(watching, self.turns.clone(), rights);
         Ok(Response::new(Box::pin(replies)))
     }
 
@@ -215,10 +243,12 @@ impl Files for FilesService {
         &self,
         request: Request<proto::ArchiveRequest>,
     ) -> Result<Response<Self::ArchiveStream>, Status> {
+        let rights = rights(request.metadata()).await?;
         let request = request.into_inner();
-        let archiving = short(move || archive::begin(request)).await?;
+        let archiving = short(&rights, move || archive::begin(request)).await?;
         Ok(Response::new(Box::pin(Pieces::long(
             &self.turns,
+            rights,
             archiving,
         ))))
     }

@@ -8,6 +8,7 @@
 //! it held is closed on a blocking thread.
 
 use super::failure::Result;
+use super::rights::Rights;
 use botstead_bridge::{Failure, FailureKind};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -57,19 +58,42 @@ impl Budget {
         self.is_dropped() || Instant::now() >= self.deadline
     }
 
+    /// One that is never spent but by its caller, who is given as well.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> (Self, Caller) {
+        let caller = Caller::new(Rights::default());
+        let budget = Self {
+            deadline: Instant::now() + Duration::from_secs(3600),
+            dropped: Arc::clone(&caller.dropped),
+        };
+        (budget, caller)
+    }
+
     /// Whether nobody waits for the result any more.
     pub(crate) fn is_dropped(&self) -> bool {
         self.dropped.load(Ordering::Relaxed)
     }
 }
 
-/// Tells the piece that runs that its call was dropped.
-#[derive(Debug, Default)]
-pub(super) struct Caller(Arc<AtomicBool>);
+/// Whose call a piece belongs to: with which rights it runs, and that the call was dropped.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    rights: Rights,
+    dropped: Arc<AtomicBool>,
+}
+
+impl Caller {
+    pub(super) fn new(rights: Rights) -> Self {
+        Self {
+            rights,
+            dropped: Arc::default(),
+        }
+    }
+}
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.dropped.store(true, Ordering::Relaxed);
     }
 }
 
@@ -91,9 +115,12 @@ pub(super) trait Source: Send + 'static {
 
 /// Runs a short piece.
 pub(super) async fn short<T: Send + 'static>(
+    rights: &Rights,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|_| Err(ended()))
+    let rights = rights.clone();
+    let running = spawn_blocking(move || rights.run(work)?);
+    running.await.unwrap_or_else(|_| Err(ended()))
 }
 
 /// Runs one piece of work on a value, in turn where it is part of a long job, and gives the value
@@ -105,7 +132,8 @@ pub(super) fn piece<T: Send + 'static, R: Send + 'static>(
     work: impl FnOnce(&mut T, &Budget) -> R + Send + 'static,
 ) -> Piece<(T, R)> {
     let turns = turns.cloned();
-    let dropped = Arc::clone(&caller.0);
+    let dropped = Arc::clone(&caller.dropped);
+    let rights = caller.rights.clone();
     let mut value = Held::new(value);
     Box::pin(async move {
         let turn = match turns {
@@ -114,11 +142,11 @@ pub(super) fn piece<T: Send + 'static, R: Send + 'static>(
         };
         let mut value = value.take().ok_or_else(ended)?;
         let running = spawn_blocking(move || {
-            let result = work(&mut value, &Budget::new(&dropped));
+            let result = rights.run(|| work(&mut value, &Budget::new(&dropped)));
             drop(turn);
-            (value, result)
+            Ok((value, result?))
         });
-        running.await.map_err(|_| ended())
+        running.await.unwrap_or_else(|_| Err(ended()))
     })
 }
 
@@ -126,26 +154,26 @@ pub(super) fn piece<T: Send + 'static, R: Send + 'static>(
 type Piece<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// Runs a long job to its end.
-pub(super) async fn long<J: Job>(turns: &Turns, job: J) -> Result<J::Done>
+pub(super) async fn long<J: Job>(turns: &Turns, rights: &Rights, job: J) -> Result<J::Done>
 where
     J::Done: 'static,
 {
-    run(turns, job, false).await
+    run(turns, rights, job, false).await
 }
 
 /// Runs a job that mostly is done with its first piece, which waits for no turn.
-pub(super) async fn brief<J: Job>(turns: &Turns, job: J) -> Result<J::Done>
+pub(super) async fn brief<J: Job>(turns: &Turns, rights: &Rights, job: J) -> Result<J::Done>
 where
     J::Done: 'static,
 {
-    run(turns, job, true).await
+    run(turns, rights, job, true).await
 }
 
-async fn run<J: Job>(turns: &Turns, job: J, mut is_first: bool) -> Result<J::Done>
+async fn run<J: Job>(turns: &Turns, rights: &Rights, job: J, mut is_first: bool) -> Result<J::Done>
 where
     J::Done: 'static,
 {
-    let caller = Caller::default();
+    let caller = Caller::new(rights.clone());
     let mut job = Held::new(job);
     while let Some(value) = job.take() {
         let turns = (!std::mem::take(&mut is_first)).then_some(turns);
@@ -210,21 +238,21 @@ pub(super) struct Pieces<S: Source> {
 }
 
 impl<S: Source> Pieces<S> {
-    pub(super) fn short(source: S) -> Self {
+    pub(super) fn short(rights: Rights, source: S) -> Self {
         Self {
             ready: VecDeque::new(),
             idle: Held::new(source),
             running: None,
             failure: None,
             turns: None,
-            caller: Caller::default(),
+            caller: Caller::new(rights),
         }
     }
 
-    pub(super) fn long(turns: &Turns, source: S) -> Self {
+    pub(super) fn long(turns: &Turns, rights: Rights, source: S) -> Self {
         Self {
             turns: Some(turns.clone()),
-            ..Self::short(source)
+            ..Self::short(rights, source)
         }
     }
 

@@ -7,6 +7,7 @@ use super::meta::Owner;
 use super::path::InsidePath;
 use super::pieces::{Turns, ended, long, short};
 use super::remove::Removing;
+use super::rights::Rights;
 use super::root::{Place, Root, parse};
 use super::temporary::rename;
 use botstead_bridge::{FailureKind, proto};
@@ -19,8 +20,13 @@ enum Attempt {
     Copy(Box<Copying>, Root, InsidePath),
 }
 
-pub(super) async fn run(request: proto::RenameRequest, owner: Owner, turns: &Turns) -> Result<()> {
-    let (copying, root, from) = match short({
+pub(super) async fn run(
+    request: proto::RenameRequest,
+    owner: Owner,
+    turns: &Turns,
+    rights: &Rights,
+) -> Result<()> {
+    let (copying, root, from) = match short(rights, {
         let turns = turns.clone();
         move || attempt(&request, owner, &turns)
     })
@@ -29,12 +35,12 @@ pub(super) async fn run(request: proto::RenameRequest, owner: Owner, turns: &Tur
         Attempt::Done => return Ok(()),
         Attempt::Copy(copying, root, from) => (copying, root, from),
     };
-    long(turns, *copying).await?;
+    long(turns, rights, *copying).await?;
     // The target is complete: what remains is done also when the caller leaves now.
-    let turns = turns.clone();
+    let (turns, rights) = (turns.clone(), rights.clone());
     let removal = tokio::spawn(async move {
-        let removing = short(move || Removing::begin(&root, &from, true)).await?;
-        long(&turns, removing).await
+        let removing = short(&rights, move || Removing::begin(&root, &from, true)).await?;
+        long(&turns, &rights, removing).await
     });
     match removal.await.unwrap_or_else(|_| Err(ended())) {
         // Somebody else removed it meanwhile.

@@ -3,6 +3,7 @@
 //! Where the filesystem can, the file has no name at all until then, so that not even the sudden end
 //! of the agent leaves it behind; elsewhere it has a hidden one next to its place.
 
+use super::rights::Rights;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{
     Access, AtFlags, CWD, Mode, OFlags, RenameFlags, accessat, linkat, openat, renameat,
@@ -24,6 +25,8 @@ pub(crate) struct Temporary {
     file: OwnedFd,
     /// Absent while the file has no name, and once it has its own.
     name: Option<Vec<u8>>,
+    /// With which it was made, and is removed.
+    rights: Rights,
 }
 
 impl Temporary {
@@ -34,6 +37,7 @@ impl Temporary {
                 directory: again(directory)?,
                 file,
                 name: None,
+                rights: Rights::current(),
             }),
             None => Self::named(directory),
         }
@@ -50,6 +54,7 @@ impl Temporary {
             directory,
             file,
             name: Some(name),
+            rights: Rights::current(),
         })
     }
 
@@ -83,7 +88,9 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
             // Nothing more can be done when this fails.
-            let _ = unlinkat(&self.directory, name.as_slice(), AtFlags::empty());
+            let _ = self
+                .rights
+                .run(|| unlinkat(&self.directory, name.as_slice(), AtFlags::empty()));
         }
     }
 }

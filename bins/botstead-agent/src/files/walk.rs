@@ -3,7 +3,8 @@
 
 use super::directory::{Item, chunk};
 use super::path::resume;
-use super::root::{Id, is_virtual, open_name, stat_fd, vanished};
+use super::rights::Rights;
+use super::root::{Id, is_virtual, open_name, stat_at, stat_fd, vanished};
 use super::temporary::is_hidden_name;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, OFlags};
@@ -232,6 +233,10 @@ impl Walk {
         };
         if !self.in_virtual && is_virtual(&directory)? {
             return Ok(false);
+        }
+        if Rights::current().are_limited() {
+            // One that may be read and not be gone through has names only, and no way back up.
+            stat_at(&directory, b".")?;
         }
         self.cursor.enter(directory)?;
         self.path = self.path_to(&name);

@@ -6,12 +6,15 @@ use super::make::{permissions, place_with_parents};
 use super::meta::{Owner, succeed};
 use super::pieces::{Held, ended, short};
 use super::read::{not_regular, stale};
+use super::rights::Rights;
 use super::root::{Id, Place, is_virtual, locate, open_name, stat_fd};
 use super::temporary::Temporary;
 use botstead_bridge::proto::write_request::{Head, Part};
 use botstead_bridge::proto::{WriteReply, WriteRequest};
 use botstead_bridge::{Failure, FailureKind};
 use bytes::Bytes;
+use nix::fcntl::AtFlags;
+use nix::unistd::{AccessFlags, faccessat};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags, Statx, fchmod, ftruncate};
 use rustix::io::{self, Errno, pread, pwrite, writev};
@@ -39,19 +42,21 @@ pub(super) async fn write(
     mut stream: Streaming<WriteRequest>,
     owner: Owner,
     commits: Commits,
+    rights: Rights,
 ) -> Result<WriteReply, Status> {
     let head = match stream.message().await?.and_then(|first| first.part) {
         Some(Part::Head(head)) => head,
         _ => return Err(invalid("a write begins with its head").into()),
     };
-    let mut pipe = Pipe::new(short(move || Writing::begin(head, owner)).await?);
+    let writing = short(&rights, move || Writing::begin(head, owner)).await?;
+    let mut pipe = Pipe::new(writing, rights.clone());
     loop {
         match stream.message().await?.and_then(|message| message.part) {
             Some(Part::Data(data)) => pipe.take(data).await?,
             Some(Part::End(end)) => {
                 let writing = pipe.finish().await?;
                 let alone = commits.lock_owned().await;
-                let done = short(move || {
+                let done = short(&rights, move || {
                     let done = writing.finish(end.size);
                     drop(alone);
                     done
@@ -70,6 +75,7 @@ fn invalid(words: &str) -> Failure {
 
 /// Receives while it writes: the chunks that come meanwhile are written together.
 struct Pipe {
+    rights: Rights,
     idle: Held<Writing>,
     running: Option<JoinHandle<Result<Writing>>>,
     pending: Vec<Bytes>,
@@ -77,8 +83,9 @@ struct Pipe {
 }
 
 impl Pipe {
-    fn new(writing: Writing) -> Self {
+    fn new(writing: Writing, rights: Rights) -> Self {
         Self {
+            rights,
             idle: Held::new(writing),
             running: None,
             pending: Vec::new(),
@@ -123,8 +130,9 @@ impl Pipe {
         if let Some(mut writing) = self.idle.take() {
             let chunks = std::mem::take(&mut self.pending);
             self.bytes = 0;
+            let rights = self.rights.clone();
             self.running = Some(spawn_blocking(move || {
-                writing.append(&chunks)?;
+                rights.run(|| writing.append(&chunks))??;
                 Ok(writing)
             }));
         }
@@ -135,6 +143,8 @@ impl Pipe {
 struct Writing {
     place: Place,
     temporary: Temporary,
+    /// It cannot take the file's place: its content goes into the file that is there.
+    in_place: bool,
     size: u64,
     mode: Mode,
     owner: Owner,
@@ -166,11 +176,19 @@ impl Writing {
             let words = "the kernel makes this file up: change it with a command";
             return Err(refused(FailureKind::PermissionDenied, &place.path, words));
         }
-        let temporary = Temporary::new(&place.directory)
-            .map_err(|errno| failed("write", &place.path, errno))?;
+        let fail = |errno| failed("write", &place.path, errno);
+        let (temporary, in_place) = match Temporary::new(&place.directory) {
+            // Who may not make files there may well write to one. What comes has no name there until then.
+            Err(Errno::ACCESS) if Rights::current().are_limited() && place.look()?.is_some() => {
+                let ours = Rights::default().run(|| Temporary::new(&place.directory))?;
+                (ours.map_err(fail)?, true)
+            }
+            temporary => (temporary.map_err(fail)?, false),
+        };
         let writing = Self {
             place,
             temporary,
+            in_place,
             size: 0,
             mode,
             owner,
@@ -202,6 +220,21 @@ impl Writing {
         }
         if !self.expected.is_empty() && self.expected != revision(&stat) {
             return Err(stale(&self.place.path));
+        }
+        if Rights::current().are_limited() {
+            // To replace a file takes rights on its directory only, to write to it those on itself.
+            let Place {
+                directory, name, ..
+            } = &self.place;
+            faccessat(directory, &**name, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(
+                |errno| {
+                    failed(
+                        "write",
+                        &self.place.path,
+                        Errno::from_raw_os_error(errno as i32),
+                    )
+                },
+            )?;
         }
         Ok(Some(stat))
     }
@@ -240,6 +273,23 @@ impl Writing {
             .file()
             .try_clone()
             .map_err(|_| failed(Errno::MFILE))?;
+        // A file of somebody else's stays theirs.
+        let in_place = old.as_ref().filter(|stat| {
+            self.in_place || !Rights::current().make_files_of(stat.stx_uid, stat.stx_gid)
+        });
+        if let Some(stat) = in_place {
+            let there = open_same(&self.place, Some(stat), OFlags::WRONLY)?;
+            overwrite(&there, &file).map_err(failed)?;
+            let stat = stat_fd(&there).map_err(failed)?;
+            return Ok(WriteReply {
+                entry: Some(entry(self.place.path, &stat)),
+                created: false,
+            });
+        }
+        if self.in_place {
+            // It was removed meanwhile, and a new one cannot be made.
+            return Err(changed(&self.place.path));
+        }
         match &old {
             Some(stat) => {
                 let replaced = open_same(&self.place, Some(stat), OFlags::RDONLY)?;

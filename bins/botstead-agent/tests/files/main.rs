@@ -12,5 +12,6 @@ mod race;
 mod read;
 mod search;
 mod support;
+mod users;
 mod watch;
 mod write;

@@ -8,12 +8,20 @@ pub(crate) use ahead::Ahead;
 
 use crate::source::Source;
 use gzip::ParallelGzip;
-use members::{Gzip, Zstd};
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
+use members::{Bzip2, Gzip, Zstd};
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::num::NonZero;
 
 /// What is read from a file or a decoder at once.
 pub(crate) const READ: usize = 256 << 10;
+
+/// What unpacking xz may take of memory: `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 128 << 20;
+
+/// A bzip2 file with its first block: a tar archive may begin with a name like the rest.
+const BZIP2_BLOCK: [u8; 6] = [0x31, 0x41, 0x59, 0x26, 0x53, 0x59];
 
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,13 +114,22 @@ where
 {
     file.rewind()?;
     let mut magic = Vec::new();
-    file.by_ref().take(4).read_to_end(&mut magic)?;
+    file.by_ref().take(10).read_to_end(&mut magic)?;
     file.rewind()?;
     let source = BufReader::with_capacity(READ, Source(file));
     Ok(match magic[..] {
         [0x1f, 0x8b, ..] => Box::new(Gzip::new(source)),
         // A frame, or one that is to be skipped, as pzstd begins with.
-        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Box::new(Zstd::new(source)?),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Box::new(Zstd::new(source)?)
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
+            Box::new(XzDecoder::new_stream(source, stream))
+        }
+        [b'B', b'Z', b'h', b'1'..=b'9', ref block @ ..] if block == BZIP2_BLOCK => {
+            Box::new(Bzip2::new(source))
+        }
         _ => Box::new(source),
     })
 }

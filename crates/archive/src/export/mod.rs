@@ -5,6 +5,7 @@
 //! disk), then its directories. Memory does not depend on the files' sizes or number: it is buffers,
 //! the names of the directories still to be gone into, and [`links`].
 
+mod count;
 mod extents;
 mod links;
 
@@ -17,6 +18,7 @@ use crate::names::clean;
 use crate::progress::Progress;
 use botstead_overlay::beneath::{self, Cursor, Listed, Names, batches, reopen};
 use botstead_overlay::tree::{Attributes, id, kind, names, stat_fd};
+pub use count::require_importable;
 use links::Links;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Statx, readlinkat};

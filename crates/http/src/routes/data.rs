@@ -1,5 +1,6 @@
 //! /bots/{bot_id}/container/data: a workspace's data in and out.
 
+use crate::archives::{self, Packing};
 use crate::auth::Caller;
 use crate::extract::{IdOf, QueryOf, content_length};
 use crate::form::{self, Form};
@@ -12,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse, post, web};
 use botstead_types::{BotId, VersionNumber};
 use botstead_workspace::{ArchiveFormat, Error, ImportMode, ImportOptions};
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt};
+use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -30,11 +31,11 @@ pub(super) struct ExportQuery {
 }
 
 impl ExportQuery {
-    /// The format, and its media type.
-    pub(super) fn format(&self) -> (ArchiveFormat, &'static str) {
+    /// The format, and how it is packed.
+    pub(super) fn format(&self) -> (ArchiveFormat, Packing) {
         match self.format {
-            None | Some(Format::TarGz) => (ArchiveFormat::TarGz, "application/gzip"),
-            Some(Format::TarZst) => (ArchiveFormat::TarZst, "application/zstd"),
+            None | Some(Format::TarGz) => (ArchiveFormat::TarGz, Packing::Gzip),
+            Some(Format::TarZst) => (ArchiveFormat::TarZst, Packing::Zstd),
         }
     }
 }
@@ -53,8 +54,8 @@ pub(super) enum Format {
 /// Download `/data` as an archive: what it is at one moment. The workspace goes on meanwhile.
 ///
 /// Everything is in a folder `data`. Modes, owners, times, links, extended attributes, holes and names
-/// of any bytes are kept; sockets and devices are left out. A connection that is cut means that the
-/// archive is not whole.
+/// of any bytes are kept; sockets and devices are left out. An archive that fails on its way ends in the middle of
+/// what packs it: unpacking it is an error.
 #[utoipa::path(
     tag = "container",
     params(("bot_id" = Uuid, Path, description = "The bot."), ExportQuery),
@@ -75,26 +76,25 @@ async fn export(
     query: QueryOf<ExportQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let (format, kind) = query.0.format();
+    let (format, packing) = query.0.format();
     let workspaces = &state.services.workspaces;
     let archive = workspaces.export_data(&caller.actor, id.0, format).await?;
     let name = format!("{}-data.{}", id.0, format.extension());
-    Ok(archive_reply(&name, kind, archive))
+    Ok(archive_reply(&name, packing, archive))
 }
 
 /// An archive to be saved under this name, which has no quotes.
 pub(super) fn archive_reply(
     name: &str,
-    kind: &'static str,
+    packing: Packing,
     archive: impl Stream<Item = Result<Bytes, Error>> + 'static,
 ) -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type(kind)
-        .insert_header((
-            CONTENT_DISPOSITION,
-            format!("attachment; filename=\"{name}\""),
-        ))
-        .streaming(archive.map_err(std::io::Error::other))
+    let mut reply = HttpResponse::Ok();
+    reply.insert_header((
+        CONTENT_DISPOSITION,
+        format!("attachment; filename=\"{name}\""),
+    ));
+    archives::send(&mut reply, packing, archive)
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -123,7 +123,7 @@ enum Mode {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the form for the document only")]
 struct ImportForm {
-    /// A tar archive, plain or in gzip or zstd.
+    /// A tar archive, plain or in gzip, zstd, xz or bzip2.
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
 }

@@ -12,14 +12,15 @@ mod search;
 mod upload;
 mod watch;
 
+use crate::auth::Caller;
 use crate::paths::to_base64;
 use actix_web::http::header::{CONTENT_DISPOSITION, HeaderValue};
 use botstead_types::escaped;
-use botstead_workspace::{FileEntry, FileKind};
+use botstead_workspace::{FileActor, FileEntry, FileKind};
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub(super) fn configure(config: &mut ServiceConfig<'_>) {
@@ -38,6 +39,14 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         .service(upload::upload)
         .service(search::search)
         .service(watch::watch);
+}
+
+/// The caller, with the user inside whose rights a request asks for.
+fn by<'a>(caller: &'a Caller, user: Option<&'a str>) -> FileActor<'a> {
+    FileActor {
+        actor: &caller.actor,
+        user: user.filter(|user| !user.is_empty()),
+    }
 }
 
 /// A directory entry.
@@ -144,6 +153,14 @@ fn mode_string(letter: char, mode: u32) -> String {
         });
     }
     text
+}
+
+/// The query of a call that has no other parameters but a path.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct UserQuery {
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`; those of root when absent.
+    user: Option<String>,
 }
 
 /// What stands for itself in the value of an extended header parameter (RFC 8187, attr-char).

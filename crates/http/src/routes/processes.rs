@@ -99,7 +99,7 @@ struct ProcessList {
     responses(
         (status = 200, body = ProcessList),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
-        (status = 409, description = "`workspace_not_running`."),
+        (status = 409, description = "`workspace_not_running`; `agent_outdated`: its agent is older than the server."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -193,7 +193,7 @@ struct SignalSent {
         (status = 200, body = SignalSent),
         (status = 400, description = "`invalid_value`: no such signal, no processes, or process 1."),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
-        (status = 409, description = "`workspace_not_running`."),
+        (status = 409, description = "`workspace_not_running`; `agent_outdated`: its agent is older than the server."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]

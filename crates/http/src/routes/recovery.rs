@@ -117,7 +117,7 @@ async fn export_unrecorded(
     query: QueryOf<ExportQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let (format, kind) = query.0.format();
+    let (format, packing) = query.0.format();
     let workspaces = &state.services.workspaces;
     let archive = workspaces
         .export_unrecorded(&caller.actor, &name, format)
@@ -126,7 +126,7 @@ async fn export_unrecorded(
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let name: String = name.chars().filter(|c| plain(*c)).collect();
     let name = format!("{name}-data.{}", format.extension());
-    Ok(archive_reply(&name, kind, archive))
+    Ok(archive_reply(&name, packing, archive))
 }
 
 /// Remove one of them for good, and the container that runs on it.

@@ -1,6 +1,7 @@
 //! /recovery/archives: preserved data of bots that the database does not know, for admins.
 
 use super::data::archive_reply;
+use crate::archives::Packing;
 use crate::auth::Caller;
 use crate::extract::{IdOf, PageQuery, QueryOf};
 use crate::problem::Problem;
@@ -105,7 +106,7 @@ async fn download(
         .export_unclaimed(&caller.actor, bot.0, id.0)
         .await?;
     let name = format!("{}-data.tar.zst", bot.0);
-    Ok(archive_reply(&name, "application/zstd", archive))
+    Ok(archive_reply(&name, Packing::Zstd, archive))
 }
 
 /// Discard one of them for good.

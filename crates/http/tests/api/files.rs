@@ -1,5 +1,6 @@
 //! Files over HTTP, served by the agent's own service on a folder of this host.
 
+use crate::broken::{Raw, check_nobody_takes};
 use crate::support::{Api, Reply};
 use async_trait::async_trait;
 use botstead_agent::files::{FilesService, Settings};
@@ -13,7 +14,7 @@ use reqwest::Method;
 use reqwest::multipart::Form;
 use serde_json::json;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,10 @@ use tonic::{Request, Response, Status};
 
 /// An agent of which only the files are served.
 #[derive(Clone)]
-struct OnlyFiles(Arc<FilesService>);
+struct OnlyFiles {
+    files: Arc<FilesService>,
+    knows_users: bool,
+}
 
 #[async_trait]
 impl Channels for OnlyFiles {
@@ -32,7 +36,7 @@ impl Channels for OnlyFiles {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let server = Server::builder()
             .add_service(AgentServer::new(self.clone()))
-            .add_service(FilesServer::from_arc(Arc::clone(&self.0)));
+            .add_service(FilesServer::from_arc(Arc::clone(&self.files)));
         let incoming = stream::iter([Ok::<_, std::io::Error>(theirs)]).chain(stream::pending());
         tokio::spawn(server.serve_with_incoming(incoming));
         Ok(Box::new(ours))
@@ -45,7 +49,10 @@ impl Agent for OnlyFiles {
         &self,
         _: Request<proto::HealthRequest>,
     ) -> Result<Response<proto::HealthReply>, Status> {
-        Ok(Response::new(proto::HealthReply::default()))
+        Ok(Response::new(proto::HealthReply {
+            revision: u32::from(self.knows_users),
+            ..proto::HealthReply::default()
+        }))
     }
 }
 
@@ -58,8 +65,14 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let service = FilesService::new(Settings::default());
-        let channels = Arc::new(OnlyFiles(Arc::new(service)));
+        Self::with_agent(true).await
+    }
+
+    async fn with_agent(knows_users: bool) -> Self {
+        let channels = Arc::new(OnlyFiles {
+            files: Arc::new(FilesService::new(Settings::default())),
+            knows_users,
+        });
         let api = Api::set_up(|setup| setup.channels = Some(channels)).await;
         let bot = api.bot_with_workspace().await;
         Self {
@@ -505,5 +518,68 @@ async fn text_says_its_charset_and_sources_are_text() {
         let path = world.put(name, "x");
         let reply = world.download(&path, &[]).await;
         assert_eq!(reply.header("content-type"), kind, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_agent_is_not_asked_to_do_it_as_a_user() {
+    let world = World::with_agent(false).await;
+    let path = world.put("note", "content");
+    let read = format!("{}/read?path={path}", world.fs);
+    world.api.get(&read).await.expect(200);
+    world.api.get(&format!("{read}&user=")).await.expect(200);
+    let refused = world.api.get(&format!("{read}&user=1000")).await;
+    let refused = refused.expect_problem(409, "agent_outdated");
+    let words = refused["detail"].as_str().unwrap();
+    assert!(words.contains("stop and start the workspace"), "{words}");
+    let body = json!({"path": path, "content": "x", "user": "1000"});
+    let refused = world.api.post(&format!("{}/write", world.fs), body).await;
+    refused.expect_problem(409, "agent_outdated");
+    assert_eq!(
+        std::fs::read_to_string(world.at("note")).unwrap(),
+        "content"
+    );
+    let long = world
+        .api
+        .get(&format!("{read}&user={}", "x".repeat(256)))
+        .await;
+    long.expect_problem(400, "invalid_value");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_of_a_directory_that_fails_is_no_archive_and_its_connection_goes_on() {
+    let world = World::new().await;
+    let mode = |path: PathBuf, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(world.folder.path().to_owned(), 0o755);
+    // What comes first is much or nothing.
+    for (name, bytes) in [("much", 4 << 20), ("nothing", 0)] {
+        let folder = world.at(name);
+        std::fs::create_dir(&folder).unwrap();
+        if bytes > 0 {
+            std::fs::write(folder.join("a"), vec![b'x'; bytes]).unwrap();
+        }
+        std::fs::write(folder.join("secret"), "x").unwrap();
+        mode(folder.join("secret"), 0o600);
+        let path = folder.to_str().unwrap();
+        let call = format!("{}/download?path={path}", world.fs);
+        let mut raw = Raw::connect(&world.api).await;
+        raw.ask(&world.api, "GET", &format!("{call}&user=4242"))
+            .await;
+        assert_eq!(raw.head().await.0, 200);
+        let broken = raw.body().await;
+        raw.ask(&world.api, "GET", &call).await;
+        assert_eq!(raw.head().await.0, 200);
+        let whole = raw.body().await;
+        let file = world.at("archive.tar.gz");
+        std::fs::write(&file, broken).unwrap();
+        check_nobody_takes(&file, "--gzip");
+        std::fs::write(&file, whole).unwrap();
+        let listed = std::process::Command::new("tar")
+            .arg("-tzf")
+            .arg(&file)
+            .output();
+        assert!(listed.unwrap().status.success());
     }
 }

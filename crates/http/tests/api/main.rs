@@ -5,6 +5,7 @@
 
 mod acknowledgements;
 mod bodies;
+mod broken;
 mod connections;
 mod container;
 mod files;

@@ -69,7 +69,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `PathNotFound` when there is no `/data`, `DataNotDirectory`,
-    /// `Busy`, `InsufficientStorage`; `TooManyExports` when as many are under way as there may be, of this
+    /// `Busy`, `InsufficientStorage`; `Archive` when there are more entries than an import takes; `TooManyExports` when as many are under way as there may be, of this
     /// user or of all; `Unsupported` where snapshots are no directories of this host.
     pub async fn export_data(
         &self,
@@ -153,7 +153,13 @@ impl Inner {
                     copied
                 }
             };
-            self.open_picture(id, &lease, &snapshot).await
+            let picture = self.open_picture(id, &lease, &snapshot).await?;
+            blocking(move || {
+                // What an export makes, an import takes.
+                botstead_archive::require_importable(&picture.data)?;
+                Ok(picture)
+            })
+            .await
         };
         let opened = opened.await;
         self.keep_picture(id, opened).await

@@ -272,7 +272,8 @@ pub enum SearchEvent {
         truncated: bool,
         /// Files and directories that could not be read.
         unreadable: u64,
-        /// Files that were not searched to their end, the first [`SearchFiles::MAX_SKIPPED`].
+        /// Files that were not searched to their end and directories that could not be read, the first
+        /// [`SearchFiles::MAX_SKIPPED`].
         skipped: Vec<SkippedFile>,
         /// All of them.
         skipped_files: u64,

@@ -1,11 +1,12 @@
 //! Content of files on its way in and out.
 
+use super::actor::FileActor;
 use super::model::{FileContent, FileEntry, FilePart, ReadFile, WriteFile, at};
 use crate::agent::{AgentCall, answered, failed, in_time};
 use crate::service::Workspaces;
 use crate::shares::Share;
 use crate::{Error, Result};
-use botstead_authz::{Action, Actor};
+use botstead_authz::Action;
 use botstead_bridge::{CHUNK_BYTES, proto};
 use botstead_types::{BotId, FilePath};
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use futures_util::{Stream, StreamExt};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response};
+use tonic::Response;
 
 /// Messages under way to the agent beside what its stream's window holds.
 const QUEUE: usize = 4;
@@ -26,7 +27,7 @@ impl Workspaces {
     /// `not_a_regular_file`, `stale_revision`, `file_too_large`.
     pub async fn read_file(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         read: ReadFile,
@@ -46,7 +47,7 @@ impl Workspaces {
                 count: count.unwrap_or(0),
             })),
         };
-        let request = Request::new(proto::ReadRequest {
+        let request = actor.request(proto::ReadRequest {
             at: at(path),
             expected_revision: read.expected_revision.unwrap_or_default(),
             limit: read.limit.unwrap_or(0),
@@ -83,13 +84,13 @@ impl Workspaces {
     /// archive has with zeros at its end.
     pub async fn archive_files(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
     ) -> Result<BoxStream<'static, Result<Bytes>>> {
         let AgentCall { client, place } =
             self.stream_for(actor, Action::ReadWorkspace, bot).await?;
-        let request = Request::new(proto::ArchiveRequest { at: at(path) });
+        let request = actor.request(proto::ArchiveRequest { at: at(path) });
         let replies = answered(client.files().archive(request)).await?;
         // The last message counts what was left out, and has no data.
         Ok(self.data(replies, place, |reply| match reply.done {
@@ -108,7 +109,7 @@ impl Workspaces {
     /// error of `content`.
     pub async fn write_file<E: std::error::Error + Send + Sync + 'static>(
         &self,
-        actor: &Actor,
+        actor: FileActor<'_>,
         bot: BotId,
         path: &FilePath,
         write: WriteFile,
@@ -145,7 +146,7 @@ impl Workspaces {
             Ok::<(), Error>(())
         };
         let mut files = call.client.files();
-        let request = Request::new(ReceiverStream::new(receiver));
+        let request = actor.request(ReceiverStream::new(receiver));
         let mut written = std::pin::pin!(files.write(request));
         let reply = tokio::select! {
             // An agent that refuses answers before everything was sent.

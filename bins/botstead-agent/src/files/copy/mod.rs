@@ -9,6 +9,7 @@ use super::make::place_with_parents;
 use super::meta::{self, Owner};
 use super::pieces::{Budget, Job, Turns, long};
 use super::remove::Removing;
+use super::rights::Rights;
 use super::root::{Id, Place, Root, is_within, open_name, parse, stat_fd};
 use super::temporary::{Temporary, rename, with_new_name};
 use botstead_bridge::{Failure, FailureKind, proto};
@@ -199,6 +200,8 @@ struct Staged {
     place: Option<Place>,
     is_tree: bool,
     turns: Turns,
+    /// With which it was made, and is removed.
+    rights: Rights,
 }
 
 impl Staged {
@@ -220,6 +223,7 @@ impl Staged {
             place: Some(place),
             is_tree,
             turns: turns.clone(),
+            rights: Rights::current(),
         })
     }
 
@@ -257,14 +261,15 @@ impl Drop for Staged {
         };
         if !self.is_tree {
             // Nothing more can be done when this fails.
-            let _ = unlinkat(&place.directory, place.name.as_slice(), AtFlags::empty());
+            let _ = self
+                .rights
+                .run(|| unlinkat(&place.directory, place.name.as_slice(), AtFlags::empty()));
             return;
         }
-        let turns = self.turns.clone();
-        if let (Ok(removing), Ok(runtime)) =
-            (Removing::of_place(place, true), Handle::try_current())
-        {
-            runtime.spawn(async move { long(&turns, removing).await });
+        let (turns, rights) = (self.turns.clone(), self.rights.clone());
+        let removing = rights.run(|| Removing::of_place(place, true));
+        if let (Ok(Ok(removing)), Ok(runtime)) = (removing, Handle::try_current()) {
+            runtime.spawn(async move { long(&turns, &rights, removing).await });
         }
     }
 }

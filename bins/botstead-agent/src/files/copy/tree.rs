@@ -7,11 +7,14 @@ use crate::files::links::Links;
 use crate::files::meta;
 use crate::files::path::child;
 use crate::files::pieces::Budget;
+use crate::files::rights::Rights;
 use crate::files::root::{Id, open_beneath, open_name, stat_at, stat_fd, vanished};
 use crate::files::walk::{Cursor, Step, Walk};
 use botstead_bridge::Failure;
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps, futimens, linkat, mkdirat, openat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Timestamps, fchmod, futimens, linkat, mkdirat, openat,
+};
 use rustix::io::{self, Errno};
 
 #[derive(Debug)]
@@ -22,8 +25,8 @@ pub(super) struct Tree {
     /// The target's top, from which earlier copies are linked.
     top: OwnedFd,
     top_id: Id,
-    /// The times of the directories that the walk is in; they are set last.
-    times: Vec<Timestamps>,
+    /// What the directories that the walk is in get last.
+    last: Vec<Last>,
     current: Option<FileCopy>,
     /// Where the copies of files are that have several names.
     copies: Links,
@@ -36,14 +39,14 @@ impl Tree {
         let begin = || {
             let target = staged.open()?;
             let top = target.try_clone().map_err(|_| Errno::MFILE)?;
-            let times = copy_directory(&source, &target)?;
+            let last = copy_directory(&source, &target)?;
             Ok(Self {
                 path: path.to_vec(),
                 top_id: Id::of(&stat_fd(&top)?),
                 walk: Walk::new(source, None)?,
                 target: Cursor::new(target)?,
                 top,
-                times: vec![times],
+                last: vec![last],
                 current: None,
                 copies: Links::default(),
                 entries: 1,
@@ -89,7 +92,7 @@ impl Tree {
                     self.leave().map_err(|errno| self.failed(&name, errno))?;
                 }
                 Step::End => {
-                    self.set_times().map_err(|errno| self.failed(b"", errno))?;
+                    self.finish().map_err(|errno| self.failed(b"", errno))?;
                     return Ok(true);
                 }
             }
@@ -110,23 +113,26 @@ impl Tree {
         mkdirat(self.target.here(), name.as_slice(), Mode::RWXU)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let directory = open_name(self.target.here(), &name, flags)?;
-        let times = copy_directory(self.walk.cursor().here(), &directory)?;
+        let last = copy_directory(self.walk.cursor().here(), &directory)?;
         self.target.enter(directory)?;
-        self.times.push(times);
+        self.last.push(last);
         self.entries += 1;
         Ok(())
     }
 
     fn leave(&mut self) -> io::Result<()> {
-        self.set_times()?;
+        self.finish()?;
         self.target.leave().map(drop)
     }
 
-    fn set_times(&mut self) -> io::Result<()> {
-        match self.times.pop() {
-            Some(times) => futimens(self.target.here(), &times),
-            None => Ok(()),
+    fn finish(&mut self) -> io::Result<()> {
+        let Some(last) = self.last.pop() else {
+            return Ok(());
+        };
+        if let Some(mode) = last.mode {
+            fchmod(self.target.here(), mode)?;
         }
+        futimens(self.target.here(), &last.times)
     }
 
     /// Copies what is no directory, or begins to.
@@ -188,10 +194,27 @@ impl Tree {
     }
 }
 
-/// Gives a new directory everything of another but what is in it. The times are for later: what is
-/// put into it changes them.
-fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<Timestamps> {
+/// What a directory gets when all that is in it is there.
+#[derive(Debug)]
+struct Last {
+    /// What is put into it changes them.
+    times: Timestamps,
+    /// Where nothing could be put into it with its own.
+    mode: Option<Mode>,
+}
+
+/// Gives a new directory everything of another but what is in it, and what is for later.
+fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<Last> {
     let stat = stat_fd(from)?;
     meta::copy(from, &stat, to)?;
-    Ok(meta::times(&stat))
+    let mut last = Last {
+        times: meta::times(&stat),
+        mode: None,
+    };
+    let mode = meta::mode(&stat_fd(to)?);
+    if Rights::current().are_limited() && !mode.contains(Mode::RWXU) {
+        fchmod(to, mode | Mode::RWXU)?;
+        last.mode = Some(mode);
+    }
+    Ok(last)
 }

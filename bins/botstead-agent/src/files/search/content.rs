@@ -2,6 +2,7 @@
 //! may not be searched to its end.
 
 use super::lines::{Collector, Found, Point};
+use super::matching::{Interruptible, Stepper};
 use crate::files::failure::Result;
 use crate::files::pieces::Budget;
 use botstead_bridge::proto::SearchRequest;
@@ -68,6 +69,7 @@ pub(super) struct Current {
 /// How content is searched.
 pub(super) struct Content {
     matcher: RegexMatcher,
+    stepper: Stepper,
     searcher: Searcher,
     context: usize,
     most_bytes: u64,
@@ -88,6 +90,12 @@ impl Content {
             .dfa_size_limit(PATTERN_BYTES)
             .build(&request.pattern)
             .map_err(|error| invalid(&error))?;
+        let states = states(request);
+        let pattern = match request.literal {
+            true => regex_syntax(&request.pattern),
+            false => request.pattern.clone(),
+        };
+        let stepper = Stepper::new(pattern, request.ignore_case, states);
         let context = request.context as usize;
         let searcher = SearcherBuilder::new()
             .line_terminator(LineTerminator::crlf())
@@ -98,10 +106,11 @@ impl Content {
             .binary_detection(BinaryDetection::quit(0))
             // Offsets must be those of the text.
             .bom_sniffing(false)
-            .heap_limit(Some(longest_line(states(request))))
+            .heap_limit(Some(longest_line(states)))
             .build();
         Ok(Self {
             matcher,
+            stepper,
             searcher,
             context,
             most_bytes: match request.max_file_bytes {
@@ -175,8 +184,13 @@ impl Content {
             budget,
             broken,
         };
+        let matcher = Interruptible {
+            fast: &self.matcher,
+            stepper: &self.stepper,
+            budget,
+        };
         let collector = Collector {
-            matcher: &self.matcher,
+            matcher,
             found: &mut current.found,
             begin,
             enough: ENOUGH,
@@ -184,9 +198,7 @@ impl Content {
         };
         let encoding = match current.encoding {
             Encoding::Plain(_) => {
-                return self
-                    .searcher
-                    .search_reader(&self.matcher, reading, collector);
+                return self.searcher.search_reader(matcher, reading, collector);
             }
             Encoding::Utf16Le => encoding_rs::UTF_16LE,
             Encoding::Utf16Be => encoding_rs::UTF_16BE,
@@ -196,12 +208,24 @@ impl Content {
             .strip_bom(true)
             .build(reading);
         io::copy(&mut (&mut text).take(begin.offset), &mut io::sink())?;
-        self.searcher.search_reader(&self.matcher, text, collector)
+        self.searcher.search_reader(matcher, text, collector)
     }
 }
 
 /// Output of one piece, about.
 pub(super) const ENOUGH: usize = 128 << 10;
+
+/// Plain text as a pattern.
+fn regex_syntax(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii_punctuation() {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
 
 /// How many states a pattern has, about.
 fn states(request: &SearchRequest) -> usize {

@@ -1,11 +1,11 @@
 //! Matching lines of one file, each with its context. A search that has found enough for now stops in
 //! front of a line and goes on there later, so that nothing waits for a client while it holds a thread.
 
+use super::matching::Interruptible;
 use crate::files::pieces::Budget;
 use botstead_bridge::proto::search_reply::{Line, Span};
 use bytes::Bytes;
 use grep_matcher::Matcher;
-use grep_regex::RegexMatcher;
 use grep_searcher::{Searcher, Sink, SinkContext, SinkFinish, SinkMatch};
 use std::collections::VecDeque;
 use std::io;
@@ -127,7 +127,7 @@ impl Found {
 
 /// What the search of a file tells, put together with what was found before.
 pub(super) struct Collector<'a> {
-    pub(super) matcher: &'a RegexMatcher,
+    pub(super) matcher: Interruptible<'a>,
     pub(super) found: &'a mut Found,
     /// Where the search began in the file.
     pub(super) begin: Point,

@@ -1,12 +1,13 @@
 //! `Search`: entries by name, lines by content.
 //!
-//! A search has turns of its own: matching a line cannot be interrupted, and however long that takes, it
-//! keeps nobody waiting but other searches. How long is bounded by the size of the pattern.
+//! A search has turns of its own, so that it keeps nobody waiting but other searches. Matching a line ends soon
+//! after its caller left ([`matching`]), and takes a time that the sizes of pattern and line bound.
 
 mod content;
 mod globs;
 mod ignores;
 mod lines;
+mod matching;
 
 use super::entry::{kind, proto_kind};
 use super::failure::{Result, failed};
@@ -102,7 +103,7 @@ pub(super) fn begin(request: SearchRequest) -> Result<Searching> {
 }
 
 impl Searching {
-    /// Counts a file that is not searched, or not to its end.
+    /// Counts a file that is not searched, or not to its end, or a directory that cannot be read.
     fn skip(&mut self, path: Vec<u8>, reason: Reason) {
         if reason == Reason::Unreadable {
             self.done.unreadable += 1;
@@ -237,7 +238,7 @@ impl Searching {
                     return Err(super::failure::changed(&path));
                 }
                 Err(_) => {
-                    self.done.unreadable += 1;
+                    self.skip(child(&self.place, walk.path()), Reason::Unreadable);
                     walk.give_up();
                     continue;
                 }
@@ -266,6 +267,7 @@ impl Searching {
     }
 
     fn enter(&mut self, walk: &mut Walk, name: Vec<u8>) {
+        let below = walk.path_to(&name);
         match walk.enter(name) {
             Ok(true) => {
                 if let Some(ignores) = &mut self.ignores {
@@ -274,7 +276,7 @@ impl Searching {
                 }
             }
             Ok(false) => {}
-            Err(_) => self.done.unreadable += 1,
+            Err(_) => self.skip(child(&self.place, &below), Reason::Unreadable),
         }
     }
 }

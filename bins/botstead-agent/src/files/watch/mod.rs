@@ -10,6 +10,7 @@ mod tree;
 
 use super::failure::{Result, failed, refused};
 use super::pieces::{Caller, Turns, piece};
+use super::rights::Rights;
 use super::root::{locate, root_path};
 use botstead_bridge::proto::watch_reply::{Overflow, Part};
 use botstead_bridge::proto::{WatchReply, WatchRequest};
@@ -101,10 +102,10 @@ impl Stream for Replies {
 }
 
 /// Begins to tell. Ends when the stream is dropped, even while nothing happens.
-pub(super) fn tell(watching: Watching, turns: Turns) -> Replies {
+pub(super) fn tell(watching: Watching, turns: Turns, rights: Rights) -> Replies {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
-        if let Err(failure) = run(watching, &turns, &sender).await {
+        if let Err(failure) = run(watching, &turns, rights, &sender).await {
             // Waits until the client has read what came before, or is gone.
             let _ = sender.send(Err(failure.into())).await;
         }
@@ -114,14 +115,14 @@ pub(super) fn tell(watching: Watching, turns: Turns) -> Replies {
 
 type Sender = mpsc::Sender<Result<WatchReply, Status>>;
 
-async fn run(watching: Watching, turns: &Turns, sender: &Sender) -> Result<()> {
+async fn run(watching: Watching, turns: &Turns, rights: Rights, sender: &Sender) -> Result<()> {
     let Watching {
         inotify,
         mut events,
     } = watching;
     let kernel = readiness(inotify)
         .map_err(|error| Failure::new(FailureKind::Limit, format!("cannot watch: {error}")))?;
-    let caller = Caller::default();
+    let caller = Caller::new(rights);
     let mut lost = false;
     while !sender.is_closed() {
         let turns = events.is_scanning().then_some(turns);

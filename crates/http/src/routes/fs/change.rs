@@ -1,5 +1,6 @@
 //! Changing: write text, make directories, rename, copy, delete.
 
+use super::by;
 use super::octal::Octal;
 use crate::auth::Caller;
 use crate::extract::{Body, IdOf, LargeBody};
@@ -36,6 +37,9 @@ pub(super) struct Write {
     /// Permission bits of a new file as octal text; `0644` when absent. Those of an existing file stay.
     #[schema(value_type = Option<String>, example = "0755")]
     mode: Option<Octal>,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`, and what is made belongs to them;
+    /// absent is root, for whom what is made belongs to the workspace's user.
+    user: Option<String>,
 }
 
 /// The file that was written.
@@ -62,10 +66,11 @@ pub(super) struct Written {
     request_body = Write,
     responses(
         (status = 200, body = Written),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`stale_revision`, `path_exists` or `workspace_not_running`."),
         (status = 413, description = "`body_too_large`: use the upload."),
-        (status = 422, description = "`is_a_directory`, `not_a_directory` or `not_a_regular_file`."),
+        (status = 422, description = "`is_a_directory`, `not_a_directory` or `not_a_regular_file`; `no_such_user`."),
         (status = 503, description = "`workspace_unreachable`, `workspace_stalled` when it takes nothing, or `too_much_in_flight`: the bodies and replies under way take as much memory as they may."),
         (status = 507, description = "`insufficient_storage`."),
     ),
@@ -106,7 +111,7 @@ pub(super) async fn write(
     let written = actix_web::rt::spawn(async move {
         let _room = room;
         workspaces
-            .write_file(&caller.actor, id.0, &path, how, content)
+            .write_file(by(&caller, body.user.as_deref()), id.0, &path, how, content)
             .await
     });
     let (entry, created) = written.await.map_err(Problem::internal)??;
@@ -137,6 +142,9 @@ pub(super) struct Mkdir {
     path: Option<String>,
     /// The same as bytes in base64.
     path_base64: Option<String>,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`, and what is made belongs to them;
+    /// absent is root, for whom what is made belongs to the workspace's user.
+    user: Option<String>,
 }
 
 /// Make a directory with its parents. One that exists is no error.
@@ -146,8 +154,10 @@ pub(super) struct Mkdir {
     request_body = Mkdir,
     responses(
         (status = 200, body = Done),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`path_exists`: something else is there; `workspace_not_running`."),
+        (status = 422, description = "`no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -158,10 +168,11 @@ pub(super) async fn mkdir(
     body: Body<Mkdir>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let path = in_body("path", body.0.path, body.0.path_base64.as_deref())?;
+    let body = body.0;
+    let path = in_body("path", body.path, body.path_base64.as_deref())?;
     let workspaces = &state.services.workspaces;
     workspaces
-        .make_directory(&caller.actor, id.0, &path, true)
+        .make_directory(by(&caller, body.user.as_deref()), id.0, &path, true)
         .await?;
     Ok(done())
 }
@@ -186,6 +197,9 @@ pub(super) struct FromTo {
     /// Only for a copy: a directory with everything in it.
     #[serde(default)]
     recursive: bool,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`, and a copy belongs to them; absent is
+    /// root, and a copy keeps its owner.
+    user: Option<String>,
 }
 
 /// Rename or move a file or directory.
@@ -195,9 +209,10 @@ pub(super) struct FromTo {
     request_body = FromTo,
     responses(
         (status = 200, body = Done),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`path_exists` unless `overwrite` is given; `workspace_not_running`."),
-        (status = 422, description = "`other_filesystem`."),
+        (status = 422, description = "`other_filesystem`; `no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -213,7 +228,13 @@ pub(super) async fn rename(
     let to = in_body("newPath", body.new_path, body.new_path_base64.as_deref())?;
     let workspaces = &state.services.workspaces;
     workspaces
-        .rename_file(&caller.actor, id.0, &from, &to, body.overwrite)
+        .rename_file(
+            by(&caller, body.user.as_deref()),
+            id.0,
+            &from,
+            &to,
+            body.overwrite,
+        )
         .await?;
     Ok(done())
 }
@@ -225,9 +246,10 @@ pub(super) async fn rename(
     request_body = FromTo,
     responses(
         (status = 200, body = Done),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`path_exists` unless `overwrite` is given; `workspace_not_running`."),
-        (status = 422, description = "`is_a_directory` without `recursive`."),
+        (status = 422, description = "`is_a_directory` without `recursive`; `no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
         (status = 507, description = "`insufficient_storage`."),
     ),
@@ -245,7 +267,7 @@ pub(super) async fn copy(
     let workspaces = &state.services.workspaces;
     workspaces
         .copy_file(
-            &caller.actor,
+            by(&caller, body.user.as_deref()),
             id.0,
             &from,
             &to,
@@ -273,6 +295,8 @@ pub(super) struct Chmod {
     /// Also all that is below a directory; symlinks are not followed there.
     #[serde(default)]
     recursive: bool,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`; those of root when absent.
+    user: Option<String>,
 }
 
 /// What was changed.
@@ -292,6 +316,7 @@ pub(super) struct Changed {
     responses(
         (status = 200, body = Changed),
         (status = 400, description = "Neither `mode` nor `owner` is given, or `mode` is not octal text."),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 422, description = "`no_such_user`."),
@@ -314,7 +339,7 @@ pub(super) async fn chmod(
     };
     let workspaces = &state.services.workspaces;
     let changed = workspaces
-        .change_file(&caller.actor, id.0, &path, change)
+        .change_file(by(&caller, body.user.as_deref()), id.0, &path, change)
         .await?;
     Ok(HttpResponse::Ok().json(Changed { ok: true, changed }))
 }
@@ -330,6 +355,8 @@ pub(super) struct Delete {
     /// A directory with everything in it.
     #[serde(default)]
     recursive: bool,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`; those of root when absent.
+    user: Option<String>,
 }
 
 /// Delete a file, a symlink itself, an empty directory, or with `recursive` a tree.
@@ -339,9 +366,10 @@ pub(super) struct Delete {
     request_body = Delete,
     responses(
         (status = 200, body = Done),
-        (status = 403, description = "`forbidden`: the root."),
+        (status = 403, description = "`forbidden`: the root; `permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`directory_not_empty` without `recursive`; `workspace_not_running`."),
+        (status = 422, description = "`no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -352,10 +380,16 @@ pub(super) async fn delete(
     body: Body<Delete>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let path = in_body("path", body.0.path, body.0.path_base64.as_deref())?;
+    let body = body.0;
+    let path = in_body("path", body.path, body.path_base64.as_deref())?;
     let workspaces = &state.services.workspaces;
     workspaces
-        .remove_file(&caller.actor, id.0, &path, body.0.recursive)
+        .remove_file(
+            by(&caller, body.user.as_deref()),
+            id.0,
+            &path,
+            body.recursive,
+        )
         .await?;
     Ok(done())
 }

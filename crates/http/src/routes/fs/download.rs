@@ -4,9 +4,10 @@ use super::conditions::{
     Condition, Validators, Wanted, condition, if_range_holds, to_date, wanted,
 };
 use super::kinds::media_type;
-use super::{attachment, name_of};
+use super::{UserQuery, attachment, by, name_of};
+use crate::archives::{self, Packing};
 use crate::auth::Caller;
-use crate::extract::IdOf;
+use crate::extract::{IdOf, QueryOf};
 use crate::paths::QueryPath;
 use crate::problem::Problem;
 use crate::state::SharedState;
@@ -16,7 +17,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, get, head, web};
 use async_compression::tokio::bufread::GzipEncoder;
 use botstead_types::{BotId, FilePath};
-use botstead_workspace::{FileEntry, FileKind, FilePart, ReadFile};
+use botstead_workspace::{FileActor, FileEntry, FileKind, FilePart, ReadFile};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -31,23 +32,26 @@ use tokio_util::io::{ReaderStream, StreamReader};
 /// browser may use a `?ticket=`.
 ///
 /// An archive is of a directory that lives: what is made or vanishes meanwhile is in it or not, and sockets,
-/// devices and pipes are not. When a file became shorter while it was read, or cannot be read, the connection
-/// ends before the archive does.
+/// devices and pipes are not. When a file became shorter while it was read, or cannot be read, the archive ends in
+/// the middle of what packs it: unpacking it is an error. A file that fails on its way has fewer bytes than its
+/// `Content-Length` says, and the connection is cut.
 #[utoipa::path(
     tag = "files",
     params(
         ("bot_id" = Uuid, Path, description = "The bot."),
         ("path" = String, Query, description = "An absolute path, percent-encoded bytes. A symlink is followed."),
+        UserQuery
     ),
     responses(
         (status = 200, description = "The file, or an archive of the directory.", content_type = "application/octet-stream", body = Vec<u8>),
         (status = 206, description = "The part that `Range` asks for."),
         (status = 304, description = "The file still has the tag of `If-None-Match`, or was not changed after `If-Modified-Since`."),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 412, description = "`precondition_failed`: the file has not the tag of `If-Match`, or was changed after `If-Unmodified-Since`."),
         (status = 416, description = "`range_not_satisfiable`; `Content-Range` says the size."),
-        (status = 422, description = "`not_a_regular_file`."),
+        (status = 422, description = "`not_a_regular_file` or `no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -56,10 +60,12 @@ pub(super) async fn download(
     caller: Caller,
     id: IdOf<BotId>,
     path: QueryPath,
+    query: QueryOf<UserQuery>,
     request: HttpRequest,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    answer(&caller, id.0, &path.0, &request, &state).await
+    let by = by(&caller, query.0.user.as_deref());
+    answer(by, id.0, &path.0, &request, &state).await
 }
 
 /// What a download would answer, without the content.
@@ -68,6 +74,7 @@ pub(super) async fn download(
     params(
         ("bot_id" = Uuid, Path, description = "The bot."),
         ("path" = String, Query, description = "An absolute path, percent-encoded bytes."),
+        UserQuery
     ),
     responses(
         (status = 200, description = "The headers of the download, whose every status and header a HEAD has."),
@@ -78,35 +85,35 @@ pub(super) async fn download_head(
     caller: Caller,
     id: IdOf<BotId>,
     path: QueryPath,
+    query: QueryOf<UserQuery>,
     request: HttpRequest,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    answer(&caller, id.0, &path.0, &request, &state).await
+    let by = by(&caller, query.0.user.as_deref());
+    answer(by, id.0, &path.0, &request, &state).await
 }
 
 async fn answer(
-    caller: &Caller,
+    by: FileActor<'_>,
     bot: BotId,
     path: &FilePath,
     request: &HttpRequest,
     state: &SharedState,
 ) -> Result<HttpResponse, Problem> {
     let workspaces = &state.services.workspaces;
-    let entry = workspaces.stat_file(&caller.actor, bot, path, true).await?;
+    let entry = workspaces.stat_file(by, bot, path, true).await?;
     if entry.kind == FileKind::Directory {
-        let archive = workspaces.archive_files(&caller.actor, bot, path).await?;
+        let archive = workspaces.archive_files(by, bot, path).await?;
         let mut name = match name_of(&entry.path) {
             b"/" => b"root".to_vec(),
             name => name.to_vec(),
         };
         name.extend_from_slice(b".tar.gz");
         let mut reply = HttpResponse::Ok();
-        reply
-            .content_type("application/gzip")
-            .insert_header(attachment(&name));
+        reply.insert_header(attachment(&name));
         return Ok(match is_head(request) {
-            true => reply.streaming(nothing()),
-            false => reply.streaming(gzip(archive)),
+            true => archives::send(&mut reply, Packing::Gzip, nothing()),
+            false => archives::send(&mut reply, Packing::Gzip, gzip(archive)),
         });
     }
     let open = async |part| {
@@ -114,7 +121,7 @@ async fn answer(
             part,
             ..ReadFile::default()
         };
-        workspaces.read_file(&caller.actor, bot, path, read).await
+        workspaces.read_file(by, bot, path, read).await
     };
     // What was opened is what is compared, described and sent: a file that somebody writes to can be read.
     let asked = wanted(request);

@@ -1,6 +1,6 @@
 //! Looking: one entry, a directory, the text of a file.
 
-use super::Entry;
+use super::{Entry, by};
 use crate::auth::Caller;
 use crate::budget::Budget;
 use crate::extract::{IdOf, QueryOf, flag};
@@ -24,6 +24,8 @@ pub(super) struct StatQuery {
     #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
     follow: bool,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`; those of root when absent.
+    user: Option<String>,
 }
 
 /// One entry of a workspace's filesystem.
@@ -36,6 +38,7 @@ pub(super) struct StatQuery {
     ),
     responses(
         (status = 200, body = Entry),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
@@ -49,10 +52,11 @@ pub(super) async fn stat(
     query: QueryOf<StatQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
+    let by = by(&caller, query.0.user.as_deref());
     let entry = state
         .services
         .workspaces
-        .stat_file(&caller.actor, id.0, &path.0, query.0.follow)
+        .stat_file(by, id.0, &path.0, query.0.follow)
         .await?;
     Ok(HttpResponse::Ok().json(Entry::from(entry)))
 }
@@ -72,6 +76,8 @@ pub(super) struct ListQuery {
     limit: Option<u32>,
     /// The `next_cursor` of the page before.
     cursor: Option<String>,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`; those of root when absent.
+    user: Option<String>,
 }
 
 /// A page of a directory.
@@ -96,9 +102,10 @@ pub(super) struct Directory {
     ),
     responses(
         (status = 200, body = Directory),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
-        (status = 422, description = "`not_a_directory`."),
+        (status = 422, description = "`not_a_directory` or `no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -115,6 +122,7 @@ pub(super) async fn list(
         max_depth,
         limit,
         cursor,
+        user,
     } = query.0;
     let wanted = ListFiles {
         recursive,
@@ -126,7 +134,7 @@ pub(super) async fn list(
     let page = state
         .services
         .workspaces
-        .list_files(&caller.actor, id.0, &path.0, wanted)
+        .list_files(by(&caller, user.as_deref()), id.0, &path.0, wanted)
         .await?;
     let paths: Vec<Vec<u8>> = page.entries.iter().map(|it| it.path.clone()).collect();
     let budget = Budget::new(state.config.max_reply_bytes);
@@ -155,6 +163,8 @@ pub(super) struct ReadQuery {
     length: Option<u64>,
     /// `base64` gives the content so also when it is text.
     encoding: Option<String>,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`; those of root when absent.
+    user: Option<String>,
 }
 
 impl ReadQuery {
@@ -213,10 +223,11 @@ pub(super) struct Content {
     ),
     responses(
         (status = 200, body = Content),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 413, description = "`file_too_large`: use the download."),
-        (status = 422, description = "`is_a_directory` or `not_a_regular_file`."),
+        (status = 422, description = "`is_a_directory`, `not_a_regular_file` or `no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -243,7 +254,7 @@ pub(super) async fn read(
     };
     let workspaces = &state.services.workspaces;
     let file = workspaces
-        .read_file(&caller.actor, id.0, &path.0, wanted)
+        .read_file(by(&caller, query.0.user.as_deref()), id.0, &path.0, wanted)
         .await;
     let mut file = match file {
         Err(error) if error.code() == "file_too_large" => return Err(too_large(limit)),

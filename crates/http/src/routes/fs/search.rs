@@ -1,5 +1,6 @@
 //! Search by name and content.
 
+use super::by;
 use crate::auth::Caller;
 use crate::budget::Budget;
 use crate::context::RequestId;
@@ -49,6 +50,8 @@ pub(super) struct SearchQuery {
     /// At most this many matches, 1 to 10000; 100 when absent.
     #[param(minimum = 1, maximum = 10000)]
     limit: Option<u32>,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`; those of root when absent.
+    user: Option<String>,
 }
 
 impl From<SearchQuery> for SearchFiles {
@@ -165,7 +168,8 @@ pub(super) struct Found {
     truncated: bool,
     /// Files and directories that could not be read.
     unreadable: u64,
-    /// Files that were not searched, or not to their end, the first 100: there may be matches in them.
+    /// Files that were not searched, or not to their end, and directories that could not be read, the first 100:
+    /// there may be matches in them.
     skipped: Vec<Skipped>,
     /// How many such files there are.
     skipped_files: u64,
@@ -261,8 +265,10 @@ impl From<SearchEvent> for Event {
     responses(
         (status = 200, body = Found),
         (status = 400, description = "A pattern or glob that cannot be read."),
+        (status = 403, description = "`permission_denied`: `user` may not read the place itself."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
+        (status = 422, description = "`no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]
@@ -273,12 +279,13 @@ pub(super) async fn search(
     request_id: RequestId,
     request: HttpRequest,
     path: QueryPath,
-    query: QueryOf<SearchQuery>,
+    mut query: QueryOf<SearchQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
+    let user = query.0.user.take();
     let workspaces = &state.services.workspaces;
     let mut events = workspaces
-        .search_files(&caller.actor, id.0, &path.0, query.0.into())
+        .search_files(by(&caller, user.as_deref()), id.0, &path.0, query.0.into())
         .await?;
     if wants_events(&request) {
         let steps = events.map(|event| match event {

@@ -1,5 +1,6 @@
 //! Uploads: multipart, streamed into the workspace as they come.
 
+use super::by;
 use super::octal::Octal;
 use crate::auth::Caller;
 use crate::extract::{IdOf, content_length};
@@ -11,7 +12,7 @@ use actix_multipart::{Field, Multipart};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use botstead_types::{BotId, FilePath, escaped};
-use botstead_workspace::WriteFile;
+use botstead_workspace::{FileActor, WriteFile};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -33,12 +34,15 @@ pub(super) struct UploadForm {
     /// before `file`, or `file` before `path`.
     #[schema(value_type = Option<String>, example = "0755")]
     mode: Option<String>,
+    /// Written with the rights of this user, such as `user`, `uid` or `uid:gid`, to whom a new file belongs; absent
+    /// is root, for whom it belongs to the workspace's user. It comes before `file`, or `file` before `path`.
+    user: Option<String>,
     /// The file, one.
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
 }
 
-const FIELDS: &[&str] = &["path", "mode", "file"];
+const FIELDS: &[&str] = &["path", "mode", "user", "file"];
 
 /// The file that was uploaded.
 #[derive(Serialize, ToSchema)]
@@ -76,9 +80,11 @@ enum Failed {
     responses(
         (status = 200, body = Uploaded),
         (status = 400, description = "`invalid_body`: `path` or `file` is missing or there twice, or there is another field; nothing was written."),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 413, description = "`file_too_large`."),
+        (status = 422, description = "`no_such_user`."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
         (status = 507, description = "`insufficient_storage`."),
     ),
@@ -103,6 +109,7 @@ pub(super) async fn upload(
     let mut form = Form::new(Multipart::new(request.headers(), payload), idle);
     let mut path = None;
     let mut mode = None;
+    let mut user: Option<String> = None;
     let mut early: Option<Spooled> = None;
     while let Some(mut field) = form.next().await? {
         match field.name().unwrap_or_default() {
@@ -114,10 +121,18 @@ pub(super) async fn upload(
                 let text = form::text(&mut field, idle, MAX_TEXT).await?;
                 mode = Some(Octal::parse(&String::from_utf8_lossy(&text))?.0);
             }
+            "user" if user.is_none() => {
+                let text = form::text(&mut field, idle, MAX_TEXT).await?;
+                let text = String::from_utf8(text);
+                user = Some(
+                    text.map_err(|_| Problem::invalid("invalid_body", "user: must be UTF-8"))?,
+                );
+            }
             "file" if early.is_none() => {
                 if let Some(path) = &path {
                     let file = File { path, mode };
-                    return stream(&caller, id.0, file, (&mut form, field), &state).await;
+                    let by = by(&caller, user.as_deref());
+                    return stream(by, id.0, file, (&mut form, field), &state).await;
                 }
                 let chunks = async || form::chunk(&mut field, idle).await;
                 let spooled = Spooled::receive(&state.config, workspaces, limit, chunks).await;
@@ -134,7 +149,13 @@ pub(super) async fn upload(
     let early = early.ok_or_else(|| missing("file"))?;
     let content = early.into_stream().await.map_err(crate::spool::failed)?;
     let written = workspaces
-        .write_file(&caller.actor, id.0, &path, how(mode), content)
+        .write_file(
+            by(&caller, user.as_deref()),
+            id.0,
+            &path,
+            how(mode),
+            content,
+        )
         .await?;
     Ok(reply(written.0))
 }
@@ -163,7 +184,7 @@ fn reply(entry: botstead_workspace::FileEntry) -> HttpResponse {
 
 /// Passes the file on while it arrives.
 async fn stream(
-    caller: &Caller,
+    by: FileActor<'_>,
     bot: BotId,
     file: File<'_>,
     (form, mut field): (&mut Form, Field),
@@ -174,7 +195,7 @@ async fn stream(
     let workspaces = &state.services.workspaces;
     // The form's field belongs to this thread; what reads the channel may be anywhere.
     let written = workspaces.write_file(
-        &caller.actor,
+        by,
         bot,
         file.path,
         how(file.mode),

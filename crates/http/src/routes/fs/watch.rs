@@ -1,5 +1,6 @@
 //! Watching what changes.
 
+use super::by;
 use crate::auth::Caller;
 use crate::context::RequestId;
 use crate::extract::{IdOf, QueryOf, flag};
@@ -21,6 +22,8 @@ pub(super) struct WatchQuery {
     #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
     recursive: bool,
+    /// Done with the rights of this user, such as `user`, `uid` or `uid:gid`; those of root when absent.
+    user: Option<String>,
 }
 
 /// An event of a watch.
@@ -106,8 +109,10 @@ impl From<WatchEvent> for Event {
     ),
     responses(
         (status = 200, description = "The events.", content_type = "text/event-stream", body = String),
+        (status = 403, description = "`permission_denied`: `user` may not do it."),
         (status = 404, description = "`bot_not_found`, `workspace_not_found` or `path_not_found`."),
         (status = 409, description = "`workspace_not_running`."),
+        (status = 422, description = "`no_such_user`."),
         (status = 429, description = "`workspace_limit`: the workspace has 64 watches, or the host no more."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
@@ -122,8 +127,9 @@ pub(super) async fn watch(
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
     let workspaces = &state.services.workspaces;
+    let by = by(&caller, query.0.user.as_deref());
     let events = workspaces
-        .watch_files(&caller.actor, id.0, &path.0, query.0.recursive)
+        .watch_files(by, id.0, &path.0, query.0.recursive)
         .await?;
     let steps = events
         .map(|event| match event {
