@@ -11,7 +11,7 @@ pub(super) const ADVICE: &str = "the message above; a missing linker or protoc c
 /// glibc 2.36 or newer.
 const PACKED_RELOCATIONS: &str = "-C link-arg=-Wl,-z,pack-relative-relocs";
 /// The largest agent.
-const MOST_AGENT_BYTES: usize = 4_500_000;
+const MOST_AGENT_BYTES: usize = 4_700_000;
 
 /// The server's program.
 pub(crate) fn server() -> Result<PathBuf> {
