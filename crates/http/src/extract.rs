@@ -77,12 +77,23 @@ fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let path = error.path().to_string();
         let inner = words::plain(&error.into_inner().to_string());
-        let detail = match path.as_str() {
-            "." => inner,
-            name => format!("{name}: {inner}"),
+        let given = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| *name == path);
+        let detail = match (path.as_str(), given) {
+            (".", _) => inner,
+            // What the standard library says of numbers does not tell which.
+            (name, Some((_, value))) if !tells(&inner, &value) => {
+                let shown: String = value.chars().take(128).collect();
+                format!("{name} {shown:?} is not valid: {inner}")
+            }
+            (name, _) => format!("{name}: {inner}"),
         };
         Problem::invalid("invalid_query", detail)
     })
+}
+
+/// Whether a message has the value that it is about.
+fn tells(message: &str, value: &str) -> bool {
+    message.contains(&format!("{value:?}")) || message.contains(&format!("`{value}`"))
 }
 
 /// A part of a list that can grow.
@@ -100,9 +111,9 @@ impl PageQuery {
     /// How many items are asked for at most, where that is said.
     pub(crate) fn limit(&self) -> Result<Option<usize>, InvalidValue> {
         match self.limit {
-            Some(limit) if !(1..=PageRequest::MAX_LIMIT).contains(&limit) => {
-                Err(InvalidValue::new("limit", &limit.to_string(), "1 to 100"))
-            }
+            Some(limit) if !(1..=PageRequest::MAX_LIMIT).contains(&limit) => Err(
+                InvalidValue::new("limit", &limit.to_string(), "must be from 1 to 100"),
+            ),
             limit => Ok(limit.map(|limit| limit as usize)),
         }
     }
@@ -497,10 +508,22 @@ mod tests {
             (Some(7), Some(Mode::Merge))
         ));
         for (query, expected) in [
-            ("limit=x", "limit: a whole number is expected"),
-            ("limit=", "limit: a whole number is expected"),
-            ("limit=-1", "limit: a whole number is expected"),
-            ("limit=99999999999", "limit: the number is too large"),
+            (
+                "limit=x",
+                "limit \"x\" is not valid: a whole number is expected",
+            ),
+            (
+                "limit=",
+                "limit \"\" is not valid: a whole number is expected",
+            ),
+            (
+                "limit=-1",
+                "limit \"-1\" is not valid: a whole number is expected",
+            ),
+            (
+                "limit=99999999999",
+                "limit \"99999999999\" is not valid: the number is too large",
+            ),
             ("mode=x", "mode: unknown variant `x`, expected `merge`"),
             ("limit=1&limit=2", "duplicate field `limit`"),
         ] {

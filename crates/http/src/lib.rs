@@ -24,6 +24,7 @@ mod context;
 mod docs;
 mod extract;
 mod form;
+mod head;
 mod memory;
 mod monitoring;
 mod openapi;

@@ -62,7 +62,7 @@ pub(crate) fn in_body(
     match (text, base64) {
         (Some(_), Some(_)) => Err(Problem::invalid("invalid_body", both(name))),
         (None, Some(base64)) => from_base64(name, base64.as_bytes()),
-        (Some(text), None) => Ok(FilePath::new(text)?),
+        (Some(text), None) => named(name, text),
         (None, None) => Err(Problem::invalid(
             "invalid_body",
             format!("missing field `{name}`"),
@@ -70,7 +70,18 @@ pub(crate) fn in_body(
     }
 }
 
-fn from_base64(name: &str, base64: &[u8]) -> Result<FilePath, Problem> {
+/// A path, whose refusal names the field that it came in.
+fn named(name: &'static str, bytes: impl Into<Vec<u8>>) -> Result<FilePath, Problem> {
+    FilePath::new(bytes).map_err(|refused| {
+        InvalidValue {
+            what: name,
+            ..refused
+        }
+        .into()
+    })
+}
+
+fn from_base64(name: &'static str, base64: &[u8]) -> Result<FilePath, Problem> {
     // A plus in a query that was not percent-encoded arrives as a space.
     let base64: Vec<u8> = base64
         .iter()
@@ -78,9 +89,9 @@ fn from_base64(name: &str, base64: &[u8]) -> Result<FilePath, Problem> {
         .collect();
     let bytes = STANDARD.decode(&base64).map_err(|_| {
         let shown = String::from_utf8_lossy(&base64);
-        InvalidValue::new("path", &shown, format!("`{name}_base64` is not base64"))
+        InvalidValue::new(name, &shown, format!("`{name}_base64` must be base64"))
     })?;
-    Ok(FilePath::new(bytes)?)
+    named(name, bytes)
 }
 
 /// Bytes as base64.

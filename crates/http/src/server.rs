@@ -6,7 +6,7 @@ use crate::monitoring::Monitoring;
 use crate::problem::Problem;
 use crate::sessions::Sessions;
 use crate::state::{SharedState, State};
-use crate::{HttpConfig, context, docs, openapi, routes, spool};
+use crate::{HttpConfig, context, docs, head, openapi, routes, spool};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpServer, web};
 use botstead_accounts::Accounts;
@@ -110,6 +110,7 @@ impl Server {
         let mut server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(Arc::clone(&shared)))
+                .wrap(from_fn(head::as_get))
                 .wrap(from_fn(context::surround))
                 .into_utoipa_app()
                 .configure(|routes| routes::configure(routes, metrics))

@@ -58,9 +58,13 @@ pub(crate) fn from_cursor(cursor: Option<&str>) -> Result<Option<Vec<u8>>, Inval
     let cursor = cursor.filter(|cursor| !cursor.is_empty());
     cursor
         .map(|cursor| {
-            URL_SAFE_NO_PAD
-                .decode(cursor)
-                .map_err(|_| InvalidValue::new("cursor", cursor, "it is none of this list's"))
+            URL_SAFE_NO_PAD.decode(cursor).map_err(|_| {
+                InvalidValue::new(
+                    "cursor",
+                    cursor,
+                    "must be the `next_cursor` of a page of this list",
+                )
+            })
         })
         .transpose()
 }
@@ -87,7 +91,11 @@ impl<T: Serialize> Paged<T> {
             None => None,
             Some(cursor) => Some(serde_json::from_slice(&cursor).map_err(|_| {
                 let given = page.cursor().unwrap_or_default();
-                InvalidValue::new("cursor", given, "it is none of this list's")
+                InvalidValue::new(
+                    "cursor",
+                    given,
+                    "must be the `next_cursor` of a page of this list",
+                )
             })?),
         };
         let mut budget = Budget::new(config.max_reply_bytes);

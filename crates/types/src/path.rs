@@ -18,11 +18,11 @@ impl FilePath {
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, InvalidValue> {
         let bytes = bytes.into();
         let reason = if !bytes.starts_with(b"/") {
-            "an absolute path inside the workspace is expected"
+            "must be an absolute path inside the workspace"
         } else if bytes.len() > Self::MAX_BYTES {
-            "it is longer than 4095 bytes"
+            "must be at most 4095 bytes"
         } else if bytes.contains(&0) {
-            "it contains a zero byte"
+            "must not contain a zero byte"
         } else {
             return Ok(Self(bytes));
         };

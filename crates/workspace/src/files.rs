@@ -272,7 +272,7 @@ impl Workspaces {
         within("limit", search.limit, SearchFiles::MAX_LIMIT)?;
         if search.context > 20 {
             let given = search.context.to_string();
-            return Err(InvalidValue::new("context", &given, "at most 20 lines").into());
+            return Err(InvalidValue::new("context", &given, "must be at most 20 lines").into());
         }
         let AgentCall { client, place } =
             self.stream_for(actor, Action::ReadWorkspace, bot).await?;
@@ -342,7 +342,7 @@ fn within(what: &'static str, value: u32, most: u32) -> Result<()> {
     if (1..=most).contains(&value) {
         return Ok(());
     }
-    let reason = format!("1 to {most}");
+    let reason = format!("must be from 1 to {most}");
     Err(InvalidValue::new(what, &value.to_string(), reason).into())
 }
 

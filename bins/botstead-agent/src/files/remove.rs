@@ -275,7 +275,7 @@ fn open(directory: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Refusal> {
 }
 
 /// Whether it is the root of a mount (`STATX_ATTR_MOUNT_ROOT`, kernel 5.8).
-fn is_mounted(stat: &Statx) -> bool {
+pub(super) fn is_mounted(stat: &Statx) -> bool {
     const MOUNT_ROOT: StatxAttributes = StatxAttributes::from_bits_retain(0x2000);
     stat.stx_attributes.contains(MOUNT_ROOT)
 }

@@ -1,17 +1,19 @@
 //! `Rename`: at once where the filesystem can, as a copy and a removal where it cannot.
 
 use super::copy::{Copying, Order};
+use super::entry::kind;
 use super::failure::{Result, failed, refused};
 use super::make::place_with_parents;
 use super::meta::Owner;
 use super::path::InsidePath;
 use super::pieces::{Turns, ended, long, short};
-use super::remove::Removing;
+use super::remove::{Removing, is_mounted};
 use super::rights::Rights;
 use super::root::{Place, Root, parse};
 use super::temporary::rename;
 use botstead_bridge::{FailureKind, proto};
-use rustix::io::Errno;
+use rustix::fs::FileType;
+use rustix::io::{self, Errno};
 
 enum Attempt {
     Done,
@@ -53,8 +55,12 @@ fn attempt(request: &proto::RenameRequest, owner: Owner, turns: &Turns) -> Resul
     let (from_path, to_path) = (parse(&request.from)?, parse(&request.to)?);
     let root = Root::open(&request.root)?;
     let from = root.place(&from_path)?;
-    if from.look()?.is_none() {
+    let Some(stat) = from.look()? else {
         return Err(failed("rename", &from.path, Errno::NOENT));
+    };
+    if is_mounted(&stat) {
+        let words = "something is mounted there, which stays: copy it instead";
+        return Err(refused(FailureKind::Busy, &from.path, words));
     }
     let to: Place = match request.parents {
         true => place_with_parents(&root, &to_path, owner)?,
@@ -69,7 +75,8 @@ fn attempt(request: &proto::RenameRequest, owner: Owner, turns: &Turns) -> Resul
     );
     match renamed {
         Ok(()) => Ok(Attempt::Done),
-        Err(Errno::XDEV) => {
+        // Onto a file that something is mounted on, its content is copied.
+        Err(Errno::XDEV | Errno::BUSY) if goes_by_copy(&renamed, &to, request.replace)? => {
             let order = Order {
                 recursive: true,
                 replace: request.replace,
@@ -85,4 +92,16 @@ fn attempt(request: &proto::RenameRequest, owner: Owner, turns: &Turns) -> Resul
         Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => Err(failed("rename", &from.path, errno)),
         Err(errno) => Err(failed("rename to", &to.path, errno)),
     }
+}
+
+/// Whether what was not renamed is to be copied and removed: onto another filesystem, or into a file that
+/// something is mounted on.
+fn goes_by_copy(renamed: &io::Result<()>, to: &Place, replace: bool) -> Result<bool> {
+    if *renamed == Err(Errno::XDEV) {
+        return Ok(true);
+    }
+    let there = to.look()?;
+    let is_file =
+        there.is_some_and(|stat| kind(&stat) == FileType::RegularFile && is_mounted(&stat));
+    Ok(replace && is_file)
 }

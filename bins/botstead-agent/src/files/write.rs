@@ -333,7 +333,7 @@ fn open_same(place: &Place, before: Option<&Statx>, flags: OFlags) -> Result<Own
 }
 
 /// Gives a file the content of another one. Whoever reads it meanwhile sees some of both.
-fn overwrite(file: &OwnedFd, content: &OwnedFd) -> io::Result<()> {
+pub(super) fn overwrite(file: &OwnedFd, content: &OwnedFd) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut at = 0;
     loop {

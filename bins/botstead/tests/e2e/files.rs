@@ -338,6 +338,30 @@ async fn mounted_files_are_written_and_those_of_the_kernel_are_told() {
         workspace.upload(path, "# none\n".into(), true).await;
         assert_eq!(workspace.sh(&format!("cat {path}")).await, "# none");
     }
+    // Copies and renames onto them are in place too; they themselves stay.
+    for (call, name) in [("/fs/copy", "copied"), ("/fs/rename", "renamed")] {
+        let from = format!("/data/{name}");
+        let content = format!("# {name}\n");
+        workspace
+            .post("/fs/write", json!({"path": from, "content": content}))
+            .await
+            .ok();
+        let onto = json!({"oldPath": from, "newPath": "/etc/hosts", "overwrite": true});
+        workspace.post(call, onto).await.ok();
+        let shown = workspace
+            .sh("cat /etc/hosts; grep -c ' /etc/hosts ' /proc/self/mountinfo")
+            .await;
+        assert_eq!(shown, format!("# {name}\n1"));
+    }
+    let left = workspace
+        .sh("ls /data/copied /data/renamed 2>/dev/null || true")
+        .await;
+    assert_eq!(left, "/data/copied");
+    let away = json!({"oldPath": "/etc/hosts", "newPath": "/etc/old"});
+    workspace
+        .post("/fs/rename", away)
+        .await
+        .refused(409, "path_busy");
     let hostname = json!({"path": "/proc/sys/kernel/hostname", "content": "x"});
     workspace
         .post("/fs/write", hostname)

@@ -134,7 +134,11 @@ fn after(cursor: Option<&str>) -> Result<u32, InvalidValue> {
         .and_then(|number| number.parse().ok())
         .ok_or_else(|| {
             let cursor = cursor.unwrap_or_default();
-            InvalidValue::new("cursor", cursor, "it is none of this list's")
+            InvalidValue::new(
+                "cursor",
+                cursor,
+                "must be the `next_cursor` of a page of this list",
+            )
         })
 }
 
@@ -163,7 +167,7 @@ impl SignalProcesses {
             (true, _) => refused("all", "true", "pids and all exclude each other"),
             (false, 0) => refused("pids", "", "pids or all must be given"),
             (false, count) if count > MOST_SIGNALLED => {
-                refused("pids", &count.to_string(), "1 to 1,000 numbers")
+                refused("pids", &count.to_string(), "must be 1 to 1,000 numbers")
             }
             (false, _) if self.pids.iter().any(|pid| *pid < 2) => refused(
                 "pids",
@@ -231,7 +235,7 @@ mod tests {
             (r#"{"signal":9}"#, "pids or all"),
             (r#"{"signal":9,"pids":[3],"all":true}"#, "exclude"),
             (r#"{"signal":9,"pids":[3,1]}"#, "agent"),
-            (many.as_str(), "1 to 1,000"),
+            (many.as_str(), "must be 1 to 1,000"),
         ] {
             let error = which(json).unwrap_err();
             assert!(error.contains(reason), "{error}");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -21,8 +21,11 @@ pub(crate) struct Raw(BufReader<TcpStream>);
 
 impl Raw {
     pub(crate) async fn connect(api: &Api) -> Self {
-        let address = api.base.strip_prefix("http://").unwrap();
-        Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
+        let address = api.base.strip_prefix("http://").unwrap().parse().unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // So that an archive waits for whoever reads it.
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        Self(BufReader::new(socket.connect(address).await.unwrap()))
     }
 
     pub(crate) async fn ask(&mut self, api: &Api, method: &str, path: &str) {
@@ -95,18 +98,12 @@ pub(crate) fn check_nobody_takes(file: &Path, packing: &str) {
     }
 }
 
-/// The folder that somebody has open in which there is a file of this name.
-async fn opened_with(name: &str) -> PathBuf {
-    let begun = Instant::now();
-    loop {
-        let all = std::fs::read_dir("/proc/self/fd").unwrap();
-        let mut open = all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
-        if let Some(found) = open.find(|path| path.join(name).exists()) {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "nobody has {name} open");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+/// The folders that somebody has open in which there is a file of this name: the export has one, and whoever
+/// measures the workspace at that moment another.
+fn opened_with(name: &str) -> Vec<PathBuf> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    open.filter(|path| path.join(name).exists()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +136,17 @@ async fn an_export_that_fails_in_the_middle_is_no_archive_and_its_connection_goe
                 .iter()
                 .any(|line| line == "transfer-encoding: chunked")
         );
-        std::fs::remove_dir_all(opened_with(&big).await.join("later")).unwrap();
+        let begun = Instant::now();
+        let mut opened = opened_with(&big);
+        while opened.is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "nobody has {big} open");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            opened = opened_with(&big);
+        }
+        for folder in opened {
+            // Whoever measured it may be gone.
+            let _ = std::fs::remove_dir_all(folder.join("later"));
+        }
         let archive = raw.body().await;
         assert!(archive.len() > 1 << 20, "{} bytes", archive.len());
 

@@ -57,14 +57,14 @@ impl Agent for OnlyFiles {
 }
 
 /// A server, a bot with a workspace, and a folder whose paths are the same inside and here.
-struct World {
-    api: Api,
-    fs: String,
+pub(crate) struct World {
+    pub(crate) api: Api,
+    pub(crate) fs: String,
     folder: TempDir,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with_agent(true).await
     }
 

@@ -55,8 +55,14 @@ async fn what_is_misspelt_removes_nothing() {
 async fn a_value_that_is_wrong_is_named() {
     let api = Api::start().await;
     for (query, expected) in [
-        ("limit=x", "limit: a whole number is expected"),
-        ("limit=99999999999", "limit: the number is too large"),
+        (
+            "limit=x",
+            "limit \"x\" is not valid: a whole number is expected",
+        ),
+        (
+            "limit=99999999999",
+            "limit \"99999999999\" is not valid: the number is too large",
+        ),
     ] {
         let reply = api.get(&format!("/bots?{query}")).await;
         let problem = reply.expect_problem(400, "invalid_query");

@@ -12,6 +12,7 @@ use super::remove::Removing;
 use super::rights::Rights;
 use super::root::{Id, Place, Root, is_within, open_name, parse, stat_fd};
 use super::temporary::{Temporary, rename, with_new_name};
+use super::write::overwrite;
 use botstead_bridge::{Failure, FailureKind, proto};
 use content::Content;
 use rustix::fd::{AsFd, OwnedFd};
@@ -133,9 +134,16 @@ impl Copying {
         let (entries, bytes) = match part {
             Part::File(file, temporary) => {
                 let bytes = file.content.copied();
-                temporary
-                    .publish(&self.to.name, self.replace)
-                    .map_err(publish_failed)?;
+                match temporary.publish(&self.to.name, self.replace) {
+                    // Something is mounted there, such as /etc/hosts, which nothing can take the place of.
+                    Err(Errno::BUSY) if self.replace => {
+                        let flags = OFlags::WRONLY;
+                        let there = open_name(&self.to.directory, &self.to.name, flags)
+                            .map_err(publish_failed)?;
+                        overwrite(&there, &file.target).map_err(publish_failed)?;
+                    }
+                    published => published.map_err(publish_failed)?,
+                }
                 (1, bytes)
             }
             Part::Tree(tree, staged) => {

@@ -96,7 +96,7 @@ pub(super) async fn write(
                 )
             })?,
         Some(other) => {
-            return Err(InvalidValue::new("encoding", other, "utf-8 or base64").into());
+            return Err(InvalidValue::new("encoding", other, "must be utf-8 or base64").into());
         }
     };
     let how = WriteFile {
@@ -203,6 +203,9 @@ pub(super) struct FromTo {
 }
 
 /// Rename or move a file or directory.
+///
+/// Onto a file that something is mounted on, such as /etc/hosts, the content is copied in place and the old file
+/// removed. A mount point itself is 409 `path_busy`: copy it.
 #[utoipa::path(
     tag = "files",
     params(("bot_id" = Uuid, Path, description = "The bot.")),
@@ -240,6 +243,8 @@ pub(super) async fn rename(
 }
 
 /// Copy a file or, with `recursive`, a directory.
+///
+/// With `overwrite`, a file that something is mounted on, such as /etc/hosts, gets the content in place.
 #[utoipa::path(
     tag = "files",
     params(("bot_id" = Uuid, Path, description = "The bot.")),

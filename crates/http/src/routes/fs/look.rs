@@ -170,7 +170,7 @@ pub(super) struct ReadQuery {
 impl ReadQuery {
     fn part(&self) -> Result<FilePart, InvalidValue> {
         let counted = |what, value: Option<u64>| match value {
-            Some(0) => Err(InvalidValue::new(what, "0", "at least 1")),
+            Some(0) => Err(InvalidValue::new(what, "0", "must be at least 1")),
             _ => Ok(()),
         };
         counted("line", self.line)?;
@@ -182,7 +182,7 @@ impl ReadQuery {
             (true, true) => Err(InvalidValue::new(
                 "line",
                 "",
-                "not together with offset and length",
+                "must not be together with offset and length",
             )),
             (true, false) => Ok(FilePart::Lines {
                 first: self.line.unwrap_or(1),
@@ -243,7 +243,7 @@ pub(super) async fn read(
         None | Some("utf-8" | "") => false,
         Some("base64") => true,
         Some(other) => {
-            return Err(InvalidValue::new("encoding", other, "utf-8 or base64").into());
+            return Err(InvalidValue::new("encoding", other, "must be utf-8 or base64").into());
         }
     };
     let limit = state.config.max_text_bytes;

@@ -19,7 +19,7 @@ fn number(request: &HttpRequest, segment: &str) -> Result<VersionNumber, Invalid
     let text = request.match_info().get(segment).unwrap_or_default();
     let number: i64 = text
         .parse()
-        .map_err(|_| InvalidValue::new("version", text, "a number is expected"))?;
+        .map_err(|_| InvalidValue::new("version", text, "must be a whole number"))?;
     VersionNumber::try_from(number)
 }
 
