@@ -2,7 +2,7 @@
 //!
 //! HTTP/1.1 has trailers to say so, which the framework does not send; a connection that is cut says so too,
 //! and takes the requests behind it along. So the reply ends as any other, and what was sent ends within what
-//! packs the archive: no program takes that for complete, whatever it unpacks it with (ADR 0027).
+//! packs the archive: no program takes that for complete, whatever it unpacks it with (ADR 0026).
 
 use actix_web::HttpResponse;
 use actix_web::HttpResponseBuilder;
