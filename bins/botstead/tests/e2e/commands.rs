@@ -359,6 +359,14 @@ async fn the_default_image_is_a_computer_that_an_agent_can_use() {
     let workspace = server.client.workspace(&server.client.bot().await);
     let events = workspace.create(json!({})).await;
     assert_eq!(events.last().unwrap()["type"], "complete", "{events:?}");
+    // An echo as ping sends it without rights of its own.
+    let ping = "import socket; \
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP); \
+        s.settimeout(10); s.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]), ('127.0.0.1', 0)); \
+        print(s.recv(100)[0])";
+    let echo = json!({"command": ["python3", "-c", ping], "user": "4321"});
+    let echo = workspace.exec(echo).await.ok();
+    assert_eq!(echo["stdout"], "0\n", "{echo}");
     let line = "bash -c 'git --version && python3 -c \"print(6*7)\" && curl --version | head -1 && ps aux | wc -l' && echo $HOME && pwd";
     let output = workspace.sh(line).await;
     assert!(

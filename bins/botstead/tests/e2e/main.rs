@@ -32,6 +32,7 @@ mod outputs;
 mod recovery;
 mod refusals;
 mod registries;
+mod rights;
 mod server;
 mod sessions;
 mod socket;
