@@ -63,6 +63,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         open_files,
         starter: Worker::start("start")?,
         killer: Worker::start("kill")?,
+        looker: Worker::start("look")?,
     };
     let runtime = worker::runtime()?;
     let processes = ProcessesService::new(settings);

@@ -2,7 +2,7 @@
 //!
 //! A workspace at its limit of processes cannot start a thread either, and that is when its owner
 //! needs the agent most. So the pool for blocking calls is filled at once and never shrinks, and
-//! starting and killing processes have a thread of their own each, which no slow disk of a file
+//! starting, killing and listing processes have a thread of their own each, which no slow disk of a file
 //! operation can take from them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -72,6 +72,8 @@ pub(crate) struct Settings {
     pub(crate) open_files: Option<Rlimit>,
     pub(crate) starter: Worker,
     pub(crate) killer: Worker,
+    /// Reads what processes say of themselves, which may make it wait for them.
+    pub(crate) looker: Worker,
 }
 
 /// The service.

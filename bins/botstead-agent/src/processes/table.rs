@@ -40,7 +40,7 @@ impl ProcessTable for ProcessesService {
             .clamp(1, MOST_ENTRIES);
         let reply = self
             .settings
-            .killer
+            .looker
             .run(move || table(after, limit, &leaders));
         Ok(Response::new(reply.await.map_err(|_| failed())?))
     }
