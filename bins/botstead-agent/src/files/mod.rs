@@ -5,7 +5,7 @@
 //! work, `temporary` makes files appear complete, `failure` turns errors into answers.
 //!
 //! What is deliberately absent: who may do what. The agent is root in its workspace, and the server
-//! decides before it asks; where a request names a user, the kernel decides too ([`rights`]).
+//! decides before it asks; where a request names a user, the kernel decides too (`rights`).
 
 mod archive;
 mod buffers;
