@@ -157,7 +157,9 @@ async fn a_file_that_is_being_written_is_downloaded_as_it_was_opened() {
         let reply = world.download(&path, headers).await;
         let (part, status) = (round % 4, reply.status.as_u16());
         let fits = match part {
-            1 | 2 => status == 206 && reply.text == "line\n",
+            1 => status == 206 && reply.text == "line\n",
+            // A line across two pages grows the file twice.
+            2 => status == 206 && reply.text.len() == 5 && "line\nline\n".contains(&reply.text),
             _ => status == 200 && reply.text.len().to_string() == reply.header("content-length"),
         };
         if !fits {
