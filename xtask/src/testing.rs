@@ -32,6 +32,7 @@ const NEEDS: &[Need] = &[
     need("gcc", "cc"),
     need("sqlite3", "sqlite3"),
     need("tar", "tar"),
+    need("python3", "python3"),
     need("pigz", "pigz"),
     need("zstd", "zstd"),
 ];
