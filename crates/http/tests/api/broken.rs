@@ -98,12 +98,18 @@ pub(crate) fn check_nobody_takes(file: &Path, packing: &str) {
     }
 }
 
-/// The folders that somebody has open in which there is a file of this name: the export has one, and whoever
-/// measures the workspace at that moment another.
-fn opened_with(name: &str) -> Vec<PathBuf> {
-    let all = std::fs::read_dir("/proc/self/fd").unwrap();
-    let open = all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
-    open.filter(|path| path.join(name).exists()).collect()
+/// Where somebody has a file of this name open.
+async fn opened(name: &str) -> PathBuf {
+    let begun = Instant::now();
+    loop {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap();
+        let mut open = all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+        if let Some(found) = open.find(|path| path.ends_with(name)) {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody has {name} open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,17 +142,9 @@ async fn an_export_that_fails_in_the_middle_is_no_archive_and_its_connection_goe
                 .iter()
                 .any(|line| line == "transfer-encoding: chunked")
         );
-        let begun = Instant::now();
-        let mut opened = opened_with(&big);
-        while opened.is_empty() {
-            assert!(begun.elapsed() < PATIENCE, "nobody has {big} open");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            opened = opened_with(&big);
-        }
-        for folder in opened {
-            // Whoever measured it may be gone.
-            let _ = std::fs::remove_dir_all(folder.join("later"));
-        }
+        // The folder is listed when the file is open: what goes before that is not missing in the archive.
+        let file = opened(&big).await;
+        std::fs::remove_dir_all(file.with_file_name("later")).unwrap();
         let archive = raw.body().await;
         assert!(archive.len() > 1 << 20, "{} bytes", archive.len());
 
