@@ -70,6 +70,11 @@ impl Installation {
         self.secrets_dir().join("jwt")
     }
 
+    /// The file of what admins set for registries.
+    pub fn set_registries_path(&self) -> PathBuf {
+        self.secrets_dir().join("registries.json")
+    }
+
     /// The folder of secrets: what is in it is readable by the server's user only.
     pub fn secrets_dir(&self) -> PathBuf {
         self.data_dir.join("secrets")

@@ -341,6 +341,7 @@ pub(crate) fn runtime(
         token_services: hosts.token_services,
         credentials_file: config.registry.credentials_file.clone(),
         mirrors: config.registry.mirrors()?,
+        set_registries_file: Some(installation.set_registries_path()),
         authorities: trusted.of_all.as_deref().map(authorities).transpose()?,
         authorities_of: of_hosts.collect::<anyhow::Result<_>>()?,
         limits: ImageLimits {

@@ -25,7 +25,7 @@ pub enum Actor {
 pub enum Action {
     /// See users' accounts, add, change and remove them.
     ManageUsers,
-    /// List, pull, import and delete images.
+    /// List, pull, import and delete images, and say how registries are asked for them.
     ManageImages,
     /// See, export and discard what the runtime has and the database does not know.
     RecoverData,

@@ -27,7 +27,8 @@ pub(crate) struct List<T> {
     pub(crate) truncated: bool,
 }
 
-fn is_false(value: &bool) -> bool {
+/// For fields that are absent where they say nothing.
+pub(crate) fn is_false(value: &bool) -> bool {
     !value
 }
 
@@ -58,15 +59,25 @@ pub(crate) fn from_cursor(cursor: Option<&str>) -> Result<Option<Vec<u8>>, Inval
     let cursor = cursor.filter(|cursor| !cursor.is_empty());
     cursor
         .map(|cursor| {
-            URL_SAFE_NO_PAD.decode(cursor).map_err(|_| {
-                InvalidValue::new(
-                    "cursor",
-                    cursor,
-                    "must be the `next_cursor` of a page of this list",
-                )
-            })
+            URL_SAFE_NO_PAD
+                .decode(cursor)
+                .map_err(|_| no_cursor(cursor))
         })
         .transpose()
+}
+
+/// The same for a key that was written as JSON.
+pub(crate) fn key_of_cursor<K: DeserializeOwned>(
+    cursor: Option<&str>,
+) -> Result<Option<K>, InvalidValue> {
+    let key = from_cursor(cursor)?.map(|key| serde_json::from_slice(&key));
+    key.transpose()
+        .map_err(|_| no_cursor(cursor.unwrap_or_default()))
+}
+
+fn no_cursor(given: &str) -> InvalidValue {
+    let rule = "must be the `next_cursor` of a page of this list";
+    InvalidValue::new("cursor", given, rule)
 }
 
 /// The page of a list that follows a cursor: as many items as were asked for and fit into a reply,
@@ -87,17 +98,7 @@ impl<T: Serialize> Paged<T> {
         config: &HttpConfig,
     ) -> Result<Self, Problem> {
         let limit = page.limit()?.unwrap_or(usize::MAX);
-        let after: Option<K> = match from_cursor(page.cursor())? {
-            None => None,
-            Some(cursor) => Some(serde_json::from_slice(&cursor).map_err(|_| {
-                let given = page.cursor().unwrap_or_default();
-                InvalidValue::new(
-                    "cursor",
-                    given,
-                    "must be the `next_cursor` of a page of this list",
-                )
-            })?),
-        };
+        let after: Option<K> = key_of_cursor(page.cursor())?;
         let mut budget = Budget::new(config.max_reply_bytes);
         let (mut items, mut last) = (Vec::new(), None);
         let rest = all.into_iter().map(|item| (key(&item), item));

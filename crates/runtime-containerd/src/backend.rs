@@ -44,6 +44,7 @@ impl Containerd {
         let client = Client::new(channel.clone(), &config.namespace, &config.snapshotter)?;
         let images =
             ContainerdImages::new(channel, &config.namespace, &config.snapshotter, registries)?;
+        let images = Arc::new(images);
         let cgroups = Cgroups::detect()
             .inspect_err(
                 |error| tracing::warn!(%error, "no cgroups are seen here; containerd is asked"),
@@ -77,7 +78,8 @@ impl Containerd {
             first: Arc::clone(&first),
         });
         Ok(Runtime {
-            images: Arc::new(images),
+            registries: Arc::clone(&images) as _,
+            images,
             containers: Arc::new(ContainerdContainers {
                 client: client.clone(),
                 config: Arc::clone(&config),

@@ -26,6 +26,7 @@ mod images;
 mod leases;
 mod metrics;
 mod network;
+mod registries;
 mod snapshots;
 mod tasks;
 mod trees;
@@ -38,6 +39,9 @@ pub use images::{Image, Images, LayerProgress, PullProgress};
 pub use leases::{Lease, Leases};
 pub use metrics::{CpuUsage, MemoryUsage, Metrics, Usage};
 pub use network::{Endpoint, EndpointStatus, Network, NetworkInfo};
+pub use registries::{
+    Credentials, Registries, Registry, RegistrySettings, RegistrySource, SignedInBy,
+};
 pub use snapshots::{CopyReport, Snapshot, SnapshotCopy, SnapshotMount, SnapshotUsage, Snapshots};
 pub use tasks::{Exec, ExecOutput, ExecUser, ExitStatus, Signal, Task, TaskEvent, Tasks};
 pub use trees::{Access, Tree};
@@ -51,6 +55,8 @@ pub struct Runtime {
     pub backend: Arc<dyn Backend>,
     /// Images.
     pub images: Arc<dyn Images>,
+    /// What is known of registries.
+    pub registries: Arc<dyn Registries>,
     /// Container records.
     pub containers: Arc<dyn Containers>,
     /// Byte streams into running containers.

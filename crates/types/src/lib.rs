@@ -21,6 +21,7 @@ mod network;
 mod page;
 mod path;
 mod preferences;
+mod registry;
 mod state;
 
 pub use bounds::{Bounds, DevicePattern, ImagePattern, OutOfBounds};
@@ -34,6 +35,7 @@ pub use network::network_of;
 pub use page::{Page, PageRequest};
 pub use path::{FilePath, escaped};
 pub use preferences::{InvalidPreference, RetentionPreference, WorkspacePreferences};
+pub use registry::{Mirror, RegistryName};
 pub use state::{ContainerStatus, DesiredState, Role, SnapshotKind, TaskStatus, VersionSource};
 
 /// A value that its type does not allow, with what would be allowed.

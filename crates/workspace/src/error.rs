@@ -5,7 +5,8 @@ use crate::replace::DataTrouble;
 use botstead_runtime as runtime;
 use botstead_store as store;
 use botstead_types::{
-    BotId, FilePath, ImageRef, InvalidValue, OperationId, OutOfBounds, PreservedId, VersionNumber,
+    BotId, FilePath, ImageRef, InvalidValue, OperationId, OutOfBounds, PreservedId, RegistryName,
+    VersionNumber,
 };
 
 /// What every use case returns.
@@ -127,6 +128,11 @@ pub enum Error {
     /// The image is not local.
     #[error("image {0} is not local")]
     ImageNotFound(ImageRef),
+    /// Nothing was set for the registry.
+    #[error(
+        "nothing was set for the registry {0}; what is configured for it is in the server's configuration"
+    )]
+    RegistryNotSet(RegistryName),
     /// The caller may see it, not do it.
     #[error("you are not allowed to {0}")]
     Forbidden(&'static str),
@@ -394,6 +400,7 @@ impl Error {
             | Self::PreservedNotFound(_)
             | Self::NothingToRecover(_)
             | Self::PathNotFound(_)
+            | Self::RegistryNotSet(_)
             | Self::ImageNotFound(_) => ErrorKind::NotFound,
             Self::Forbidden(_) => ErrorKind::Forbidden,
             Self::ContainerExists(_)
@@ -480,6 +487,7 @@ impl Error {
             Self::VersionMissing { .. } => "version_missing",
             Self::OperationNotFound { .. } => "operation_not_found",
             Self::ImageNotFound(_) => "image_not_found",
+            Self::RegistryNotSet(_) => "registry_not_set",
             Self::ProcessNotFound {
                 what: "terminal", ..
             } => "session_not_found",

@@ -53,14 +53,19 @@ impl Workspaces {
         inner.refuse_when_closing()
     }
 
+    async fn allow(&self, actor: FileActor<'_>, action: Action, bot: BotId) -> Result<()> {
+        actor.check()?;
+        let allowed = self.inner.authorized(actor.actor, action, bot).await;
+        allowed.map(drop)
+    }
+
     async fn agent_for(
         &self,
         actor: FileActor<'_>,
         action: Action,
         bot: BotId,
     ) -> Result<AgentCall> {
-        actor.check()?;
-        self.inner.authorized(actor.actor, action, bot).await?;
+        self.allow(actor, action, bot).await?;
         actor.known_to(self.inner.agent(bot).await?).await
     }
 
@@ -71,8 +76,7 @@ impl Workspaces {
         action: Action,
         bot: BotId,
     ) -> Result<AgentCall> {
-        actor.check()?;
-        self.inner.authorized(actor.actor, action, bot).await?;
+        self.allow(actor, action, bot).await?;
         actor.known_to(self.inner.agent_for_long(bot).await?).await
     }
 

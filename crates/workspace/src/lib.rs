@@ -43,6 +43,7 @@ mod processes;
 mod pulls;
 mod reconcile;
 mod recovery;
+mod registries;
 mod replace;
 mod resolve;
 mod rollback;
@@ -96,5 +97,8 @@ pub use versions::VersionUpdate;
 // What use cases give that belongs to another crate: callers need no dependency on those.
 pub use botstead_lineage::RetentionRules;
 pub use botstead_overlay::{Change as PathChangeKind, Kind as PathKind};
-pub use botstead_runtime::{CopyReport, CpuUsage, Image, LayerProgress, MemoryUsage, Usage};
+pub use botstead_runtime::{
+    CopyReport, CpuUsage, Credentials, Image, LayerProgress, MemoryUsage, Registry,
+    RegistrySettings, RegistrySource, SignedInBy, Usage,
+};
 pub use botstead_store::{Operation, OperationKind, OperationState, VersionRecord};

@@ -2,17 +2,14 @@
 
 use super::validate::{absolute, invalid};
 use super::{ConfigError, Registry};
-use botstead_runtime_containerd::images::{HostPattern, Mirror, check_registry};
-use botstead_types::InvalidValue;
+use botstead_runtime_containerd::images::HostPattern;
+use botstead_types::{InvalidValue, Mirror, RegistryName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Each may be asked twice, and wait for a connection meanwhile.
-const MOST_MIRRORS: usize = 8;
-
 /// Mirrors by the registry before which they are asked.
-pub type Mirrors = BTreeMap<String, Vec<Mirror>>;
+pub type Mirrors = BTreeMap<RegistryName, Vec<Mirror>>;
 
 /// What [`Registry`] lists, read.
 #[derive(Debug)]
@@ -46,12 +43,13 @@ impl Registry {
         let key = "registry.mirrors";
         let mut all = Mirrors::new();
         for (registry, mirrors) in &self.mirrors {
-            if mirrors.len() > MOST_MIRRORS {
-                let reason = format!("{registry}: expected at most {MOST_MIRRORS} mirrors");
+            if mirrors.len() > Mirror::MOST {
+                let reason = format!("{registry}: expected at most {} mirrors", Mirror::MOST);
                 return Err(invalid(key, reason));
             }
-            check_registry(registry).map_err(|error| invalid(key, error.to_string()))?;
-            all.insert(registry.clone(), parse(key, mirrors)?);
+            let name: Result<RegistryName, _> = registry.parse();
+            let name = name.map_err(|error| invalid(key, error.to_string()))?;
+            all.insert(name, parse(key, mirrors)?);
         }
         Ok(all)
     }

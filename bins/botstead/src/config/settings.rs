@@ -155,7 +155,8 @@ pub enum ContainerdMode {
 }
 
 section! {
-    /// Registries of images.
+    /// Registries of images. What admins set by `PUT /registries/{registry}` takes the place of the sign-ins,
+    /// mirrors and certificate authorities that are here for the same registry.
     Registry {
         /// Registries that are spoken to without TLS, as `host`, `host:port` or `host:*` for any port.
         /// They may be at any address, as those in `registry.private`.

@@ -1,5 +1,6 @@
 //! A workspace that works against its host.
 
+use crate::client::Workspace;
 use crate::server::{Server, signal};
 use futures_util::StreamExt;
 use reqwest::Method;
@@ -239,15 +240,18 @@ async fn a_flood_on_stdout_waits_for_a_slow_client() {
     assert_eq!(left, "0");
 }
 
+async fn with_few_processes(server: &Server) -> Workspace {
+    let workspace = server.client.workspace(&server.client.bot().await);
+    let body = json!({"image": crate::server::IMAGE, "limits": {"pids": 64}});
+    let events = workspace.create(body).await;
+    assert_eq!(events.last().unwrap()["type"], "complete");
+    workspace
+}
+
 #[tokio::test]
 async fn the_agent_answers_under_a_fork_bomb() {
     let server = Server::start().await;
-    let bot = server.client.bot().await;
-    let workspace = server.client.workspace(&bot);
-    let events = workspace
-        .create(json!({"image": crate::server::IMAGE, "limits": {"pids": 64}}))
-        .await;
-    assert_eq!(events.last().unwrap()["type"], "complete");
+    let workspace = with_few_processes(&server).await;
     let bomb = json!({"command": "bomb() { bomb | bomb & }; bomb; sleep 60", "detach": true});
     let bomb = workspace.exec(bomb).await.ok();
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -292,12 +296,7 @@ async fn the_agent_answers_under_a_fork_bomb() {
 #[tokio::test]
 async fn what_runs_is_seen_and_ended_at_the_limit_of_processes() {
     let server = Server::start().await;
-    let bot = server.client.bot().await;
-    let workspace = server.client.workspace(&bot);
-    let events = workspace
-        .create(json!({"image": crate::server::IMAGE, "limits": {"pids": 64}}))
-        .await;
-    assert_eq!(events.last().unwrap()["type"], "complete");
+    let workspace = with_few_processes(&server).await;
     // Some out of every session that anybody knows of, then one by one until the limit.
     let line = "for n in $(seq 40); do setsid sleep 600 & done; wait";
     let full = json!({"command": line, "detach": true});

@@ -131,6 +131,62 @@ async fn a_private_image_is_used_and_its_sign_in_is_seen_nowhere() {
 }
 
 #[tokio::test]
+async fn a_sign_in_that_an_admin_sets_is_in_one_file_of_secrets_alone() {
+    let mut server = Server::start().await;
+    let registry = private_registry();
+    let image = registry.push("team/app", "1", &busybox_image()).await;
+    let image = image.unwrap();
+    let path = format!("/registries/{}", registry.address());
+    let body = |password: &str| json!({"username": Registry::USERNAME, "password": password});
+    let set = server.client.put(&path, body("wrong-pass")).await.ok();
+    assert_secret("what was set", &set.to_string());
+    let workspace = server.client.workspace(&server.client.bot().await);
+    let refused = workspace.create(json!({"image": image})).await;
+    let refused = refused.last().unwrap();
+    assert_eq!(refused["code"], "registry_denied", "{refused}");
+    assert_secret("a refused creation", &refused.to_string());
+
+    server
+        .client
+        .put(&path, body(Registry::PASSWORD))
+        .await
+        .ok();
+    // What was answered outlives a kill.
+    server.kill();
+    server
+        .run(&[(
+            "BOTSTEAD_LOG__FILTER",
+            "info,botstead=trace,reqwest=trace,hyper=trace",
+        )])
+        .await;
+    let workspace = server.client.workspace(&workspace.bot);
+    let events = workspace.create(json!({"image": image})).await;
+    assert_eq!(events.last().unwrap()["type"], "complete", "{events:?}");
+    assert_nothing_inside(&workspace).await;
+    workspace.snapshot().await;
+    assert_nothing_told(&workspace).await;
+    let known = server.client.get("/registries").await.ok();
+    assert_eq!(known["items"][0]["registry"], json!(registry.address()));
+    assert_secret("/registries", &known.to_string());
+    assert_secret("the log", &server.log());
+    let file = server.data.join("secrets/registries.json");
+    assert_eq!(telling(&server.data), format!("{}\n", file.display()));
+
+    server.client.delete(&path).await.ok();
+    assert_eq!(telling(&server.data), "");
+    // It is used by nobody any more.
+    let other = server.client.workspace(&server.client.bot().await);
+    let events = other
+        .create(json!({"image": image, "pull": "always"}))
+        .await;
+    assert_eq!(
+        events.last().unwrap()["code"],
+        "registry_denied",
+        "{events:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_start_is_refused_with_the_file_that_is_not_in_order() {
     let mut server = Server::start().await;
     server.terminate();

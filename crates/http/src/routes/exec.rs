@@ -251,20 +251,20 @@ struct ExecReply {
     stderr_omitted_at: Option<u64>,
     /// `true` when something that it started held its output open after its end, so that more may have been
     /// written than was waited for; absent otherwise.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "crate::shapes::is_false")]
     #[schema(required = false)]
     output_incomplete: bool,
     /// Whether it was ended because its time was over.
     timed_out: bool,
     /// `true` when the kernel killed a process of the workspace for lack of memory while it ran; absent
     /// otherwise, and for detached commands.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "crate::shapes::is_false")]
     #[schema(required = false)]
     oom: bool,
     /// How long it ran, in milliseconds.
     duration_ms: u64,
     /// Whether it runs still: only ever true for a detached command.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "crate::shapes::is_false")]
     #[schema(required = false)]
     running: bool,
     /// The version that was made first, where that was asked for.
@@ -273,10 +273,6 @@ struct ExecReply {
     /// Only of a detached command: given as `offset`, only what comes after this reply is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_offset: Option<String>,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 impl ExecReply {

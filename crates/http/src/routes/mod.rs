@@ -10,6 +10,7 @@ mod operations;
 mod preserved;
 mod processes;
 pub(crate) mod recovery;
+mod registries;
 mod server;
 mod sign_in;
 mod snapshots;
@@ -57,6 +58,7 @@ fn private(config: &mut ServiceConfig<'_>, metrics: MetricsAccess) {
     fs::configure(config);
     terminal::configure(config);
     images::configure(config);
+    registries::configure(config);
     recovery::configure(config);
     if metrics == MetricsAccess::Admin {
         config.service(server::metrics);

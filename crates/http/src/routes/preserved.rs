@@ -3,6 +3,7 @@
 use crate::auth::Caller;
 use crate::extract::{BodyOrDefault, IdOf, PageQuery, PathId, QueryOf};
 use crate::problem::Problem;
+use crate::shapes::List;
 use crate::state::SharedState;
 use actix_web::{HttpResponse, delete, get, post, web};
 use botstead_types::{BotId, PreservedId};
@@ -42,17 +43,7 @@ impl From<PreservedArchive> for Preserved {
     }
 }
 
-/// A page of archives.
-#[derive(Serialize, ToSchema)]
-struct PreservedList {
-    /// The archives, newest first.
-    items: Vec<Preserved>,
-    /// Where the next page begins.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<String>,
-}
-
-/// The archives of preserved data. Each deletion with `preserve_data=true` adds one; it stays until it
+/// The archives of preserved data, newest first. Each deletion with `preserve_data=true` adds one; it stays until it
 /// is restored or discarded.
 ///
 /// Without `limit` a hundred.
@@ -60,7 +51,7 @@ struct PreservedList {
     tag = "container",
     params(("bot_id" = Uuid, Path, description = "The bot."), PageQuery),
     responses(
-        (status = 200, body = PreservedList),
+        (status = 200, body = List<Preserved>),
         (status = 404, description = "`bot_not_found`."),
     ),
 )]
@@ -74,11 +65,7 @@ async fn list(
     let page = query.0.try_into()?;
     let workspaces = &state.services.workspaces;
     let found = workspaces.preserved(&caller.actor, id.0, &page).await?;
-    let found = found.map(Preserved::from);
-    Ok(HttpResponse::Ok().json(PreservedList {
-        items: found.items,
-        next_cursor: found.next_cursor,
-    }))
+    Ok(HttpResponse::Ok().json(List::from(found.map(Preserved::from))))
 }
 
 /// Discard an archive of preserved data for good.

@@ -4,7 +4,7 @@ use crate::auth::Caller;
 use crate::extract::{Body, IdOf, PageQuery, QueryOf};
 use crate::problem::Problem;
 use crate::routes::exec::SignalName;
-use crate::shapes::{from_cursor, to_cursor};
+use crate::shapes::{List, key_of_cursor, to_cursor};
 use crate::state::SharedState;
 use actix_web::{HttpResponse, get, post, web};
 use botstead_types::{BotId, InvalidValue, PageRequest};
@@ -40,7 +40,7 @@ struct ProcessShape {
     /// that has ended. What is not UTF-8 is replaced by U+FFFD.
     command: Vec<String>,
     /// `true` when arguments were left out; absent otherwise.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "crate::shapes::is_false")]
     #[schema(required = false)]
     truncated: bool,
     /// When it was started.
@@ -54,10 +54,6 @@ struct ProcessShape {
     /// The command or terminal that it was started by; absent when it left the session of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     exec_id: Option<String>,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 impl From<ProcessInfo> for ProcessShape {
@@ -80,16 +76,6 @@ impl From<ProcessInfo> for ProcessShape {
     }
 }
 
-/// A page of processes.
-#[derive(Serialize, ToSchema)]
-struct ProcessList {
-    /// The processes, by number.
-    items: Vec<ProcessShape>,
-    /// Where the next page begins; absent on the last one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<String>,
-}
-
 /// All processes of a running workspace but its agent, whoever started them.
 ///
 /// Works also at the limit of processes, when nothing can be started. Without `limit` a hundred.
@@ -97,7 +83,7 @@ struct ProcessList {
     tag = "exec",
     params(("bot_id" = Uuid, Path, description = "The bot."), PageQuery),
     responses(
-        (status = 200, body = ProcessList),
+        (status = 200, body = List<ProcessShape>),
         (status = 404, description = "`bot_not_found` or `workspace_not_found`."),
         (status = 409, description = "`workspace_not_running`; `agent_outdated`: its agent is older than the server."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
@@ -110,7 +96,7 @@ async fn list(
     query: QueryOf<PageQuery>,
     state: web::Data<SharedState>,
 ) -> Result<HttpResponse, Problem> {
-    let after = after(query.0.cursor())?;
+    let after = key_of_cursor(query.0.cursor())?.unwrap_or(0);
     let limit = query.0.limit()?.and_then(|limit| u32::try_from(limit).ok());
     let limit = limit.unwrap_or(PageRequest::MAX_LIMIT);
     let room = state.memory.for_list(caller.user).await?;
@@ -121,25 +107,11 @@ async fn list(
     let last = found.items.last().filter(|_| found.more);
     let next_cursor = last.map(|process| to_cursor(process.pid.to_string()));
     let items = found.items.into_iter().map(ProcessShape::from).collect();
-    Ok(room.held_by(HttpResponse::Ok().json(ProcessList { items, next_cursor })))
-}
-
-/// The number that a page goes on after.
-fn after(cursor: Option<&str>) -> Result<u32, InvalidValue> {
-    let Some(key) = from_cursor(cursor)? else {
-        return Ok(0);
-    };
-    std::str::from_utf8(&key)
-        .ok()
-        .and_then(|number| number.parse().ok())
-        .ok_or_else(|| {
-            let cursor = cursor.unwrap_or_default();
-            InvalidValue::new(
-                "cursor",
-                cursor,
-                "must be the `next_cursor` of a page of this list",
-            )
-        })
+    Ok(room.held_by(HttpResponse::Ok().json(List {
+        items,
+        next_cursor,
+        truncated: false,
+    })))
 }
 
 /// A signal for processes.

@@ -173,13 +173,9 @@ struct Snapshots {
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
     /// Whether newer ones follow on the next page; absent otherwise.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "crate::shapes::is_false")]
     #[schema(required = false)]
     truncated: bool,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// A snapshot in the list.
@@ -359,7 +355,7 @@ struct Tree {
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
     /// Whether others follow on the next page; absent otherwise.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "crate::shapes::is_false")]
     #[schema(required = false)]
     truncated: bool,
 }

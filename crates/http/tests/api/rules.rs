@@ -4,7 +4,7 @@ use crate::support::{Api, IMAGE};
 use botstead_http::MetricsAccess;
 use botstead_runtime_testing::{ImageContent, PullScript};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const NOBODY: &str = "0198a8a5-0000-7000-8000-000000000001";
@@ -337,6 +337,96 @@ async fn images_come_and_go() {
         .expect(204);
     let again = api.call(&api.admin, Method::DELETE, path, None).await;
     again.expect_problem(404, "image_not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registries_are_set_by_admins_and_tell_no_secret() {
+    let api = Api::start().await;
+    let call = |method: Method, path: &str, body: Option<Value>| {
+        let (api, path) = (&api, path.to_owned());
+        async move { api.call(&api.admin, method, &path, body).await }
+    };
+    let path = "/registries/registry.test:5000";
+    let body = json!({
+        "username": "bot", "password": "s3cret", "mirrors": ["mirror.test/hub"],
+        "certificate_authorities": "PEM",
+    });
+    let set = call(Method::PUT, path, Some(body.clone())).await;
+    let expected = json!({
+        "registry": "registry.test:5000", "source": "api", "sign_in": "password", "username": "bot",
+        "mirrors": ["mirror.test/hub"], "has_certificate_authorities": true,
+    });
+    assert_eq!(set.expect(200), expected);
+    let list = call(Method::GET, "/registries", None).await.expect(200);
+    assert_eq!(list, json!({"items": [expected]}));
+    // What is not said again is gone.
+    let token = json!({"identity_token": "s3cret"});
+    let set = call(Method::PUT, path, Some(token)).await.expect(200);
+    let expected = json!({
+        "registry": "registry.test:5000", "source": "api", "sign_in": "identity_token",
+        "mirrors": [], "has_certificate_authorities": false,
+    });
+    assert_eq!(set, expected);
+
+    for (path, body, told) in [
+        (path, json!({"username": "bot"}), "username and password"),
+        (path, json!({"password": "s3cret"}), "username and password"),
+        (
+            path,
+            json!({"username": "bot", "password": "s3cret", "identity_token": "s3cret"}),
+            "identity_token alone",
+        ),
+        (
+            path,
+            json!({"username": "a:b", "password": "s3cret"}),
+            "colon",
+        ),
+        (
+            path,
+            json!({"username": "bot", "password": "s3\ncret"}),
+            "control characters",
+        ),
+        (
+            path,
+            json!({"mirrors": ["https://mirror.test"]}),
+            "not a URL",
+        ),
+        (path, json!({"mirrors": vec!["a.test"; 9]}), "at most 8"),
+        (
+            path,
+            json!({"passwort": "s3cret"}),
+            "did you mean `password`",
+        ),
+        ("/registries/ghcr.io/acme", json!({}), "host or host:port"),
+        ("/registries/registry", json!({}), "host or host:port"),
+        (
+            "/registries/index.docker.io",
+            json!({}),
+            "name it docker.io",
+        ),
+    ] {
+        let refused = call(Method::PUT, path, Some(body.clone())).await;
+        let text = refused.expect(400).to_string();
+        assert!(text.contains(told), "{body}: {text}");
+        assert!(!text.contains("s3cret") && !text.contains("s3"), "{text}");
+    }
+    let list = call(Method::GET, "/registries", None).await.expect(200);
+    assert_eq!(list, json!({"items": [expected]}));
+
+    for (method, path) in [
+        (Method::GET, "/registries"),
+        (Method::PUT, path),
+        (Method::DELETE, path),
+    ] {
+        let body = (method == Method::PUT).then(|| body.clone());
+        let refused = api.call(&api.member, method, path, body).await;
+        refused.expect_problem(403, "forbidden");
+    }
+    call(Method::DELETE, path, None).await.expect(204);
+    let again = call(Method::DELETE, path, None).await;
+    again.expect_problem(404, "registry_not_set");
+    let list = call(Method::GET, "/registries", None).await.expect(200);
+    assert_eq!(list, json!({"items": []}));
 }
 
 #[tokio::test(flavor = "multi_thread")]

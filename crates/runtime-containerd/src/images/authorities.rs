@@ -35,7 +35,7 @@ impl Authorities {
         let io = |error: std::io::Error| unusable(path, error.to_string());
         if !std::fs::metadata(path).map_err(io)?.is_dir() {
             let found = read_file(path).map_err(|reason| unusable(path, reason))?;
-            return Ok(Self(found));
+            return Ok(found);
         }
         let mut files = Vec::new();
         for entry in std::fs::read_dir(path).map_err(io)? {
@@ -52,9 +52,36 @@ impl Authorities {
         files.sort();
         let mut all = Vec::new();
         for file in files {
-            all.extend(read_file(&file).map_err(|reason| unusable(&file, reason))?);
+            all.extend(
+                read_file(&file)
+                    .map_err(|reason| unusable(&file, reason))?
+                    .0,
+            );
         }
         Ok(Self(all))
+    }
+
+    /// Takes certificates in PEM, with any text between them.
+    ///
+    /// # Errors
+    /// Why it is not usable, such as the number of a certificate that is damaged.
+    pub(super) fn from_pem(text: &[u8]) -> Result<Self, String> {
+        let mut found = Vec::new();
+        for (number, certificate) in (1..).zip(CertificateDer::pem_slice_iter(text)) {
+            let certificate = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
+            let unusable = |error: String| format!("its certificate number {number}: {error}");
+            RootCertStore::empty()
+                .add(certificate.clone())
+                .map_err(|error| unusable(error.to_string()))?;
+            let read = Certificate::from_der(&certificate);
+            found.push(read.map_err(|error| unusable(error.to_string()))?);
+        }
+        if found.is_empty() {
+            let none =
+                "it holds no certificate in PEM, which begins with -----BEGIN CERTIFICATE-----";
+            return Err(none.to_owned());
+        }
+        Ok(Self(found))
     }
 
     pub(super) fn certificates(&self) -> impl Iterator<Item = Certificate> {
@@ -62,29 +89,13 @@ impl Authorities {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<Certificate>, String> {
+fn read_file(path: &Path) -> Result<Authorities, String> {
     let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() || metadata.len() > MAX_FILE {
         return Err("expected a file of at most 4 MiB".to_owned());
     }
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
-    let mut found = Vec::new();
-    for (number, certificate) in (1..).zip(CertificateDer::pem_slice_iter(&text)) {
-        let certificate = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
-        let unusable = |error: String| format!("its certificate number {number}: {error}");
-        RootCertStore::empty()
-            .add(certificate.clone())
-            .map_err(|error| unusable(error.to_string()))?;
-        let read = Certificate::from_der(&certificate);
-        found.push(read.map_err(|error| unusable(error.to_string()))?);
-    }
-    match found.is_empty() {
-        true => Err(
-            "it holds no certificate in PEM, which begins with -----BEGIN CERTIFICATE-----"
-                .to_owned(),
-        ),
-        false => Ok(found),
-    }
+    Authorities::from_pem(&text)
 }
 
 #[cfg(test)]

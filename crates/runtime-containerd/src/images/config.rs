@@ -1,9 +1,9 @@
 //! What can be configured about registries.
 
 use super::authorities::Authorities;
-use super::credentials::Credentials;
 use super::hosts::HostPattern;
-use super::mirrors::Mirror;
+use botstead_runtime::Credentials;
+use botstead_types::{Mirror, RegistryName};
 use reqwest::Url;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,12 +30,15 @@ pub struct RegistryConfig {
     /// A file of more sign-ins in the format of docker's `config.json`, read anew for every pull.
     pub credentials_file: Option<PathBuf>,
     /// What is asked before a registry, in this order, by registry as it stands in image references.
-    pub mirrors: BTreeMap<String, Vec<Mirror>>,
+    pub mirrors: BTreeMap<RegistryName, Vec<Mirror>>,
     /// Authorities beside the system's, that certificates of all hosts may be of.
     pub authorities: Option<Authorities>,
     /// More of them for one host each: a registry, a token service, or a store that a registry
     /// redirects to. The first that fits is used.
     pub authorities_of: Vec<(HostPattern, Authorities)>,
+    /// Where it is kept what admins set for registries while the server runs, which takes the place of what
+    /// is here for the same registry. Nothing can be set without it.
+    pub set_registries_file: Option<PathBuf>,
     /// How many layers of one image are downloaded at a time.
     pub parallel_layers: usize,
     /// How long a connection may take to be made.
@@ -62,6 +65,7 @@ impl Default for RegistryConfig {
             mirrors: BTreeMap::new(),
             authorities: None,
             authorities_of: Vec::new(),
+            set_registries_file: None,
             parallel_layers: 4,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),

@@ -8,7 +8,7 @@ use super::config::RegistryConfig;
 use crate::op::{Op, blocking};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use botstead_runtime::{ErrorKind, Result};
+use botstead_runtime::{Credentials, ErrorKind, Result};
 use botstead_types::ImageRef;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -23,29 +23,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const MAX_FILE: u64 = 1 << 20;
 /// Docker's registry in image references.
 const DOCKER: &str = "docker.io";
-
-/// Somebody's sign-in at a registry.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// A user's, with a password or what stands for one.
-    Password {
-        /// The user name.
-        username: String,
-        /// The password or token.
-        password: String,
-    },
-    /// What a token service gives tokens for in place of a password (OAuth 2's refresh token).
-    IdentityToken(String),
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Password { .. } => "Password",
-            Self::IdentityToken(_) => "IdentityToken",
-        })
-    }
-}
 
 /// Sign-ins by what they are for: `host`, or `host/path` for the repositories below.
 pub(super) type ByPlace = BTreeMap<String, Credentials>;
@@ -85,9 +62,23 @@ impl SignIns {
         if let Some(own) = for_image(&self.own, image) {
             return Some(own.clone());
         }
-        let file = Arc::clone(self.file.as_ref()?);
-        let places = blocking(move || Ok(file.current())).await.ok()?;
-        for_image(&places, image).cloned()
+        for_image(&*self.of_file().await, image).cloned()
+    }
+
+    /// All sign-ins by their places.
+    pub(super) async fn all(&self) -> ByPlace {
+        let mut all = ByPlace::clone(&*self.of_file().await);
+        all.extend(self.own.clone());
+        all
+    }
+
+    /// What the file says now.
+    async fn of_file(&self) -> Arc<ByPlace> {
+        let Some(file) = self.file.clone() else {
+            return Arc::default();
+        };
+        let current = blocking(move || Ok(file.current())).await;
+        current.unwrap_or_default()
     }
 }
 
@@ -165,7 +156,8 @@ impl CredentialsFile {
     }
 }
 
-fn reason(error: &io::Error) -> String {
+/// Why something cannot be read, for whoever keeps it.
+pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         _ => error.to_string(),
@@ -173,7 +165,7 @@ fn reason(error: &io::Error) -> String {
 }
 
 /// Reads a file of the operator's, which may be a link, but nothing that blocks or has no end.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new()
         .read(true)

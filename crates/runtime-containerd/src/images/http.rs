@@ -33,7 +33,11 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(config: &RegistryConfig) -> Result<Self> {
+    /// With certificate authorities of more hosts, which go before what is configured.
+    pub(super) fn new(
+        config: &RegistryConfig,
+        more: Vec<(HostPattern, Authorities)>,
+    ) -> Result<Self> {
         let reach = Reach::new(config);
         let of_all: Vec<_> = config
             .authorities
@@ -68,7 +72,7 @@ impl Http {
                 guarded: built(client().dns_resolver(reach.resolver()).build())?,
             })
         };
-        let special = config.authorities_of.iter();
+        let special = more.iter().chain(&config.authorities_of);
         let special = special.map(|(host, more)| Ok((host.clone(), clients(Some(more))?)));
         Ok(Self {
             usual: clients(None)?,

@@ -5,7 +5,8 @@
 //!   what `reach` lets it, finds by `lookup` and trusts `authorities` beside the system's; `pace` ends what
 //!   comes too slowly, `retry` decides what is tried again, `fetch` downloads a layer, and `locks` keeps
 //!   two from downloading it twice;
-//! - `mirrors` are asked before the registry that an image names;
+//! - `mirrors` are asked before the registry that an image names; `registries` has what admins set while
+//!   the server runs;
 //! - `size` refuses images that are too large;
 //! - `tree` reads what an image consists of and refuses what is wrong with it, `index` reads lists of
 //!   images, `platform` chooses;
@@ -25,7 +26,6 @@ mod authorities;
 mod config;
 mod content;
 mod credentials;
-
 mod fetch;
 mod hosts;
 mod http;
@@ -40,6 +40,7 @@ mod platform;
 mod progress;
 mod pull;
 mod reach;
+mod registries;
 mod registry;
 mod retry;
 mod sign_in;
@@ -50,9 +51,7 @@ mod weight;
 
 pub use authorities::{Authorities, UnusableAuthorities};
 pub use config::{ImageLimits, RegistryConfig};
-pub use credentials::Credentials;
 pub use hosts::HostPattern;
-pub use mirrors::{Mirror, check_registry};
 
 use crate::client::Client;
 use crate::op::Op;
@@ -60,10 +59,10 @@ use async_trait::async_trait;
 use botstead_runtime::{Image, Images, PullProgress, Result};
 use botstead_types::{ImageRef, LeaseId, Page, PageRequest, SnapshotKey};
 use credentials::SignIns;
-use http::Http;
 use local::{Trees, describe};
 use locks::Locks;
 use progress::Progress;
+use registries::SetRegistries;
 use size::{Measures, Room};
 use std::path::Path;
 use tokio::sync::watch;
@@ -75,8 +74,8 @@ use tonic::transport::Channel;
 pub struct ContainerdImages {
     client: Client,
     config: RegistryConfig,
-    http: Http,
     sign_ins: SignIns,
+    set_registries: SetRegistries,
     measures: Measures,
     locks: Locks,
     trees: Trees,
@@ -86,7 +85,7 @@ impl ContainerdImages {
     /// Images of `namespace`, unpacked with `snapshotter`. Nothing is asked of containerd yet.
     ///
     /// # Errors
-    /// `InvalidArgument` for a namespace that is no name or a file of sign-ins that is not in order,
+    /// `InvalidArgument` for a namespace that is no name or a file of sign-ins or settings that is not in order,
     /// `Internal` when TLS cannot be set up.
     pub fn new(
         channel: Channel,
@@ -96,8 +95,8 @@ impl ContainerdImages {
     ) -> Result<Self> {
         Ok(Self {
             client: Client::new(channel, namespace, snapshotter)?,
-            http: Http::new(&config)?,
             sign_ins: SignIns::new(&config)?,
+            set_registries: SetRegistries::new(&config)?,
             measures: Measures::default(),
             config,
             locks: Locks::default(),

@@ -25,7 +25,8 @@ impl ContainerdImages {
         progress: Progress<'_>,
     ) -> Result<Image> {
         let limits = &self.config.limits;
-        let sources = self.sources(op, reference).await?;
+        let known = self.set_registries.known();
+        let sources = self.sources(op, &known, reference).await?;
         let resolved = loop {
             let (source, repository) = sources.current();
             let found = async {

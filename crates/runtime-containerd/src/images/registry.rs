@@ -1,7 +1,6 @@
 //! Talking to a registry (OCI distribution specification, "Pulling"). Every answer is read with a limit.
 
 use super::config::RegistryConfig;
-use super::credentials::Credentials;
 use super::http::Http;
 use super::pace::Reading;
 use super::retry::{Attempts, Fault};
@@ -9,7 +8,7 @@ use super::sign_in::SignIn;
 use super::tree::{Document, Documents, MAX_DOCUMENT, Role, check_bytes, digest_of, parse};
 use crate::op::Op;
 use async_trait::async_trait;
-use botstead_runtime::{ErrorKind, Result};
+use botstead_runtime::{Credentials, ErrorKind, Result};
 use botstead_types::ImageRef;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
@@ -21,6 +20,14 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
+
+/// The host at which a registry answers.
+pub(super) fn answers_at(registry: &str) -> &str {
+    match registry {
+        "docker.io" => "index.docker.io",
+        host => host,
+    }
+}
 
 /// One repository of a registry, for the time of one pull.
 pub(super) struct Repository<'a> {
@@ -45,11 +52,7 @@ impl<'a> Repository<'a> {
         let unusable = || op.invalid("it is not an image reference");
         let plain = config.is_plain_http(image.registry());
         let scheme = if plain { "http" } else { "https" };
-        let host = match image.registry() {
-            // Where Docker's registry answers.
-            "docker.io" => "index.docker.io",
-            host => host,
-        };
+        let host = answers_at(image.registry());
         let registry = format!("{scheme}://{host}/v2/");
         let sign_in = SignIn {
             op,

@@ -5,7 +5,6 @@
 //! service of the registry's own domain, or from one that the operator listed; and a user's sign-in goes
 //! to the registry that it is for, and to such a service.
 
-use super::credentials::Credentials;
 use super::hosts::{HostPattern, same_domain};
 use super::http::{Http, not_sent};
 use super::reach::{Refused, authority};
@@ -13,7 +12,7 @@ use super::retry::Fault;
 use crate::op::Op;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use botstead_runtime::ErrorKind;
+use botstead_runtime::{Credentials, ErrorKind};
 use bytes::BytesMut;
 use http_auth::ChallengeRef;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};

@@ -4,8 +4,8 @@ use crate::support::{Containerd, busybox, pull, quick};
 use botstead_image_fixtures::{
     Compression, Fault, FaultyRegistry, Image, Index, LayerBuilder, MediaTypes, Registry, random,
 };
-use botstead_runtime::{ErrorKind, Images, PullProgress};
-use botstead_runtime_containerd::images::{Credentials, RegistryConfig};
+use botstead_runtime::{Credentials, ErrorKind, Images, PullProgress};
+use botstead_runtime_containerd::images::RegistryConfig;
 use botstead_types::{ImageRef, PageRequest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

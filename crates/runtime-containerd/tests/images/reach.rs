@@ -2,8 +2,8 @@
 
 use crate::support::{Containerd, busybox, pull, quick};
 use botstead_image_fixtures::{Compression, Image, Registry, random};
-use botstead_runtime::ErrorKind;
-use botstead_runtime_containerd::images::{Credentials, HostPattern, RegistryConfig};
+use botstead_runtime::{Credentials, ErrorKind};
+use botstead_runtime_containerd::images::{HostPattern, RegistryConfig};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -5,11 +5,15 @@ use crate::support::{Containerd, busybox, pull, quick};
 use botstead_image_fixtures::{
     Access, Authority, Compression, Fault, FaultyRegistry, Image, Registry, digest_of, random,
 };
-use botstead_runtime::ErrorKind;
-use botstead_runtime_containerd::images::{
-    Authorities, ContainerdImages, Credentials, HostPattern, RegistryConfig,
+use botstead_runtime::{
+    Credentials, ErrorKind, Registries, RegistrySettings, RegistrySource, SignedInBy,
 };
+use botstead_runtime_containerd::images::{
+    Authorities, ContainerdImages, HostPattern, RegistryConfig,
+};
+use botstead_types::RegistryName;
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// `bot:wrong` in base64.
@@ -89,7 +93,7 @@ async fn a_sign_in_comes_from_the_file_as_it_is_at_the_time_of_the_pull() {
 fn mirrored(registry: &str, mirrors: &[String]) -> RegistryConfig {
     let mirrors = mirrors.iter().map(|mirror| mirror.parse().unwrap());
     RegistryConfig {
-        mirrors: [(registry.to_owned(), mirrors.collect())].into(),
+        mirrors: [(registry.parse().unwrap(), mirrors.collect())].into(),
         ..quick()
     }
 }
@@ -262,4 +266,200 @@ async fn a_certificate_is_trusted_that_a_listed_authority_signed() {
         assert!(error.to_string().contains("certificate"), "{error}");
         containerd.end(&lease).await;
     }
+}
+
+fn password(password: &str) -> Credentials {
+    Credentials::Password {
+        username: Registry::USERNAME.into(),
+        password: password.into(),
+    }
+}
+
+/// What somebody sets who signs in with a password.
+fn signing_in(with: &str) -> RegistrySettings {
+    RegistrySettings {
+        credentials: Some(password(with)),
+        ..RegistrySettings::default()
+    }
+}
+
+async fn works(containerd: &Containerd, images: &ContainerdImages, name: &str) -> String {
+    let lease = containerd.lease("works").await;
+    let pulled = pull(images, &lease, name).await;
+    let (image, _) = pulled.unwrap_or_else(|error| panic!("{}", error.chain()));
+    containerd.end(&lease).await;
+    image.resolved.digest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_takes_the_place_of_what_is_configured_and_stays() {
+    let containerd = Containerd::start().await;
+    let access = Access {
+        sign_in: true,
+        ..Access::default()
+    };
+    let origin = Registry::start_with(access).unwrap();
+    let mirror = Registry::start().unwrap();
+    let (ours, theirs) = (image(41), image(42));
+    let name = origin.push("team/app", "1", &ours).await.unwrap();
+    mirror.push("team/app", "1", &theirs).await.unwrap();
+    let registry: RegistryName = origin.address().parse().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secrets/registries.json");
+    // The longer place would win if what is configured counted any more.
+    let mut config = mirrored(&origin.address(), &[mirror.address()]);
+    config.set_registries_file = Some(file.clone());
+    let place = format!("{registry}/team");
+    config.credentials.insert(place.clone(), password("wrong"));
+    let images = containerd.images_with(config.clone());
+    assert_eq!(works(&containerd, &images, &name).await, theirs.digest());
+    let known = images.list().await.unwrap();
+    let names: Vec<_> = known.iter().map(|known| known.name.as_str()).collect();
+    assert_eq!(names, [registry.as_str(), place.as_str()]);
+    assert!(
+        known
+            .iter()
+            .all(|known| known.source == RegistrySource::Configuration)
+    );
+    let error = images.forget(&registry).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+
+    let right = signing_in(Registry::PASSWORD);
+    for _ in 0..2 {
+        let set = images.set(&registry, right.clone()).await.unwrap();
+        let by = SignedInBy::Password {
+            username: Registry::USERNAME.into(),
+        };
+        assert_eq!(set.signed_in_by, Some(by));
+        assert_eq!(images.list().await.unwrap(), [set]);
+        assert_eq!(works(&containerd, &images, &name).await, ours.digest());
+    }
+    // Whoever starts again knows it too; and it is nobody else's to read.
+    let again = containerd.images_with(config.clone());
+    assert_eq!(works(&containerd, &again, &name).await, ours.digest());
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let beside = std::fs::read_dir(file.parent().unwrap()).unwrap().count();
+    assert_eq!(beside, 1);
+
+    // What cannot be used changes nothing.
+    let mut bad = signing_in("wrong");
+    bad.certificate_authorities =
+        Some("-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n".into());
+    let error = images.set(&registry, bad).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(
+        error.to_string().contains("certificate number 1"),
+        "{error}"
+    );
+    for images in [&images, &containerd.images_with(config.clone())] {
+        assert_eq!(works(&containerd, images, &name).await, ours.digest());
+    }
+
+    images.set(&registry, signing_in("wrong")).await.unwrap();
+    assert_refused(&containerd, &images, &name).await;
+    let mirrored = RegistrySettings {
+        mirrors: vec![mirror.address().parse().unwrap()],
+        ..RegistrySettings::default()
+    };
+    images.set(&registry, mirrored).await.unwrap();
+    assert_eq!(works(&containerd, &images, &name).await, theirs.digest());
+    images.forget(&registry).await.unwrap();
+    for images in [&images, &containerd.images_with(config)] {
+        assert_eq!(images.list().await.unwrap(), known);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_set_is_trusted_for_its_host_alone() {
+    let containerd = Containerd::start().await;
+    let [authority, stranger] = [0, 1].map(|_| Authority::new().unwrap());
+    let access = Access {
+        sign_in: false,
+        authority: Some(&authority),
+    };
+    let registry = Registry::start_with(access).unwrap();
+    let image = image(51);
+    let name = registry.push("team/app", "1", &image).await.unwrap();
+    let here: RegistryName = registry.address().parse().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = RegistryConfig {
+        plain_http: Vec::new(),
+        private: vec!["127.0.0.1:*".parse().unwrap()],
+        attempts: 1,
+        set_registries_file: Some(dir.path().join("registries.json")),
+        ..quick()
+    };
+    let images = containerd.images_with(config);
+    for (host, trusted, works) in [
+        (&here, &authority, true),
+        (&here, &stranger, false),
+        (&"127.0.0.1:1".parse().unwrap(), &authority, false),
+        (&here, &authority, true),
+    ] {
+        let settings = RegistrySettings {
+            certificate_authorities: Some(trusted.pem().to_owned()),
+            ..RegistrySettings::default()
+        };
+        assert!(images.set(host, settings).await.unwrap().has_authorities);
+        let lease = containerd.lease("trusted").await;
+        let pulled = pull(&images, &lease, &name).await;
+        match pulled {
+            Ok((pulled, _)) => assert!(works && pulled.resolved.digest == image.digest()),
+            Err(error) => assert!(
+                !works && error.to_string().contains("certificate"),
+                "{error}"
+            ),
+        }
+        containerd.end(&lease).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_settings_that_is_not_in_order_is_refused_without_its_secrets() {
+    let containerd = Containerd::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("registries.json");
+    let config = RegistryConfig {
+        set_registries_file: Some(file.clone()),
+        ..quick()
+    };
+    let images = containerd.images_with(config.clone());
+    let name: RegistryName = "a.example".parse().unwrap();
+    images.set(&name, signing_in("s3cret")).await.unwrap();
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let half = whole.split_at(whole.len() / 2).0.to_owned();
+    for (text, mode, told) in [
+        (half, 0o600, "it is damaged (line"),
+        (
+            whole.replace("\"password\"", "\"pass\""),
+            0o600,
+            "it is damaged (line",
+        ),
+        (
+            whole.replace("a.example", "https://a.example"),
+            0o600,
+            "expected host",
+        ),
+        (whole.replace("s3cret", ""), 0o600, "password"),
+        (whole.clone(), 0o640, "its mode is 0640"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let refused = containerd.try_images_with(config.clone()).unwrap_err();
+        let text = refused.chain();
+        assert!(
+            text.contains(told) && text.contains("registries.json"),
+            "{text}"
+        );
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(containerd.images_with(config).list().await.unwrap(), []);
+    // Without a file nothing can be set.
+    let error = containerd
+        .images_with(quick())
+        .set(&name, signing_in("x"))
+        .await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Unsupported);
 }

@@ -80,7 +80,11 @@ impl Containerd {
     }
 
     pub(crate) fn images_with(&self, config: RegistryConfig) -> ContainerdImages {
-        ContainerdImages::new(self.channel.clone(), NAMESPACE, "overlayfs", config).unwrap()
+        self.try_images_with(config).unwrap()
+    }
+
+    pub(crate) fn try_images_with(&self, config: RegistryConfig) -> Result<ContainerdImages> {
+        ContainerdImages::new(self.channel.clone(), NAMESPACE, "overlayfs", config)
     }
 
     pub(crate) async fn lease(&self, name: &str) -> LeaseId {

@@ -14,6 +14,7 @@ mod images;
 mod leases;
 mod metrics;
 mod network;
+mod registries;
 mod snapshots;
 mod state;
 mod tasks;
@@ -88,6 +89,7 @@ impl InMemoryRuntime {
         Runtime {
             backend: shared(),
             images: shared(),
+            registries: shared(),
             containers: shared(),
             channels: shared(),
             tasks: shared(),

@@ -5,8 +5,8 @@ use super::files::{Entry, Files, hides, lay};
 use super::images::{LocalImage, Remote};
 use super::network::Namespace;
 use super::tasks::TaskRecord;
-use botstead_runtime::{Container, ContainerSpec, Snapshot, Usage};
-use botstead_types::{ContainerId, ImageRef, SnapshotKey, SnapshotKind};
+use botstead_runtime::{Container, ContainerSpec, RegistrySettings, Snapshot, Usage};
+use botstead_types::{ContainerId, ImageRef, RegistryName, SnapshotKey, SnapshotKind};
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -38,6 +38,7 @@ pub(super) struct State {
     pub(super) tasks: BTreeMap<ContainerId, TaskRecord>,
     pub(super) images: BTreeMap<ImageRef, LocalImage>,
     pub(super) remotes: BTreeMap<ImageRef, Remote>,
+    pub(super) registries: BTreeMap<RegistryName, RegistrySettings>,
     pub(super) namespaces: BTreeMap<ContainerId, Namespace>,
     pub(super) usages: BTreeMap<ContainerId, Usage>,
     pub(super) faults: Faults,

@@ -36,9 +36,9 @@ pub(super) enum Event {
         exit_code: u32,
         timed_out: bool,
         truncated: bool,
-        #[serde(skip_serializing_if = "super::is_false")]
+        #[serde(skip_serializing_if = "crate::shapes::is_false")]
         output_incomplete: bool,
-        #[serde(skip_serializing_if = "super::is_false")]
+        #[serde(skip_serializing_if = "crate::shapes::is_false")]
         oom: bool,
         duration_ms: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
