@@ -155,8 +155,7 @@ pub enum ContainerdMode {
 }
 
 section! {
-    /// Registries of images. What admins set by `PUT /registries/{registry}` takes the place of the sign-ins,
-    /// mirrors and certificate authorities that are here for the same registry.
+    /// Registries of images.
     Registry {
         /// Registries that are spoken to without TLS, as `host`, `host:port` or `host:*` for any port.
         /// They may be at any address, as those in `registry.private`.
@@ -173,7 +172,9 @@ section! {
         /// it, or the beginning of what is below it, such as `ghcr.io/acme`; the longest that fits an image
         /// is used, for whoever asks for that image. The file is read anew for every pull: while it is not
         /// in order what it held before is used. Make it mode 0600. `credsStore` and `credHelpers` are
-        /// ignored with a warning: no program is run for a sign-in.
+        /// ignored with a warning: no program is run for a sign-in. What an admin sets by
+        /// `PUT /registries/{registry}` takes the place of the sign-ins, mirrors and certificate authorities
+        /// that are configured for the same registry.
         credentials_file: Option<PathBuf> = None,
         /// Registries that are asked before another one, by its name in image references and in the order
         /// of each list, such as `"docker.io" = ["mirror.internal:5000", "harbor.internal/hub"]`; with a
