@@ -145,8 +145,8 @@ async fn an_export_that_fails_in_the_middle_is_no_archive_and_its_connection_goe
         // The folder is listed when the file is open: what goes before that is not missing in the archive.
         let file = opened(&big).await;
         std::fs::remove_dir_all(file.with_file_name("later")).unwrap();
+        // How much comes depends on what was still being compressed.
         let archive = raw.body().await;
-        assert!(archive.len() > 1 << 20, "{} bytes", archive.len());
 
         // The same connection.
         raw.ask(&api, "GET", &format!("{bot}/container")).await;
