@@ -4,6 +4,7 @@
 //! ([`plain`]), or into what is kept ([`kept`]) for viewers ([`view`]). Here the calls are taken
 //! apart, and nothing else.
 
+mod clusters;
 mod control;
 mod dump;
 mod history;

@@ -18,3 +18,4 @@ mod surroundings;
 mod table;
 mod terminals;
 mod workspace;
+mod writings;
