@@ -36,7 +36,7 @@ fn reads_nothing(modes: &str) -> Start {
 #[tokio::test]
 async fn more_of_it_than_fits_anywhere_holds_nothing_else_up() {
     let workspace = Workspace::start(&[]);
-    for modes in ["icanon", "-icanon", "raw"] {
+    for modes in ["icanon", "-icanon", "noflsh", "raw"] {
         let start = reads_nothing(modes);
         let id = start.id.clone();
         let mut call = workspace.begin(start).await;
