@@ -105,7 +105,8 @@ impl std::fmt::Debug for TerminalConnection {
 pub struct TerminalInput(RunInput);
 
 impl TerminalInput {
-    /// Types; false when the terminal ended.
+    /// Types; false when the terminal ended. What its program does not take in time is refused:
+    /// [`CommandEvent::InputRefused`].
     pub async fn write(&self, data: Bytes) -> bool {
         self.0.write(data).await
     }

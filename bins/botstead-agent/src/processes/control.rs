@@ -11,7 +11,7 @@ use botstead_bridge::{Failure, FailureKind};
 use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -34,6 +34,8 @@ pub(super) struct Control {
     terminal: Mutex<Option<End>>,
     /// The last byte that was written to its input.
     last_byte: AtomicU8,
+    /// Bytes that its input took, from whoever.
+    taken: Arc<AtomicU64>,
     /// How often all input that waited was discarded.
     discarded: watch::Sender<u64>,
     over: watch::Sender<bool>,
@@ -44,6 +46,13 @@ pub(super) struct Control {
 pub(super) struct Typed {
     pub(super) data: Bytes,
     after: u64,
+}
+
+impl Typed {
+    /// What came before an interrupt that this came after is discarded.
+    pub(super) fn discards(&self, earlier: &Self) -> bool {
+        self.after != earlier.after
+    }
 }
 
 /// What is read from a process.
@@ -107,6 +116,7 @@ impl Control {
             input: Arc::new(tokio::sync::Mutex::new(input)),
             terminal: Mutex::new(terminal),
             last_byte: AtomicU8::new(b'\n'),
+            taken: Arc::default(),
             discarded: watch::Sender::new(0),
             over: watch::Sender::new(false),
         };
@@ -158,7 +168,7 @@ impl Control {
         let write = async {
             let mut input = self.input.lock().await;
             let end = input.as_ref().ok_or_else(no_input)?;
-            let done = stream::write_all(end, data).await;
+            let done = stream::write_all(end, data, &self.taken).await;
             self.wrote(data);
             done.map_err(|_| {
                 *input = None;
@@ -175,6 +185,11 @@ impl Control {
         }
     }
 
+    /// How many bytes its input took in all.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// Writes what it is to read first, beside everything else and before what others write, and then
     /// ends its input unless that stays open. To be called before anybody else knows it.
     pub(super) fn begin_input(&self, data: Bytes, stays_open: bool) {
@@ -182,6 +197,7 @@ impl Control {
             return;
         };
         let mut over = self.over.subscribe();
+        let taken = Arc::clone(&self.taken);
         self.wrote(&data);
         let end_of_input = match stays_open {
             true => None,
@@ -190,10 +206,10 @@ impl Control {
         tokio::spawn(async move {
             let write = async {
                 if let Some(end) = input.as_ref() {
-                    let done = stream::write_all(end, &data).await;
+                    let done = stream::write_all(end, &data, &taken).await;
                     if let (Ok(()), Some(characters)) = (done, end_of_input) {
                         // One that ended needs none.
-                        let _ = stream::write_all(end, &characters).await;
+                        let _ = stream::write_all(end, &characters, &taken).await;
                     } else if done.is_err() || !stays_open {
                         *input = None;
                     }

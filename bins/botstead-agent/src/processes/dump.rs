@@ -1,6 +1,7 @@
 //! What `avt` dumps, in the words that every terminal knows and without the blanks at the end of
 //! lines, which a viewer would take for text when it is made narrower.
 
+use super::clusters::Clusters;
 use unicode_width::UnicodeWidthChar;
 
 /// Underline, inverse and strikethrough: attributes that a blank shows.
@@ -36,8 +37,9 @@ impl Pen {
 
 /// Writes the dump of a screen of so many columns. Repetitions (REP) are written out, colons in
 /// colours become semicolons, and the other screen is entered by its oldest name.
-pub(super) fn write(out: &mut String, dump: &str, columns: usize) {
+pub(super) fn write(out: &mut String, dump: &str, columns: usize, clusters: &Clusters) {
     let mut row = Row::new(out.len());
+    let mut printed = None;
     let mut pen = Pen::default();
     let mut rest = dump;
     while let Some(letter) = rest.chars().next() {
@@ -46,7 +48,8 @@ pub(super) fn write(out: &mut String, dump: &str, columns: usize) {
             if letter == '\r' {
                 row.end(out, columns);
             }
-            out.push(letter);
+            clusters.write(out, letter);
+            printed = Some(letter);
             match letter {
                 '\n' => row = Row::new(out.len()),
                 _ => row.put(letter, &pen, out.len()),
@@ -68,9 +71,9 @@ pub(super) fn write(out: &mut String, dump: &str, columns: usize) {
             }
             (Some(parameters), Some(b'b')) => {
                 let count = parameters.parse::<u16>().unwrap_or(0);
-                if let Some(letter) = out.chars().next_back() {
+                if let Some(letter) = printed {
                     for _ in 0..count {
-                        out.push(letter);
+                        clusters.write(out, letter);
                         row.put(letter, &pen, out.len());
                     }
                 }
@@ -155,7 +158,7 @@ mod tests {
 
     fn written(dump: &str) -> String {
         let mut out = String::new();
-        write(&mut out, dump, 12);
+        write(&mut out, dump, 12, &Clusters::default());
         out
     }
 

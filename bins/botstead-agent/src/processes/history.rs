@@ -1,5 +1,6 @@
 //! The rows that scrolled off a terminal's screen, as the text and attributes that show them again.
 
+use super::clusters::Clusters;
 use avt::{Cell, Color, Line, Pen};
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -24,10 +25,8 @@ impl Row {
     fn cost(&self) -> usize {
         self.text.len() + ROW_BYTES
     }
-}
 
-impl From<&Line> for Row {
-    fn from(line: &Line) -> Self {
+    pub(super) fn new(line: &Line, clusters: &Clusters) -> Self {
         let wrapped = line.is_wrapped();
         let cells = line.cells();
         let used = if wrapped {
@@ -45,7 +44,7 @@ impl From<&Line> for Row {
                 pen = *cell.pen();
                 write_pen(&mut text, &pen);
             }
-            text.push(cell.char());
+            clusters.write(&mut text, cell.char());
         }
         if !pen.is_default() {
             text.push_str("\x1b[m");
@@ -58,7 +57,18 @@ impl From<&Line> for Row {
     }
 }
 
+/// Whether a blank shows.
+pub(super) fn shows_blanks(pen: &Pen) -> bool {
+    pen.background().is_some() || pen.is_underline() || pen.is_inverse() || pen.is_strikethrough()
+}
+
 /// Sets all attributes, from whatever was set before.
+pub(super) fn pen(pen: &Pen) -> String {
+    let mut out = String::new();
+    write_pen(&mut out, pen);
+    out
+}
+
 fn write_pen(out: &mut String, pen: &Pen) {
     out.push_str("\x1b[0");
     let attributes = [
@@ -150,7 +160,9 @@ mod tests {
     fn rows(columns: usize, text: &str) -> Vec<Row> {
         let mut terminal = avt::Terminal::with_scrollback(columns, 4, None).unwrap();
         terminal.feed(text);
-        terminal.screen().all_lines().map(Row::from).collect()
+        let lines = terminal.screen().all_lines();
+        let clusters = Clusters::default();
+        lines.map(|line| Row::new(line, &clusters)).collect()
     }
 
     #[test]

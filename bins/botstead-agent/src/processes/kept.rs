@@ -1,6 +1,7 @@
 //! A process that outlives its call: its output is held to its end, any number of viewers look on,
 //! and none of them can hold up the process or another viewer for long.
 
+use super::arguments::shown;
 use super::control::{Control, Output, Typed};
 use super::plain;
 use super::pty::Size;
@@ -80,6 +81,8 @@ struct Viewer {
     room: Option<Size>,
     /// The size that it takes the terminal to have.
     believed: Option<Size>,
+    /// Bytes of its input that were refused, and that it was not told of yet.
+    refused: u64,
 }
 
 /// What a viewer is to be sent next.
@@ -93,6 +96,8 @@ pub(super) enum Step {
     },
     /// The terminal has another size than the viewer takes it to have.
     Resized(Size),
+    /// So many bytes of its input were refused.
+    Refused(u64),
     /// There is no more.
     Done(Option<Exit>),
     /// There will be more; see [`Kept::changed`].
@@ -122,37 +127,6 @@ pub(super) struct About {
     pub(super) replay_bytes: u64,
 }
 
-/// How many arguments a list shows, and their bytes together.
-const SHOWN_ARGUMENTS: usize = 64;
-const SHOWN_BYTES: usize = 4 << 10;
-/// The bytes of all arguments in a list, which has to fit into one message.
-const LISTED_BYTES: usize = 2 << 20;
-
-/// Shows less of each process's arguments where there are too many.
-pub(super) fn shorten(processes: &mut [ProcessInfo]) {
-    let most = LISTED_BYTES / processes.len().max(1);
-    if most < SHOWN_BYTES {
-        for process in processes {
-            process.args = shown(&process.args, most);
-        }
-    }
-}
-
-fn shown(args: &[Bytes], most: usize) -> Vec<Bytes> {
-    let mut left = most;
-    let fits = |argument: &&Bytes| {
-        let rest = left.checked_sub(argument.len() + 1);
-        left = rest.unwrap_or(0);
-        rest.is_some()
-    };
-    let shown = args.iter().take(SHOWN_ARGUMENTS);
-    // Copies: an argument that came in a message would hold all of that.
-    shown
-        .take_while(fits)
-        .map(|argument| Bytes::copy_from_slice(argument))
-        .collect()
-}
-
 impl Kept {
     pub(super) fn new(about: About, control: Option<Arc<Control>>) -> Self {
         let now = Instant::now();
@@ -164,7 +138,7 @@ impl Kept {
         };
         Self {
             id: about.id,
-            args: shown(&about.args, SHOWN_BYTES),
+            args: shown(&about.args),
             terminal: about.terminal.is_some(),
             started_at: SystemTime::now(),
             began: now,
@@ -247,6 +221,19 @@ impl Kept {
         }
         self.agree(&mut state);
         drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether it has a terminal to look at.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// So many bytes of a viewer's input were refused.
+    pub(super) fn refuse(&self, viewer: u64, bytes: u64) {
+        if let Some(viewer) = lock(&self.state).viewers.get_mut(&viewer) {
+            viewer.refused += bytes;
+        }
         self.changed.notify_waiters();
     }
 
@@ -364,6 +351,7 @@ impl Kept {
             stalled: false,
             room: wanted.room,
             believed: wanted.room,
+            refused: 0,
         };
         state.viewers.insert(number, viewer);
         self.agree(&mut state);
@@ -497,6 +485,11 @@ impl Watch {
         {
             viewer.believed = Some(size);
             return Step::Resized(size);
+        }
+        if let Some(viewer) = state.viewers.get_mut(&self.number)
+            && viewer.refused > 0
+        {
+            return Step::Refused(std::mem::take(&mut viewer.refused));
         }
         let end = state.replay.end();
         let mut after = self.position;

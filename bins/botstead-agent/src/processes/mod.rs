@@ -4,6 +4,8 @@
 //! ([`plain`]), or into what is kept ([`kept`]) for viewers ([`view`]). Here the calls are taken
 //! apart, and nothing else.
 
+mod arguments;
+mod clusters;
 mod control;
 mod dump;
 mod history;
@@ -355,7 +357,7 @@ impl Processes for ProcessesService {
     ) -> Result<Response<ListProcessesReply>, Status> {
         let kept = self.registry.list();
         let mut processes: Vec<_> = kept.iter().map(|kept| kept.info()).collect();
-        kept::shorten(&mut processes);
+        arguments::shorten(&mut processes);
         processes.sort_by(|a, b| (a.started_at_ms, &a.id).cmp(&(b.started_at_ms, &b.id)));
         Ok(Response::new(ListProcessesReply { processes }))
     }

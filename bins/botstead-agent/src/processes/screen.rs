@@ -4,11 +4,12 @@
 //! concern the viewer ([`super::modes`]), rows that scrolled off ([`super::history`]), sequences that
 //! are unfinished, and what keeps a hostile program from costing more than it writes.
 
+use super::clusters::{self, Clusters};
 use super::dump;
 use super::history::{self, History, Row};
 use super::modes::Modes;
 use super::pty::Size;
-use avt::parser::{EdScope, Function, State};
+use avt::parser::{AnsiMode, EdScope, Function, State};
 use avt::{Line, Observation, Observer, Parser, ScreenKind, Terminal};
 use std::fmt::Write;
 use unicode_width::UnicodeWidthChar;
@@ -32,6 +33,9 @@ pub(super) struct Screen {
     sequence: Sequence,
     modes: Modes,
     history: History,
+    clusters: Clusters,
+    /// What is printed moves the rest of its row on.
+    inserts: bool,
 }
 
 impl std::fmt::Debug for Screen {
@@ -76,13 +80,13 @@ impl Sequence {
 }
 
 /// Takes the rows that `avt` gives up.
-struct Evicted<'a>(&'a mut History);
+struct Evicted<'a>(&'a mut History, &'a Clusters);
 
 impl Observer for Evicted<'_> {
     type Output = ();
 
     fn evicted(&mut self, _context: &mut Observation<'_>, line: &Line) {
-        self.0.push(Row::from(line));
+        self.0.push(Row::new(line, self.1));
     }
 
     fn end(&mut self, _context: &mut Observation<'_>) {}
@@ -99,6 +103,8 @@ impl Screen {
             sequence: Sequence::default(),
             modes: Modes::default(),
             history: History::default(),
+            clusters: Clusters::default(),
+            inserts: false,
         }
     }
 
@@ -174,10 +180,22 @@ impl Screen {
 
     fn function(&mut self, function: Function) {
         match function {
-            // Viewers show a combining character on the cell before. The model has one character
-            // per cell, and must not take another cell than the viewer does.
-            Function::Print(letter)
-                if letter == '\u{7f}' || (letter > '\u{2ff}' && letter.width() == Some(0)) => {}
+            Function::Print('\u{7f}') => {}
+            // Viewers show it on the cell before, and the model must not take another one.
+            Function::Print(letter) if letter > '\u{2ff}' && letter.width() == Some(0) => {
+                self.mark(letter);
+            }
+            Function::Print(letter) if clusters::is_placeholder(letter) => {
+                let wide = letter.width() == Some(2);
+                let own = self.placeholder(letter.encode_utf8(&mut [0; 4]), wide);
+                // Without room for it, something that takes as many cells.
+                let lost = if wide {
+                    '〓'
+                } else {
+                    char::REPLACEMENT_CHARACTER
+                };
+                self.execute(Function::Print(own.unwrap_or(lost)));
+            }
             // No program repeats past a line; each such sequence could fill many screens.
             Function::Rep(count) => {
                 let columns = u16::try_from(self.terminal.size().0).unwrap_or(u16::MAX);
@@ -195,14 +213,102 @@ impl Screen {
                 self.execute(Function::Ris);
                 self.modes.reset();
                 self.history.clear();
+                self.clusters = Clusters::default();
+                self.inserts = false;
             }
-            other => self.execute(other),
+            other => {
+                match &other {
+                    Function::Sm(modes) if modes.as_slice().contains(&AnsiMode::Insert) => {
+                        self.inserts = true;
+                    }
+                    Function::Rm(modes) if modes.as_slice().contains(&AnsiMode::Insert) => {
+                        self.inserts = false;
+                    }
+                    Function::Decstr => self.inserts = false,
+                    _ => {}
+                }
+                self.execute(other);
+            }
         }
     }
 
     fn execute(&mut self, function: Function) {
         self.terminal
-            .execute_with(function, Evicted(&mut self.history));
+            .execute_with(function, Evicted(&mut self.history, &self.clusters));
+    }
+
+    /// Puts a character of width 0 onto the cell before the cursor, as viewers do, wherever the cursor
+    /// came from. At the beginning of a row there is none.
+    fn mark(&mut self, mark: char) {
+        let before = self.terminal.cursor();
+        let Some(mut column) = before.col.checked_sub(1) else {
+            return;
+        };
+        let cell = |terminal: &Terminal, column: usize| {
+            let line = terminal.screen().line(before.row);
+            line.and_then(|line| line.cells().get(column).copied())
+        };
+        let mut old = cell(&self.terminal, column);
+        if old.is_some_and(|cell| cell.width() == 0) && column > 0 {
+            column -= 1;
+            old = cell(&self.terminal, column);
+        }
+        let Some(old) = old else { return };
+        let Some(text) = self.clusters.joined(old.char(), mark) else {
+            return;
+        };
+        let Some(new) = self.placeholder(&text, old.width() == 2) else {
+            return;
+        };
+        // `avt` has no other way to change a cell than to print it anew, as it was.
+        let put = |terminal: &mut Terminal| {
+            let column = u16::try_from(column + 1).unwrap_or(u16::MAX);
+            terminal.execute([Function::Cha(column), Function::Print(new)]);
+        };
+        if self.inserts {
+            self.terminal.feed("\x1b[4l");
+        }
+        put(&mut self.terminal);
+        let pen = cell(&self.terminal, column).map_or(*old.pen(), |cell| *cell.pen());
+        // The cursor waited behind the end of its row, and rows are not continued any more.
+        let waits = before.col == self.terminal.size().0;
+        let stuck = waits && self.terminal.cursor().col != before.col;
+        if stuck {
+            self.terminal.feed("\x1b[?7h");
+        }
+        // What a cell looks like that shows nothing is not replayed, so that it cannot count.
+        let old = match old.char() == ' ' && !history::shows_blanks(old.pen()) {
+            true => pen,
+            false => *old.pen(),
+        };
+        if stuck || pen != old {
+            self.terminal.feed(history::pen(&old));
+            put(&mut self.terminal);
+            self.terminal.feed(history::pen(&pen));
+        }
+        if stuck {
+            self.terminal.feed("\x1b[?7l");
+        }
+        if !waits {
+            let column = u16::try_from(before.col + 1).unwrap_or(u16::MAX);
+            self.terminal.execute(Function::Cha(column));
+        }
+        if self.inserts {
+            self.terminal.feed("\x1b[4h");
+        }
+    }
+
+    /// The placeholder of a text that takes one cell or two, where there is room for one more.
+    fn placeholder(&mut self, text: &str, wide: bool) -> Option<char> {
+        let found = self.clusters.placeholder(text, wide);
+        let (columns, rows) = self.terminal.size();
+        if found.is_some() || !self.clusters.needs_sweep((2 * rows + NEAR_ROWS) * columns) {
+            return found;
+        }
+        let primary = self.terminal.primary_screen().all_lines();
+        let lines = primary.chain(self.terminal.screen().visible_lines());
+        self.clusters.sweep(lines.flat_map(Line::chars));
+        self.clusters.placeholder(text, wide)
     }
 
     fn forget_history(&mut self) {
@@ -240,7 +346,7 @@ impl Screen {
 
     fn resize_at_once(&mut self, columns: usize, rows: usize) {
         self.terminal
-            .resize_with(columns, rows, Evicted(&mut self.history));
+            .resize_with(columns, rows, Evicted(&mut self.history, &self.clusters));
     }
 
     /// What makes any terminal of the same size show this screen, with its history above, and go on
@@ -251,7 +357,7 @@ impl Screen {
         let primary: Vec<&Line> = self.terminal.primary_screen().all_lines().collect();
         let near: Vec<Row> = primary[..primary.len().saturating_sub(rows)]
             .iter()
-            .map(|line| Row::from(*line))
+            .map(|line| Row::new(line, &self.clusters))
             .collect();
         let lines = history::write_rows(&mut out, self.history.rows().chain(&near), columns);
         if lines > 0 {
@@ -262,7 +368,7 @@ impl Screen {
             out.extend(std::iter::repeat_n('\n', on_screen));
             out.push_str("\x1b[H\x1b[J");
         }
-        dump::write(&mut out, &self.terminal.dump(), columns);
+        dump::write(&mut out, &self.terminal.dump(), columns, &self.clusters);
         self.modes.write(&mut out);
         out.push_str(self.sequence.resume());
         let mut bytes = out.into_bytes();

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::unix::AsyncFd;
 
 /// The most that is read at once.
@@ -64,15 +65,23 @@ pub(super) fn read(end: &End, most: usize, take: impl FnOnce(&[u8])) -> Read {
     })
 }
 
-/// Writes everything, waiting for room.
+/// Writes everything, waiting for room, and counts what was taken.
 ///
 /// # Errors
 /// `EIO` also for a terminal that nobody has open any more and whose input is full: it is ready for ever,
 /// and takes nothing.
-pub(super) async fn write_all(end: &End, mut data: &[u8]) -> rustix::io::Result<()> {
+pub(super) async fn write_all(
+    end: &End,
+    mut data: &[u8],
+    taken: &AtomicU64,
+) -> rustix::io::Result<()> {
+    let took = |data: &mut &[u8], count: usize| {
+        *data = &data[count..];
+        taken.fetch_add(count as u64, Ordering::Relaxed);
+    };
     // Without a look first: what discards input tells nobody that there is room again.
     match rustix::io::write(end.get_ref(), data) {
-        Ok(count) => data = &data[count..],
+        Ok(count) => took(&mut data, count),
         Err(Errno::AGAIN | Errno::INTR) => {}
         Err(error) => return Err(error),
     }
@@ -81,7 +90,7 @@ pub(super) async fn write_all(end: &End, mut data: &[u8]) -> rustix::io::Result<
         let closed = guard.ready().is_write_closed();
         let result = guard.try_io(|end| Ok(rustix::io::write(end.get_ref(), data)?));
         match result {
-            Ok(Ok(count)) => data = &data[count..],
+            Ok(Ok(count)) => took(&mut data, count),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(Err(error)) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
             Err(_would_block) if closed => return Err(Errno::IO),

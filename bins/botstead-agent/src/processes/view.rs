@@ -65,6 +65,7 @@ async fn send_all(mut watch: Watch, viewer: &mpsc::Sender<Reply>) -> Result<(), 
                 watch.took();
             }
             Step::Resized(size) => send(message(Output::Resized(size.into()))).await?,
+            Step::Refused(bytes) => send(message(Output::Refused(bytes))).await?,
             Step::Done(exit) => {
                 if let Some(mut exit) = exit {
                     exit.truncated |= truncated;

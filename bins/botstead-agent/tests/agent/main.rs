@@ -17,4 +17,6 @@ mod measure;
 mod surroundings;
 mod table;
 mod terminals;
+mod unread;
 mod workspace;
+mod writings;

@@ -6,7 +6,7 @@ use botstead_bridge::proto::run_input::{Attach, Input, Start};
 use botstead_bridge::proto::{FindShellRequest, ListProcessesRequest, TerminalSize};
 use std::time::{Duration, Instant};
 
-fn terminal(args: &[&str], columns: u32, rows: u32) -> Start {
+pub(crate) fn terminal(args: &[&str], columns: u32, rows: u32) -> Start {
     Start {
         terminal: size(columns, rows),
         env: vec![variable("PS1", "$ "), variable("HISTFILE", "")],
@@ -14,7 +14,7 @@ fn terminal(args: &[&str], columns: u32, rows: u32) -> Start {
     }
 }
 
-fn attach(id: &str) -> Attach {
+pub(crate) fn attach(id: &str) -> Attach {
     Attach {
         id: id.to_owned(),
         replay: true,
@@ -24,20 +24,20 @@ fn attach(id: &str) -> Attach {
 }
 
 /// What an emulator shows of an output.
-fn shown(output: &[u8], columns: u16, rows: u16) -> vt100::Parser {
+pub(crate) fn shown(output: &[u8], columns: u16, rows: u16) -> vt100::Parser {
     let mut parser = vt100::Parser::new(rows.try_into().unwrap(), columns.try_into().unwrap(), 0);
     parser.process(output);
     parser
 }
 
-fn rows(parser: &vt100::Parser) -> Vec<String> {
+pub(crate) fn rows(parser: &vt100::Parser) -> Vec<String> {
     let (_, columns) = parser.screen().size();
     let rows = parser.screen().rows(0, columns.get());
     rows.map(|row| row.trim_end().to_owned()).collect()
 }
 
 /// Waits until a terminal has been silent for a while.
-async fn settle(call: &mut Call) {
+pub(crate) async fn settle(call: &mut Call) {
     while tokio::time::timeout(Duration::from_millis(250), call.next())
         .await
         .is_ok_and(|more| more)

@@ -318,6 +318,8 @@ pub(crate) struct Seen {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
     pub(crate) skipped: u64,
+    /// Bytes of its own that were refused.
+    pub(crate) refused: u64,
     pub(crate) exit: Option<Exit>,
     /// The size that the terminal was told to have.
     pub(crate) size: Option<(u32, u32)>,
@@ -354,6 +356,7 @@ impl Call {
             Output::Stderr(data) => self.seen.stderr.extend_from_slice(&data),
             Output::Skipped(bytes) | Output::SkippedStderr(bytes) => self.seen.skipped += bytes,
             Output::Exit(exit) => self.seen.exit = Some(exit),
+            Output::Refused(bytes) => self.seen.refused += bytes,
             Output::Resized(size) => self.seen.size = Some((size.columns, size.rows)),
         }
         true

@@ -26,6 +26,8 @@ pub(crate) struct Terminal {
     pub(crate) code: Option<u64>,
     /// The last size that the server told, in columns and rows.
     pub(crate) told: Option<(u16, u16)>,
+    /// Bytes of its own that the server refused.
+    pub(crate) refused: u64,
     closed: Option<CloseCode>,
 }
 
@@ -70,6 +72,7 @@ impl Terminal {
             session: String::new(),
             code: None,
             told: None,
+            refused: 0,
             closed: None,
         };
         if query.contains("session=") {
@@ -123,6 +126,7 @@ impl Terminal {
                         self.screen.screen_mut().set_size(size(rows), size(cols));
                         self.told = Some((cols, rows));
                     }
+                    "input_refused" => self.refused += frame["bytes"].as_u64().unwrap(),
                     other => panic!("an unknown text frame {other}"),
                 }
             }

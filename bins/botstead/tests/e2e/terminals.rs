@@ -131,6 +131,36 @@ async fn people_with_windows_of_several_sizes_share_a_terminal() {
         .await;
 }
 
+/// A program that reads nothing, and more input for it than all buffers up to it take.
+#[tokio::test]
+async fn sizes_and_interrupts_pass_input_without_end() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    let script = "trap 'echo interrupted; exit 5' INT; stty -icanon -echo; echo ready
+                  while :; do echo \"$(stty size)\"; sleep 0.1; done";
+    let body = json!({"command": ["sh", "-c", script], "cols": 80, "rows": 24});
+    let sessions = format!("{}/terminal/sessions", workspace.path);
+    let started = workspace.client.post(&sessions, body).await.ok();
+    let mut terminal = workspace.terminal(started["id"].as_str().unwrap()).await;
+    terminal.shows("24 80").await;
+    let sent = async {
+        for _ in 0..3 << 2 {
+            terminal.send(&"typing\r\r".repeat(32 << 10)).await;
+        }
+        terminal.resize(70, 20).await;
+    };
+    let sent = tokio::time::timeout(std::time::Duration::from_secs(20), sent).await;
+    sent.expect("the server reads what is sent");
+    terminal.shows("20 70").await;
+    terminal
+        .until("what was refused", |it| it.refused > 1 << 20)
+        .await;
+    assert!(terminal.refused <= 2 << 20, "{}", terminal.refused);
+    terminal.send("\x03").await;
+    assert_eq!(terminal.closed().await, Some(1000));
+    assert_eq!(terminal.code, Some(5));
+}
+
 #[tokio::test]
 async fn a_terminal_is_started_as_one_wants_it() {
     let server = Server::start().await;

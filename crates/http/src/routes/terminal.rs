@@ -264,7 +264,10 @@ async fn start_session(
 /// `{"type":"resize","cols","rows"}`, what it has room for: the terminal gets the smallest of what its
 /// clients said. From the server, only when the request has the parameter `session`,
 /// `{"type":"session","id"}` first, `{"type":"resize","cols","rows"}` where the terminal has another size
-/// than the client said or was told last, and `{"type":"exit","code"}` last. Closes with 1000 when
+/// than the client said or was told last, `{"type":"input_refused","bytes"}` where so many bytes that the
+/// client sent were not passed on, and `{"type":"exit","code"}` last. When 1 MiB of a client's input waits and
+/// the program takes less than 64 KiB a second for two seconds, what the client types is refused until what
+/// waits is taken. Sizes behind it are not held up, and Ctrl-C discards what waits. Closes with 1000 when
 /// the shell ended, 1001 when neither side sent anything for 30 minutes, 1007 for a text frame that
 /// is no JSON with a `type`, 1008 when the session ended, 1009 for a message of more than 262144
 /// bytes, 1011 when the workspace stopped, 1012 when the server restarts. A connection that drops

@@ -117,6 +117,11 @@ pub enum CommandEvent {
     },
     /// The terminal has another size than this viewer said last, or than it was told last.
     Resized(TerminalSize),
+    /// So many bytes that this viewer of a terminal sent were not passed on: its program does not take them.
+    InputRefused {
+        /// So many.
+        bytes: u64,
+    },
     /// It ended.
     Exit(ExecExit),
 }
@@ -145,9 +150,10 @@ impl OutputPosition {
                 stream: OutputStream::Stderr,
                 bytes,
             } => (&mut self.stderr, *bytes),
-            CommandEvent::Started { .. } | CommandEvent::Resized(_) | CommandEvent::Exit(_) => {
-                return;
-            }
+            CommandEvent::Started { .. }
+            | CommandEvent::Resized(_)
+            | CommandEvent::InputRefused { .. }
+            | CommandEvent::Exit(_) => return,
         };
         // The agent says how much is left out.
         *place = place.saturating_add(bytes);

@@ -133,7 +133,7 @@ pub(super) async fn collect(
                 OutputStream::Stdout => stdout.skip(bytes),
                 OutputStream::Stderr => stderr.skip(bytes),
             },
-            CommandEvent::Resized(_) => {}
+            CommandEvent::Resized(_) | CommandEvent::InputRefused { .. } => {}
             CommandEvent::Exit(it) => exit = Some(it),
         }
     }

@@ -104,6 +104,7 @@ fn event(output: Output) -> Option<CommandEvent> {
         Output::Resized(size) => {
             CommandEvent::Resized(TerminalSize::new(size.columns, size.rows).ok()?)
         }
+        Output::Refused(bytes) => CommandEvent::InputRefused { bytes },
         Output::Exit(exit) => CommandEvent::Exit(exit.into()),
     })
 }

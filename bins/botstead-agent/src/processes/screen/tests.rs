@@ -1,5 +1,7 @@
 //! The model against itself, against an emulator of other authors (vt100), and against noise.
 
+mod marks;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -24,7 +26,14 @@ fn viewer(screen: &Screen) -> Screen {
 fn text(screen: &Screen) -> Vec<String> {
     let lines = screen.terminal.screen().visible_lines();
     lines
-        .map(|line| line.text().trim_end().to_owned())
+        .map(|line| {
+            let mut text = String::new();
+            // The second half of a wide character has no width of its own.
+            for cell in line.cells().iter().filter(|cell| cell.width() > 0) {
+                screen.clusters.write(&mut text, cell.char());
+            }
+            text.trim_end().to_owned()
+        })
         .collect()
 }
 
@@ -33,7 +42,7 @@ fn history_text(screen: &Screen) -> String {
     let primary: Vec<_> = screen.terminal.primary_screen().all_lines().collect();
     let near: Vec<_> = primary[..primary.len() - screen.terminal.size().1]
         .iter()
-        .map(|line| Row::from(*line))
+        .map(|line| Row::new(line, &screen.clusters))
         .collect();
     history::write_rows(
         &mut out,
@@ -44,14 +53,15 @@ fn history_text(screen: &Screen) -> String {
 }
 
 /// What the cells show: nothing, or a character with what it looks like.
-fn cells(screen: &Screen) -> Vec<Option<(char, avt::Pen)>> {
+fn cells(screen: &Screen) -> Vec<Option<(String, avt::Pen)>> {
     let lines = screen.terminal.screen().visible_lines();
     let cells = lines.flat_map(|line| line.cells().to_vec());
     let shown = cells.map(|cell| {
         let pen = *cell.pen();
-        let blank = pen.background().is_none()
-            && !(pen.is_underline() || pen.is_inverse() || pen.is_strikethrough());
-        (cell.char() != ' ' || !blank).then_some((cell.char(), pen))
+        let blank = !history::shows_blanks(&pen);
+        let mut text = String::new();
+        screen.clusters.write(&mut text, cell.char());
+        (text != " " || !blank).then_some((text, pen))
     });
     shown.collect()
 }
@@ -232,6 +242,9 @@ fn a_hostile_program_costs_little() {
         "\x1bc",
         "\x1b[3J\n",
         "\x1b[L",
+        "\u{301}",
+        "a\u{301}",
+        "a\x1b[4h\x1b[31m\u{301}",
     ] {
         let mut screen = Screen::new(Size::MOST);
         let flood = format!("x{}", piece.repeat(screen.turn_bytes() / piece.len() + 1));
@@ -260,6 +273,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => prop::collection::vec(any::<u8>(), 0..40),
         4 => "[ -~\u{e9}\u{65e5}\u{301}\u{1f600}]{0,30}".prop_map(String::into_bytes),
+        4 => "[a-c\u{65e5}\u{301}\u{e31}\u{200d}\u{fe0f}\u{100000}\u{3e000}]{0,30}".prop_map(String::into_bytes),
         8 => (number.clone(), number.clone(), letter)
             .prop_map(|(a, b, letter)| format!("\x1b[{a};{b}{}", char::from(letter)).into_bytes()),
         4 => (prop::sample::select(vec![1, 5, 6, 7, 25, 47, 1000, 1006, 1047, 1048, 1049, 2004]), any::<bool>())

@@ -32,6 +32,9 @@ pub(super) enum Event {
         cols: u32,
         rows: u32,
     },
+    InputRefused {
+        bytes: u64,
+    },
     Exit {
         exit_code: u32,
         timed_out: bool,
@@ -125,6 +128,7 @@ fn step(event: botstead_workspace::Result<CommandEvent>) -> Step<Event> {
             cols: size.columns(),
             rows: size.rows(),
         }),
+        Ok(CommandEvent::InputRefused { bytes }) => Step::Event(Event::InputRefused { bytes }),
         Ok(CommandEvent::Exit(exit)) => Step::Last(Event::Exit {
             exit_code: exit.code,
             timed_out: exit.timed_out,

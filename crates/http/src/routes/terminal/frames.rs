@@ -44,6 +44,8 @@ pub(super) enum ServerFrame<'a> {
     Session { id: &'a str },
     /// The terminal has another size than the client said, or was told last.
     Resize { cols: u32, rows: u32 },
+    /// So many bytes that the client sent were not passed on.
+    InputRefused { bytes: u64 },
     /// The shell ended.
     Exit { code: u32 },
 }
@@ -123,6 +125,10 @@ mod tests {
         assert_eq!(
             ServerFrame::Exit { code: 7 }.encode(),
             r#"{"type":"exit","code":7}"#
+        );
+        assert_eq!(
+            ServerFrame::InputRefused { bytes: 1 << 20 }.encode(),
+            r#"{"type":"input_refused","bytes":1048576}"#
         );
     }
 }

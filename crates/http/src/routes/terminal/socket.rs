@@ -1,7 +1,8 @@
 //! One WebSocket and the terminal behind it.
 //!
 //! Both directions go on beside each other, so that a client which reads slowly can still interrupt.
-//! What the terminal shows waits for the client, through every buffer up to the program.
+//! What the terminal shows waits for the client, through every buffer up to the program. What the client
+//! types waits for the program, until the agent refuses it: sizes behind it wait no longer.
 
 use super::frames::{BadFrame, ClientFrame, ServerFrame, decode};
 use actix_ws::{AggregatedMessage, CloseCode, CloseReason, MessageStream, ProtocolError, Session};
@@ -82,6 +83,10 @@ impl Socket {
                         let frame = ServerFrame::Resize { cols, rows }.encode();
                         to_client.text(frame).await
                     }
+                    Ok(CommandEvent::InputRefused { bytes }) if with_text => {
+                        let frame = ServerFrame::InputRefused { bytes }.encode();
+                        to_client.text(frame).await
+                    }
                     Ok(CommandEvent::Exit(exit)) => {
                         if with_text {
                             let frame = ServerFrame::Exit { code: exit.code }.encode();
@@ -92,7 +97,8 @@ impl Socket {
                     Ok(
                         CommandEvent::Started { .. }
                         | CommandEvent::Skipped { .. }
-                        | CommandEvent::Resized(_),
+                        | CommandEvent::Resized(_)
+                        | CommandEvent::InputRefused { .. },
                     ) => Ok(()),
                     Err(_) => break,
                 };
