@@ -19,6 +19,7 @@ mod links;
 mod list;
 mod make;
 mod meta;
+mod moved;
 mod path;
 mod pieces;
 mod read;

@@ -5,21 +5,38 @@ use super::entry::kind;
 use super::failure::{Result, failed, refused};
 use super::make::place_with_parents;
 use super::meta::Owner;
+use super::moved::{Began, Clearing};
 use super::path::InsidePath;
 use super::pieces::{Turns, ended, long, short};
-use super::remove::{Removing, is_mounted};
+use super::remove::is_mounted;
 use super::rights::Rights;
 use super::root::{Place, Root, parse};
 use super::temporary::rename;
 use botstead_bridge::{FailureKind, proto};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Statx};
 use rustix::io::{self, Errno};
 
 enum Attempt {
     Done,
     /// The filesystem wants a copy. So does an overlay for a directory that comes from a layer below
     /// its own, which after a snapshot every directory does.
-    Copy(Box<Copying>, Root, InsidePath),
+    Copy(Box<Copying>, Box<Source>),
+}
+
+/// What is copied, and removed afterwards.
+struct Source {
+    root: Root,
+    place: Place,
+    before: Statx,
+    began: Began,
+    to: InsidePath,
+}
+
+impl Source {
+    fn clear(self) -> Result<Clearing> {
+        let to = self.root.place(&self.to)?;
+        Clearing::begin(self.place, &self.before, self.began, &to)
+    }
 }
 
 pub(super) async fn run(
@@ -28,27 +45,22 @@ pub(super) async fn run(
     turns: &Turns,
     rights: &Rights,
 ) -> Result<()> {
-    let (copying, root, from) = match short(rights, {
+    let attempted = short(rights, {
         let turns = turns.clone();
         move || attempt(&request, owner, &turns)
-    })
-    .await?
-    {
+    });
+    let (copying, source) = match attempted.await? {
         Attempt::Done => return Ok(()),
-        Attempt::Copy(copying, root, from) => (copying, root, from),
+        Attempt::Copy(copying, source) => (copying, source),
     };
     long(turns, rights, *copying).await?;
     // The target is complete: what remains is done also when the caller leaves now.
     let (turns, rights) = (turns.clone(), rights.clone());
     let removal = tokio::spawn(async move {
-        let removing = short(&rights, move || Removing::begin(&root, &from, true)).await?;
-        long(&turns, &rights, removing).await
+        let clearing = short(&rights, move || source.clear()).await?;
+        long(&turns, &rights, clearing).await
     });
-    match removal.await.unwrap_or_else(|_| Err(ended())) {
-        // Somebody else removed it meanwhile.
-        Err(failure) if failure.kind == FailureKind::NotFound => Ok(()),
-        removed => removed.map(drop),
-    }
+    removal.await.unwrap_or_else(|_| Err(ended()))
 }
 
 fn attempt(request: &proto::RenameRequest, owner: Owner, turns: &Turns) -> Result<Attempt> {
@@ -81,8 +93,16 @@ fn attempt(request: &proto::RenameRequest, owner: Owner, turns: &Turns) -> Resul
                 recursive: true,
                 replace: request.replace,
             };
+            let began = Began::now();
             let copying = Copying::begin(&root, &from, to, order, turns)?;
-            Ok(Attempt::Copy(Box::new(copying), root, from_path))
+            let source = Source {
+                root,
+                place: from,
+                before: stat,
+                began,
+                to: to_path,
+            };
+            Ok(Attempt::Copy(Box::new(copying), Box::new(source)))
         }
         Err(Errno::INVAL) => Err(refused(
             FailureKind::Invalid,

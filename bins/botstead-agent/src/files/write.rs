@@ -16,7 +16,7 @@ use bytes::Bytes;
 use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat};
 use rustix::fd::OwnedFd;
-use rustix::fs::{FileType, Mode, OFlags, Statx, fchmod, ftruncate};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, Statx, fallocate, fchmod, ftruncate};
 use rustix::io::{self, Errno, pread, pwrite, writev};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -332,8 +332,17 @@ fn open_same(place: &Place, before: Option<&Statx>, flags: OFlags) -> Result<Own
     }
 }
 
-/// Gives a file the content of another one. Whoever reads it meanwhile sees some of both.
+/// Gives a file the content of another one. Whoever reads it meanwhile sees some of both. Where there is no
+/// room it stays as it was, on filesystems that write to a block in its place.
 pub(super) fn overwrite(file: &OwnedFd, content: &OwnedFd) -> io::Result<()> {
+    let size = stat_fd(content)?.stx_size;
+    if size > 0 {
+        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {
+            // Not every filesystem can say beforehand.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
     let mut buffer = vec![0; PIECE];
     let mut at = 0;
     loop {

@@ -5,6 +5,9 @@ use botstead_bridge::FailureKind;
 use botstead_bridge::proto::{Entry, MakeDirectoryRequest, RenameRequest};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::runtime::Handle;
 
 async fn make(space: &Space, path: &str, parents: bool, mode: Option<u32>) -> Answer<Entry> {
     let request = MakeDirectoryRequest {
@@ -221,6 +224,60 @@ async fn directories_of_a_layer_below_are_renamed_too() {
         .unwrap();
     assert_eq!(space.names("/merged"), ["e"]);
     assert!(space.host("/other").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_a_directory_is_moved_by_a_copy_is_never_lost() {
+    let space = Space::new();
+    let _other = Mounted::new("tmpfs", space.host("/other"), "size=64m");
+    for number in 0..1500 {
+        space.put(&format!("/other/d/old/{number}"), "old");
+    }
+    let (from, to) = (space.host("/other/d"), space.host("/d"));
+    let (moved, seen) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        let (from, moved, seen) = (&from, &moved, &seen);
+        scope.spawn(move || {
+            // New files, new directories, and files that were there with other content.
+            for number in 0.. {
+                let name = match number % 3 {
+                    0 => format!("new-{number}"),
+                    1 => format!("new-{number}/file"),
+                    _ => format!("old/{}", number % 1500),
+                };
+                let path = from.join(&name);
+                let _ = std::fs::create_dir_all(path.parent().unwrap());
+                if std::fs::write(path, format!("new {number}")).is_ok() {
+                    seen.lock().unwrap().push((name, format!("new {number}")));
+                }
+                if moved.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let answer = tokio::task::block_in_place(|| {
+            Handle::current().block_on(rename(&space, "/other/d", "/d", KEEP))
+        });
+        moved.store(true, Ordering::Relaxed);
+        if let Err(failure) = answer {
+            assert_eq!(failure.kind, FailureKind::Changed, "{failure:?}");
+            assert!(failure.message.contains("stays"), "{failure:?}");
+        }
+    });
+    let seen = seen.into_inner().unwrap();
+    assert!(!seen.is_empty());
+    let mut last = std::collections::BTreeMap::new();
+    last.extend(seen);
+    for (name, content) in last {
+        let is_there = |top: &Path| std::fs::read_to_string(top.join(&name)).ok();
+        let found = [is_there(&from), is_there(&to)];
+        assert!(
+            found.contains(&Some(content.clone())),
+            "{name}: {content} {found:?}"
+        );
+    }
+    // What nobody touched is moved whole.
+    assert!(to.join("old").is_dir());
 }
 
 #[tokio::test]

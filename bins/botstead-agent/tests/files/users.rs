@@ -1,6 +1,6 @@
 //! Calls with the rights of a user.
 
-use crate::support::{Answer, Space, eventually, failure, kind, part, received};
+use crate::support::{Answer, Mounted, Space, eventually, failure, kind, part, received};
 use botstead_bridge::proto::search_reply::skipped::Reason;
 use botstead_bridge::proto::{self, search_reply, write_request};
 use botstead_bridge::{FailureKind, USER};
@@ -347,4 +347,20 @@ async fn no_thread_keeps_the_rights_of_another_call() {
     for call in calls.collect::<Vec<_>>() {
         call.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_file_of_somebody_elses_stays_as_it_was_where_there_is_no_room() {
+    let space = Space::shared();
+    let small = Mounted::new("tmpfs", space.host("/small"), "size=1m,mode=755");
+    std::fs::write(small.0.join("file"), "old").unwrap();
+    let everybody = PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(small.0.join("file"), everybody).unwrap();
+    // Room for it once, and not twice.
+    let data = "x".repeat(700 << 10);
+    let refused = space.write_by(BOT, "/small/file", &data).await;
+    assert_eq!(kind(refused), Some(FailureKind::NoSpace));
+    assert_eq!(space.text("/small/file"), "old");
+    space.write_by(BOT, "/small/file", "new").await.unwrap();
+    assert_eq!(space.text("/small/file"), "new");
 }

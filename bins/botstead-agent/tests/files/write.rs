@@ -386,3 +386,32 @@ async fn a_full_disk_changes_nothing() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_mounted_file_stays_as_it_was_where_there_is_no_room() {
+    let space = Space::new();
+    let small = Mounted::new("tmpfs", space.host("/small"), "size=1m");
+    let kept = pattern(10_000);
+    std::fs::write(small.0.join("hosts"), &kept).unwrap();
+    space.put("/hosts", "");
+    let target = space.host("/hosts");
+    rustix::mount::mount_bind(small.0.join("hosts"), &target).unwrap();
+    let _mounted = Mounted(target);
+    let failure = space.write("/hosts", pattern(3 << 20)).await.unwrap_err();
+    assert_eq!((failure.kind, failure.errno), (FailureKind::NoSpace, 28));
+    assert!(space.read("/hosts").await.unwrap().1 == kept);
+    space.put("/large", pattern(3 << 20));
+    let copy = botstead_bridge::proto::CopyRequest {
+        root: space.root().into(),
+        from: "/large".into(),
+        to: "/hosts".into(),
+        replace: true,
+        ..botstead_bridge::proto::CopyRequest::default()
+    };
+    let copied = space.files.clone().copy(copy).await;
+    let copied = copied.map_err(crate::support::failure);
+    assert_eq!(kind(copied), Some(FailureKind::NoSpace));
+    assert!(space.read("/hosts").await.unwrap().1 == kept);
+    space.write("/hosts", "new").await.unwrap();
+    assert_eq!(space.read("/hosts").await.unwrap().1, b"new");
+}

@@ -1,0 +1,210 @@
+//! The end of a rename that is a copy: what was copied is removed. What came or changed since the copy read
+//! it is in no copy, and stays.
+//!
+//! Between the look at an entry and its removal some microseconds pass, as in all programs that move files
+//! between filesystems.
+
+use super::entry::kind;
+use super::failure::{Result, failed, refused};
+use super::path::child;
+use super::pieces::{Budget, Job};
+use super::root::{Id, Place, open_beneath, open_name, stat_at, vanished};
+use super::walk::{Step, Walk};
+use botstead_bridge::{Failure, FailureKind};
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, FileType, OFlags, Statx, StatxTimestamp, unlinkat};
+use rustix::io::{self, Errno};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::Duration;
+
+/// The kernel's clock for the times of files goes on in steps of at most 10 ms.
+const TICK: Duration = Duration::from_millis(10);
+
+/// When a move begins: what was changed before has an earlier time, what is changed from now on has not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Began(i64, u32);
+
+impl Began {
+    pub(super) fn now() -> Self {
+        // On a blocking thread, and only where the filesystem cannot rename.
+        std::thread::sleep(TICK + TICK / 2);
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        Self(now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0))
+    }
+
+    fn is_after(self, time: StatxTimestamp) -> bool {
+        (time.tv_sec, time.tv_nsec) < (self.0, self.1)
+    }
+}
+
+/// Whether two looks were at the same content.
+fn is_same(one: &Statx, other: &Statx) -> bool {
+    let time = |stat: &Statx| (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec);
+    kind(one) == kind(other) && one.stx_size == other.stx_size && time(one) == time(other)
+}
+
+/// A removal of what was copied.
+#[derive(Debug)]
+pub(super) struct Clearing {
+    from: Place,
+    began: Began,
+    tree: Option<Tree>,
+    /// The first path that stays.
+    kept: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Tree {
+    walk: Walk,
+    /// The copy's top.
+    copy: OwnedFd,
+}
+
+impl Clearing {
+    /// Of what was at a place before it was copied to another one.
+    pub(super) fn begin(from: Place, before: &Statx, began: Began, to: &Place) -> Result<Self> {
+        let mut clearing = Self {
+            began,
+            tree: None,
+            kept: None,
+            from,
+        };
+        let Some(stat) = clearing.from.look()? else {
+            // Somebody else removed it.
+            return Ok(clearing);
+        };
+        let same = Id::of(&stat) == Id::of(before);
+        if kind(&stat) == FileType::Directory {
+            match same {
+                true => clearing.tree = Some(clearing.open(to)?),
+                false => clearing.kept = Some(clearing.from.path.clone()),
+            }
+        } else if same && is_same(&stat, before) && began.is_after(stat.stx_mtime) {
+            let (directory, name) = (&clearing.from.directory, clearing.from.name.as_slice());
+            vanished(unlinkat(directory, name, AtFlags::empty()))
+                .map_err(|errno| clearing.failed(b"", errno))?;
+        } else {
+            clearing.kept = Some(clearing.from.path.clone());
+        }
+        Ok(clearing)
+    }
+
+    fn open(&self, to: &Place) -> Result<Tree> {
+        let open = || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let source = open_name(&self.from.directory, &self.from.name, flags)?;
+            Ok(Tree {
+                walk: Walk::new(source, None)?,
+                copy: open_name(&to.directory, &to.name, OFlags::PATH | OFlags::DIRECTORY)?,
+            })
+        };
+        open().map_err(|errno| self.failed(b"", errno))
+    }
+
+    fn path(&self, below: &[u8]) -> Vec<u8> {
+        match below.is_empty() {
+            true => self.from.path.clone(),
+            false => child(&self.from.path, below),
+        }
+    }
+
+    fn failed(&self, below: &[u8], errno: Errno) -> Failure {
+        failed("remove", &self.path(below), errno)
+    }
+
+    fn keep(&mut self, below: &[u8]) {
+        if self.kept.is_none() {
+            self.kept = Some(self.path(below));
+        }
+    }
+
+    /// A directory that something is left in stays, and says so by itself.
+    fn remove_directory(&mut self, directory: &OwnedFd, name: &[u8], below: &[u8]) -> Result<()> {
+        match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => self.keep(below),
+            removed => {
+                vanished(removed).map_err(|errno| self.failed(below, errno))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tree {
+    /// Removes an entry that is no directory; false when it stays.
+    fn remove(&self, name: &[u8], began: Began) -> io::Result<bool> {
+        let here = self.walk.cursor().here();
+        let Some(stat) = vanished(stat_at(here, name))? else {
+            return Ok(true);
+        };
+        if kind(&stat) == FileType::Directory {
+            return Ok(true);
+        }
+        if !began.is_after(stat.stx_mtime) || !self.is_copied(name, &stat)? {
+            return Ok(false);
+        }
+        vanished(unlinkat(here, name, AtFlags::empty())).map(|_| true)
+    }
+
+    fn is_copied(&self, name: &[u8], stat: &Statx) -> io::Result<bool> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let directory = match self.walk.path() {
+            b"" => b".",
+            path => path,
+        };
+        let Some(there) = vanished(open_beneath(&self.copy, directory, flags))? else {
+            return Ok(false);
+        };
+        let copy = vanished(stat_at(&there, name))?;
+        Ok(copy.is_some_and(|copy| is_same(stat, &copy)))
+    }
+}
+
+impl Job for Clearing {
+    type Done = ();
+
+    fn step(&mut self, budget: &Budget) -> Result<Option<()>> {
+        while let Some(mut tree) = self.tree.take() {
+            if budget.spent() {
+                self.tree = Some(tree);
+                return Ok(None);
+            }
+            let step = tree.walk.next();
+            match step.map_err(|errno| self.failed(tree.walk.path(), errno))? {
+                Step::Entry(_, FileType::Directory) => {}
+                Step::Entry(name, _) => {
+                    let below = tree.walk.path_to(&name);
+                    let removed = tree.remove(&name, self.began);
+                    if !removed.map_err(|errno| self.failed(&below, errno))? {
+                        self.keep(&below);
+                    }
+                }
+                Step::Below(name) => {
+                    let below = tree.walk.path_to(&name);
+                    let entered = tree.walk.enter(name);
+                    entered.map_err(|errno| self.failed(&below, errno))?;
+                }
+                Step::Left(name) => {
+                    let below = tree.walk.path_to(&name);
+                    self.remove_directory(tree.walk.cursor().here(), &name, &below)?;
+                }
+                Step::End => {
+                    let from = self.from.directory.try_clone();
+                    let from = from.map_err(|_| self.failed(b"", Errno::MFILE))?;
+                    let name = self.from.name.clone();
+                    self.remove_directory(&from, &name, b"")?;
+                    continue;
+                }
+            }
+            self.tree = Some(tree);
+        }
+        match self.kept.take() {
+            None => Ok(Some(())),
+            Some(path) => Err(refused(
+                FailureKind::Changed,
+                &path,
+                "it came or changed while it was moved by a copy, and stays; all else is at the new path",
+            )),
+        }
+    }
+}
