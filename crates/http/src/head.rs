@@ -3,8 +3,9 @@
 use crate::openapi;
 use crate::state::SharedState;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{ResponseHead, ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web;
 use bytes::Bytes;
@@ -17,13 +18,30 @@ pub(crate) async fn as_get(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    if request.method() != Method::HEAD || has_its_own(&request) {
+    // Whoever asks for another protocol wants to speak it.
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    if request.method() != Method::HEAD || upgrade || has_its_own(&request) {
         return next.call(request).await;
     }
     request.head_mut().method = Method::GET;
     let reply = next.call(request).await?;
     // What would have sent the content ends here, as when a client leaves.
-    Ok(reply.map_body(|_, body| BoxBody::new(Without(body.size()))))
+    Ok(reply.map_body(|head, body| without(head, body.size())))
+}
+
+/// The library takes a reply for that of a HEAD by the request that it read last, which is another one when
+/// a client does not wait for replies. So the length is a header only, and the body one that may end at once.
+fn without(head: &mut ResponseHead, size: BodySize) -> BoxBody {
+    match size {
+        BodySize::None | BodySize::Sized(0) => return BoxBody::new(Without(size)),
+        BodySize::Sized(length) => {
+            let length = HeaderValue::from(length);
+            head.headers_mut().insert(header::CONTENT_LENGTH, length);
+        }
+        BodySize::Stream => {}
+    }
+    head.no_chunking(true);
+    BoxBody::new(Without(BodySize::Stream))
 }
 
 fn has_its_own(request: &ServiceRequest) -> bool {
@@ -38,7 +56,7 @@ fn has_its_own(request: &ServiceRequest) -> bool {
         .any(|one| one.method == Method::HEAD)
 }
 
-/// A body of which only the length is told.
+/// A body that ends at once.
 struct Without(BodySize);
 
 impl MessageBody for Without {

@@ -4,7 +4,7 @@ use crate::entries::each;
 use crate::tree::{Id, id, kind, stat_fd};
 use rustix::fd::AsFd;
 use rustix::fs::{FileType, Statx};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::collections::HashSet;
 
 /// What a tree occupies.
@@ -17,20 +17,33 @@ pub struct Occupied {
     pub inodes: u64,
 }
 
-/// Measures the tree of an open directory. What goes meanwhile is not counted.
+/// How often a tree is gone through in which directories are moved meanwhile.
+const ATTEMPTS: u32 = 8;
+
+/// Measures the tree of an open directory. What goes meanwhile is not counted; where directories are moved
+/// again and again, the most that was come to.
 ///
 /// Memory: names of directories to be gone into, and a number for each file with several names.
 ///
 /// # Errors
 /// What the filesystem says.
 pub fn measure(dir: impl AsFd) -> Result<Occupied> {
-    let mut count = Count::default();
-    count.add(&stat_fd(&dir)?);
-    each(dir, |_, _, stat| {
-        count.add(stat);
-        Ok(())
-    })?;
-    Ok(count.occupied)
+    let mut most = Occupied::default();
+    for _ in 0..ATTEMPTS {
+        let mut count = Count::default();
+        count.add(&stat_fd(&dir)?);
+        let whole = each(&dir, |_, _, stat| {
+            count.add(stat);
+            Ok(())
+        });
+        match whole {
+            // The way back up from a directory that was moved leads elsewhere.
+            Err(Errno::STALE) if count.occupied.inodes > most.inodes => most = count.occupied,
+            Err(Errno::STALE) => {}
+            whole => return whole.map(|()| count.occupied),
+        }
+    }
+    Ok(most)
 }
 
 #[derive(Default)]

@@ -302,7 +302,7 @@ impl Snapshots for ContainerdSnapshots {
         let mut service = self.client.snapshots();
         let usage = service.usage(self.client.walk(request));
         let usage = match usage.await.map_err(failed) {
-            Err(error) if commits::is_too_deep(&error) => {
+            Err(error) if commits::is_too_deep(&error) || commits::met_a_change(&error) => {
                 let upper = commits::upper(&self.client, key.as_str()).await;
                 let upper = upper.map_err(failed)?.ok_or(error)?;
                 let op = Op::new("measure snapshot", key);

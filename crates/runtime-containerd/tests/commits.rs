@@ -11,8 +11,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::Real;
+use tokio::runtime::Handle;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -214,5 +216,47 @@ async fn of_a_commit_that_was_cut_off_no_files_are_removed() {
         for directory in [own, other] {
             assert!(directory.join("more").exists());
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_all_the_time_is_measured() {
+    let real = Real::new().await;
+    let lease = lease(&real.runtime).await;
+    let key = prepared(&real, &lease, "kept").await;
+    let top = upper(&real.runtime, &key).await;
+    for number in 0..200 {
+        std::fs::create_dir_all(top.join(format!("d{number}/sub"))).unwrap();
+    }
+    let stop = AtomicBool::new(false);
+    let measured = std::thread::scope(|scope| {
+        let (top, stop) = (&top, &stop);
+        scope.spawn(move || {
+            for number in (0..200).cycle() {
+                let at = |name: &str| top.join(format!("d{number}")).join(name);
+                std::fs::rename(at("sub"), at("other")).unwrap();
+                std::fs::write(at("file"), "x").unwrap();
+                std::fs::remove_file(at("file")).unwrap();
+                std::fs::rename(at("other"), at("sub")).unwrap();
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let measured = tokio::task::block_in_place(|| {
+            Handle::current().block_on(async {
+                let mut all = Vec::new();
+                for _ in 0..40 {
+                    all.push(real.runtime.snapshots.usage(&key).await);
+                }
+                all
+            })
+        });
+        stop.store(true, Ordering::Relaxed);
+        measured
+    });
+    for usage in measured {
+        let usage = usage.unwrap_or_else(|error| panic!("{}", error.chain()));
+        assert!(usage.size_bytes > 0, "{usage:?}");
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn open_regular(root: &Root, path: &InsidePath) -> Result<Opened> {
     let made_up = is_virtual(&place).map_err(failed)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = root.open_at(path, flags);
-    let fd = opened.map_err(|errno| unreadable(made_up, path.absolute(), errno))?;
+    let fd = opened.map_err(|errno| unreadable("read", made_up, path.absolute(), errno))?;
     let stat = check(&fd)?;
     let path = root.path_of(&fd, path);
     Ok(Opened {
@@ -59,8 +59,13 @@ pub(super) fn open_regular(root: &Root, path: &InsidePath) -> Result<Opened> {
 
 /// The failure of reading a file. What the kernel makes up may refuse with any number; the disk is not
 /// to blame there.
-fn unreadable(made_up: bool, path: &[u8], errno: Errno) -> botstead_bridge::Failure {
-    let failure = failed("read", path, errno);
+pub(super) fn unreadable(
+    action: &str,
+    made_up: bool,
+    path: &[u8],
+    errno: Errno,
+) -> botstead_bridge::Failure {
+    let failure = failed(action, path, errno);
     match failure.kind {
         FailureKind::Internal | FailureKind::Limit | FailureKind::Invalid if made_up => {
             let words =
@@ -226,7 +231,7 @@ impl Reading {
     }
 
     fn failed(&self, errno: Errno) -> botstead_bridge::Failure {
-        unreadable(self.made_up, &self.path, errno)
+        unreadable("read", self.made_up, &self.path, errno)
     }
 
     fn too_large(&self) -> botstead_bridge::Failure {

@@ -340,7 +340,11 @@ pub(super) fn overwrite(file: &OwnedFd, content: &OwnedFd) -> io::Result<()> {
         match fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {
             // Not every filesystem can say beforehand.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => {}
-            Err(errno) => return Err(errno),
+            Err(errno) => {
+                // What was taken of the disk until then is given back.
+                ftruncate(file, stat_fd(file)?.stx_size)?;
+                return Err(errno);
+            }
         }
     }
     let mut buffer = vec![0; PIECE];

@@ -8,11 +8,12 @@ use super::stat::{Process, processes, send};
 use rustix::process::{Pid, Signal};
 use std::collections::{HashMap, HashSet};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How often to look for processes that were forked since the last look. A fork bomb is held by its
-/// limit of processes, and every look stops all that it finds.
-const LOOKS: usize = 100;
+/// How long to look for processes that were forked since the last look. A fork bomb is held by its limit of
+/// processes, every look stops all that it finds, and one takes long where there are thousands.
+const HOLD: Duration = Duration::from_secs(1);
+const KILL: Duration = Duration::from_secs(2);
 /// Between looks for what was killed and is still there.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -65,11 +66,11 @@ impl Tree {
     }
 }
 
-/// Kills a tree, and returns when all of it is gone, or after about a second when the kernel keeps
-/// one.
+/// Kills a tree, and returns when all of it is gone, or after some seconds when the kernel keeps one.
 fn kill(leader: i32, known: HashMap<i32, u64>) {
     let mut members = hold(leader, &known);
-    for _ in 0..LOOKS {
+    let until = Instant::now() + KILL;
+    while Instant::now() < until {
         let left = tree(leader, &processes(), &members);
         if left.is_empty() {
             return;
@@ -87,7 +88,8 @@ fn kill(leader: i32, known: HashMap<i32, u64>) {
 fn hold(leader: i32, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
     let mut members = known.clone();
     let mut stood_still = false;
-    for _ in 0..LOOKS {
+    let until = Instant::now() + HOLD;
+    while Instant::now() < until {
         let found = tree(leader, &processes(), &members);
         let running: Vec<_> = found.iter().filter(|process| !process.stopped()).collect();
         for process in &running {

@@ -241,3 +241,24 @@ async fn a_dropped_copy_leaves_nothing() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn what_the_kernel_does_not_let_be_copied_is_refused_in_words() {
+    let space = Space::new();
+    let request = CopyRequest {
+        root: "/".into(),
+        ..request(
+            &space,
+            "/proc/self/mem",
+            space.host("/mem").to_str().unwrap(),
+        )
+    };
+    let refused = copy(&space, request).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::NotRegular);
+    assert!(
+        refused.message.contains("makes this file up"),
+        "{}",
+        refused.message
+    );
+    assert_eq!(space.names("/"), [""; 0]);
+}

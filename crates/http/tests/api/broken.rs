@@ -63,6 +63,14 @@ impl Raw {
         }
     }
 
+    /// So many bytes.
+    pub(crate) async fn text(&mut self, length: usize) -> String {
+        let mut text = vec![0; length];
+        let read = self.0.read_exact(&mut text);
+        tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
     /// A chunked body up to the chunk that ends it.
     pub(crate) async fn body(&mut self) -> Vec<u8> {
         let mut body = Vec::new();

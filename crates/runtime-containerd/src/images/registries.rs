@@ -17,12 +17,11 @@ use botstead_runtime::{
 use botstead_types::{ImageRef, InvalidValue, Mirror, RegistryName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
 
 /// Each may have clients of its own.
@@ -285,6 +284,7 @@ fn text(set: &BTreeMap<RegistryName, RegistrySettings>) -> serde_json::Result<Ve
 
 /// What a file keeps; nothing where there is none.
 fn load(file: &Path) -> Result<BTreeMap<RegistryName, RegistrySettings>, String> {
+    clear(file).map_err(|error| reason(&error))?;
     let text = match read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -315,14 +315,41 @@ fn load(file: &Path) -> Result<BTreeMap<RegistryName, RegistrySettings>, String>
     Ok(set)
 }
 
+/// Where the next file is until it is whole: one name, so that none with secrets is left for good.
+fn beside(file: &Path) -> PathBuf {
+    file.with_extension("new")
+}
+
+/// Removes what was cut off.
+fn clear(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(beside(file)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Puts the whole file in the place of the one before. It is on the disk afterwards.
 fn keep(file: &Path, text: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    // Mode 0600.
-    let mut new = NamedTempFile::new_in(folder)?;
-    new.write_all(text)?;
-    new.as_file().sync_all()?;
-    new.persist(file)?;
-    File::open(folder)?.sync_all()
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    clear(file)?;
+    let kept = (|| {
+        let mut new = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(beside(file))?;
+        new.write_all(text)?;
+        new.sync_all()?;
+        std::fs::rename(beside(file), file)?;
+        File::open(folder)?.sync_all()
+    })();
+    if kept.is_err() {
+        // It is tried again before the next one, and at the next start.
+        let _ = clear(file);
+    }
+    kept
 }

@@ -339,8 +339,19 @@ async fn what_is_set_takes_the_place_of_what_is_configured_and_stays() {
     assert_eq!(works(&containerd, &again, &name).await, ours.digest());
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let beside = std::fs::read_dir(file.parent().unwrap()).unwrap().count();
-    assert_eq!(beside, 1);
+    // Nothing is left of one that was cut off, neither by whoever starts nor by whoever sets another.
+    let cut_off = file.with_extension("new");
+    let names = || {
+        let all = std::fs::read_dir(file.parent().unwrap()).unwrap();
+        all.map(|entry| entry.unwrap().file_name())
+            .collect::<Vec<_>>()
+    };
+    std::fs::write(&cut_off, Registry::PASSWORD).unwrap();
+    images.set(&registry, right.clone()).await.unwrap();
+    assert_eq!(names(), ["registries.json"]);
+    std::fs::write(&cut_off, Registry::PASSWORD).unwrap();
+    containerd.images_with(config.clone());
+    assert_eq!(names(), ["registries.json"]);
 
     // What cannot be used changes nothing.
     let mut bad = signing_in("wrong");

@@ -8,12 +8,13 @@ use super::failure::{Result, failed, refused};
 use super::make::place_with_parents;
 use super::meta::{self, Owner};
 use super::pieces::{Budget, Job, Turns, long};
+use super::read::unreadable;
 use super::remove::Removing;
 use super::rights::Rights;
-use super::root::{Id, Place, Root, is_within, open_name, parse, stat_fd};
+use super::root::{Id, Place, Root, is_virtual, is_within, open_name, parse, stat_fd};
 use super::temporary::{Temporary, rename, with_new_name};
 use super::write::overwrite;
-use botstead_bridge::{Failure, FailureKind, proto};
+use botstead_bridge::{FailureKind, proto};
 use content::Content;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
@@ -125,10 +126,6 @@ impl Copying {
         })
     }
 
-    fn failed(&self, errno: Errno) -> Failure {
-        failed("copy", &self.from_path, errno)
-    }
-
     fn publish(&self, part: Part) -> Result<proto::CopyReply> {
         let publish_failed = |errno| failed("copy to", &self.to.path, errno);
         let (entries, bytes) = match part {
@@ -188,7 +185,10 @@ impl Job for Copying {
             return Ok(None);
         };
         let done = match &mut part {
-            Part::File(file, _) => file.step(budget).map_err(|errno| self.failed(errno))?,
+            Part::File(file, _) => file.step(budget).map_err(|errno| {
+                let made_up = is_virtual(&file.source).unwrap_or(false);
+                unreadable("copy", made_up, &self.from_path, errno)
+            })?,
             Part::Tree(tree, _) => tree.step(budget)?,
             Part::Node(_) => true,
         };
