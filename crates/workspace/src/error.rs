@@ -129,9 +129,7 @@ pub enum Error {
     #[error("image {0} is not local")]
     ImageNotFound(ImageRef),
     /// Nothing was set for the registry.
-    #[error(
-        "nothing was set for the registry {0}; what is configured for it is in the server's configuration"
-    )]
+    #[error("nothing was set for {0} by this API; what is configured for it stays")]
     RegistryNotSet(RegistryName),
     /// The caller may see it, not do it.
     #[error("you are not allowed to {0}")]
