@@ -261,7 +261,9 @@ impl Capture<'_, '_> {
         let pids = self.freezer.processes()?;
         let mounts = Mounts::find(self.mirror.source_id(), &pids);
         let began = Instant::now();
-        let scan = Scan::new(&pids, &mounts);
+        // What takes longer than that would take too long in any case.
+        let stop = self.stop.until(began + self.options.freeze_limit / 4);
+        let scan = Scan::new(&pids, &mounts, stop);
         // They run: what cannot be looked at now can be when they are frozen.
         let _ = scan.work();
         let scan_time = began.elapsed();
@@ -368,10 +370,15 @@ impl Capture<'_, '_> {
             // There may have been nobody as yet.
             mounts = Mounts::find(self.mirror.source_id(), &pids);
         }
-        let scan = Scan::new(&pids, &mounts);
+        let stop = self.mirror.stop;
+        let scan = Scan::new(&pids, &mounts, stop);
         let look = || {
             let scanned = scan.work();
-            scanned.map_err(|errno| Halt::from(Error::io("look at", "the processes", errno)))
+            scanned.map_err(|errno| Halt::from(Error::io("look at", "the processes", errno)))?;
+            if stop.is_due() {
+                return Err(Halt::stopped(stop));
+            }
+            Ok(())
         };
         let changed = if pids.len() < WORTH_A_THREAD {
             let changed = self.pass_changes();

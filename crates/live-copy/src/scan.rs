@@ -7,6 +7,7 @@
 
 pub(crate) mod mounts;
 
+use crate::stop::Stop;
 use crate::sys::same_descriptors;
 use botstead_overlay::tree::{kind, stat_at};
 use mounts::Mounts;
@@ -80,21 +81,23 @@ pub(crate) struct Found {
 pub(crate) struct Scan<'a> {
     pids: &'a [u32],
     mounts: &'a Mounts,
+    stop: Stop<'a>,
     next: AtomicUsize,
     found: Mutex<Found>,
 }
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(pids: &'a [u32], mounts: &'a Mounts) -> Self {
+    pub(crate) fn new(pids: &'a [u32], mounts: &'a Mounts, stop: Stop<'a>) -> Self {
         Self {
             pids,
             mounts,
+            stop,
             next: AtomicUsize::new(0),
             found: Mutex::default(),
         }
     }
 
-    /// Does a share of it, until nothing is left to begin.
+    /// Does a share of it, until nothing is left to begin or it has to stop.
     ///
     /// Fails when a process cannot be looked at. One that has ended is none.
     pub(crate) fn work(&self) -> Result<()> {
@@ -109,6 +112,10 @@ impl<'a> Scan<'a> {
                 break;
             };
             for pid in part {
+                // Those that run, and fork all the time, are slow to look at.
+                if self.stop.is_due() {
+                    break;
+                }
                 match own.process(*pid) {
                     Err(Errno::NOENT | Errno::SRCH) => {}
                     result => result?,

@@ -67,6 +67,10 @@ pub(super) fn unreadable(
 ) -> botstead_bridge::Failure {
     let failure = failed(action, path, errno);
     match failure.kind {
+        FailureKind::TooLarge if made_up => {
+            let words = "the kernel makes this file up, and there is too much of it";
+            refused(FailureKind::TooLarge, path, words)
+        }
         FailureKind::Internal | FailureKind::Limit | FailureKind::Invalid if made_up => {
             let words =
                 format!("the kernel makes this file up and does not let it be read: {errno}");

@@ -312,6 +312,7 @@ impl Plan {
         }
         reset_oom_score().map_err(step(Step::Protection))?;
         // Best effort from here to the user: no reason not to run the program.
+        let _ = process::setpriority_process(None, 0);
         let _ = close_on_exec();
         if let Some(limit) = &self.open_files {
             let _ = setrlimit(Resource::Nofile, *limit);

@@ -4,7 +4,7 @@
 //! them. Out of reach is what made itself a daemon: in a session of its own and orphaned to PID 1
 //! before it was looked for.
 
-use super::stat::{Process, processes, send};
+use super::stat::{Process, processes, read, send};
 use rustix::process::{Pid, Signal};
 use std::collections::{HashMap, HashSet};
 use std::thread;
@@ -17,19 +17,30 @@ const KILL: Duration = Duration::from_secs(2);
 /// Between looks for what was killed and is still there.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// A session's first process, and when it was started: once nothing of the session is left another process
+/// can get its number.
+#[derive(Debug, Clone, Copy)]
+struct Leader {
+    pid: i32,
+    /// None where it is gone already.
+    started: Option<u64>,
+}
+
 /// A tree that is being ended: the session of a process and every member that was found, which stays
 /// one when its parent is gone.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
-    leader: i32,
+    leader: Leader,
     members: HashMap<i32, u64>,
 }
 
 impl Tree {
     /// That of a session's first process.
     pub(super) fn of(leader: Pid) -> Self {
+        let pid = leader.as_raw_nonzero().get();
+        let started = read(pid).map(|process| process.started);
         Self {
-            leader: leader.as_raw_nonzero().get(),
+            leader: Leader { pid, started },
             members: HashMap::new(),
         }
     }
@@ -67,7 +78,7 @@ impl Tree {
 }
 
 /// Kills a tree, and returns when all of it is gone, or after some seconds when the kernel keeps one.
-fn kill(leader: i32, known: HashMap<i32, u64>) {
+fn kill(leader: Leader, known: HashMap<i32, u64>) {
     let mut members = hold(leader, &known);
     let until = Instant::now() + KILL;
     while Instant::now() < until {
@@ -85,7 +96,7 @@ fn kill(leader: i32, known: HashMap<i32, u64>) {
 
 /// Stops a tree, again and again until nothing in it runs: what is stopped forks no more, and no
 /// parent goes away that shows where its children belong.
-fn hold(leader: i32, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
+fn hold(leader: Leader, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
     let mut members = known.clone();
     let mut stood_still = false;
     let until = Instant::now() + HOLD;
@@ -109,12 +120,15 @@ fn hold(leader: i32, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
 }
 
 /// Those that run and belong to the leader's session, to `members`, or descend from one of these.
-fn tree(leader: i32, all: &[Process], members: &HashMap<i32, u64>) -> Vec<Process> {
+fn tree(leader: Leader, all: &[Process], members: &HashMap<i32, u64>) -> Vec<Process> {
+    let is_other =
+        |process: &Process| process.pid == leader.pid && leader.started != Some(process.started);
+    let is_over = all.iter().any(is_other);
     let mut inside: HashSet<i32> = all
         .iter()
         .filter(|process| {
-            process.pid == leader
-                || process.session == leader
+            (!is_over && process.session == leader.pid)
+                || (process.pid == leader.pid && !is_other(process))
                 || members.get(&process.pid) == Some(&process.started)
         })
         .map(|process| process.pid)
@@ -167,15 +181,21 @@ mod tests {
             process(20, 1, 20),
             process(21, 1, 21),
         ];
-        let found = |members: &[(i32, u64)]| -> Vec<i32> {
-            tree(10, &all, &members.iter().copied().collect())
+        let found = |started, members: &[(i32, u64)]| -> Vec<i32> {
+            let leader = Leader { pid: 10, started };
+            tree(leader, &all, &members.iter().copied().collect())
                 .iter()
                 .map(|process| process.pid)
                 .collect()
         };
-        assert_eq!(found(&[]), [2, 10, 11, 12, 13]);
+        assert_eq!(found(Some(1), &[]), [2, 10, 11, 12, 13]);
         // One that was found before stays a member when its parent is gone; another process that
         // got its number is none.
-        assert_eq!(found(&[(21, 1), (20, 9)]), [2, 10, 11, 12, 13, 21]);
+        let members = [(21, 1), (20, 9)];
+        assert_eq!(found(Some(1), &members), [2, 10, 11, 12, 13, 21]);
+        // Neither is anything of a session that another one leads.
+        for started in [None, Some(9)] {
+            assert_eq!(found(started, &members), [21]);
+        }
     }
 }

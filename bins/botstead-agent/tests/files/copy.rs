@@ -245,7 +245,7 @@ async fn a_dropped_copy_leaves_nothing() {
 #[tokio::test]
 async fn what_the_kernel_does_not_let_be_copied_is_refused_in_words() {
     let space = Space::new();
-    let request = CopyRequest {
+    let mem = CopyRequest {
         root: "/".into(),
         ..request(
             &space,
@@ -253,12 +253,22 @@ async fn what_the_kernel_does_not_let_be_copied_is_refused_in_words() {
             space.host("/mem").to_str().unwrap(),
         )
     };
-    let refused = copy(&space, request).await.unwrap_err();
+    let refused = copy(&space, mem).await.unwrap_err();
     assert_eq!(refused.kind, FailureKind::NotRegular);
     assert!(
         refused.message.contains("makes this file up"),
         "{}",
         refused.message
     );
-    assert_eq!(space.names("/"), [""; 0]);
+    let map = CopyRequest {
+        root: "/".into(),
+        ..request(
+            &space,
+            "/proc/self/pagemap",
+            space.host("/map").to_str().unwrap(),
+        )
+    };
+    let refused = copy(&space, map).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::TooLarge);
+    eventually("what was begun to go", || space.names("/").is_empty()).await;
 }

@@ -293,6 +293,40 @@ async fn the_agent_answers_under_a_fork_bomb() {
     println!("a command was refused under the bomb: {refused}");
 }
 
+/// Forks without end until a time, each child in a session of its own and orphaned.
+const DAEMONS: &str = "#!/bin/sh\nwhile [ $(date +%s) -lt $1 ]; do setsid sh $0 $1 & done";
+
+#[tokio::test]
+async fn a_thousand_processes_that_fork_without_end_are_seen_and_ended() {
+    let server = Server::start().await;
+    let workspace = server.client.running().await;
+    // The agent goes before what it runs.
+    let priorities = workspace
+        .sh("cut -d' ' -f19 /proc/1/stat /proc/self/stat")
+        .await;
+    assert_eq!(priorities, "-19\n0");
+    let file = json!({"path": "/data/daemons", "content": DAEMONS});
+    workspace.post("/fs/write", file).await.ok();
+    let line = "sh /data/daemons $(($(date +%s) + 90))";
+    let daemons = json!({"command": line, "detach": true});
+    workspace.exec(daemons).await.ok();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let list = async || {
+        let path = format!("{}/processes", workspace.path);
+        workspace.client.get(&path).await.ok()
+    };
+    let seen = list().await;
+    assert!(seen["next_cursor"].is_string(), "{seen}");
+    workspace.snapshot().await;
+    let body = json!({"signal": "KILL", "all": true});
+    let ended = workspace.post("/processes/signal", body).await.ok();
+    assert!(ended["pids"].as_array().unwrap().len() > 100, "{ended}");
+    while list().await["items"] != json!([]) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(workspace.sh("echo on").await, "on");
+}
+
 #[tokio::test]
 async fn what_runs_is_seen_and_ended_at_the_limit_of_processes() {
     let server = Server::start().await;

@@ -8,16 +8,22 @@ use rustix::net::{
 use std::fs::{self, File, OpenOptions};
 use std::io::IoSlice;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 fn looks(path: &Path) -> Looks {
     Looks::new(&stat_at(CWD, &CString::new(path.to_str().unwrap()).unwrap()).unwrap())
 }
 
 fn find(path: &Path) -> Found {
+    find_until(path, Stop::new(&AtomicBool::new(false)))
+}
+
+fn find_until(path: &Path, stop: Stop<'_>) -> Found {
     let stat = stat_at(CWD, &CString::new(path.to_str().unwrap()).unwrap()).unwrap();
     let pids = [std::process::id()];
     let mounts = Mounts::find(botstead_overlay::tree::id(&stat), &pids);
-    let scan = Scan::new(&pids, &mounts);
+    let scan = Scan::new(&pids, &mounts, stop);
     scan.work().unwrap();
     scan.into_found()
 }
@@ -30,6 +36,17 @@ fn found(path: &Path) -> Option<bool> {
     assert!(one.is_direct && them.next().is_none());
     assert_eq!(one.path, path.to_str().unwrap().as_bytes());
     Some(one.is_mapped)
+}
+
+#[test]
+fn a_scan_ends_when_its_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let _open = File::create(&path).unwrap();
+    let never = AtomicBool::new(false);
+    let over = Stop::new(&never).until(Instant::now());
+    assert!(find_until(&path, over).files.is_empty());
+    assert!(!find(&path).files.is_empty());
 }
 
 #[test]

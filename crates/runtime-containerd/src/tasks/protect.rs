@@ -1,4 +1,9 @@
-//! Protects a container's first process from the out-of-memory killer, and no other process in it.
+//! Protects a container's first process from the out-of-memory killer, and no other process in it; and lets
+//! it go before all others in the container when the processors are busy.
+//!
+//! A first process of ours has to answer also beside a thousand others that run, as it is asked for what is
+//! to be ended. Its threads get its priority, and it takes it from the commands that it runs; nobody in the
+//! container can take it back, which needs CAP_SYS_NICE. Between containers their control groups decide.
 //!
 //! A value below zero that is written to `oom_score_adj` by somebody with CAP_SYS_RESOURCE, as runc has,
 //! also becomes the lowest value that the process may give itself later without any capability, and so
@@ -8,12 +13,15 @@
 //! first process of ours resets it before it runs a command; none can take it back.
 
 use botstead_types::ContainerId;
+use rustix::process::{Pid, setpriority_process};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `oom_adj` runs from -17 (never) to 15, `oom_score_adj` from -1000 to 1000 (proc(5)).
 const OLD_SCALE: i32 = 17;
+/// As a nice value (sched(7)).
+const PRIORITY: i32 = -19;
 
 /// Protects first processes, and tells when the host does not let it.
 #[derive(Debug, Default)]
@@ -28,6 +36,11 @@ impl Protection {
     pub(super) fn first_process(&self, id: &ContainerId, pid: u32, oom_score_adj: i32) {
         if oom_score_adj >= 0 || pid == 0 {
             return;
+        }
+        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        // Before it has more threads than one, and only a loss under load where the host does not let it.
+        if let Err(error) = setpriority_process(process, PRIORITY) {
+            tracing::debug!(%id, %error, "its first process goes before no others");
         }
         let process = Path::new("/proc").join(pid.to_string());
         let written = write(&process, oom_score_adj);

@@ -11,6 +11,8 @@ use rustix::io::{Errno, Result, pread, pwrite, read, write};
 /// What one system call copies.
 const AT_ONCE: u64 = 8 << 20;
 const BUFFER: usize = 256 << 10;
+/// What of a file that the kernel makes up is copied: `/proc/PID/pagemap` has hundreds of GiB.
+const MADE_UP: u64 = 64 << 20;
 
 /// How far a file's content is copied.
 #[derive(Debug)]
@@ -29,8 +31,10 @@ enum Way {
     Ranges,
     /// The kernel cannot, between these filesystems.
     Buffers,
-    /// To the end, wherever that is: what the kernel makes up has no size.
+    /// To the end, wherever that is.
     Stream,
+    /// The same, of what the kernel makes up: some of that has no end.
+    MadeUp,
 }
 
 impl Content {
@@ -51,7 +55,9 @@ impl Content {
     /// Goes on; true when all of it is copied.
     pub(super) fn step(&mut self, from: &OwnedFd, to: &OwnedFd, budget: &Budget) -> Result<bool> {
         if self.way == Way::Undecided {
-            if self.size == 0 || is_virtual(from)? {
+            if is_virtual(from)? {
+                self.way = Way::MadeUp;
+            } else if self.size == 0 {
                 self.way = Way::Stream;
             } else if ioctl_ficlone(to, from).is_ok() {
                 self.at = self.size;
@@ -63,7 +69,8 @@ impl Content {
         }
         loop {
             let done = match self.way {
-                Way::Stream => self.stream(from, to)?,
+                Way::MadeUp if self.at >= MADE_UP => return Err(Errno::FBIG),
+                Way::Stream | Way::MadeUp => self.stream(from, to)?,
                 Way::Undecided | Way::Ranges | Way::Buffers => self.extent(from, to)?,
             };
             if done {
