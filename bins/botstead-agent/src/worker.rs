@@ -2,8 +2,8 @@
 //!
 //! A workspace at its limit of processes cannot start a thread either, and that is when its owner
 //! needs the agent most. So the pool for blocking calls is filled at once and never shrinks, and
-//! starting, killing and listing processes have a thread of their own each, which no slow disk of a file
-//! operation can take from them.
+//! starting processes, ending their trees, and listing and signalling them have a thread each, which no slow
+//! disk of a file operation can take from them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier, mpsc};

@@ -185,7 +185,7 @@ pub trait Registries: Send + Sync {
     /// All that are known, by name. What is hidden by what an admin set is left out.
     ///
     /// # Errors
-    /// `Unsupported` where nothing can be set.
+    /// `Unsupported` where the backend asks no registries.
     async fn list(&self) -> Result<Vec<Registry>>;
 
     /// Sets all of what is said of a registry. Again: no change.

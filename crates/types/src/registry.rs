@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
-/// A registry as image references name it, such as `docker.io` or `registry.internal:5000`.
+/// A registry as image references name it, such as `docker.io` or `registry.internal:5000`; in small letters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryName(String);
 
@@ -36,7 +36,8 @@ impl FromStr for RegistryName {
         let usual = "expected host or host:port as in image references, not a URL";
         let image = in_place(text).ok_or_else(|| refused(usual.to_owned()))?;
         match image.registry() {
-            registry if registry == text => Ok(Self(text.to_owned())),
+            // Names of hosts are the same in capitals.
+            registry if registry == text => Ok(Self(text.to_ascii_lowercase())),
             registry if text.contains('.') && !text.contains('/') => {
                 Err(refused(format!("image references name it {registry}")))
             }

@@ -85,7 +85,7 @@ impl Workspaces {
     /// # Errors
     /// `BotNotFound`, `WorkspaceNotFound`, `NotRunning`, `Unreachable`, `Stalled`, `TooManyCalls`; `Agent`
     /// with `path_not_found` and others, and for an actor with a user `no_such_user` and, where the workspace's
-    /// agent is of an older release, `Unsupported`. These are the errors of every call here.
+    /// agent is of an older release, `AgentOutdated`. These are the errors of every call here.
     pub async fn stat_file(
         &self,
         actor: FileActor<'_>,

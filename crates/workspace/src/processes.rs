@@ -40,7 +40,7 @@ pub struct ProcessInfo {
     pub resident_bytes: u64,
     /// Its threads, which count against the limit of processes.
     pub threads: u32,
-    /// The command or terminal that it belongs to; none when it left the session of that.
+    /// The command or terminal that it belongs to; none when it left the session of that, or that has ended.
     pub started_by: Option<String>,
 }
 

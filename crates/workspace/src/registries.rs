@@ -33,11 +33,13 @@ impl Workspaces {
         inner.refuse_when_closing()?;
         settings.check()?;
         let registries = Arc::clone(&inner.runtime.registries);
-        let set = inner
-            .detached(async move { Ok(registries.set(&name, settings).await?) })
-            .await?;
-        tracing::info!(?actor, registry = set.name, "a registry was set");
-        Ok(set)
+        let actor = *actor;
+        let work = async move {
+            let set = registries.set(&name, settings).await?;
+            tracing::info!(?actor, registry = set.name, "a registry was set");
+            Ok(set)
+        };
+        inner.detached(work).await
     }
 
     /// Forgets what was set for a registry; what is configured for it holds again.
@@ -49,15 +51,15 @@ impl Workspaces {
         inner.authorized_on_server(actor, Action::ManageImages, "forget registries")?;
         inner.refuse_when_closing()?;
         let registries = Arc::clone(&inner.runtime.registries);
-        let forgotten = name.clone();
+        let actor = *actor;
         let work = async move {
-            match registries.forget(&forgotten).await {
-                Err(error) if error.is_not_found() => Err(Error::RegistryNotSet(forgotten)),
-                done => Ok(done?),
+            match registries.forget(&name).await {
+                Err(error) if error.is_not_found() => return Err(Error::RegistryNotSet(name)),
+                done => done?,
             }
+            tracing::info!(?actor, registry = %name, "what was set for a registry was forgotten");
+            Ok(())
         };
-        inner.detached(work).await?;
-        tracing::info!(?actor, registry = %name, "what was set for a registry was forgotten");
-        Ok(())
+        inner.detached(work).await
     }
 }

@@ -32,8 +32,11 @@ impl Began {
         Self(now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0))
     }
 
-    fn is_after(self, time: StatxTimestamp) -> bool {
-        (time.tv_sec, time.tv_nsec) < (self.0, self.1)
+    /// Whether something was last changed before. Anybody may set the time of a change of its content, and
+    /// the removal of one of its names changes the other time: a change sets both to now.
+    fn is_after(self, stat: &Statx) -> bool {
+        let pair = |time: StatxTimestamp| (time.tv_sec, time.tv_nsec);
+        pair(stat.stx_mtime).min(pair(stat.stx_ctime)) < (self.0, self.1)
     }
 }
 
@@ -79,7 +82,7 @@ impl Clearing {
                 true => clearing.tree = Some(clearing.open(to)?),
                 false => clearing.kept = Some(clearing.from.path.clone()),
             }
-        } else if same && is_same(&stat, before) && began.is_after(stat.stx_mtime) {
+        } else if same && is_same(&stat, before) && began.is_after(&stat) {
             let (directory, name) = (&clearing.from.directory, clearing.from.name.as_slice());
             vanished(unlinkat(directory, name, AtFlags::empty()))
                 .map_err(|errno| clearing.failed(b"", errno))?;
@@ -140,7 +143,7 @@ impl Tree {
         if kind(&stat) == FileType::Directory {
             return Ok(true);
         }
-        if !began.is_after(stat.stx_mtime) || !self.is_copied(name, &stat)? {
+        if !began.is_after(&stat) || !self.is_copied(name, &stat)? {
             return Ok(false);
         }
         vanished(unlinkat(here, name, AtFlags::empty())).map(|_| true)
@@ -203,7 +206,8 @@ impl Job for Clearing {
             Some(path) => Err(refused(
                 FailureKind::Changed,
                 &path,
-                "it came or changed while it was moved by a copy, and stays; all else is at the new path",
+                "it came, or may have changed, while it was moved by a copy, and stays; what was copied is at \
+                 the new path",
             )),
         }
     }

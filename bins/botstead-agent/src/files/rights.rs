@@ -82,11 +82,10 @@ impl Rights {
         // With every change of them the kernel makes the process what this says (proc_sys_fs(5)), and 1 is
         // for debugging: whoever has the same user and capabilities may trace it.
         let dumpable = std::fs::read_to_string("/proc/sys/fs/suid_dumpable");
-        if dumpable.is_ok_and(|dumpable| dumpable.trim() == "1") {
+        if !dumpable.is_ok_and(|dumpable| matches!(dumpable.trim(), "0" | "2")) {
             return Err(Failure::new(
                 FailureKind::Unsupported,
-                "files cannot be reached as a user while the host's setting fs.suid_dumpable is 1: set it \
-                 to 0 or 2",
+                "files are reached as a user only where the host's setting fs.suid_dumpable is 0 or 2",
             ));
         }
         let groups = identity.groups.iter().map(|gid| Gid::from_raw(*gid));
@@ -177,6 +176,8 @@ impl Rights {
             if let Some(user) = &self.0 {
                 let own = Own::of_thread()?;
                 let permitted = own.capabilities;
+                // Who may not take these has nothing to give back, and could not.
+                set_thread_groups(&user.groups)?;
                 // From here on there is something to take back, also where this fails.
                 *acting = Acting {
                     rights: self.clone(),
@@ -194,9 +195,9 @@ impl Rights {
 }
 
 impl User {
+    /// All but the groups.
     fn take(&self, permitted: CapabilitySets) -> rustix::io::Result<()> {
         let Identity { uid, gid, .. } = self.identity;
-        set_thread_groups(&self.groups)?;
         become_group(unistd::Gid::from_raw(gid))?;
         become_user(unistd::Uid::from_raw(uid))?;
         if uid == 0 {

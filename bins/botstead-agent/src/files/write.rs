@@ -178,7 +178,8 @@ impl Writing {
         }
         let fail = |errno| failed("write", &place.path, errno);
         let (temporary, in_place) = match Temporary::new(&place.directory) {
-            // Who may not make files there may well write to one. What comes has no name there until then.
+            // Who may not make files there may well write to one. Where the filesystem
+            // knows files without a name, what comes has none there; else a hidden one, which is removed.
             Err(Errno::ACCESS) if Rights::current().are_limited() && place.look()?.is_some() => {
                 let ours = Rights::default().run(|| Temporary::new(&place.directory))?;
                 (ours.map_err(fail)?, true)
@@ -322,7 +323,7 @@ impl Writing {
 }
 
 /// Opens what is at a place, where that is the file that was there before.
-fn open_same(place: &Place, before: Option<&Statx>, flags: OFlags) -> Result<OwnedFd> {
+pub(super) fn open_same(place: &Place, before: Option<&Statx>, flags: OFlags) -> Result<OwnedFd> {
     let opened =
         open_name(&place.directory, &place.name, flags).and_then(|fd| Ok((stat_fd(&fd)?, fd)));
     match opened {

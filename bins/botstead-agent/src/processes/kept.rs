@@ -68,7 +68,7 @@ struct State {
     ended_at: Option<SystemTime>,
     active: Instant,
     /// Somebody has seen its output to its end.
-    read: bool,
+    read: Option<Instant>,
 }
 
 /// How far a viewer is.
@@ -153,7 +153,7 @@ impl Kept {
                 exit: None,
                 ended_at: None,
                 active: now,
-                read: false,
+                read: None,
             }),
             changed: Notify::new(),
             taken: Notify::new(),
@@ -187,10 +187,11 @@ impl Kept {
 
     /// Somebody has seen its output to its end.
     pub(super) fn read_to_end(&self) {
-        lock(&self.state).read = true;
+        lock(&self.state).read.get_or_insert_with(Instant::now);
     }
 
-    pub(super) fn was_read(&self) -> bool {
+    /// When that was first.
+    pub(super) fn read_at(&self) -> Option<Instant> {
         lock(&self.state).read
     }
 

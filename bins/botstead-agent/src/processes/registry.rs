@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long an ended process is remembered: one whose output somebody read to its end,
+/// How long an ended process is remembered: after somebody first read its output to its end, as that reply
+/// may have been lost,
 const READ_STAYS: Duration = Duration::from_secs(60 * 60);
-/// and one that nobody did.
+/// and after its end where nobody did.
 const UNREAD_STAYS: Duration = Duration::from_secs(24 * 60 * 60);
 /// The memory that their outputs may take together, and how many there may be, which bounds the memory for
 /// the rest. Those that were read are forgotten before those that were not, and in the order in which they
@@ -62,11 +63,10 @@ impl Slots {
     fn forget_old(&mut self, now: Instant) {
         let by_id = &mut self.by_id;
         self.ended.retain(|ended| {
-            let stays = match ended.kept.was_read() {
-                true => READ_STAYS,
-                false => UNREAD_STAYS,
+            let stays = match ended.kept.read_at() {
+                Some(read) => now < read + READ_STAYS,
+                None => now < ended.at + UNREAD_STAYS,
             };
-            let stays = now.saturating_duration_since(ended.at) < stays;
             if !stays {
                 by_id.remove(ended.kept.id());
             }
@@ -82,7 +82,9 @@ impl Slots {
                 return;
             };
             let mut others = self.ended.iter().take(others);
-            let index = others.position(|ended| ended.kept.was_read()).unwrap_or(0);
+            let index = others
+                .position(|ended| ended.kept.read_at().is_some())
+                .unwrap_or(0);
             if let Some(Ended { kept, .. }) = self.ended.remove(index) {
                 self.by_id.remove(kept.id());
                 bytes = bytes.saturating_sub(kept.bytes());
@@ -331,6 +333,19 @@ mod tests {
         later(UNREAD_STAYS + second);
         assert_eq!(ids(&registry), ["running"]);
         assert!(lock(&registry.slots).ended.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_late_has_as_long_to_read_again() {
+        let registry = Arc::new(Registry::default());
+        let late = kept(&registry, "late", 10);
+        end(&registry, &late);
+        tokio::time::advance(UNREAD_STAYS / 2).await;
+        registry.kept("late").unwrap().read_to_end();
+        tokio::time::advance(READ_STAYS / 2).await;
+        registry.kept("late").unwrap().read_to_end();
+        tokio::time::advance(READ_STAYS / 2).await;
+        assert!(registry.kept("late").is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
-use std::fs;
+use std::{fs, io};
 
 /// What `/proc/PID/stat` says, proc_pid_stat(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,20 +29,26 @@ impl Process {
 }
 
 /// The numbers of all processes of the namespace but the agent's own, in no order.
-pub(super) fn numbers() -> Vec<i32> {
-    let Ok(folder) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
+///
+/// # Errors
+/// Those of reading `/proc`, as for want of descriptors or memory.
+pub(super) fn numbers() -> io::Result<Vec<i32>> {
     let own = std::process::id();
-    folder
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| pid.unsigned_abs() != own)
-        .collect()
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    numbers.retain(|pid| pid.unsigned_abs() != own);
+    Ok(numbers)
 }
 
 /// All processes of the namespace but the agent.
-pub(super) fn processes() -> Vec<Process> {
-    numbers().into_iter().filter_map(read).collect()
+///
+/// # Errors
+/// As [`numbers`].
+pub(super) fn processes() -> io::Result<Vec<Process>> {
+    Ok(numbers()?.into_iter().filter_map(read).collect())
 }
 
 /// One process; none when it is gone.

@@ -4,7 +4,7 @@
 //! is at its limit of processes.
 
 use super::ProcessesService;
-use super::stat::{Process, numbers, read, send};
+use super::stat::{Process, numbers, processes, read, send};
 use botstead_bridge::proto::process_table_server::ProcessTable;
 use botstead_bridge::proto::{
     ReadTableReply, ReadTableRequest, SignalManyReply, SignalManyRequest, TableEntry,
@@ -17,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tonic::{Request, Response, Status};
 
@@ -42,7 +43,8 @@ impl ProcessTable for ProcessesService {
             .settings
             .looker
             .run(move || table(after, limit, &leaders));
-        Ok(Response::new(reply.await.map_err(|_| failed())?))
+        let reply = reply.await.map_err(|_| failed())?;
+        Ok(Response::new(reply.map_err(unread)?))
     }
 
     async fn signal_many(
@@ -60,7 +62,8 @@ impl ProcessTable for ProcessesService {
             let words = format!("at most {MOST_SIGNALLED} processes are signalled at once");
             return Err(Failure::new(FailureKind::Invalid, words).into());
         }
-        let sent = self.settings.killer.run(move || match request.all {
+        // Not behind the trees that are being ended: it is for what they do not end.
+        let sent = self.settings.looker.run(move || match request.all {
             true => signal_all(signal),
             false => Ok(signal_these(&request.pids, signal)),
         });
@@ -73,6 +76,12 @@ fn failed() -> Failure {
     Failure::new(FailureKind::Internal, "the agent failed")
 }
 
+/// `/proc` could not be read.
+fn unread(error: std::io::Error) -> Failure {
+    let words = format!("the workspace's processes cannot be listed: {error}");
+    Failure::new(FailureKind::Limit, words).with_errno(error.raw_os_error().unwrap_or_default())
+}
+
 fn signal_these(pids: &[u32], signal: Signal) -> Vec<u32> {
     let is_sent = |pid: &u32| {
         // Number 0 and negative ones are groups, and the agent's is not of the table.
@@ -80,7 +89,7 @@ fn signal_these(pids: &[u32], signal: Signal) -> Vec<u32> {
         number
             .filter(|_| *pid != std::process::id())
             .and_then(read)
-            .is_some_and(|process| send(process.pid, process.started, signal))
+            .is_some_and(|process| !process.ended() && send(process.pid, process.started, signal))
     };
     pids.iter().copied().filter(is_sent).collect()
 }
@@ -91,19 +100,29 @@ fn signal_all(signal: Signal) -> Result<Vec<u32>, Failure> {
         let words = "the agent is not the first process of its workspace";
         return Err(Failure::new(FailureKind::Unsupported, words));
     }
-    let there = numbers();
+    let there = processes();
     let number = nix::sys::signal::Signal::try_from(signal.as_raw())
         .map_err(|_| Failure::new(FailureKind::Invalid, "it is not a signal"))?;
     // From the first process: all that it sees but itself, kill(2). ESRCH: there is none.
     match nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), number) {
-        Ok(()) => Ok(there.iter().map(|pid| pid.unsigned_abs()).collect()),
-        Err(nix::errno::Errno::ESRCH) => Ok(Vec::new()),
-        Err(errno) => Err(Failure::new(FailureKind::Internal, errno.to_string())),
+        Ok(()) => {}
+        Err(nix::errno::Errno::ESRCH) => return Ok(Vec::new()),
+        Err(errno) => return Err(Failure::new(FailureKind::Internal, errno.to_string())),
     }
+    let mut there = there.map_err(unread)?;
+    there.retain(|process| !process.ended());
+    Ok(there
+        .iter()
+        .map(|process| process.pid.unsigned_abs())
+        .collect())
 }
 
-fn table(after: u32, limit: usize, leaders: &HashMap<i32, String>) -> ReadTableReply {
-    let mut numbers = numbers();
+fn table(
+    after: u32,
+    limit: usize,
+    leaders: &HashMap<i32, String>,
+) -> std::io::Result<ReadTableReply> {
+    let mut numbers = numbers()?;
     numbers.retain(|pid| pid.unsigned_abs() > after);
     numbers.sort_unstable();
     let mut entries = Vec::new();
@@ -117,7 +136,7 @@ fn table(after: u32, limit: usize, leaders: &HashMap<i32, String>) -> ReadTableR
         }
         entries.push(entry);
     };
-    ReadTableReply { entries, more }
+    Ok(ReadTableReply { entries, more })
 }
 
 /// None for one that is gone meanwhile.
@@ -144,8 +163,14 @@ fn entry(process: Process, leaders: &HashMap<i32, String>) -> Option<TableEntry>
     })
 }
 
-/// When the host was started, in milliseconds since 1970.
+/// When the host was started, in milliseconds since 1970: one answer for all looks, so that a process has
+/// one time.
 fn booted_at_ms() -> i64 {
+    static BOOTED: OnceLock<i64> = OnceLock::new();
+    *BOOTED.get_or_init(measure_boot)
+}
+
+fn measure_boot() -> i64 {
     let since_1970 = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

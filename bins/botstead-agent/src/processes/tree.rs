@@ -61,14 +61,12 @@ impl Tree {
 
     /// Whether all of it is gone.
     pub(super) fn is_gone(&mut self) -> bool {
-        self.look().is_empty()
-    }
-
-    fn look(&mut self) -> Vec<Process> {
-        let found = tree(self.leader, &processes(), &self.members);
+        // Who cannot look cannot tell.
+        let Ok(all) = processes() else { return false };
+        let found = tree(self.leader, &all, &self.members);
         self.members
             .extend(found.iter().map(|process| (process.pid, process.started)));
-        found
+        found.is_empty()
     }
 
     /// Kills all of it.
@@ -82,7 +80,11 @@ fn kill(leader: Leader, known: HashMap<i32, u64>) {
     let mut members = hold(leader, &known);
     let until = Instant::now() + KILL;
     while Instant::now() < until {
-        let left = tree(leader, &processes(), &members);
+        let Ok(all) = processes() else {
+            thread::sleep(PAUSE);
+            continue;
+        };
+        let left = tree(leader, &all, &members);
         if left.is_empty() {
             return;
         }
@@ -101,7 +103,11 @@ fn hold(leader: Leader, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
     let mut stood_still = false;
     let until = Instant::now() + HOLD;
     while Instant::now() < until {
-        let found = tree(leader, &processes(), &members);
+        let Ok(all) = processes() else {
+            thread::sleep(PAUSE);
+            continue;
+        };
+        let found = tree(leader, &all, &members);
         let running: Vec<_> = found.iter().filter(|process| !process.stopped()).collect();
         for process in &running {
             send(process.pid, process.started, Signal::STOP);

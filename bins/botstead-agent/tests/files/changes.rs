@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
 async fn make(space: &Space, path: &str, parents: bool, mode: Option<u32>) -> Answer<Entry> {
@@ -224,6 +225,31 @@ async fn directories_of_a_layer_below_are_renamed_too() {
         .unwrap();
     assert_eq!(space.names("/merged"), ["e"]);
     assert!(space.host("/other").exists());
+}
+
+#[tokio::test]
+async fn times_of_whatever_kind_keep_nothing_from_being_moved_by_a_copy() {
+    let space = Space::new();
+    let _other = Mounted::new("tmpfs", space.host("/other"), "size=1m");
+    for (name, seconds) in [
+        ("ahead", 2_208_988_800_i64),
+        ("old", -1_000_000),
+        ("epoch", 0),
+    ] {
+        let file = space.put(&format!("/other/d/{name}"), name);
+        let time = match seconds {
+            0.. => UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs()),
+            _ => UNIX_EPOCH - Duration::from_secs(seconds.unsigned_abs()),
+        };
+        let file = std::fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(time).unwrap();
+    }
+    space.put("/other/new", "new");
+    for (from, to) in [("/other/d", "/d"), ("/other/new", "/new")] {
+        rename(&space, from, to, KEEP).await.unwrap();
+    }
+    assert_eq!(space.names("/other"), [""; 0]);
+    assert_eq!(space.names("/d"), ["ahead", "epoch", "old"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -332,7 +332,7 @@ struct Detached {
         (status = 404, description = "`bot_not_found`, `workspace_not_found` when it has none, or `path_not_found`: the working directory."),
         (status = 409, description = "`workspace_not_running`."),
         (status = 422, description = "`no_such_user`."),
-        (status = 429, description = "`workspace_limit`: the workspace is at its limit of processes; `GET /container/processes` lists them, `POST /container/processes/signal` ends some."),
+        (status = 429, description = "`workspace_limit`: the workspace is at its limit of processes; `GET /bots/{bot_id}/container/processes` lists them, `POST` on its `/signal` ends some."),
         (status = 503, description = "`workspace_unreachable` or `workspace_stalled`."),
     ),
 )]

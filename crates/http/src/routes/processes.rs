@@ -51,7 +51,8 @@ struct ProcessShape {
     memory_bytes: u64,
     /// Its threads. Each counts against the workspace's limit of processes.
     threads: u32,
-    /// The command or terminal that it was started by; absent when it left the session of that.
+    /// The command or terminal that it was started by; absent when it left the session of that, or that has
+    /// ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     exec_id: Option<String>,
 }
@@ -141,7 +142,12 @@ impl SignalProcesses {
             (false, count) if count > MOST_SIGNALLED => {
                 refused("pids", &count.to_string(), "must be 1 to 1,000 numbers")
             }
-            (false, _) if self.pids.iter().any(|pid| *pid < 2) => refused(
+            (false, _) if self.pids.contains(&0) => refused(
+                "pids",
+                "0",
+                "must be numbers of processes, which begin at 1",
+            ),
+            (false, _) if self.pids.contains(&1) => refused(
                 "pids",
                 "1",
                 "process 1 is the workspace's agent: stop the workspace instead",
@@ -154,7 +160,8 @@ impl SignalProcesses {
 /// The reply of a signal.
 #[derive(Serialize, ToSchema)]
 struct SignalSent {
-    /// The processes that were there. Those that are missing had ended.
+    /// The processes that ran and were reached; those that are missing had ended. With `all`, those that were
+    /// seen just before: what was started between is reached too.
     pids: Vec<u32>,
 }
 

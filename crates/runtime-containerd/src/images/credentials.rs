@@ -29,7 +29,8 @@ pub(super) type ByPlace = BTreeMap<String, Credentials>;
 
 /// The sign-in with the longest place that an image is in.
 pub(super) fn for_image<'a>(places: &'a ByPlace, image: &ImageRef) -> Option<&'a Credentials> {
-    let whole = format!("{}/{}", image.registry(), image.repository());
+    let registry = image.registry().to_ascii_lowercase();
+    let whole = format!("{registry}/{}", image.repository());
     let mut place = whole.as_str();
     loop {
         if let Some(found) = places.get(place) {
@@ -57,15 +58,7 @@ impl SignIns {
         })
     }
 
-    /// The sign-in for an image's repository, if there is one.
-    pub(super) async fn of(&self, image: &ImageRef) -> Option<Credentials> {
-        if let Some(own) = for_image(&self.own, image) {
-            return Some(own.clone());
-        }
-        for_image(&*self.of_file().await, image).cloned()
-    }
-
-    /// All sign-ins by their places.
+    /// All sign-ins by their places; those of the configuration itself go before the file's.
     pub(super) async fn all(&self) -> ByPlace {
         let mut all = ByPlace::clone(&*self.of_file().await);
         all.extend(self.own.clone());

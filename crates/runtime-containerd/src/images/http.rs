@@ -28,15 +28,17 @@ struct Clients {
 pub(super) struct Http {
     reach: Reach,
     usual: Clients,
-    special: Vec<(HostPattern, Clients)>,
+    /// Without clients of their own: the usual ones.
+    special: Vec<(HostPattern, Option<Clients>)>,
     read_timeout: Duration,
 }
 
 impl Http {
-    /// With certificate authorities of more hosts, which go before what is configured.
+    /// With what is set for hosts, in the place of what is configured for the same: their certificate
+    /// authorities, or none.
     pub(super) fn new(
         config: &RegistryConfig,
-        more: Vec<(HostPattern, Authorities)>,
+        set: &[(HostPattern, Option<Authorities>)],
     ) -> Result<Self> {
         let reach = Reach::new(config);
         let of_all: Vec<_> = config
@@ -72,8 +74,13 @@ impl Http {
                 guarded: built(client().dns_resolver(reach.resolver()).build())?,
             })
         };
-        let special = more.iter().chain(&config.authorities_of);
-        let special = special.map(|(host, more)| Ok((host.clone(), clients(Some(more))?)));
+        let set = set.iter().map(|(host, more)| (host, more.as_ref()));
+        let configured = config.authorities_of.iter();
+        let special = set.chain(configured.map(|(host, more)| (host, Some(more))));
+        let special = special.map(|(host, more)| {
+            let own = more.map(|more| clients(Some(more)));
+            Ok((host.clone(), own.transpose()?))
+        });
         Ok(Self {
             usual: clients(None)?,
             special: special.collect::<Result<_>>()?,
@@ -92,7 +99,8 @@ impl Http {
         let way = self.reach.way(url);
         let way = way.map_err(|refused| not_sent(op, refused))?;
         let special = self.special.iter().find(|(host, _)| host.fits(url));
-        let clients = special.map_or(&self.usual, |(_, clients)| clients);
+        let own = special.and_then(|(_, clients)| clients.as_ref());
+        let clients = own.unwrap_or(&self.usual);
         Ok(match way {
             Way::Open => &clients.open,
             Way::Guarded => &clients.guarded,

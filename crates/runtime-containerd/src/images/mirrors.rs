@@ -59,6 +59,8 @@ impl ContainerdImages {
         image: &ImageRef,
     ) -> Result<Sources<'a>> {
         let mirrors = known.mirrors(&self.config, image).iter();
+        // Once, so that one pull goes by one state of the file.
+        let sign_ins = self.sign_ins.all().await;
         let mut all = Vec::new();
         // A name that becomes too long there is not there.
         let mirrored = mirrors.filter_map(|mirror| mirror.image(image));
@@ -66,7 +68,7 @@ impl ContainerdImages {
             .map(|image| (image, true))
             .chain([(image.clone(), false)])
         {
-            let credentials = known.sign_in(&self.sign_ins, &place).await;
+            let credentials = known.sign_in(&sign_ins, &place);
             let mut repository =
                 Repository::new(op, &self.config, &known.http, place, credentials)?;
             if mirror {

@@ -4,7 +4,7 @@
 use super::ContainerdImages;
 use super::authorities::Authorities;
 use super::config::RegistryConfig;
-use super::credentials::{SignIns, read, reason};
+use super::credentials::{ByPlace, for_image, read, reason};
 use super::hosts::HostPattern;
 use super::http::Http;
 use super::registry::answers_at;
@@ -44,24 +44,23 @@ impl Known {
     ) -> Result<Self> {
         let mut authorities = Vec::new();
         for (name, settings) in &set {
-            let Some(pem) = &settings.certificate_authorities else {
-                continue;
-            };
-            let read = Authorities::from_pem(pem.as_bytes());
+            let pem = settings.certificate_authorities.as_ref();
+            let read = pem.map(|pem| Authorities::from_pem(pem.as_bytes()));
+            let read = read.transpose();
             let read = read.map_err(|why| op.invalid(format!("certificate_authorities: {why}")))?;
             let host: Result<HostPattern, _> = answers_at(name.as_str()).parse();
             let host = host.map_err(|error| op.invalid(error.to_string()))?;
             authorities.push((host, read));
         }
         Ok(Self {
-            http: Http::new(config, authorities)?,
+            http: Http::new(config, &authorities)?,
             set,
         })
     }
 
     /// What an admin set for an image's registry.
     fn of(&self, image: &ImageRef) -> Option<&RegistrySettings> {
-        self.set.get(image.registry())
+        self.set.get(&*image.registry().to_ascii_lowercase())
     }
 
     /// What is asked before an image's registry.
@@ -74,20 +73,16 @@ impl Known {
             Some(set) => &set.mirrors,
             None => config
                 .mirrors
-                .get(image.registry())
+                .get(&*image.registry().to_ascii_lowercase())
                 .map_or(&[], Vec::as_slice),
         }
     }
 
-    /// The sign-in for an image's repository, if there is one.
-    pub(super) async fn sign_in(
-        &self,
-        sign_ins: &SignIns,
-        image: &ImageRef,
-    ) -> Option<Credentials> {
+    /// The sign-in for an image's repository, if there is one, beside what is configured.
+    pub(super) fn sign_in(&self, configured: &ByPlace, image: &ImageRef) -> Option<Credentials> {
         match self.of(image) {
             Some(set) => set.credentials.clone(),
-            None => sign_ins.of(image).await,
+            None => for_image(configured, image).cloned(),
         }
     }
 }
@@ -155,10 +150,15 @@ impl SetRegistries {
         let made = made
             .await
             .map_err(|error| op.fail_with(ErrorKind::Internal, "it ended early", error))??;
-        let kept = blocking(move || keep(&file, &text)).await;
-        kept.map_err(|error| op.io("it cannot be kept", error))?;
+        let failed = |error| op.io("it cannot be kept", error);
+        let place = file.clone();
+        blocking(move || keep(&place, &text))
+            .await
+            .map_err(failed)?;
+        // It is what the next start finds.
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
-        Ok(())
+        let synced = blocking(move || File::open(folder_of(&file))?.sync_all());
+        synced.await.map_err(failed)
     }
 }
 
@@ -328,13 +328,16 @@ fn clear(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts the whole file in the place of the one before. It is on the disk afterwards.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new("."))
+}
+
+/// Puts the whole file in the place of the one before. Its folder is to be synced afterwards.
 fn keep(file: &Path, text: &[u8]) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(folder)?;
+        .create(folder_of(file))?;
     clear(file)?;
     let kept = (|| {
         let mut new = OpenOptions::new()
@@ -344,8 +347,7 @@ fn keep(file: &Path, text: &[u8]) -> io::Result<()> {
             .open(beside(file))?;
         new.write_all(text)?;
         new.sync_all()?;
-        std::fs::rename(beside(file), file)?;
-        File::open(folder)?.sync_all()
+        std::fs::rename(beside(file), file)
     })();
     if kept.is_err() {
         // It is tried again before the next one, and at the next start.

@@ -427,6 +427,73 @@ async fn an_authority_that_is_set_is_trusted_for_its_host_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_set_again_is_not_taken_from_the_configuration() {
+    let containerd = Containerd::start().await;
+    let authority = Authority::new().unwrap();
+    let access = Access {
+        sign_in: false,
+        authority: Some(&authority),
+    };
+    let registry = Registry::start_with(access).unwrap();
+    let image = image(61);
+    let name = registry.push("team/app", "1", &image).await.unwrap();
+    let here: RegistryName = registry.address().parse().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let pem = dir.path().join("ours.pem");
+    std::fs::write(&pem, authority.pem()).unwrap();
+    let trusted = Authorities::read(&pem).unwrap();
+    let config = RegistryConfig {
+        plain_http: Vec::new(),
+        private: vec!["127.0.0.1:*".parse().unwrap()],
+        authorities_of: vec![("127.0.0.1:*".parse().unwrap(), trusted)],
+        attempts: 1,
+        set_registries_file: Some(dir.path().join("registries.json")),
+        ..quick()
+    };
+    let images = containerd.images_with(config);
+    assert_eq!(works(&containerd, &images, &name).await, image.digest());
+    let set = images.set(&here, RegistrySettings::default()).await;
+    assert!(!set.unwrap().has_authorities);
+    let lease = containerd.lease("untrusted").await;
+    let error = pull(&images, &lease, &name).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    containerd.end(&lease).await;
+    images.forget(&here).await.unwrap();
+    assert_eq!(works(&containerd, &images, &name).await, image.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_registries_are_the_same_in_capitals() {
+    let containerd = Containerd::start().await;
+    let access = Access {
+        sign_in: true,
+        ..Access::default()
+    };
+    let registry = Registry::start_with(access).unwrap();
+    registry.push("team/app", "1", &image(71)).await.unwrap();
+    let address = registry.address();
+    let port = address.rsplit_once(':').unwrap().1;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.json");
+    write(&file, json!({}));
+    let images = containerd.images_with(RegistryConfig {
+        plain_http: vec!["localhost:*".parse().unwrap()],
+        credentials_file: Some(file.clone()),
+        set_registries_file: Some(dir.path().join("registries.json")),
+        ..quick()
+    });
+    let name = format!("LocalHost:{port}/team/app:1");
+    assert_refused(&containerd, &images, &name).await;
+    let key = format!("localhost:{port}");
+    write(&file, json!({&key: {"auth": Registry::AUTH}}));
+    works(&containerd, &images, &name).await;
+    let set: RegistryName = format!("LOCALHOST:{port}").parse().unwrap();
+    assert_eq!(set.as_str(), key);
+    images.set(&set, signing_in("wrong")).await.unwrap();
+    assert_refused(&containerd, &images, &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_settings_that_is_not_in_order_is_refused_without_its_secrets() {
     let containerd = Containerd::start().await;
     let dir = tempfile::tempdir().unwrap();

@@ -153,13 +153,7 @@ impl Inner {
                     copied
                 }
             };
-            let picture = self.open_picture(id, &lease, &snapshot).await?;
-            blocking(move || {
-                // What an export makes, an import takes.
-                botstead_archive::require_importable(&picture.data)?;
-                Ok(picture)
-            })
-            .await
+            self.open_picture(id, &lease, &snapshot).await
         };
         let opened = opened.await;
         self.keep_picture(id, opened).await
@@ -177,12 +171,16 @@ impl Inner {
         let writable = (kind == SnapshotKind::Active).then(|| snapshot.clone());
         let tree = snapshots.open(lease, snapshot, Access::Read).await?;
         blocking(move || match existing_data(tree.as_ref())? {
-            Some(data) => Ok(Picture {
-                operation,
-                data,
-                tree,
-                writable,
-            }),
+            Some(data) => {
+                // What an export makes, an import takes.
+                botstead_archive::require_importable(&data)?;
+                Ok(Picture {
+                    operation,
+                    data,
+                    tree,
+                    writable,
+                })
+            }
             None => Err(Error::PathNotFound(FilePath::new(DATA_PATH)?)),
         })
         .await

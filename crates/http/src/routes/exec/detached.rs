@@ -67,8 +67,8 @@ impl From<ExecInfo> for ExecShape {
 
 /// The detached commands of a workspace: those that run, and those that ended.
 ///
-/// One that ended is kept for an hour, or for a day where nobody read its output to its end. Outputs of ended
-/// ones have 64 MiB together and there are at most 1,024: those that were read make room first.
+/// One that ended is kept for a day, or for an hour after somebody first read its output to its end. Outputs of
+/// ended ones have 64 MiB together and there are at most 1,024: those that were read make room first.
 #[utoipa::path(
     tag = "exec",
     params(("bot_id" = Uuid, Path, description = "The bot.")),
