@@ -209,12 +209,17 @@ impl ContainerdTasks {
         request: &CreateTaskRequest,
         id: &ContainerId,
     ) -> Result<u32> {
-        let until = Instant::now() + unfinished::REMOVED_AFTER;
+        let mut until = Instant::now() + unfinished::REMOVED_AFTER;
         loop {
-            let failed = match self.create_once(op, id, request).await {
+            let (created, has_ended) = self.create_unless_forgotten(op, id, request).await;
+            let failed = match created {
                 Ok(pid) => return Ok(pid),
                 Err(failed) => failed,
             };
+            if has_ended {
+                until = Instant::now() + unfinished::REMOVED_AFTER;
+                continue;
+            }
             let folder = unfinished::folder(&failed, self.client.namespace(), id);
             let is_left = folder.is_some() || unfinished::is_removed_meanwhile(&failed);
             if is_left && Instant::now() < until {
@@ -229,6 +234,28 @@ impl ContainerdTasks {
             cleared.map_err(|cause| op.io(reason, cause))?;
             return self.create_once(op, id, request).await;
         }
+    }
+
+    /// Creates a task, and ends a forgotten shim that containerd waits for, after which this fails: told
+    /// besides.
+    async fn create_unless_forgotten(
+        &self,
+        op: &Op,
+        id: &ContainerId,
+        request: &CreateTaskRequest,
+    ) -> (Result<u32>, bool) {
+        let create = self.create_once(op, id, request);
+        tokio::pin!(create);
+        if let Ok(created) = tokio::time::timeout(unfinished::UNANSWERED, &mut create).await {
+            return (created, false);
+        }
+        let (namespace, of) = (self.client.namespace().to_owned(), id.clone());
+        let ended = blocking(move || unfinished::end_forgotten(&namespace, &of)).await;
+        let has_ended = ended.unwrap_or_else(|error| {
+            tracing::warn!(%id, %error, "cannot look for shims that were forgotten");
+            false
+        });
+        (create.await, has_ended)
     }
 
     async fn create_with(

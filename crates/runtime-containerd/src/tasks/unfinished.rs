@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// containerd takes less than a second to remove it where it does that itself.
 pub(super) const REMOVED_AFTER: Duration = Duration::from_secs(5);
+/// How long a creation is waited for before a shim is looked for that does not answer.
+pub(super) const UNANSWERED: Duration = Duration::from_secs(5);
 /// How often is looked whether it has.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// How long a shim that was killed may take to be gone.
@@ -26,10 +28,14 @@ pub(super) fn folder(failed: &Error, namespace: &str, id: &ContainerId) -> Optio
     path.ends_with(&own).then(|| PathBuf::from(path))
 }
 
-/// Whether a shim found its folder removed while it started: that was one of an earlier creation.
+/// Whether a shim found its folder removed while it or runc started, or containerd one that was ending: that
+/// was one of an earlier creation.
 pub(super) fn is_removed_meanwhile(failed: &Error) -> bool {
     let said = failed.chain();
-    said.contains("failed to start shim") && said.contains("no such file or directory")
+    let ends = ["no such file or directory", "connection refused"];
+    let is_shims = said.contains("failed to start shim");
+    let is_runcs = said.contains("/log.json: no such file or directory");
+    is_runcs || (is_shims && ends.iter().any(|end| said.contains(end)))
 }
 
 /// Ends the shims whose folder it is, and removes it. Not where the shim came so far as to have a
@@ -38,14 +44,7 @@ pub(super) fn clear(folder: &Path) -> io::Result<()> {
     if folder.join("init.pid").try_exists()? {
         return Err(io::Error::other("it has a container"));
     }
-    for shim in shims(folder)? {
-        tracing::warn!(folder = %folder.display(), "ending a shim that was not finished");
-        match pidfd_send_signal(&shim, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
-        }
-        wait_for(&shim)?;
-    }
+    end(&shims(|cwd| cwd == folder)?)?;
     // A root that is mounted is a workspace's files.
     match std::fs::remove_dir(folder.join("rootfs")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -53,8 +52,35 @@ pub(super) fn clear(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// The processes whose working directory it is.
-fn shims(folder: &Path) -> io::Result<Vec<OwnedFd>> {
+/// Ends the shims of a container whose folder containerd has removed, and tells whether there were any. Such
+/// a one is forgotten, and still listens where the container's next shim would: containerd takes it for
+/// that, and waits for its answers in vain.
+pub(super) fn end_forgotten(namespace: &str, id: &ContainerId) -> io::Result<bool> {
+    let tasks = format!("/io.containerd.runtime.v2.task/{namespace}");
+    // It has a name with a dot while it is removed.
+    let forgotten = ["", "."].map(|dot| format!("{tasks}/{dot}{id} (deleted)"));
+    let found = shims(|cwd| {
+        let cwd = cwd.to_string_lossy();
+        forgotten.iter().any(|end| cwd.ends_with(end))
+    })?;
+    end(&found)?;
+    Ok(!found.is_empty())
+}
+
+fn end(shims: &[OwnedFd]) -> io::Result<()> {
+    for shim in shims {
+        tracing::warn!("ending a shim that was not finished");
+        match pidfd_send_signal(shim, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        wait_for(shim)?;
+    }
+    Ok(())
+}
+
+/// The processes with such a working directory.
+fn shims(is_theirs: impl Fn(&Path) -> bool) -> io::Result<Vec<OwnedFd>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
@@ -65,7 +91,7 @@ fn shims(folder: &Path) -> io::Result<Vec<OwnedFd>> {
         let Some(Ok(process)) = process.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
             continue;
         };
-        if std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder) {
+        if std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| is_theirs(&cwd)) {
             found.push(process);
         }
     }
@@ -104,6 +130,30 @@ mod tests {
         ] {
             assert_eq!(told(other.clone()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn whoever_is_in_a_folder_that_was_removed_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = ContainerId::for_bot(BotId::generate());
+        let tasks = folder.path().join("io.containerd.runtime.v2.task/ns");
+        let waiting = |name: String| {
+            let own = tasks.join(name);
+            std::fs::create_dir_all(&own).unwrap();
+            let mut waiting = std::process::Command::new("sleep");
+            (waiting.arg("600").current_dir(&own).spawn().unwrap(), own)
+        };
+        let (mut forgotten, removed) = waiting(format!(".{id}"));
+        let (mut other, kept) = waiting(id.to_string());
+        assert!(!end_forgotten("ns", &id).unwrap());
+        std::fs::remove_dir(removed).unwrap();
+        assert!(!end_forgotten("other", &id).unwrap());
+        assert!(end_forgotten("ns", &id).unwrap());
+        assert!(!forgotten.wait().unwrap().success());
+        assert!(other.try_wait().unwrap().is_none());
+        std::fs::remove_dir(kept).unwrap();
+        assert!(end_forgotten("ns", &id).unwrap());
+        other.wait().unwrap();
     }
 
     #[test]
