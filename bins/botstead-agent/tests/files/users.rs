@@ -364,3 +364,24 @@ async fn a_file_of_somebody_elses_stays_as_it_was_where_there_is_no_room() {
     space.write_by(BOT, "/small/file", "new").await.unwrap();
     assert_eq!(space.text("/small/file"), "new");
 }
+
+#[tokio::test]
+async fn a_rename_that_is_refused_replaces_nothing() {
+    let space = Space::shared();
+    let small = Mounted::new("tmpfs", space.host("/small"), "size=1m,mode=777");
+    std::fs::write(small.0.join("file"), "precious").unwrap();
+    chown(small.0.join("file"), Some(4242), Some(4343)).unwrap();
+    // It may be read, and not be removed.
+    let request = proto::RenameRequest {
+        root: space.root().into(),
+        from: "/open".into(),
+        to: "/small/file".into(),
+        replace: true,
+        parents: false,
+    };
+    let answer = space.files.clone().rename(by(BOT, request)).await;
+    let refused = kind(answer.map_err(failure));
+    assert_eq!(refused, Some(FailureKind::PermissionDenied));
+    assert_eq!(space.text("/small/file"), "precious");
+    assert_eq!(space.text("/open"), "needle for all");
+}

@@ -130,7 +130,7 @@ impl Images for ContainerdImages {
         name: Option<&ImageRef>,
         cancel: &CancellationToken,
     ) -> Result<Vec<Image>> {
-        let op = Op::new("import images from", archive.display());
+        let op = Op::new("import images from", "the archive");
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(op.cancelled()),

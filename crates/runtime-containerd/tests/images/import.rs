@@ -1,6 +1,6 @@
 //! Importing OCI and docker archives into a real containerd, and pulling onto a full disk.
 
-use crate::support::{Containerd, busybox};
+use crate::support::{Containerd, busybox, quick};
 use botstead_image_fixtures::{
     Compression, Image, Index, LayerBuilder, MediaTypes, docker_archive, oci_archive, random,
 };
@@ -333,4 +333,21 @@ async fn a_full_disk_is_said_to_be_full() {
         containerd.assert_empty().await;
     }
     drop(containerd);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_refusal_of_an_archive_tells_where_it_is() {
+    let containerd = Containerd::start().await;
+    let images = containerd.images_with(quick());
+    let lease = containerd.lease("refused").await;
+    let file = NamedTempFile::new().unwrap();
+    for content in [&b"no archive"[..], &[0; 2048]] {
+        std::fs::write(file.path(), content).unwrap();
+        let cancel = CancellationToken::new();
+        let refused = images.import(&lease, file.path(), None, &cancel).await;
+        let told = refused.unwrap_err().to_string();
+        assert!(told.contains("the archive"), "{told}");
+        assert!(!told.contains(file.path().to_str().unwrap()), "{told}");
+    }
+    containerd.end(&lease).await;
 }
