@@ -112,6 +112,7 @@ struct ImportQuery {
 /// What becomes of what is there.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ImportMode)]
 enum Mode {
     /// It stays, but for what the archive has under the same names.
     Merge,

@@ -51,6 +51,7 @@ struct CreateSnapshot {
 /// How the state of a workspace that runs is kept.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = SnapshotMode)]
 enum Mode {
     /// It is copied while the workspace goes on; processes stand still for milliseconds.
     Live,

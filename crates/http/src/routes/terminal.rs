@@ -217,6 +217,7 @@ struct NewSession {
 
 /// A terminal that was started.
 #[derive(Serialize, ToSchema)]
+#[schema(as = SessionStarted)]
 struct Started {
     /// Its id, for `session=`.
     id: String,

@@ -339,6 +339,28 @@ async fn images_come_and_go() {
     again.expect_problem(404, "image_not_found");
 }
 
+/// Two shapes of one name are one in the document, and it tells what one of the routes never answers.
+#[test]
+fn shapes_of_the_same_name_are_told_apart() {
+    let document = serde_json::to_value(botstead_http::openapi()).unwrap();
+    let container = "/bots/{bot_id}/container";
+    let of = |route: &str, status: &str, field: &str| {
+        let reply = &document["paths"][format!("{container}{route}")]["post"]["responses"][status];
+        let name = reply["content"]["application/json"]["schema"]["$ref"]
+            .as_str()
+            .unwrap();
+        let shape = &document["components"]["schemas"][name.rsplit('/').next().unwrap()];
+        assert!(shape["properties"][field].is_object(), "{route}: {shape}");
+    };
+    of("/start", "200", "started");
+    of("/terminal/sessions", "201", "id");
+    let modes = ["SnapshotMode", "ImportMode"].map(|name| {
+        let shape = &document["components"]["schemas"][name];
+        shape.to_string().contains("live")
+    });
+    assert_eq!(modes, [true, false]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn registries_are_set_by_admins_and_tell_no_secret() {
     let api = Api::start().await;
