@@ -8,8 +8,8 @@ use super::entry::kind;
 use super::failure::{Result, failed, refused};
 use super::path::child;
 use super::pieces::{Budget, Job};
-use super::root::{Id, Place, open_beneath, open_name, stat_at, vanished};
-use super::walk::{Step, Walk};
+use super::root::{Id, Place, open_name, stat_at, vanished};
+use super::walk::{Cursor, Step, Walk};
 use botstead_bridge::{Failure, FailureKind};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, OFlags, Statx, StatxTimestamp, unlinkat};
@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// The kernel's clock for the times of files goes on in steps of at most 10 ms.
 const TICK: Duration = Duration::from_millis(10);
+/// A directory of the copy is a place to look from.
+const COPY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 
 /// When a move begins: what was changed before has an earlier time, what is changed from now on has not.
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +61,8 @@ pub(super) struct Clearing {
 #[derive(Debug)]
 struct Tree {
     walk: Walk,
-    /// The copy's top.
-    copy: OwnedFd,
+    /// Where the copy has what the walk is in.
+    copy: Cursor,
 }
 
 impl Clearing {
@@ -77,17 +79,15 @@ impl Clearing {
             return Ok(clearing);
         };
         let same = Id::of(&stat) == Id::of(before);
-        if kind(&stat) == FileType::Directory {
-            match same {
-                true => clearing.tree = Some(clearing.open(to)?),
-                false => clearing.kept = Some(clearing.from.path.clone()),
-            }
+        let is_directory = kind(&stat) == FileType::Directory;
+        if same && is_directory {
+            clearing.tree = Some(clearing.open(to)?);
         } else if same && is_same(&stat, before) && began.is_after(&stat) {
             let (directory, name) = (&clearing.from.directory, clearing.from.name.as_slice());
             vanished(unlinkat(directory, name, AtFlags::empty()))
                 .map_err(|errno| clearing.failed(b"", errno))?;
         } else {
-            clearing.kept = Some(clearing.from.path.clone());
+            clearing.keep(b"");
         }
         Ok(clearing)
     }
@@ -98,7 +98,7 @@ impl Clearing {
             let source = open_name(&self.from.directory, &self.from.name, flags)?;
             Ok(Tree {
                 walk: Walk::new(source, None)?,
-                copy: open_name(&to.directory, &to.name, OFlags::PATH | OFlags::DIRECTORY)?,
+                copy: Cursor::new(open_name(&to.directory, &to.name, COPY)?)?,
             })
         };
         open().map_err(|errno| self.failed(b"", errno))
@@ -120,17 +120,6 @@ impl Clearing {
             self.kept = Some(self.path(below));
         }
     }
-
-    /// A directory that something is left in stays, and says so by itself.
-    fn remove_directory(&mut self, directory: &OwnedFd, name: &[u8], below: &[u8]) -> Result<()> {
-        match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) => self.keep(below),
-            removed => {
-                vanished(removed).map_err(|errno| self.failed(below, errno))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Tree {
@@ -143,23 +132,35 @@ impl Tree {
         if kind(&stat) == FileType::Directory {
             return Ok(true);
         }
-        if !began.is_after(&stat) || !self.is_copied(name, &stat)? {
+        let copy = vanished(stat_at(self.copy.here(), name))?;
+        if !began.is_after(&stat) || !copy.is_some_and(|copy| is_same(&stat, &copy)) {
             return Ok(false);
         }
         vanished(unlinkat(here, name, AtFlags::empty())).map(|_| true)
     }
 
-    fn is_copied(&self, name: &[u8], stat: &Statx) -> io::Result<bool> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let directory = match self.walk.path() {
-            b"" => b".",
-            path => path,
-        };
-        let Some(there) = vanished(open_beneath(&self.copy, directory, flags))? else {
+    /// Goes into a directory; false when it stays, as the copy does not have it.
+    fn enter(&mut self, name: Vec<u8>) -> io::Result<bool> {
+        let Some(copy) = vanished(open_name(self.copy.here(), &name, COPY))? else {
             return Ok(false);
         };
-        let copy = vanished(stat_at(&there, name))?;
-        Ok(copy.is_some_and(|copy| is_same(stat, &copy)))
+        if self.walk.enter(name)? {
+            self.copy.enter(copy)?;
+        }
+        Ok(true)
+    }
+
+    /// Removes a directory that the walk is back from; false when something is left in it.
+    fn leave(&mut self, name: &[u8]) -> io::Result<bool> {
+        self.copy.leave()?;
+        remove_directory(self.walk.cursor().here(), name)
+    }
+}
+
+fn remove_directory(directory: &OwnedFd, name: &[u8]) -> io::Result<bool> {
+    match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        removed => vanished(removed).map(|_| true),
     }
 }
 
@@ -173,33 +174,24 @@ impl Job for Clearing {
                 return Ok(None);
             }
             let step = tree.walk.next();
-            match step.map_err(|errno| self.failed(tree.walk.path(), errno))? {
-                Step::Entry(_, FileType::Directory) => {}
-                Step::Entry(name, _) => {
-                    let below = tree.walk.path_to(&name);
-                    let removed = tree.remove(&name, self.began);
-                    if !removed.map_err(|errno| self.failed(&below, errno))? {
-                        self.keep(&below);
-                    }
-                }
-                Step::Below(name) => {
-                    let below = tree.walk.path_to(&name);
-                    let entered = tree.walk.enter(name);
-                    entered.map_err(|errno| self.failed(&below, errno))?;
-                }
-                Step::Left(name) => {
-                    let below = tree.walk.path_to(&name);
-                    self.remove_directory(tree.walk.cursor().here(), &name, &below)?;
-                }
+            let step = step.map_err(|errno| self.failed(tree.walk.path(), errno))?;
+            let is_end = step == Step::End;
+            let (below, gone) = match step {
+                Step::Entry(_, FileType::Directory) => (Vec::new(), Ok(true)),
+                Step::Entry(name, _) => (tree.walk.path_to(&name), tree.remove(&name, self.began)),
+                Step::Below(name) => (tree.walk.path_to(&name), tree.enter(name)),
+                Step::Left(name) => (tree.walk.path_to(&name), tree.leave(&name)),
                 Step::End => {
-                    let from = self.from.directory.try_clone();
-                    let from = from.map_err(|_| self.failed(b"", Errno::MFILE))?;
-                    let name = self.from.name.clone();
-                    self.remove_directory(&from, &name, b"")?;
-                    continue;
+                    let gone = remove_directory(&self.from.directory, &self.from.name);
+                    (Vec::new(), gone)
                 }
+            };
+            if !gone.map_err(|errno| self.failed(&below, errno))? {
+                self.keep(&below);
             }
-            self.tree = Some(tree);
+            if !is_end {
+                self.tree = Some(tree);
+            }
         }
         match self.kept.take() {
             None => Ok(Some(())),

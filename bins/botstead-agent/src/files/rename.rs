@@ -13,9 +13,7 @@ use super::rights::Rights;
 use super::root::{Place, Root, parse};
 use super::temporary::rename;
 use botstead_bridge::{FailureKind, proto};
-use nix::fcntl::AtFlags;
-use nix::unistd::{AccessFlags, faccessat};
-use rustix::fs::{FileType, Statx};
+use rustix::fs::{Access, FileType, Statx};
 use rustix::io::{self, Errno};
 
 enum Attempt {
@@ -95,14 +93,10 @@ fn attempt(request: &proto::RenameRequest, owner: Owner, turns: &Turns) -> Resul
                 recursive: true,
                 replace: request.replace,
             };
-            if Rights::current().are_limited() {
-                // The target would be there, and maybe replaced, before the removal is refused.
-                let needed = AccessFlags::W_OK | AccessFlags::X_OK;
-                faccessat(&from.directory, ".", needed, AtFlags::AT_EACCESS).map_err(|errno| {
-                    let errno = Errno::from_raw_os_error(errno as i32);
-                    failed("rename", &from.path, errno)
-                })?;
-            }
+            // The target would be there, and maybe replaced, before the removal is refused.
+            let needed = Access::WRITE_OK | Access::EXEC_OK;
+            Rights::require(&from.directory, b".", needed)
+                .map_err(|errno| failed("rename", &from.path, errno))?;
             let began = Began::now();
             let copying = Copying::begin(&root, &from, to, order, turns)?;
             let source = Source {

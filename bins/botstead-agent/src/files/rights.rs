@@ -11,6 +11,8 @@ use super::meta::Owner;
 use crate::identity::{self, Identity};
 use botstead_bridge::{Failure, FailureKind, USER};
 use nix::unistd;
+use rustix::fd::OwnedFd;
+use rustix::fs::{Access, AtFlags, accessat};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, dumpable_behavior, getgroups, set_dumpable_behavior};
 use rustix::thread::{
@@ -104,6 +106,21 @@ impl Rights {
     /// Whether they are those of a user other than root.
     pub(crate) fn are_limited(&self) -> bool {
         self.0.as_ref().is_some_and(|user| user.identity.uid != 0)
+    }
+
+    /// Refuses what this thread may not do with something, where its rights are limited.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn require(
+        directory: &OwnedFd,
+        name: &[u8],
+        access: Access,
+    ) -> rustix::io::Result<()> {
+        match Self::current().are_limited() {
+            true => accessat(directory, name, access, AtFlags::EACCESS),
+            false => Ok(()),
+        }
     }
 
     /// Whether a file of this user and group can be made with them as any other that they make.

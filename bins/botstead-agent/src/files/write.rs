@@ -13,10 +13,10 @@ use botstead_bridge::proto::write_request::{Head, Part};
 use botstead_bridge::proto::{WriteReply, WriteRequest};
 use botstead_bridge::{Failure, FailureKind};
 use bytes::Bytes;
-use nix::fcntl::AtFlags;
-use nix::unistd::{AccessFlags, faccessat};
 use rustix::fd::OwnedFd;
-use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, Statx, fallocate, fchmod, ftruncate};
+use rustix::fs::{
+    Access, FallocateFlags, FileType, Mode, OFlags, Statx, fallocate, fchmod, ftruncate,
+};
 use rustix::io::{self, Errno, pread, pwrite, writev};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -222,21 +222,9 @@ impl Writing {
         if !self.expected.is_empty() && self.expected != revision(&stat) {
             return Err(stale(&self.place.path));
         }
-        if Rights::current().are_limited() {
-            // To replace a file takes rights on its directory only, to write to it those on itself.
-            let Place {
-                directory, name, ..
-            } = &self.place;
-            faccessat(directory, &**name, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(
-                |errno| {
-                    failed(
-                        "write",
-                        &self.place.path,
-                        Errno::from_raw_os_error(errno as i32),
-                    )
-                },
-            )?;
-        }
+        // To replace a file takes rights on its directory only, to write to it those on itself.
+        Rights::require(&self.place.directory, &self.place.name, Access::WRITE_OK)
+            .map_err(|errno| failed("write", &self.place.path, errno))?;
         Ok(Some(stat))
     }
 
@@ -279,8 +267,7 @@ impl Writing {
             self.in_place || !Rights::current().make_files_of(stat.stx_uid, stat.stx_gid)
         });
         if let Some(stat) = in_place {
-            let there = open_same(&self.place, Some(stat), OFlags::WRONLY)?;
-            overwrite(&there, &file).map_err(failed)?;
+            let there = write_into("write", &self.place, Some(stat), &file)?;
             let stat = stat_fd(&there).map_err(failed)?;
             return Ok(WriteReply {
                 entry: Some(entry(self.place.path, &stat)),
@@ -307,11 +294,7 @@ impl Writing {
         let (place, owner) = (&self.place, old.as_ref());
         let file = match self.temporary.publish(&place.name, replace) {
             // Something is mounted there, such as /etc/hosts, which nothing can take the place of.
-            Err(Errno::BUSY) if owner.is_some() => {
-                let there = open_same(place, owner, OFlags::WRONLY)?;
-                overwrite(&there, &file).map_err(failed)?;
-                there
-            }
+            Err(Errno::BUSY) if owner.is_some() => write_into("write", place, owner, &file)?,
             published => published.map(|()| file).map_err(failed)?,
         };
         let stat = stat_fd(&file).map_err(failed)?;
@@ -323,7 +306,7 @@ impl Writing {
 }
 
 /// Opens what is at a place, where that is the file that was there before.
-pub(super) fn open_same(place: &Place, before: Option<&Statx>, flags: OFlags) -> Result<OwnedFd> {
+fn open_same(place: &Place, before: Option<&Statx>, flags: OFlags) -> Result<OwnedFd> {
     let opened =
         open_name(&place.directory, &place.name, flags).and_then(|fd| Ok((stat_fd(&fd)?, fd)));
     match opened {
@@ -333,9 +316,24 @@ pub(super) fn open_same(place: &Place, before: Option<&Statx>, flags: OFlags) ->
     }
 }
 
+/// Gives a regular file that was there before the content of another one, in place. Gives it, open.
+pub(super) fn write_into(
+    action: &str,
+    place: &Place,
+    before: Option<&Statx>,
+    content: &OwnedFd,
+) -> Result<OwnedFd> {
+    if before.is_some_and(|stat| kind(stat) != FileType::RegularFile) {
+        return Err(not_regular(&place.path));
+    }
+    let there = open_same(place, before, OFlags::WRONLY | OFlags::NONBLOCK)?;
+    overwrite(&there, content).map_err(|errno| failed(action, &place.path, errno))?;
+    Ok(there)
+}
+
 /// Gives a file the content of another one. Whoever reads it meanwhile sees some of both. Where there is no
 /// room it stays as it was, on filesystems that write to a block in its place.
-pub(super) fn overwrite(file: &OwnedFd, content: &OwnedFd) -> io::Result<()> {
+fn overwrite(file: &OwnedFd, content: &OwnedFd) -> io::Result<()> {
     let size = stat_fd(content)?.stx_size;
     if size > 0 {
         match fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {

@@ -3,6 +3,8 @@
 use crate::support::{Answer, Mounted, OWNER, Space, failure, kind};
 use botstead_bridge::FailureKind;
 use botstead_bridge::proto::{Entry, MakeDirectoryRequest, RenameRequest};
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -250,6 +252,32 @@ async fn times_of_whatever_kind_keep_nothing_from_being_moved_by_a_copy() {
     }
     assert_eq!(space.names("/other"), [""; 0]);
     assert_eq!(space.names("/d"), ["ahead", "epoch", "old"]);
+}
+
+#[tokio::test]
+async fn a_tree_deeper_than_a_path_is_moved_by_a_copy() {
+    let space = Space::new();
+    let other = Mounted::new("tmpfs", space.host("/other"), "size=8m");
+    std::fs::create_dir(other.0.join("d")).unwrap();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let opened = |at: &OwnedFd, name: &str| openat(at, name, flags, Mode::empty()).unwrap();
+    let mut at: OwnedFd = std::fs::File::open(other.0.join("d")).unwrap().into();
+    let name = "n".repeat(200);
+    for _ in 0..30 {
+        mkdirat(&at, &*name, Mode::RWXU).unwrap();
+        at = opened(&at, &name);
+    }
+    let create = OFlags::CREATE | OFlags::WRONLY;
+    openat(&at, "file", create, Mode::RUSR).unwrap();
+    drop(at);
+    rename(&space, "/other/d", "/d", KEEP).await.unwrap();
+    assert_eq!(space.names("/other"), [""; 0]);
+    let mut at: OwnedFd = std::fs::File::open(space.host("/d")).unwrap().into();
+    for _ in 0..30 {
+        at = opened(&at, &name);
+    }
+    openat(&at, "file", OFlags::RDONLY, Mode::empty()).unwrap();
+    space.remove("/d", true).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

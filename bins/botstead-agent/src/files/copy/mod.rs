@@ -8,12 +8,12 @@ use super::failure::{Result, failed, refused};
 use super::make::place_with_parents;
 use super::meta::{self, Owner};
 use super::pieces::{Budget, Job, Turns, long};
-use super::read::{not_regular, unreadable};
+use super::read::unreadable;
 use super::remove::Removing;
 use super::rights::Rights;
 use super::root::{Id, Place, Root, is_virtual, is_within, open_name, parse, stat_fd};
 use super::temporary::{Temporary, rename, with_new_name};
-use super::write::{open_same, overwrite};
+use super::write::write_into;
 use botstead_bridge::{FailureKind, proto};
 use content::Content;
 use rustix::fd::{AsFd, OwnedFd};
@@ -134,13 +134,8 @@ impl Copying {
                 match temporary.publish(&self.to.name, self.replace) {
                     // Something is mounted there, such as /etc/hosts, which nothing can take the place of.
                     Err(Errno::BUSY) if self.replace => {
-                        let stat = self.to.look()?;
-                        if !stat.is_some_and(|stat| kind(&stat) == FileType::RegularFile) {
-                            return Err(not_regular(&self.to.path));
-                        }
-                        let flags = OFlags::WRONLY | OFlags::NONBLOCK;
-                        let there = open_same(&self.to, stat.as_ref(), flags)?;
-                        overwrite(&there, &file.target).map_err(publish_failed)?;
+                        let there = self.to.look()?;
+                        write_into("copy to", &self.to, there.as_ref(), &file.target)?;
                     }
                     published => published.map_err(publish_failed)?,
                 }
