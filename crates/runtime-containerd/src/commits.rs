@@ -69,11 +69,6 @@ pub(crate) fn is_too_deep(failed: &Error) -> bool {
     failed.chain().contains("file name too long")
 }
 
-/// Whether containerd met something on its walk that went at that moment: what runs goes on changing.
-pub(crate) fn met_a_change(failed: &Error) -> bool {
-    failed.chain().contains("no such file or directory")
-}
-
 /// What a directory occupies, of any depth.
 pub(crate) async fn measure(op: &Op, directory: PathBuf) -> Result<SnapshotUsage> {
     let measured = blocking(move || Ok(botstead_overlay::measure(File::open(directory)?)?)).await;

@@ -291,9 +291,18 @@ impl Snapshots for ContainerdSnapshots {
 
     async fn usage(&self, key: &SnapshotKey) -> Result<SnapshotUsage> {
         let failed = |status| error("measure snapshot", key, status);
-        let found = stat(&self.client, key.as_str()).await;
-        if let Some(usage) = found.map_err(failed)?.as_ref().and_then(commits::usage) {
+        let found = stat(&self.client, key.as_str()).await.map_err(failed)?;
+        if let Some(usage) = found.as_ref().and_then(commits::usage) {
             return Ok(usage);
+        }
+        // containerd would walk through it by absolute names, and fail where a path is too long or a name
+        // goes meanwhile.
+        let is_active = found.is_some_and(|found| found.kind() == Kind::Active);
+        if is_active {
+            let upper = commits::upper(&self.client, key.as_str()).await;
+            if let Some(upper) = upper.map_err(failed)? {
+                return commits::measure(&Op::new("measure snapshot", key), upper).await;
+            }
         }
         let request = UsageRequest {
             snapshotter: self.snapshotter(),
@@ -301,15 +310,7 @@ impl Snapshots for ContainerdSnapshots {
         };
         let mut service = self.client.snapshots();
         let usage = service.usage(self.client.walk(request));
-        let usage = match usage.await.map_err(failed) {
-            Err(error) if commits::is_too_deep(&error) || commits::met_a_change(&error) => {
-                let upper = commits::upper(&self.client, key.as_str()).await;
-                let upper = upper.map_err(failed)?.ok_or(error)?;
-                let op = Op::new("measure snapshot", key);
-                return commits::measure(&op, upper).await;
-            }
-            usage => usage?.into_inner(),
-        };
+        let usage = usage.await.map_err(failed)?.into_inner();
         Ok(SnapshotUsage {
             size_bytes: u64::try_from(usage.size).unwrap_or(0),
             inodes: u64::try_from(usage.inodes).unwrap_or(0),

@@ -44,7 +44,7 @@ pub(super) fn clear(folder: &Path) -> io::Result<()> {
     if folder.join("init.pid").try_exists()? {
         return Err(io::Error::other("it has a container"));
     }
-    end(&shims(|cwd| cwd == folder)?)?;
+    end(&shims(|cwd| cwd == folder)?, folder)?;
     // A root that is mounted is a workspace's files.
     match std::fs::remove_dir(folder.join("rootfs")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -63,13 +63,13 @@ pub(super) fn end_forgotten(namespace: &str, id: &ContainerId) -> io::Result<boo
         let cwd = cwd.to_string_lossy();
         forgotten.iter().any(|end| cwd.ends_with(end))
     })?;
-    end(&found)?;
+    end(&found, Path::new(&forgotten[1]))?;
     Ok(!found.is_empty())
 }
 
-fn end(shims: &[OwnedFd]) -> io::Result<()> {
+fn end(shims: &[OwnedFd], folder: &Path) -> io::Result<()> {
     for shim in shims {
-        tracing::warn!("ending a shim that was not finished");
+        tracing::warn!(folder = %folder.display(), "ending a shim that was not finished");
         match pidfd_send_signal(shim, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(error) => return Err(error.into()),
