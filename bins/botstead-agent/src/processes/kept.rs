@@ -67,7 +67,7 @@ struct State {
     exit: Option<Exit>,
     ended_at: Option<SystemTime>,
     active: Instant,
-    /// Somebody has seen its output to its end.
+    /// When somebody had first seen its output to its end.
     read: Option<Instant>,
 }
 

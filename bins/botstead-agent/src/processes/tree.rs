@@ -62,8 +62,9 @@ impl Tree {
     /// Whether all of it is gone.
     pub(super) fn is_gone(&mut self) -> bool {
         // Who cannot look cannot tell.
-        let Ok(all) = processes() else { return false };
-        let found = tree(self.leader, &all, &self.members);
+        let Some(found) = look(self.leader, &self.members) else {
+            return false;
+        };
         self.members
             .extend(found.iter().map(|process| (process.pid, process.started)));
         found.is_empty()
@@ -80,11 +81,10 @@ fn kill(leader: Leader, known: HashMap<i32, u64>) {
     let mut members = hold(leader, &known);
     let until = Instant::now() + KILL;
     while Instant::now() < until {
-        let Ok(all) = processes() else {
+        let Some(left) = look(leader, &members) else {
             thread::sleep(PAUSE);
             continue;
         };
-        let left = tree(leader, &all, &members);
         if left.is_empty() {
             return;
         }
@@ -103,11 +103,10 @@ fn hold(leader: Leader, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
     let mut stood_still = false;
     let until = Instant::now() + HOLD;
     while Instant::now() < until {
-        let Ok(all) = processes() else {
+        let Some(found) = look(leader, &members) else {
             thread::sleep(PAUSE);
             continue;
         };
-        let found = tree(leader, &all, &members);
         let running: Vec<_> = found.iter().filter(|process| !process.stopped()).collect();
         for process in &running {
             send(process.pid, process.started, Signal::STOP);
@@ -123,6 +122,12 @@ fn hold(leader: Leader, known: &HashMap<i32, u64>) -> HashMap<i32, u64> {
         members.extend(found.iter().map(|process| (process.pid, process.started)));
     }
     members
+}
+
+/// The tree as it is now; none where `/proc` cannot be read.
+fn look(leader: Leader, members: &HashMap<i32, u64>) -> Option<Vec<Process>> {
+    let all = processes().ok()?;
+    Some(tree(leader, &all, members))
 }
 
 /// Those that run and belong to the leader's session, to `members`, or descend from one of these.

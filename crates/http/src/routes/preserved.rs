@@ -43,8 +43,8 @@ impl From<PreservedArchive> for Preserved {
     }
 }
 
-/// The archives of preserved data, newest first. Each deletion with `preserve_data=true` adds one; it stays until it
-/// is restored or discarded.
+/// The archives of preserved data, newest first. Each deletion with `preserve_data=true` adds one; it stays
+/// until it is restored or discarded.
 ///
 /// Without `limit` a hundred.
 #[utoipa::path(
