@@ -5,7 +5,7 @@ use crate::command::{self, Failure};
 use crate::config::BridgeConfig;
 use crate::netlink::Netlink;
 use crate::own::{self, OwnTables};
-use crate::{foreign, link, namespace, rules, subnet};
+use crate::{foreign, link, namespace, subnet};
 use botstead_runtime::{Error, ErrorKind, NetworkInfo, Result};
 use ipnet::Ipv4Net;
 use nix::libc::EPERM;
@@ -175,9 +175,8 @@ pub(crate) fn problems(config: &BridgeConfig, info: &NetworkInfo) -> Result<Vec<
             "run: sysctl -w net.ipv4.ip_forward=1",
         ));
     }
-    match own::listing(config) {
-        Ok(Some(listing))
-            if own::rule_count(&listing) == rules::count(&rules::table(config, info)) => {}
+    match own::is_whole(config, info) {
+        Ok(true) => {}
         Err(failure @ Failure::Missing(_)) => {
             found.push(Problem::new(
                 failure.to_string(),
@@ -187,7 +186,7 @@ pub(crate) fn problems(config: &BridgeConfig, info: &NetworkInfo) -> Result<Vec<
         }
         Ok(_) | Err(_) => found.push(Problem::new(
             format!(
-                "rules of the firewall table {} are missing",
+                "rules of the firewall table {} are missing or changed",
                 config.table_name
             ),
             again,

@@ -12,6 +12,8 @@ use crate::command::{self, Failure};
 use crate::config::BridgeConfig;
 use crate::rules;
 use botstead_runtime::NetworkInfo;
+use nix::sched::{CloneFlags, unshare};
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -31,8 +33,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The state of both tables, as far as this process knows it.
 #[derive(Debug, Default)]
 pub(crate) struct OwnTables {
-    /// How `nft` shows the table as it was loaded, handles included.
-    loaded: Option<String>,
+    /// How `nft` shows the table when it is whole.
+    whole: Option<Value>,
     guard: Option<Guard>,
     unguarded: Unguarded,
 }
@@ -58,15 +60,16 @@ impl OwnTables {
         gone: bool,
     ) -> Result<(), Failure> {
         let now = if gone { None } else { listing(config)? };
-        if now.is_none() || now != self.loaded {
-            if self.loaded.is_some() {
+        if now.is_none() || now != self.whole {
+            if self.whole.is_some() {
                 tracing::warn!(
                     table = config.table_name,
                     "somebody changed or removed the firewall table; putting it back"
                 );
             }
             command::run("nft", &["-f", "-"], Some(&rules::table(config, info)))?;
-            self.loaded = listing(config)?;
+            // Not what is loaded now: somebody may have changed that already.
+            self.whole = Some(whole(config, info)?);
         }
         self.ensure_guard(config, info);
         Ok(())
@@ -93,7 +96,7 @@ impl OwnTables {
     /// Removes both.
     pub(crate) fn remove(&mut self, config: &BridgeConfig) -> Result<(), Failure> {
         self.guard = None;
-        self.loaded = None;
+        self.whole = None;
         match command::run("nft", &["-f", "-"], Some(&rules::removal(config))) {
             // Without the command there is no table of ours.
             Ok(_) | Err(Failure::Missing(_)) => Ok(()),
@@ -153,14 +156,56 @@ fn is_for_good(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(_, said) if WORDS.iter().any(|words| said.contains(words)))
 }
 
+/// Whether the table is there and says what it should.
+pub(crate) fn is_whole(config: &BridgeConfig, info: &NetworkInfo) -> Result<bool, Failure> {
+    Ok(listing(config)? == Some(whole(config, info)?))
+}
+
 /// The table as `nft` shows it, when it is there.
-pub(crate) fn listing(config: &BridgeConfig) -> Result<Option<String>, Failure> {
+fn listing(config: &BridgeConfig) -> Result<Option<Value>, Failure> {
     let words = ["list", "table", "inet", &config.table_name];
     match command::nft_json(&words) {
-        Ok(text) => Ok(Some(text)),
+        Ok(text) => Ok(Some(without_handles(
+            serde_json::from_str(&text).unwrap_or_default(),
+        ))),
         Err(Failure::Refused(..)) => Ok(None),
         Err(failure) => Err(failure),
     }
+}
+
+/// The table as this `nft` shows it when it is whole: loaded in a network namespace that nobody else has.
+fn whole(config: &BridgeConfig, info: &NetworkInfo) -> Result<Value, Failure> {
+    let load = || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|error| Failure::Run("nft", error.into()))?;
+        command::run("nft", &["-f", "-"], Some(&rules::table(config, info)))?;
+        listing(config)
+    };
+    let ended = || {
+        Failure::Refused(
+            "nft",
+            "it shows no table where it just loaded one".to_owned(),
+        )
+    };
+    std::thread::scope(|scope| scope.spawn(load).join())
+        .map_err(|_| ended())??
+        .ok_or_else(ended)
+}
+
+/// Handles count what was loaded before.
+fn without_handles(mut listing: Value) -> Value {
+    match &mut listing {
+        Value::Object(fields) => {
+            fields.remove("handle");
+            fields
+                .values_mut()
+                .for_each(|value| *value = without_handles(value.take()));
+        }
+        Value::Array(values) => values
+            .iter_mut()
+            .for_each(|value| *value = without_handles(value.take())),
+        _ => {}
+    }
+    listing
 }
 
 /// A session of `nft` that owns the guard. The kernel removes the table when the session ends, which it
@@ -256,13 +301,13 @@ impl Drop for Guard {
 }
 
 /// How many rules a listing as JSON shows.
-pub(crate) fn rule_count(listing: &str) -> usize {
+fn rule_count(listing: &str) -> usize {
     listing.matches("{\"rule\":").count()
 }
 
 /// Whether a listing as JSON says that the table has an owner. A single flag may stand alone.
 fn shows_owner(listing: &str) -> bool {
-    let listing: serde_json::Value = serde_json::from_str(listing).unwrap_or_default();
+    let listing: Value = serde_json::from_str(listing).unwrap_or_default();
     let objects = listing["nftables"].as_array().into_iter().flatten();
     let flags: Vec<_> = objects.map(|object| &object["table"]["flags"]).collect();
     let owner = |flag: &serde_json::Value| flag == "owner";

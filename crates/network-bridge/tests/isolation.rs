@@ -404,6 +404,8 @@ fn what_others_break_is_mended_at_once() {
             format!("nft flush chain inet {table} to_host"),
             // As many rules as before, which say something else.
             format!("nft insert rule inet {table} to_host accept && nft delete rule inet {table} to_host handle $(nft -a list chain inet {table} to_host | grep echo-request | sed 's/.*handle //')"),
+            // Again and again, also between the repair and the look at what it did.
+            format!("handle=$(nft -a list chain inet {table} to_host | grep echo-request | sed 's/.*handle //'); for i in $(seq 300); do nft delete rule inet {table} to_host handle $handle 2>/dev/null; done; true"),
             // Docker, ufw, or a firewall that is loaded again, start later than the server.
             "iptables -P FORWARD DROP".to_owned(),
             "nft 'table inet filter { chain forward { type filter hook forward priority 0; policy drop; }; }'".to_owned(),
